@@ -1,0 +1,12 @@
+"""Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
+
+from pyrosparse import data, distributions, evidence, infer, networks
+from pyrosparse.infer import fit
+from pyrosparse.lift import Lifted, lift
+from pyrosparse.masks import Masks
+from pyrosparse.method import Method, from_pyro
+from pyrosparse.methods import Gaussian, Horseshoe
+from pyrosparse.models import classifier, regressor
+from pyrosparse.target import Target, inputs, outputs, weights
+
+__version__ = "0.1.0"

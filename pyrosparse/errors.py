@@ -1,0 +1,36 @@
+"""Error messages that several modules share."""
+
+import importlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from types import ModuleType
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """Build the error for a `name` that is not `known`, with the nearest known name if one is near.
+
+    >>> unknown_name("network", "fnc", ["cnn", "fcn", "lenet5"])
+    ValueError("unknown network 'fnc'; did you mean 'fcn'? known: cnn, fcn, lenet5")
+    """
+    spellings = {candidate.casefold(): candidate for candidate in known}
+    near = get_close_matches(name.casefold(), spellings, n=1)
+    hint = f"; did you mean {spellings[near[0]]!r}?" if near else ";"
+    return ValueError(f"unknown {kind} {name!r}{hint} known: {', '.join(spellings.values())}")
+
+
+def torchvision() -> ModuleType:
+    """Import torchvision where it is needed; pyrosparse works without it.
+
+    Raises ImportError, with the way to install it, when it is missing or made for another torch.
+
+    >>> torchvision().__name__
+    'torchvision'
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        # A torchvision made for another torch fails in any of these ways at import.
+        raise ImportError(
+            "this needs a torchvision that matches torch; install both together: "
+            f"pip install --upgrade torch torchvision ({error})"
+        ) from error

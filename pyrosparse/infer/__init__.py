@@ -1,0 +1,9 @@
+"""Inference: the training loop with its schedules, callbacks and checkpoints."""
+
+from pyrosparse.infer import schedules
+from pyrosparse.infer.callback import Callback, Evaluation
+from pyrosparse.infer.fit import Fit, fit
+from pyrosparse.infer.kl_scale import kl_scale
+from pyrosparse.infer.non_finite import NonFiniteLossError
+
+__all__ = ["Callback", "Evaluation", "Fit", "NonFiniteLossError", "fit", "kl_scale", "schedules"]

@@ -1,0 +1,56 @@
+"""What ``fit`` calls at the end of every epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyrosparse.evidence.evaluation import evaluate
+
+if TYPE_CHECKING:
+    from pyrosparse.infer.fit import Fit
+
+
+class Callback:
+    """Called by ``fit``; subclass it and override what is needed.
+
+    What ``state_dict`` returns goes into the checkpoint as JSON and comes back to
+    ``load_state_dict`` on resuming: all that the callback carries from one epoch to the next.
+    """
+
+    def on_start(self, run: Fit) -> None:
+        """Before the first step, or the first after resuming."""
+
+    def on_epoch_end(self, run: Fit) -> dict[str, Any] | None:
+        """After each epoch, before validation; returns metrics to record, JSON values."""
+
+    def on_end(self, run: Fit) -> dict[str, Any] | None:
+        """After the last epoch; returns metrics to add to it. A resumed finished run skips it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive an interruption: JSON values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+
+
+class Evaluation(Callback):
+    """Records the negative log likelihood, and the accuracy of a classifier, on given data.
+
+    name: put before the metrics, ``<name>_nll`` and ``<name>_accuracy``.
+    data: as for ``log_posterior``.
+
+    >>> Evaluation("train", []).name
+    'train'
+    """
+
+    def __init__(self, name: str, data: Any) -> None:
+        self.name = name
+        self.data = data
+
+    def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        return {
+            f"{self.name}_{key}": value
+            for key, value in evaluate(run.model, run.guide, self.data).items()
+        }
+

@@ -1,0 +1,57 @@
+"""Masks: what stays of each target, with the gain at which it stays."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Masks(dict[str, Tensor]):
+    """What stays of each target: by name, a tensor of the target's shape.
+
+    Of a weight (``fc1.weight``) the mask is boolean. Of a gate (``fc1.input``, ``fc1.output``)
+    it is a floating-point gain, 0 where the feature goes and E[gate] where it stays.
+
+    >>> Masks({"fc1.weight": torch.tensor([[True, False], [False, False]])}).sparsity
+    0.75
+    """
+
+    @property
+    def kept(self) -> int:
+        """How many elements stay, over all targets."""
+        return sum(int(mask.count_nonzero()) for mask in self.values())
+
+    @property
+    def size(self) -> int:
+        """How many elements there are, over all targets."""
+        return sum(mask.numel() for mask in self.values())
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of elements that goes, over all targets."""
+        return 1.0 - self.kept / self.size
+
+    def table(self) -> str:
+        """A text table: per target, elements kept, elements in all, and sparsity."""
+        width = max(len("target"), *(len(name) for name in self))
+        rows = [f"{'target':<{width}}  {'kept':>9}  {'of':>9}  sparsity"]
+        for name, mask in self.items():
+            kept = int(mask.count_nonzero())
+            rows.append(
+                f"{name:<{width}}  {kept:>9}  {mask.numel():>9}  {1 - kept / mask.numel():.2%}"
+            )
+        return "\n".join(rows)
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """The boolean mask of the ``count`` largest scores (exactly: ties by position).
+
+    scores: floating point, any shape; count is cut to [0, scores.numel()].
+
+    >>> largest(torch.tensor([0.1, 3.0, 2.0]), 2)
+    tensor([False,  True,  True])
+    """
+    count = min(max(count, 0), scores.numel())
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[scores.flatten().topk(count).indices] = True
+    return mask.view(scores.shape)

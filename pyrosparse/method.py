@@ -1,0 +1,213 @@
+"""A method: a sparsity prior with its guide, as Pyro programs about one tensor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import torch
+from torch import Tensor, nn
+from torch.distributions import biject_to, constraints
+
+from pyrosparse.target import Kind, Target, weights
+
+Posterior = Mapping[str, Tensor]
+
+
+class Method(ABC):
+    """A sparsity prior and its guide; subclass it as a frozen dataclass of hyper-parameters.
+
+    A target's posterior ``q`` is the mapping that ``init`` returns. Entries are trained, except
+    those whose name begins with an underscore, which are buffers. An entry that *is*
+    ``target.value`` stays the network's own parameter, so that the network itself holds it.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
+    threshold: ClassVar[float] = 0.0
+    """What ``keep`` is compared with when a user names no threshold."""
+
+    @abstractmethod
+    def init(self, target: Target) -> dict[str, Tensor]:
+        """Where the guide starts: tensors by name, of any shape."""
+
+    @abstractmethod
+    def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        """Sample under the prior; returns the weight (``target.shape``) or the gate
+        (``target.shape``, or ``(len(x), *target.shape)`` for one gate per example).
+
+        x: the activation at the gate; None for a weight."""
+
+    @abstractmethod
+    def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor | None:
+        """Sample the prior's sites under the variational posterior; returns the draw of
+        ``target.site``, or None where the method has no such site."""
+
+    @abstractmethod
+    def keep(self, target: Target, q: Posterior) -> Tensor:
+        """One score per prunable element; the mask is ``score >= threshold``."""
+
+    @abstractmethod
+    def mean(self, target: Target, q: Posterior) -> Tensor:
+        """The weight or gain used at test time, E_q of what ``prior`` returns."""
+
+    def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor] | None:
+        """Location and standard deviation of an independent normal posterior over the weight
+        whose noise is to be drawn at the activations, or None to draw it at the weight."""
+        return None
+
+    def targets(self, net: nn.Module) -> list[Target]:
+        """The targets used when the user names none."""
+        return weights(net)
+
+
+def from_pyro(
+    fn: Callable[[Target], Tensor],
+    *,
+    keep: Callable[[Target, Posterior], Tensor] | None = None,
+    threshold: float = 1.0,
+    initial_scale: float = 0.01,
+) -> Method:
+    """Make a method from one function: a Pyro program that draws a weight from its prior.
+
+    fn:   ``fn(target)`` samples with ``pyro.sample`` and returns the weight, ``target.shape``.
+          Its sites are named ``target.site`` (the weight) or ``f"{target.site}.<name>"``.
+    keep: ``keep(target, q)`` returns a score per element; by default the signal-to-noise
+          ratio |loc| / scale of the site named ``target.site``. ``q`` holds
+          ``loc`` and ``log_scale`` for that site, ``<name>_loc`` and ``<name>_log_scale`` for
+          the others, in the unconstrained space of each site.
+    threshold: what the score is compared with when none is named.
+    initial_scale: standard deviation of the guide at the start, unconstrained space.
+
+    The guide is a mean-field normal in the unconstrained space of every site; the weight's
+    location is the network's own parameter.
+
+    Raises ValueError when ``fn`` names sites otherwise, has discrete sites, or does not
+    return a tensor of the target's shape.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> def laplace(target):
+    ...     prior = dist.Laplace(torch.zeros(target.shape), 0.1).to_event(len(target.shape))
+    ...     return pyro.sample(target.site, prior)
+    >>> method = from_pyro(laplace)
+    >>> sorted(method.init(weights(nn.Linear(3, 2))[0]))
+    ['loc', 'log_scale']
+    """
+    return _PyroPrior(fn, keep, threshold, initial_scale)
+
+
+class _PyroPrior(Method):
+    def __init__(
+        self,
+        fn: Callable[[Target], Tensor],
+        keep: Callable[[Target, Posterior], Tensor] | None,
+        threshold: float,
+        initial_scale: float,
+    ) -> None:
+        if not initial_scale > 0:
+            raise ValueError(f"initial_scale must be positive, got {initial_scale}")
+        self.fn = fn
+        self._keep = keep
+        self.threshold = threshold  # type: ignore[misc]
+        self.initial_scale = initial_scale
+
+    def __repr__(self) -> str:
+        return f"from_pyro({getattr(self.fn, '__name__', self.fn)!s})"
+
+    def init(self, target: Target) -> dict[str, Tensor]:
+        assert target.value is not None
+        q: dict[str, Tensor] = {}
+        for key, site in _sites(self.fn, target).items():
+            if key == "":
+                loc = target.value
+            else:
+                loc = biject_to(site["support"]).inv(site["median"]).to(target.value)
+            q[_entry(key, "loc")] = loc
+            q[_entry(key, "log_scale")] = torch.full_like(loc, self.initial_scale).log().detach()
+        return q
+
+    def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        return self.fn(target)
+
+    def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor | None:
+        draw = None
+        for key, site in _sites(self.fn, target).items():
+            base = dist.Normal(q[_entry(key, "loc")], q[_entry(key, "log_scale")].exp())
+            posterior = base
+            if site["support"] is not constraints.real:
+                posterior = dist.TransformedDistribution(base, [biject_to(site["support"])])
+            name = f"{target.site}.{key}" if key else target.site
+            value = pyro.sample(name, posterior.to_event(site["event_dim"] - posterior.event_dim))
+            draw = draw if key else value
+        return draw
+
+    def keep(self, target: Target, q: Posterior) -> Tensor:
+        if self._keep is not None:
+            return self._keep(target, q)
+        return signal_to_noise(q)
+
+    def mean(self, target: Target, q: Posterior) -> Tensor:
+        if "loc" not in q:
+            raise ValueError(
+                f"{self!r} has no site named {target.site!r}, so the mean weight is not known"
+            )
+        return q["loc"]
+
+
+def signal_to_noise(q: Posterior) -> Tensor:
+    """|loc| / scale of a normal posterior, elementwise, the shape of ``loc``."""
+    return q["loc"].abs() * (-q["log_scale"]).exp()
+
+
+def _entry(key: str, name: str) -> str:
+    return f"{key}_{name}" if key else name
+
+
+@lru_cache(maxsize=4096)
+def _sites(fn: Callable[[Target], Tensor], target: Target) -> dict[str, dict[str, Any]]:
+    """The latent sites of a prior: support, event dimensions and median, by local name."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
+        torch.manual_seed(0)
+        trace = poutine.trace(fn).get_trace(target)
+        result = trace.nodes["_RETURN"]["value"]
+        if not isinstance(result, Tensor) or tuple(result.shape) != target.shape:
+            raise ValueError(
+                f"the prior {getattr(fn, '__name__', fn)!s} must return the weight of "
+                f"{target.name!r}, a tensor of shape {target.shape}, but returned "
+                f"{tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__}"
+            )
+        sites = {}
+        for name, node in trace.nodes.items():
+            if node["type"] != "sample" or node["is_observed"]:
+                continue
+            if name != target.site and not name.startswith(target.site + "."):
+                raise ValueError(
+                    f"the prior's site {name!r} must be named {target.site!r} or "
+                    f"{target.site + '.<name>'!r}, so that it is its own in every layer"
+                )
+            if node["fn"].batch_shape:
+                raise ValueError(
+                    f"the prior's site {name!r} has batch shape {tuple(node['fn'].batch_shape)}: "
+                    "declare its dimensions with .to_event()"
+                )
+            support = node["fn"].support
+            if support.is_discrete:
+                raise ValueError(
+                    f"the prior's site {name!r} is discrete: from_pyro makes normal guides, which "
+                    "need continuous sites; write a Method for it"
+                )
+            draws = torch.stack([node["fn"].sample() for _ in range(31)])
+            event_dim = len(node["fn"].event_shape)
+            while isinstance(support, constraints.independent):
+                support = support.base_constraint
+            key = name[len(target.site) + 1 :].replace(".", "_")
+            sites[key] = {
+                "support": support,
+                "event_dim": event_dim,
+                "median": draws.median(dim=0).values,
+            }
+    return sites

@@ -1,0 +1,6 @@
+"""The methods, one file each: a sparsity prior with its guide."""
+
+from pyrosparse.methods.gaussian import Gaussian
+from pyrosparse.methods.horseshoe import Horseshoe
+
+__all__ = ["Gaussian", "Horseshoe"]

@@ -1,0 +1,377 @@
+"""The papers' architectures by name: plain modules from images (N, C, H, W) to logits."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyrosparse.errors import torchvision, unknown_name
+
+Shortcut = Literal["pad", "projection"]
+
+# One step of a convolutional body: (channels, kernel size, padding), or a 2x2 max-pool.
+Step = tuple[int, int, int] | Literal["pool"]
+
+
+def fcn(
+    image_shape: Sequence[int] = (1, 28, 28), classes: int = 10, hidden: Sequence[int] = (512, 512)
+) -> nn.Sequential:
+    """Fully connected network with ReLU, two hidden layers by default (Bayesian pruning).
+
+    x: (N, *image_shape) float32 -> logits: (N, classes) float32. The paper gives no widths.
+    Raises ValueError if a size is not positive.
+
+    >>> fcn(hidden=(100, 50)).fc2
+    Linear(in_features=100, out_features=50, bias=True)
+    """
+    return _build(image_shape, classes, body=(), hidden=hidden)
+
+
+def cnn(
+    image_shape: Sequence[int] = (1, 28, 28), classes: int = 10, hidden: Sequence[int] = (128,)
+) -> nn.Sequential:
+    """Two 3x3 convolutions (32, 64) with ReLU and max-pool, then dense 128 (Bayesian pruning).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. The paper gives neither the kernel size
+    nor the dense width. Raises ValueError if the images are smaller than 4 x 4.
+
+    >>> cnn(image_shape=(3, 32, 32)).fc1.in_features
+    4096
+    """
+    return _build(image_shape, classes, [(32, 3, 1), "pool", (64, 3, 1), "pool"], hidden)
+
+
+def lenet_500_300(image_shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
+    """LeNet-500-300: fully connected, hidden layers of 500 and 300 units (beta-Bernoulli dropout).
+
+    x: (N, *image_shape) float32 -> logits: (N, classes) float32.
+    Raises ValueError if a size is not positive.
+
+    >>> sum(parameter.numel() for parameter in lenet_500_300().parameters())
+    545810
+    """
+    return _build(image_shape, classes, body=(), hidden=(500, 300))
+
+
+def lenet5_caffe(image_shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
+    """LeNet-5-Caffe: two 5x5 convolutions (20, 50), then dense 500 (beta-Bernoulli dropout).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. ReLU after each hidden layer, as in the
+    pruning literature; Caffe's own file has only the one after fc1.
+    Raises ValueError if the images are smaller than 16 x 16.
+
+    >>> sum(parameter.numel() for parameter in lenet5_caffe().parameters())
+    431080
+    """
+    return _build(image_shape, classes, [(20, 5, 0), "pool", (50, 5, 0), "pool"], hidden=(500,))
+
+
+def lenet5(image_shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
+    """LeNet-5: 5x5 convolutions (6, 16), max-pools, then dense 120 and 84, ReLU (Turbo-VBI).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. The network is made for 32 x 32: images
+    smaller than that get a border of 2. Raises ValueError if the images are smaller than 12 x 12.
+
+    >>> sum(p.numel() for name, p in lenet5().named_parameters() if name.endswith("weight"))
+    61470
+    """
+    border = 2 if min(image_shape[1:], default=0) < 32 else 0
+    return _build(image_shape, classes, [(6, 5, border), "pool", (16, 5, 0), "pool"], (120, 84))
+
+
+def alexnet_small(image_shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> nn.Sequential:
+    """Small AlexNet for CIFAR: convolutions 6-16-32-64-128, then dense 120 and 84 (Turbo-VBI).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. The paper gives the widths only; the
+    3x3 kernels are ours, the places of the three max-pools are AlexNet's.
+    Raises ValueError if the images are smaller than 8 x 8.
+
+    >>> alexnet_small().fc1.in_features
+    2048
+    """
+    body: list[Step] = [(6, 3, 1), "pool", (16, 3, 1), "pool", (32, 3, 1), (64, 3, 1), (128, 3, 1)]
+    return _build(image_shape, classes, [*body, "pool"], hidden=(120, 84))
+
+
+def vgg_like(image_shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> nn.Sequential:
+    """VGG-like: 13 batch-normalised convolutions, then dense 512 (beta-Bernoulli dropout).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. Zagoruyko's network, but
+    without its dropout, and without biases before a batch normalisation.
+    Raises ValueError if a size is not positive.
+
+    >>> vgg_like().conv13
+    Conv2d(512, 512, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
+    """
+    groups = [(64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)]
+    return _vgg(image_shape, classes, groups, hidden=(512,))
+
+
+def vgg11(image_shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> nn.Sequential:
+    """VGG-11 for CIFAR: 8 batch-normalised convolutions and one dense layer (Turbo-VBI).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. Without biases before a batch
+    normalisation. Raises ValueError if a size is not positive.
+
+    >>> vgg11(classes=100).fc1
+    Linear(in_features=512, out_features=100, bias=True)
+    """
+    groups = [(64,), (128,), (256, 256), (512, 512), (512, 512)]
+    return _vgg(image_shape, classes, groups, hidden=())
+
+
+def resnet20(
+    image_shape: Sequence[int] = (3, 32, 32), classes: int = 10, shortcut: Shortcut = "pad"
+) -> nn.Sequential:
+    """ResNet-20 for CIFAR: three stages of 16, 32 and 64 channels (He et al.; Gibbs pruning).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. Where the shape changes, `shortcut`
+    "pad" adds zero channels (He et al.), "projection" is a 1x1 convolution alone (Gibbs pruning).
+    Raises ValueError if a size is not positive or the shortcut is unknown.
+
+    >>> sum(parameter.numel() for parameter in resnet20().parameters())
+    269722
+    """
+    return _resnet(image_shape, classes, shortcut, depth=3)
+
+
+def resnet56(
+    image_shape: Sequence[int] = (3, 32, 32), classes: int = 10, shortcut: Shortcut = "pad"
+) -> nn.Sequential:
+    """ResNet-56 for CIFAR: three stages of 16, 32 and 64 channels (He et al.; Gibbs pruning).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. `shortcut` as in `resnet20`.
+    Raises ValueError if a size is not positive or the shortcut is unknown.
+
+    >>> len(resnet56().stage1)
+    9
+    """
+    return _resnet(image_shape, classes, shortcut, depth=9)
+
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    network.__name__: network
+    for network in (
+        fcn,
+        cnn,
+        lenet_500_300,
+        lenet5_caffe,
+        lenet5,
+        alexnet_small,
+        vgg_like,
+        vgg11,
+        resnet20,
+        resnet56,
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names that `create` knows, besides "torchvision:<model>".
+
+    >>> names()[:3]
+    ('fcn', 'cnn', 'lenet_500_300')
+    """
+    return tuple(_NETWORKS)
+
+
+def describe(name: str) -> str:
+    """One line about the network of that name; raises ValueError if there is none.
+
+    >>> describe("vgg11")
+    'VGG-11 for CIFAR: 8 batch-normalised convolutions and one dense layer (Turbo-VBI).'
+    """
+    return (_network(name).__doc__ or "").splitlines()[0]
+
+
+def create(name: str, image_shape: Sequence[int], classes: int, **options: Any) -> nn.Module:
+    """Make a network by name: one of `names()`, or "torchvision:resnet18" and its like.
+
+    image_shape: (C, H, W); the network maps (N, C, H, W) float32 to logits (N, classes) float32.
+    Raises ValueError if the name is unknown or the images do not suit the network, TypeError if the
+    network has no such option, and ImportError if torchvision is needed and does not import.
+
+    >>> create("fcn", image_shape=(1, 8, 8), classes=10, hidden=(32, 16)).fc1
+    Linear(in_features=64, out_features=32, bias=True)
+    """
+    family, _, model = name.partition(":")
+    if family != "torchvision":
+        return _network(name)(image_shape, classes, **options)
+    _check_images(image_shape, classes)
+    models = torchvision().models
+    # Without `module` the list has detectors and segmenters too, which return no logits.
+    known = models.list_models(module=models)
+    if model not in known:
+        raise unknown_name("torchvision model", model, known)
+    if image_shape[0] != 3:
+        raise ValueError(f"torchvision's models take 3 channels; the images have {image_shape[0]}")
+    built: nn.Module = models.get_model(model, num_classes=classes, **options)
+    return built
+
+
+class Block(nn.Module):
+    """Residual block of He et al.: two 3x3 convolutions beside a shortcut.
+
+    x: (N, inputs, H, W) float32 -> (N, outputs, ceil(H / stride), ceil(W / stride)) float32.
+
+    >>> Block(16, 32, stride=2, shortcut="pad")(torch.zeros(1, 16, 8, 8)).shape
+    torch.Size([1, 32, 4, 4])
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module
+        if inputs == outputs and stride == 1:
+            self.shortcut = nn.Identity()
+        elif shortcut == "pad":
+            self.shortcut = Pad(outputs - inputs, stride)
+        else:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.relu1(self.bn1(self.conv1(x)))
+        output: Tensor = self.relu2(self.bn2(self.conv2(hidden)) + self.shortcut(x))
+        return output
+
+
+class Pad(nn.Module):
+    """Shortcut without parameters: every stride-th pixel, then channels of zeros.
+
+    x: (N, C, H, W) float32 -> (N, C + extra, ceil(H / stride), ceil(W / stride)) float32.
+
+    >>> Pad(extra=2, stride=2)(torch.ones(1, 1, 2, 2)).flatten()
+    tensor([1., 0., 0.])
+    """
+
+    def __init__(self, extra: int, stride: int) -> None:
+        super().__init__()
+        self.extra = extra
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+    def extra_repr(self) -> str:
+        return f"extra={self.extra}, stride={self.stride}"
+
+
+def _network(name: str) -> Callable[..., nn.Module]:
+    if name not in _NETWORKS:
+        raise unknown_name("network", name, [*_NETWORKS, "torchvision:<model>"])
+    return _NETWORKS[name]
+
+
+def _check(image_shape: Sequence[int], classes: int, hidden: Sequence[int] = ()) -> None:
+    if not image_shape or min(*image_shape, *hidden, classes) < 1:
+        raise ValueError(
+            f"sizes must be positive; got image_shape={tuple(image_shape)}, classes={classes}, "
+            f"hidden={tuple(hidden)}"
+        )
+
+
+def _check_images(image_shape: Sequence[int], classes: int) -> None:
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape must be (channels, height, width); got {tuple(image_shape)}")
+    _check(image_shape, classes)
+
+
+def _vgg(
+    image_shape: Sequence[int], classes: int, groups: Iterable[Iterable[int]], hidden: Sequence[int]
+) -> nn.Sequential:
+    body: list[Step] = []
+    for group in groups:
+        body += [*((width, 3, 1) for width in group), "pool"]
+    return _build(image_shape, classes, body, hidden, normalised=True)
+
+
+def _build(
+    image_shape: Sequence[int],
+    classes: int,
+    body: Sequence[Step],
+    hidden: Sequence[int],
+    normalised: bool = False,
+) -> nn.Sequential:
+    """Convolutions and pools of `body`, then dense layers of `hidden` widths, then the logits.
+
+    Normalised nets are the VGGs. Their pools round up, as Zagoruyko's do, so that 28 x 28 images
+    survive all five of them.
+    """
+    if body:
+        _check_images(image_shape, classes)
+    _check(image_shape, classes, hidden)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = image_shape[0]
+    depth = pools = 0
+    for step in body:
+        if isinstance(step, str):
+            pools += 1
+            layers[f"pool{pools}"] = nn.MaxPool2d(2, ceil_mode=normalised)
+            continue
+        depth += 1
+        width, kernel, padding = step
+        layers[f"conv{depth}"] = nn.Conv2d(
+            channels, width, kernel, padding=padding, bias=not normalised
+        )
+        if normalised:
+            layers[f"bn{depth}"] = nn.BatchNorm2d(width)
+        layers[f"relu{depth}"] = nn.ReLU()
+        channels = width
+    layers["flatten"] = nn.Flatten()
+    features = _features(layers, image_shape)
+    for index, width in enumerate(hidden, start=1):
+        depth += 1
+        layers[f"fc{index}"] = nn.Linear(features, width, bias=not normalised)
+        if normalised:
+            layers[f"bn{depth}"] = nn.BatchNorm1d(width)
+        layers[f"relu{depth}"] = nn.ReLU()
+        features = width
+    layers[f"fc{len(hidden) + 1}"] = nn.Linear(features, classes)
+    return nn.Sequential(layers)
+
+
+def _features(layers: OrderedDict[str, nn.Module], image_shape: Sequence[int]) -> int:
+    """Number of features that the layers make of one image."""
+    body = nn.Sequential(layers).eval()  # a trial in training mode would move the batch statistics
+    try:
+        with torch.no_grad():
+            return int(body(torch.zeros(1, *image_shape)).numel())
+    except RuntimeError as error:
+        size = " x ".join(str(side) for side in image_shape[1:])
+        raise ValueError(
+            f"images of {size} are too small for this network's convolutions and pooling"
+        ) from error
+    finally:
+        body.train()
+
+
+def _resnet(
+    image_shape: Sequence[int], classes: int, shortcut: Shortcut, depth: int
+) -> nn.Sequential:
+    _check_images(image_shape, classes)
+    if shortcut not in ("pad", "projection"):
+        raise unknown_name("shortcut", shortcut, ["pad", "projection"])
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv1"] = nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False)
+    layers["bn1"] = nn.BatchNorm2d(16)
+    layers["relu1"] = nn.ReLU()
+    inputs = 16
+    for stage, outputs in enumerate((16, 32, 64), start=1):
+        blocks: OrderedDict[str, nn.Module] = OrderedDict()
+        for index in range(1, depth + 1):
+            stride = 2 if outputs != inputs else 1
+            blocks[f"block{index}"] = Block(inputs, outputs, stride, shortcut)
+            inputs = outputs
+        layers[f"stage{stage}"] = nn.Sequential(blocks)
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(inputs, classes)
+    return nn.Sequential(layers)

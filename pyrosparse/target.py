@@ -1,0 +1,199 @@
+"""What is made random: parameters, and the features entering or leaving a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import Tensor, nn
+
+from pyrosparse.errors import unknown_name
+
+Kind = Literal["weight", "input", "output"]
+Where = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
+_WEIGHT_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tensor of a network that a method makes random.
+
+    name:  the parameter (``fc1.weight``) or the module (``fc1``).
+    kind:  ``weight`` (a parameter), ``input`` (features entering a module) or ``output``
+           (units or channels leaving a module).
+    shape: the parameter's shape, or ``(features,)``.
+    value: the parameter itself, its shape ``shape``; None for ``input`` and ``output``.
+    axis:  the dimension of the activation that holds the features; None for ``weight``.
+    prefix: put before the names of the Pyro sites (``lift(..., name="encoder")``).
+
+    >>> Target("fc1.weight", "weight", (3, 2)).site
+    'fc1.weight'
+    >>> Target("fc1", "input", (2,), axis=-1).site
+    'fc1.input'
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    value: Tensor | None = field(default=None, compare=False, repr=False)
+    axis: int | None = None
+    prefix: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the target in scores and masks."""
+        return self.name if self.kind == "weight" else f"{self.name}.{self.kind}"
+
+    @property
+    def site(self) -> str:
+        """The name of the target's Pyro sample site."""
+        return f"{self.prefix}.{self.key}" if self.prefix else self.key
+
+
+def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
+    """Select parameters as targets; without ``where``, the weights of all dense and
+    convolutional layers.
+
+    where: a glob on parameter or module names, a module type, a predicate
+           ``(parameter name, owning module) -> bool``, or a sequence of these (any may match).
+           A parameter shared by several modules is one target, under its first name.
+
+    Raises ValueError when nothing matches.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [target.name for target in weights(net)]
+    ['0.weight', '2.weight']
+    >>> [target.name for target in weights(net, "0.*")]
+    ['0.weight', '0.bias']
+    """
+    found = []
+    for name, parameter in net.named_parameters():
+        owner_name, _, leaf = name.rpartition(".")
+        owner = net.get_submodule(owner_name)
+        if where is None:
+            wanted = leaf == "weight" and isinstance(owner, _WEIGHT_LAYERS)
+        else:
+            # A module's name or type selects its weight matrix; a glob may name any parameter.
+            wanted = any(
+                _matches(rule, name, owner) or (leaf == "weight" and _matches(rule, owner_name, owner))
+                if isinstance(rule, str)
+                else _matches(rule, name, owner) and (leaf == "weight" or not isinstance(rule, type))
+                for rule in _rules(where)
+            )
+        if wanted:
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ValueError(
+                    f"{name} has no shape yet (a lazy module): run one forward pass of the "
+                    "network before selecting targets"
+                )
+            found.append(Target(name, "weight", tuple(parameter.shape), parameter))
+    if not found:
+        _raise_nothing(where, [name for name, _ in net.named_parameters()], "parameter")
+    return found
+
+
+def inputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
+    """Select the features entering modules as targets; without ``where``, those of every
+    dense and convolutional layer (input pixels or colours of the first layer included).
+
+    Raises ValueError when nothing matches or the features of a matching module are not known.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [(target.name, target.shape) for target in inputs(net)]
+    [('0', (4,)), ('2', (3,))]
+    """
+    return [
+        Target(name, "input", (_features(name, module)[0],), axis=_axis(module))
+        for name, module in _modules(net, where, drop_last=False)
+    ]
+
+
+def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
+    """Select the units or channels leaving modules as targets; without ``where``, those of every
+    dense and convolutional layer but the last (in order of registration), whose outputs are
+    the network's own.
+
+    Raises ValueError when nothing matches or the features of a matching module are not known.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [(target.name, target.shape) for target in outputs(net)]
+    [('0', (3,))]
+    """
+    return [
+        Target(name, "output", (_features(name, module)[1],), axis=_axis(module))
+        for name, module in _modules(net, where, drop_last=True)
+    ]
+
+
+def _rules(where: Where | Sequence[Where]) -> Sequence[Where]:
+    return where if isinstance(where, Sequence) and not isinstance(where, str) else [where]  # type: ignore[list-item]
+
+
+def _matches(rule: Where, name: str, module: nn.Module) -> bool:
+    if isinstance(rule, str):
+        return fnmatchcase(name, rule)
+    if isinstance(rule, type):
+        return isinstance(module, rule)
+    return bool(rule(name, module))
+
+
+def _modules(
+    net: nn.Module, where: Where | Sequence[Where] | None, drop_last: bool
+) -> Iterator[tuple[str, nn.Module]]:
+    if where is None:
+        layers = [(n, m) for n, m in net.named_modules() if isinstance(m, _WEIGHT_LAYERS)]
+        found = layers[:-1] if drop_last else layers
+    else:
+        found = [
+            (name, module)
+            for name, module in net.named_modules()
+            if any(_matches(rule, name, module) for rule in _rules(where))
+        ]
+        if any(isinstance(rule, str) and "*" in rule for rule in _rules(where)):
+            # A glob such as "features.*" also names activations and pools: those have no
+            # features of their own, and the layer before them carries the gate.
+            found = [(n, m) for n, m in found if _known_features(m) is not None]
+    if not found:
+        _raise_nothing(where, [name for name, _ in net.named_modules() if name], "module")
+    yield from found
+
+
+def _known_features(module: nn.Module) -> tuple[int, int] | None:
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED)):
+        return module.in_channels, module.out_channels
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels, module.num_channels
+    if isinstance(module, _BATCH_NORMS):
+        return module.num_features, module.num_features  # type: ignore[return-value]
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return module.normalized_shape[0], module.normalized_shape[0]
+    return None
+
+
+def _features(name: str, module: nn.Module) -> tuple[int, int]:
+    features = _known_features(module)
+    if features is None:
+        raise ValueError(
+            f"the features of {name!r} ({type(module).__name__}) are not known: gates go on "
+            "Linear, convolutions, BatchNorm, GroupNorm or LayerNorm over one dimension"
+        )
+    return features
+
+
+def _axis(module: nn.Module) -> int:
+    return -1 if isinstance(module, (nn.Linear, nn.LayerNorm)) else 1
+
+
+def _raise_nothing(where: object, known: list[str], kind: str) -> None:
+    if isinstance(where, str):
+        raise unknown_name(kind, where, known)
+    raise ValueError(f"no {kind} of the network matches {where!r}; it has: {', '.join(known)}")
+
