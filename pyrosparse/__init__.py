@@ -1,6 +1,6 @@
 """Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
 
-from pyrosparse import data, distributions, evidence, infer, networks
+from pyrosparse import data, distributions, evidence, infer, networks, prune
 from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.masks import Masks

@@ -184,15 +184,41 @@ class Lifted(PyroModule):
                     masks[key] = entry.method.mean(entry.target, entry.posterior()) * keep
         return masks
 
+    def zero(self, masks: Mapping[str, Tensor]) -> None:
+        """Set what the masks remove to zero in the network's own parameters, once: training goes
+        on from there.
+
+        masks: by target name, each of its target's shape; targets not named stay as they are.
+
+        Raises ValueError on unknown names, wrong shapes and gates (which have no parameter to
+        set), before anything is changed.
+        """
+        entries = self._entries_of(masks)
+        for key, entry in entries.items():
+            if entry.target.kind != "weight":
+                raise ValueError(f"{key!r} is a gate: it has no weight to set to zero; use freeze")
+        with torch.no_grad():
+            for key, entry in entries.items():
+                entry.parameter().mul_(masks[key] != 0)
+
     def freeze(self, masks: Mapping[str, Tensor]) -> None:
-        """Hold what the masks remove at zero from now on, in draws and means, and in the
-        network's own parameters. A mask of ones releases a target.
+        """Hold what the masks remove at zero from now on, in draws, means and the network's own
+        parameters. A mask of ones releases a target.
 
         masks: by target name, boolean or gains, each of its target's shape; targets not
                named stay as they are.
 
         Raises ValueError on unknown names and wrong shapes, before anything is changed.
         """
+        entries = self._entries_of(masks)
+        with torch.no_grad():
+            for key, entry in entries.items():
+                entry.mask.copy_(masks[key] != 0)
+                if entry.owner is not None:
+                    entry.parameter().mul_(entry.mask)
+        self.guide.find_frozen()
+
+    def _entries_of(self, masks: Mapping[str, Tensor]) -> dict[str, Entry]:
         entries = {entry.target.key: entry for entry in self.guide.entries}
         _check_names("target", masks, entries)
         for key, mask in masks.items():
@@ -201,13 +227,7 @@ class Lifted(PyroModule):
                     f"the mask of {key!r} has shape {tuple(mask.shape)}; the target has "
                     f"{entries[key].target.shape}"
                 )
-        with torch.no_grad():
-            for key, mask in masks.items():
-                entry = entries[key]
-                entry.mask.copy_(mask != 0)
-                if entry.target.value is not None:
-                    entry.parameter().mul_(entry.mask)
-        self.guide.find_frozen()
+        return {key: entries[key] for key in masks}
 
     def _run(
         self,

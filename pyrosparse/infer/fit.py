@@ -156,9 +156,12 @@ def fit(
                         scores = evaluate(model, guide, validation)
                         entry.update({f"validation_{key}": value for key, value in scores.items()})
                     run.finished = run.epoch == epochs or _exhausted(run.history, patience)
-                    if run.finished:
+                    if run.finished and callbacks:
                         for callback in callbacks:
                             entry.update(callback.on_end(run) or {})
+                        if validation is not None:  # of the network as it is handed over
+                            scores = evaluate(model, guide, validation)
+                            entry.update({f"validation_{key}": value for key, value in scores.items()})
                 entry["seconds"] = round(time.perf_counter() - started, 3)
                 if checkpoint is not None:
                     checkpoints.save(checkpoint, run._state(settings, callbacks))

@@ -1,0 +1,130 @@
+"""Pruning during training, once an epoch, without a gate."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyrosparse.evidence import BayesFactor, LogPosterior, log_bayes_factor, log_posterior
+from pyrosparse.infer import Callback, Fit
+from pyrosparse.infer.schedules import Schedule, constant
+from pyrosparse.masks import Masks
+from pyrosparse.prune.criteria import Criterion
+from pyrosparse.prune.criteria import criterion as resolve
+
+
+class Pruner(Callback):
+    """Prunes to a wanted sparsity after every epoch, whatever the evidence says, and records what
+    the evidence says.
+
+    criterion:  ``magnitude``, ``random``, or a function of (weights, sparsity, generator).
+    sparsity:   the fraction of the weights that is to go, in [0, 1).
+    ramp:       the share of that sparsity reached at each point of training, a function of
+                progress in [0, 1] (``schedules.constant``, ``schedules.cubic(end=0.6)``).
+    freeze:     hold pruned weights at zero; otherwise they receive gradients again until the next
+                round, so that the sparsity during training fluctuates.
+    likelihood: how the recorded Bayes factor takes the likelihood: ``sum`` or ``mean``.
+
+    At the end the network is pruned to ``sparsity`` once more. Recorded each epoch: ``pruned``,
+    ``sparsity``, ``train_nll`` (before pruning), ``log_bayes_factor`` and its two parts, in nats.
+
+    Raises ValueError on a sparsity outside [0, 1) and on unknown criteria.
+
+    >>> Pruner("magnitude", 0.9).sparsity
+    0.9
+    """
+
+    def __init__(
+        self,
+        criterion: str | Criterion,
+        sparsity: float,
+        *,
+        ramp: Schedule = constant,
+        freeze: bool = False,
+        likelihood: Literal["mean", "sum"] = "sum",
+    ) -> None:
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
+        if likelihood not in ("mean", "sum"):
+            raise ValueError(f"likelihood must be 'mean' or 'sum', got {likelihood!r}")
+        self.criterion = resolve(criterion)
+        self.sparsity = sparsity
+        self.ramp = ramp
+        self.freeze = freeze
+        self.likelihood = likelihood
+
+    def accepts(self) -> bool:
+        """Whether this round may prune."""
+        return True
+
+    def learn(self, factor: BayesFactor) -> None:
+        """Take note of this round's Bayes factor."""
+
+    def on_start(self, run: Fit) -> None:
+        if not any(target.kind == "weight" for target in run.lifted.targets):
+            raise ValueError("the lifted network has no weight among its targets: nothing to prune")
+
+    def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        before = log_posterior(run.model, run.guide, run.data)
+        pruned = self.accepts()
+        after = before
+        if pruned and self._prune(run, self.sparsity * self.ramp(run.epoch / run.epochs)):
+            after = log_posterior(run.model, run.guide, run.data)
+        factor = log_bayes_factor(before, after, self.likelihood)
+        self.learn(factor)
+        return _record(run, pruned, before, factor)
+
+    def on_end(self, run: Fit) -> dict[str, Any]:
+        self._prune(run, self.sparsity)
+        return {"sparsity": _sparsity(weights_of(run))}
+
+    def _prune(self, run: Fit, sparsity: float) -> bool:
+        """Prune to a sparsity; returns whether any weight changed."""
+        weights = weights_of(run)
+        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + run.epoch)
+        masks = self.criterion(weights, sparsity, generator)
+        changes = any(bool(weights[name][~mask].count_nonzero()) for name, mask in masks.items())
+        if self.freeze:
+            run.lifted.freeze(masks)
+            forget_momentum(run.optimizer, weights, masks)
+        else:
+            run.lifted.zero(masks)
+        return changes
+
+
+def weights_of(run: Fit) -> dict[str, Tensor]:
+    """The locations of all weights among the targets of a run, by name."""
+    return {
+        entry.target.key: entry.parameter()
+        for entry in run.lifted.guide.entries
+        if entry.target.kind == "weight"
+    }
+
+
+def forget_momentum(
+    optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], masks: Masks
+) -> None:
+    """Clear the optimizer's memory of pruned weights, which would move them off zero."""
+    for name, mask in masks.items():
+        for value in optimizer.state.get(weights[name], {}).values():
+            if isinstance(value, Tensor) and value.shape == mask.shape:
+                value.mul_(mask)
+
+
+def _sparsity(weights: dict[str, Tensor]) -> float:
+    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+    return zeros / sum(weight.numel() for weight in weights.values())
+
+
+def _record(run: Fit, pruned: bool, before: LogPosterior, factor: BayesFactor) -> dict[str, Any]:
+    return {
+        "pruned": pruned,
+        "sparsity": _sparsity(weights_of(run)),
+        "train_nll": -before.likelihood_per_datum,
+        "log_bayes_factor": factor.total,
+        "log_bayes_factor_likelihood": factor.likelihood,
+        "log_bayes_factor_prior": factor.prior,
+        "log_bayes_factor_per_datum": factor.per_datum,
+    }
