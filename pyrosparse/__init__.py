@@ -10,3 +10,26 @@ from pyrosparse.models import classifier, regressor
 from pyrosparse.target import Target, inputs, outputs, weights
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Gaussian",
+    "Horseshoe",
+    "Lifted",
+    "Masks",
+    "Method",
+    "Target",
+    "classifier",
+    "data",
+    "distributions",
+    "evidence",
+    "fit",
+    "from_pyro",
+    "infer",
+    "inputs",
+    "lift",
+    "networks",
+    "outputs",
+    "prune",
+    "regressor",
+    "weights",
+]

@@ -23,7 +23,7 @@ import torch
 import pyrosparse
 from pyrosparse.compress import Settings, compress
 from pyrosparse.errors import unknown_name
-from pyrosparse.files import write_atomically
+from pyrosparse.files import write_text_atomically
 
 Cell = tuple[tuple[str, Any], ...]
 
@@ -118,7 +118,9 @@ def run(
     """
     wanted = [job for job in suite.jobs if fnmatchcase(job.id, only)]
     if not wanted:
-        raise ValueError(f"no run of {suite.name} matches {only!r}; the first is {suite.jobs[0].id!r}")
+        raise ValueError(
+            f"no run of {suite.name} matches {only!r}; the first is {suite.jobs[0].id!r}"
+        )
     done = {line["id"] for line in read(results)}
     missing = [job for job in wanted if job.id not in done]
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
@@ -224,7 +226,8 @@ def _rounded(entry: dict[str, Any]) -> dict[str, Any]:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            models = (line for line in file if line.startswith("model name"))
+            return next(models).split(":")[1].strip()
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -235,4 +238,4 @@ def _append(results: Path, line: dict[str, Any]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several benches may add to one file
         lines = [*(x for x in read(results) if x["id"] != line["id"]), line]
         text = "".join(json.dumps(x) + "\n" for x in lines)
-        write_atomically(results, lambda file: file.write_text(text) and None)
+        write_text_atomically(results, text)

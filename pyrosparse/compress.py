@@ -25,8 +25,8 @@ METHODS = {
     "none": "train only: the unpruned network",
     "random": "prune weights at random, ungated",
     "magnitude": "prune the smallest weights, ungated",
-    "bayesian-random": "prune at random where the Bayes factor allows (Mathew and Rowe, Algorithm 2)",
-    "bayesian-magnitude": "prune the smallest where the Bayes factor allows (Algorithm 3)",
+    "bayesian-random": "prune at random where the Bayes factor allows (Mathew and Rowe 2023)",
+    "bayesian-magnitude": "prune the smallest where the Bayes factor allows (Mathew and Rowe 2023)",
 }
 
 

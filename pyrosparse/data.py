@@ -46,6 +46,7 @@ class Examples:
     Raises ValueError if there are no data, the lengths differ, a dtype is wrong, or x has a NaN or
     an infinity.
 
+    >>> import torch
     >>> examples = Examples(torch.zeros(5, 2), torch.tensor([0, 1, 0, 1, 1]))
     >>> [len(y) for x, y in examples.batches(2)]
     [2, 2, 1]
@@ -87,6 +88,7 @@ class Examples:
     def to(self, device: torch.device | str) -> "Examples":
         """Return the same data on a device.
 
+        >>> import torch
         >>> Examples(torch.zeros(5, 2), torch.zeros(5, dtype=torch.int64)).to("cpu")
         Examples(5 x (2,), torch.float32, cpu)
         """
@@ -97,6 +99,7 @@ class Examples:
 
         Raises IndexError if an index is out of range, ValueError if there are none.
 
+        >>> import torch
         >>> Examples(torch.zeros(5, 2), torch.arange(5)).subset(torch.tensor([3, 1])).y
         tensor([3, 1])
         """
@@ -110,6 +113,7 @@ class Examples:
         x: (size, ...) like `self.x`; y: (size,) int64. In order, or shuffled by a CPU generator,
         which moves on at the call. Raises ValueError if the size is not positive.
 
+        >>> import torch
         >>> examples = Examples(torch.zeros(5, 2), torch.arange(5))
         >>> shuffled = examples.batches(2, torch.Generator().manual_seed(0))
         >>> sorted(torch.cat([y for x, y in shuffled]).tolist())
@@ -129,6 +133,7 @@ class DataSet:
 
     Raises ValueError if the parts differ in shape or a label has no class.
 
+    >>> import torch
     >>> part = Examples(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))
     >>> DataSet("Toy", part, None, part, classes=("cat", "dog")).image_shape
     (1, 8, 8)
@@ -157,6 +162,7 @@ class DataSet:
     def to(self, device: torch.device | str) -> "DataSet":
         """Return the same data set on a device.
 
+        >>> import torch
         >>> load("digits", validation=0).to("cpu").train
         Examples(1438 x (1, 8, 8), torch.float32, cpu)
         """
@@ -280,6 +286,7 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> Tensor:
     Returns a uint8 tensor of that many dimensions. Raises ValueError, naming the file, if it is no
     such file, truncated or damaged.
 
+    >>> import torch
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder, "labels-idx1-ubyte")
     ...     _ = file.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]))

@@ -40,3 +40,18 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
+    """Put a text in a file in one step, as ``write_atomically`` does.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_text_atomically(f"{folder}/a.txt", "whole").read_text()
+    'whole'
+    """
+
+    def write(file: Path) -> None:
+        file.write_text(text, encoding="utf-8")
+
+    return write_atomically(path, write)

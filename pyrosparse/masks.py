@@ -12,6 +12,7 @@ class Masks(dict[str, Tensor]):
     Of a weight (``fc1.weight``) the mask is boolean. Of a gate (``fc1.input``, ``fc1.output``)
     it is a floating-point gain, 0 where the feature goes and E[gate] where it stays.
 
+    >>> import torch
     >>> Masks({"fc1.weight": torch.tensor([[True, False], [False, False]])}).sparsity
     0.75
     """
@@ -48,6 +49,7 @@ def largest(scores: Tensor, count: int) -> Tensor:
 
     scores: floating point, any shape; count is cut to [0, scores.numel()].
 
+    >>> import torch
     >>> largest(torch.tensor([0.1, 3.0, 2.0]), 2)
     tensor([False,  True,  True])
     """

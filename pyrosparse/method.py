@@ -89,6 +89,8 @@ def from_pyro(
     Raises ValueError when ``fn`` names sites otherwise, has discrete sites, or does not
     return a tensor of the target's shape.
 
+    >>> import torch
+    >>> from torch import nn
     >>> import pyro, pyro.distributions as dist
     >>> def laplace(target):
     ...     prior = dist.Laplace(torch.zeros(target.shape), 0.1).to_event(len(target.shape))
@@ -184,24 +186,25 @@ def _sites(fn: Callable[[Target], Tensor], target: Target) -> dict[str, dict[str
         for name, node in trace.nodes.items():
             if node["type"] != "sample" or node["is_observed"]:
                 continue
+            prior: Any = node["fn"]
             if name != target.site and not name.startswith(target.site + "."):
                 raise ValueError(
                     f"the prior's site {name!r} must be named {target.site!r} or "
                     f"{target.site + '.<name>'!r}, so that it is its own in every layer"
                 )
-            if node["fn"].batch_shape:
+            if prior.batch_shape:
                 raise ValueError(
-                    f"the prior's site {name!r} has batch shape {tuple(node['fn'].batch_shape)}: "
+                    f"the prior's site {name!r} has batch shape {tuple(prior.batch_shape)}: "
                     "declare its dimensions with .to_event()"
                 )
-            support = node["fn"].support
+            support = prior.support
             if support.is_discrete:
                 raise ValueError(
                     f"the prior's site {name!r} is discrete: from_pyro makes normal guides, which "
                     "need continuous sites; write a Method for it"
                 )
-            draws = torch.stack([node["fn"].sample() for _ in range(31)])
-            event_dim = len(node["fn"].event_shape)
+            draws = torch.stack([prior.sample() for _ in range(31)])
+            event_dim = len(prior.event_shape)
             while isinstance(support, constraints.independent):
                 support = support.base_constraint
             key = name[len(target.site) + 1 :].replace(".", "_")

@@ -25,6 +25,7 @@ class classifier:
 
     Raises ValueError when n is not a positive whole number.
 
+    >>> import torch
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian())
     >>> classifier(bnn, n=100)(torch.ones(5, 4)).shape
@@ -56,6 +57,7 @@ class regressor:
     Raises ValueError when n is not a positive whole number or the noise is not positive, and when
     ``y`` has another shape than the network's output.
 
+    >>> import torch
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 1), ps.Gaussian())
     >>> regressor(bnn, n=100, noise=0.1)(torch.ones(5, 4)).shape

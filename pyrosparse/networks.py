@@ -217,6 +217,7 @@ class Block(nn.Module):
 
     x: (N, inputs, H, W) float32 -> (N, outputs, ceil(H / stride), ceil(W / stride)) float32.
 
+    >>> import torch
     >>> Block(16, 32, stride=2, shortcut="pad")(torch.zeros(1, 16, 8, 8)).shape
     torch.Size([1, 32, 4, 4])
     """
@@ -248,6 +249,7 @@ class Pad(nn.Module):
 
     x: (N, C, H, W) float32 -> (N, C + extra, ceil(H / stride), ceil(W / stride)) float32.
 
+    >>> import torch
     >>> Pad(extra=2, stride=2)(torch.ones(1, 1, 2, 2)).flatten()
     tensor([1., 0., 0.])
     """

@@ -66,6 +66,7 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
 
     Raises ValueError when nothing matches.
 
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> [target.name for target in weights(net)]
     ['0.weight', '2.weight']
@@ -79,13 +80,7 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
         if where is None:
             wanted = leaf == "weight" and isinstance(owner, _WEIGHT_LAYERS)
         else:
-            # A module's name or type selects its weight matrix; a glob may name any parameter.
-            wanted = any(
-                _matches(rule, name, owner) or (leaf == "weight" and _matches(rule, owner_name, owner))
-                if isinstance(rule, str)
-                else _matches(rule, name, owner) and (leaf == "weight" or not isinstance(rule, type))
-                for rule in _rules(where)
-            )
+            wanted = any(_selects(rule, name, owner_name, owner) for rule in _rules(where))
         if wanted:
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise ValueError(
@@ -104,6 +99,7 @@ def inputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list
 
     Raises ValueError when nothing matches or the features of a matching module are not known.
 
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> [(target.name, target.shape) for target in inputs(net)]
     [('0', (4,)), ('2', (3,))]
@@ -121,6 +117,7 @@ def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
 
     Raises ValueError when nothing matches or the features of a matching module are not known.
 
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> [(target.name, target.shape) for target in outputs(net)]
     [('0', (3,))]
@@ -133,6 +130,14 @@ def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
 
 def _rules(where: Where | Sequence[Where]) -> Sequence[Where]:
     return where if isinstance(where, Sequence) and not isinstance(where, str) else [where]  # type: ignore[list-item]
+
+
+def _selects(rule: Where, name: str, owner_name: str, owner: nn.Module) -> bool:
+    # A module's name or type selects its weight; a glob or a predicate may name any parameter.
+    is_weight = name.rpartition(".")[2] == "weight"
+    if isinstance(rule, str):
+        return fnmatchcase(name, rule) or (is_weight and fnmatchcase(owner_name, rule))
+    return _matches(rule, name, owner) and (is_weight or not isinstance(rule, type))
 
 
 def _matches(rule: Where, name: str, module: nn.Module) -> bool:
@@ -196,4 +201,3 @@ def _raise_nothing(where: object, known: list[str], kind: str) -> None:
     if isinstance(where, str):
         raise unknown_name(kind, where, known)
     raise ValueError(f"no {kind} of the network matches {where!r}; it has: {', '.join(known)}")
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pyro.distributions import Independent, Normal, TorchDistribution
@@ -24,12 +25,13 @@ class IsotropicNormal(TorchDistribution):
 
     Raises ValueError when the scale is not positive and finite.
 
+    >>> import torch
     >>> prior = IsotropicNormal(2.0, (3, 2))
     >>> prior.log_prob(torch.ones(3, 2))
     tensor(-10.4225)
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = True
 
     def __init__(
@@ -59,7 +61,7 @@ class IsotropicNormal(TorchDistribution):
     def variance(self) -> Tensor:
         return torch.ones(self.event_shape, **self._options) * self.scale**2  # type: ignore[arg-type]
 
-    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.event_shape
         return torch.randn(shape, **self._options) * self.scale  # type: ignore[arg-type]
 
@@ -76,8 +78,10 @@ class IsotropicNormal(TorchDistribution):
         if not batch_shape:
             return self
         scale = torch.as_tensor(self.scale, **self._options)  # type: ignore[arg-type]
-        return Normal(torch.zeros_like(scale), scale).expand(batch_shape + self.event_shape).to_event(
-            len(self.event_shape)
+        return (
+            Normal(torch.zeros_like(scale), scale)
+            .expand(batch_shape + self.event_shape)
+            .to_event(len(self.event_shape))
         )
 
     def _log_normalizer(self) -> float | Tensor:

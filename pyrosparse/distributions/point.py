@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
-from torch import Tensor
+from torch import Size, Tensor
 
 
 class Point(dist.Delta):
@@ -27,7 +27,7 @@ class Point(dist.Delta):
     def __init__(self, v: Tensor) -> None:
         super().__init__(v, event_dim=v.dim(), validate_args=False)
 
-    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, sample_shape: Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         return self.v if not sample_shape else super().rsample(sample_shape)
 
     def log_prob(self, x: Tensor) -> Tensor:

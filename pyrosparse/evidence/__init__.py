@@ -2,7 +2,12 @@
 
 from pyrosparse.evidence.elbo import ElboEstimate, elbo, elbo_difference
 from pyrosparse.evidence.evaluation import evaluate
-from pyrosparse.evidence.log_posterior import BayesFactor, LogPosterior, log_bayes_factor, log_posterior
+from pyrosparse.evidence.log_posterior import (
+    BayesFactor,
+    LogPosterior,
+    log_bayes_factor,
+    log_posterior,
+)
 
 __all__ = [
     "BayesFactor",

@@ -56,6 +56,7 @@ def elbo(
 
     Raises ValueError when fewer than 2 draws are asked for, or one is not finite.
 
+    >>> import torch
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
     >>> data = (torch.ones(10, 4), torch.zeros(10, dtype=torch.int64))
@@ -97,6 +98,7 @@ def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
 
     Raises ValueError when the numbers of draws differ.
 
+    >>> import torch
     >>> first = ElboEstimate(torch.tensor([1.0, 2.0]))
     >>> elbo_difference(first, ElboEstimate(torch.tensor([1.5, 2.5]))).standard_error
     0.0

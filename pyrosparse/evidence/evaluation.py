@@ -18,6 +18,7 @@ def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 1000) -> di
 
     Raises ValueError when there are no data.
 
+    >>> import torch
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian())
     >>> data = (torch.ones(10, 4), torch.zeros(10, dtype=torch.int64))

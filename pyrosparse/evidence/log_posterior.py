@@ -85,6 +85,7 @@ def log_posterior(
 
     Source: Mathew and Rowe (2023), section 2.
 
+    >>> import torch
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian())
     >>> data = (torch.ones(10, 4), torch.zeros(10, dtype=torch.int64))
@@ -142,7 +143,11 @@ class _AtMean(Messenger):
     """Give latent sites the mean of their distribution instead of a draw."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["value"] is not None or type(msg["fn"]).__name__ == "_Subsample":
+        if (
+            msg["is_observed"]
+            or msg["value"] is not None
+            or type(msg["fn"]).__name__ == "_Subsample"
+        ):
             return
         msg["value"] = _mean(msg["fn"])
         msg["done"] = True

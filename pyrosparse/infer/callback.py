@@ -53,4 +53,3 @@ class Evaluation(Callback):
             f"{self.name}_{key}": value
             for key, value in evaluate(run.model, run.guide, self.data).items()
         }
-

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,6 +27,7 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
 
     Raises OSError where it cannot be written; an earlier checkpoint is then still there.
 
+    >>> import torch
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = save(f"{folder}/a.safetensors", {"step": 3, "w": torch.ones(2)})

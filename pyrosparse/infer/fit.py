@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,20 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.infer import TraceMeanField_ELBO
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyrosparse.errors import unknown_name
 from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.log_posterior import evaluation_mode, modules
-from pyrosparse.files import write_atomically
+from pyrosparse.files import write_text_atomically
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.kl_scale import kl_scale as scale_kl
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
+from pyrosparse.infer.parameter_groups import Rates, fused_adam, parameter_groups
+from pyrosparse.infer.progress import progress_bar
 from pyrosparse.infer.schedules import Schedule, constant
-from pyrosparse.lift import Guide, Lifted
-
-Rates = float | Mapping[str, float]
+from pyrosparse.lift import Lifted
 
 
 def fit(
@@ -88,6 +84,7 @@ def fit(
     last checkpoint stays), ValueError on bad arguments, and CheckpointError when the
     checkpoint is damaged or of another run.
 
+    >>> import torch
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian())
     >>> data = (torch.randn(20, 4), torch.zeros(20, dtype=torch.int64))
@@ -101,7 +98,7 @@ def fit(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         run._collect_parameters()
-        run.optimizer = (optimizer or _fused_adam)(_groups(run.parameters, learning_rate))
+        run.optimizer = (optimizer or fused_adam)(parameter_groups(run.parameters, learning_rate))
         base_rates = [group["lr"] for group in run.optimizer.param_groups]
         settings = {
             "epochs": epochs,
@@ -123,7 +120,7 @@ def fit(
             callback.on_start(run)
         scaled = scale_kl(kl_scale)
         elbo = TraceMeanField_ELBO() if elbo is None else elbo
-        with _bar(epochs, run.epoch, progress) as advance, scaled:
+        with progress_bar(epochs, run.epoch, progress) as advance, scaled:
             while not run.finished:
                 started = time.perf_counter()
                 for module in modules(model, guide):
@@ -133,13 +130,17 @@ def fit(
                 for index, batch in enumerate(run._epoch_batches()):
                     fraction = index / n_batches if n_batches else 0.0
                     position = run.epoch + fraction
-                    scaled.scale = kl_scale * min(1.0, position / kl_warmup) if kl_warmup else kl_scale
+                    scaled.scale = (
+                        kl_scale * min(1.0, position / kl_warmup) if kl_warmup else kl_scale
+                    )
                     for group, rate in zip(run.optimizer.param_groups, base_rates, strict=True):
                         group["lr"] = rate * schedule(min(position / epochs, 1.0))
                     loss = run._step(elbo, batch, clip_norm, checkpoint)
                     total, count = total + loss, count + 1
                 if not count:
-                    raise ValueError("the data gave no batch; a generator can be run through once only")
+                    raise ValueError(
+                        "the data gave no batch; a generator can be run through once only"
+                    )
                 run.epoch += 1
                 entry: dict[str, Any] = {
                     "epoch": run.epoch,
@@ -152,16 +153,13 @@ def fit(
                 with _unscaled(scaled):
                     for callback in callbacks:
                         entry.update(callback.on_epoch_end(run) or {})
-                    if validation is not None:
-                        scores = evaluate(model, guide, validation)
-                        entry.update({f"validation_{key}": value for key, value in scores.items()})
+                    entry.update(_scores(model, guide, validation))
                     run.finished = run.epoch == epochs or _exhausted(run.history, patience)
                     if run.finished and callbacks:
                         for callback in callbacks:
                             entry.update(callback.on_end(run) or {})
-                        if validation is not None:  # of the network as it is handed over
-                            scores = evaluate(model, guide, validation)
-                            entry.update({f"validation_{key}": value for key, value in scores.items()})
+                        # Again, as callbacks may have changed the network that is handed over.
+                        entry.update(_scores(model, guide, validation))
                 entry["seconds"] = round(time.perf_counter() - started, 3)
                 if checkpoint is not None:
                     checkpoints.save(checkpoint, run._state(settings, callbacks))
@@ -230,10 +228,6 @@ class Fit:
 
     def _collect_parameters(self) -> None:
         """Run model and guide once, as SVI does, to learn which parameters there are."""
-        for module in modules(self.model, self.guide):
-            for part in module.modules():
-                if isinstance(part, (Lifted, Guide)):
-                    part.claim_parameters()
         batch = next(iter(self._epoch_batches()), None)
         if batch is None:
             raise ValueError("there are no data to train on")
@@ -249,7 +243,7 @@ class Fit:
         torch.set_rng_state(state)
         for name, site in capture.trace.nodes.items():
             if site["type"] == "param":
-                value = site["value"]
+                value: Any = site["value"]
                 tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
                 if not any(tensor is other for other in self.parameters.values()):
                     self.parameters[name] = tensor
@@ -270,8 +264,8 @@ class Fit:
             kept = f"; the last checkpoint, {checkpoint}, is kept" if checkpoint else ""
             reason = explain(self.model, self.guide, batch, self.parameters)
             raise NonFiniteLossError(
-                f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}): {reason}{kept}. "
-                "A lower learning rate or clip_norm may help"
+                f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}): {reason}"
+                f"{kept}. A lower learning rate or clip_norm may help"
             )
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), clip_norm)
@@ -311,23 +305,28 @@ class Fit:
                 f"{key} was {state['settings'].get(key)!r}, is {settings[key]!r}" for key in other
             )
             raise checkpoints.CheckpointError(
-                f"{path} is the checkpoint of a run with other settings ({differences}): go on with "
-                "those, or delete it"
+                f"{path} is the checkpoint of a run with other settings ({differences}): go on "
+                "with those, or delete it"
             )
-        shapes = [[list(t.shape) for t in m.state_dict().values()] for m in modules(self.model, self.guide)]
+        shapes = [
+            [list(t.shape) for t in m.state_dict().values()]
+            for m in modules(self.model, self.guide)
+        ]
         saved = [[list(t.shape) for t in m.values()] for m in state["modules"]]
         if state["names"] != list(self.parameters) or shapes != saved:
             raise checkpoints.CheckpointError(
                 f"{path} is the checkpoint of another network or method: its parameters are "
-                f"{', '.join(state['names'])}; this run's are {', '.join(self.parameters)}, or their "
-                "shapes differ. Choose another file, or delete it"
+                f"{', '.join(state['names'])}; this run's are {', '.join(self.parameters)}, or "
+                "their shapes differ. Choose another file, or delete it"
             )
         if len(state["callbacks"]) != len(callbacks):
             raise checkpoints.CheckpointError(
                 f"{path} has the state of {len(state['callbacks'])} callbacks; this run has "
                 f"{len(callbacks)}"
             )
-        for module, saved_state in zip(modules(self.model, self.guide), state["modules"], strict=True):
+        for module, saved_state in zip(
+            modules(self.model, self.guide), state["modules"], strict=True
+        ):
             module.load_state_dict(saved_state)
         with torch.no_grad():
             for name, tensor in state["parameters"].items():
@@ -343,7 +342,7 @@ class Fit:
 
     def _write_metrics(self, path: str | os.PathLike[str]) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
-        write_atomically(path, lambda file: file.write_text(lines) and None)
+        write_text_atomically(path, lines)
 
 
 class _unscaled:
@@ -359,68 +358,11 @@ class _unscaled:
         self.scaled.scale = self.scale
 
 
-class _bar:
-    """A progress bar over epochs; nothing at all where there is no terminal."""
-
-    def __init__(self, epochs: int, done: int, shown: bool | None) -> None:
-        shown = Console().is_terminal if shown is None else shown
-        self.progress = (
-            Progress(
-                TextColumn("epoch"),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[metrics]}"),
-                transient=True,
-            )
-            if shown
-            else None
-        )
-        self.epochs, self.done = epochs, done
-
-    def __enter__(self) -> Callable[[dict[str, Any]], None]:
-        if self.progress is None:
-            return lambda entry: None
-        bar = self.progress
-        bar.start()
-        task = bar.add_task("", total=self.epochs, completed=self.done, metrics="")
-
-        def advance(entry: dict[str, Any]) -> None:
-            shown = ("loss", "validation_nll", "validation_accuracy", "sparsity")
-            text = "  ".join(f"{key} {entry[key]:.4g}" for key in shown if key in entry)
-            bar.update(task, advance=1, metrics=text)
-
-        return advance
-
-    def __exit__(self, *exception: object) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-
-
-def _fused_adam(groups: list[dict[str, Any]]) -> Optimizer:
-    return torch.optim.Adam(groups, fused=True)
-
-
-def _groups(parameters: Mapping[str, Tensor], rates: Rates) -> list[dict[str, Any]]:
-    """One group a learning rate, so that a fused optimizer takes few launches."""
-    if not isinstance(rates, Mapping):
-        rates = {"*": rates}
-    grouped: dict[str, list[Tensor]] = {rule: [] for rule in rates}
-    for name, tensor in parameters.items():
-        rule = next((rule for rule in rates if fnmatch.fnmatchcase(name, rule)), None)
-        if rule is None:
-            raise ValueError(
-                f"no learning rate is given for {name!r}; add a rule for it, or '*' for all others"
-            )
-        grouped[rule].append(tensor)
-    for rule, tensors in grouped.items():
-        if not tensors and not any(fnmatch.fnmatchcase(name, rule) for name in parameters):
-            raise unknown_name("parameter in learning_rate", rule, parameters)
-    return [
-        {"params": tensors, "lr": rates[rule], "name": rule}
-        for rule, tensors in grouped.items()
-        if tensors
-    ]
+def _scores(model: Any, guide: Any, validation: Any) -> dict[str, float]:
+    if validation is None:
+        return {}
+    scores = evaluate(model, guide, validation)
+    return {f"validation_{key}": value for key, value in scores.items()}
 
 
 def _exhausted(history: list[dict[str, Any]], patience: int | None) -> bool:

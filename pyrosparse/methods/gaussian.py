@@ -59,9 +59,13 @@ class Gaussian(Method):
         if self.posterior not in ("point", "normal"):
             raise ValueError(f"posterior must be 'point' or 'normal', got {self.posterior!r}")
         if self.estimator not in ("weights", "activations"):
-            raise ValueError(f"estimator must be 'weights' or 'activations', got {self.estimator!r}")
+            raise ValueError(
+                f"estimator must be 'weights' or 'activations', got {self.estimator!r}"
+            )
         if self.estimator == "activations" and self.posterior == "point":
-            raise ValueError("estimator='activations' needs posterior='normal': a point has no noise")
+            raise ValueError(
+                "estimator='activations' needs posterior='normal': a point has no noise"
+            )
 
     def init(self, target: Target) -> dict[str, Tensor]:
         assert target.value is not None

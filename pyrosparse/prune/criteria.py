@@ -35,10 +35,13 @@ def magnitude(
 
     Source: Mathew and Rowe (2023), Algorithm 3 (``tensor``).
 
+    >>> import torch
     >>> magnitude({"w": torch.tensor([0.3, -2.0, 0.1, 1.0])}, 0.5)["w"]
     tensor([False,  True, False,  True])
     """
-    return _keep_largest({n: w.detach().abs() for n, w in weights.items()}, sparsity, scope, at_least)
+    return _keep_largest(
+        {n: w.detach().abs() for n, w in weights.items()}, sparsity, scope, at_least
+    )
 
 
 def random(
@@ -57,6 +60,7 @@ def random(
 
     Source: Mathew and Rowe (2023), Algorithm 2 (``tensor``).
 
+    >>> import torch
     >>> masks = random({"w": torch.tensor([0.0, 1.0, 2.0, 0.0])}, 0.75)
     >>> int(masks["w"].sum()), bool(masks["w"][0])
     (1, False)
@@ -101,9 +105,13 @@ def _keep_largest(
         flat = torch.cat([score.flatten() for score in scores.values()])
         together = largest(flat, flat.numel() - round(flat.numel() * sparsity))
         parts = together.split([score.numel() for score in scores.values()])
-        masks = Masks({n: part.view(scores[n].shape) for n, part in zip(scores, parts, strict=True)})
+        masks = Masks(
+            {n: part.view(scores[n].shape) for n, part in zip(scores, parts, strict=True)}
+        )
     else:
-        masks = Masks({n: largest(s, s.numel() - round(s.numel() * sparsity)) for n, s in scores.items()})
+        masks = Masks(
+            {n: largest(s, s.numel() - round(s.numel() * sparsity)) for n, s in scores.items()}
+        )
     for name, mask in masks.items():
         if int(mask.count_nonzero()) < at_least:
             masks[name] = largest(scores[name], at_least)
@@ -112,4 +120,6 @@ def _keep_largest(
 
 def _refuse_nan(name: str, tensor: Tensor) -> None:
     if tensor.isnan().any():
-        raise ValueError(f"{int(tensor.isnan().sum())} elements of {name!r} are NaN: nothing to rank")
+        raise ValueError(
+            f"{int(tensor.isnan().sum())} elements of {name!r} are NaN: nothing to rank"
+        )

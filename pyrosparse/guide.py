@@ -1,0 +1,196 @@
+"""The guide of a lifted network: one variational posterior for each target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyrosparse.errors import unknown_name
+from pyrosparse.method import Method, Posterior
+from pyrosparse.param_store import announce
+from pyrosparse.target import Target
+
+if TYPE_CHECKING:
+    from pyrosparse.lift import Lifted
+
+_REFUSED = {
+    nn.MultiheadAttention: "its fast path reads the weights past hooks and replacements",
+    nn.RNNBase: "it computes from a flat copy of its weights",
+    torch.jit.ScriptModule: "its compiled forward cannot see replaced weights",
+}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Guide(PyroModule):
+    """The variational posterior over all targets of a lifted network.
+
+    Takes the model's arguments and ignores them. Entries of a posterior that are the
+    network's own parameters are not held here a second time.
+    """
+
+    def __init__(
+        self,
+        lifted: Lifted,
+        net: nn.Module,
+        assigned: Iterable[tuple[Method, Target]],
+        prefix: str,
+    ) -> None:
+        super().__init__()
+        self._lifted = (lifted,)  # in a tuple: it is the parent, not a submodule
+        self.posterior = nn.Module()
+        self.entries: list[Entry] = []
+        self.shared: set[str] = set()
+        self._site_prefix = prefix
+        for method, target in assigned:
+            check_target(net, method, target, self.entries)
+            self.entries.append(self._add(net, method, target))
+        self.register_load_state_dict_post_hook(_after_loading)
+
+    @property
+    def lifted(self) -> Lifted:
+        """The lifted network whose posterior this is."""
+        return self._lifted[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        wrapped = poutine.runtime.am_i_wrapped()
+        for entry in self.entries:
+            if wrapped:
+                for name, owner, leaf in entry.parameters:
+                    announce(f"{self._site_prefix}{name}", owner._parameters[leaf])
+            draw = entry.method.guide(entry.target, entry.posterior(), None)
+            if draw is not None:
+                draw._drawn_by_guide = True  # type: ignore[attr-defined]
+
+    def find_frozen(self) -> None:
+        """Note which targets have something frozen at zero, so that others pay nothing."""
+        for entry in self.entries:
+            entry.frozen = not bool(entry.mask.all())
+
+    def _add(self, net: nn.Module, method: Method, target: Target) -> Entry:
+        module = self._modules["posterior"]
+        assert module is not None
+        for part in target.key.split("."):
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]
+            assert module is not None
+        value = target.value
+        device = value.device if value is not None else _device(net)
+        module.register_buffer("mask", torch.ones(target.shape, dtype=torch.bool, device=device))
+        located: dict[str, tuple[nn.Module, str]] = {}
+        parameters: list[tuple[str, nn.Module, str]] = []
+        for key, tensor in method.init(target).items():
+            if value is not None and tensor is value:
+                self.shared.add(target.name)
+                located[key] = locate(net, target.name)
+                parameters.append((f"net.{target.name}", *located[key]))
+            elif key.startswith("_"):
+                module.register_buffer(key, tensor)
+                located[key] = (module, key)
+            else:
+                module.register_parameter(key, nn.Parameter(tensor.detach().clone()))
+                located[key] = (module, key)
+                parameters.append((f"guide.posterior.{target.key}.{key}", module, key))
+        owner = locate(net, target.name) if value is not None else None
+        return Entry(method, target, module, located, parameters, owner)
+
+
+@dataclass
+class Entry:
+    """One target of a lifted network with its method and the places of its tensors."""
+
+    method: Method
+    target: Target
+    module: nn.Module
+    located: dict[str, tuple[nn.Module, str]]
+    parameters: list[tuple[str, nn.Module, str]]
+    owner: tuple[nn.Module, str] | None
+    frozen: bool = False
+
+    @property
+    def mask(self) -> Tensor:
+        """What is not frozen at zero: boolean, the target's shape."""
+        return self.module._buffers["mask"]  # type: ignore[return-value]
+
+    def parameter(self) -> Tensor:
+        """The network's own parameter, for a weight."""
+        assert self.owner is not None
+        module, leaf = self.owner
+        return module._parameters[leaf]  # type: ignore[return-value]
+
+    def posterior(self) -> Posterior:
+        """The tensors of the posterior by name, as they are now."""
+        if self.owner is not None and self.target.value is not self.parameter():
+            # load_state_dict(assign=True) and some conversions replace parameters.
+            self.target = replace(self.target, value=self.parameter())
+        q: dict[str, Tensor] = {}
+        for key, (module, leaf) in self.located.items():
+            own = module._parameters if leaf in module._parameters else module._buffers
+            q[key] = own[leaf]  # type: ignore[assignment]
+        return q
+
+
+def locate(net: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that owns a parameter, and the attribute it has there."""
+    owner, _, leaf = name.rpartition(".")
+    return net.get_submodule(owner), leaf
+
+
+def _after_loading(guide: Guide, _: object) -> None:
+    guide.find_frozen()
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
+
+
+def check_target(net: nn.Module, method: Method, target: Target, taken: list[Entry]) -> None:
+    if target.kind not in method.kinds:
+        raise ValueError(
+            f"{type(method).__name__} takes targets of kind {' or '.join(method.kinds)}, but "
+            f"{target.key!r} is of kind {target.kind}"
+        )
+    if any(entry.target.key == target.key for entry in taken):
+        raise ValueError(f"{target.key!r} is given to two methods, or twice to one")
+    owner_name = target.name.rpartition(".")[0] if target.kind == "weight" else target.name
+    if target.kind == "weight":
+        own = dict(net.named_parameters())
+        if target.name not in own:
+            raise unknown_name("parameter", target.name, own)
+        if own[target.name] is not target.value:
+            raise ValueError(
+                f"{target.name!r} was selected on another network; select it on this one"
+            )
+    else:
+        own_modules = dict(net.named_modules())
+        if target.name not in own_modules:
+            raise unknown_name("module", target.name, own_modules)
+    path = owner_name.split(".") if owner_name else []
+    for depth in range(len(path) + 1):
+        name = ".".join(path[:depth])
+        module = net.get_submodule(name)
+        for refused, reason in _REFUSED.items():
+            if isinstance(module, refused):
+                where = name or "the network itself"
+                raise TypeError(
+                    f"{target.key!r} lies in {where} ({type(module).__name__}), which cannot be "
+                    f"lifted: {reason}. Leave it out of the targets, or write the layer with "
+                    "nn.Linear"
+                )
+    if target.kind == "weight":
+        owner = net.get_submodule(owner_name)
+        probe = method.activation_moments(target, method.init(target))
+        if probe is not None and not (
+            target.name.rpartition(".")[2] == "weight"
+            and isinstance(owner, (nn.Linear, *_CONVOLUTIONS))
+        ):
+            raise ValueError(
+                f"noise can be drawn at the activations of Linear and convolutional layers, not of "
+                f"{target.key!r} ({type(owner).__name__}); use estimator='weights' for it"
+            )

@@ -1,0 +1,52 @@
+"""Parameter groups: one optimizer over all parameters, with rates by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyrosparse.errors import unknown_name
+
+Rates = float | Mapping[str, float]
+
+
+def fused_adam(groups: list[dict[str, Any]]) -> Optimizer:
+    """Adam in one kernel over all parameters."""
+    return torch.optim.Adam(groups, fused=True)
+
+
+def parameter_groups(parameters: Mapping[str, Tensor], rates: Rates) -> list[dict[str, Any]]:
+    """One group for each rule of the rates, so that a fused optimizer takes few launches.
+
+    rates: one rate, or rates by glob on names; the first rule that matches counts.
+
+    Raises ValueError where no rule covers a parameter, or a rule matches none.
+
+    >>> import torch
+    >>> w = torch.ones(2)
+    >>> [group["lr"] for group in parameter_groups({"a": w, "b": w}, {"a": 0.1, "*": 0.2})]
+    [0.1, 0.2]
+    """
+    if not isinstance(rates, Mapping):
+        rates = {"*": rates}
+    grouped: dict[str, list[Tensor]] = {rule: [] for rule in rates}
+    for name, tensor in parameters.items():
+        rule = next((rule for rule in rates if fnmatchcase(name, rule)), None)
+        if rule is None:
+            raise ValueError(
+                f"no learning rate is given for {name!r}; add a rule for it, or '*' for all others"
+            )
+        grouped[rule].append(tensor)
+    for rule, tensors in grouped.items():
+        if not tensors and not any(fnmatchcase(name, rule) for name in parameters):
+            raise unknown_name("parameter in learning_rate", rule, parameters)
+    return [
+        {"params": tensors, "lr": rates[rule], "name": rule}
+        for rule, tensors in grouped.items()
+        if tensors
+    ]
