@@ -22,6 +22,7 @@ from pyrosparse.evidence.log_posterior import evaluation_mode, modules
 from pyrosparse.files import write_text_atomically
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.kl_scale import kl_scale as scale_kl
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
 from pyrosparse.infer.parameter_groups import Rates, fused_adam, parameter_groups
@@ -95,7 +96,7 @@ def fit(
     _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation)
     run = Fit(model, guide, data, epochs, batch_size, seed)
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), flush_denormals():
         torch.manual_seed(seed)
         run._collect_parameters()
         run.optimizer = (optimizer or fused_adam)(parameter_groups(run.parameters, learning_rate))
