@@ -30,7 +30,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise URLError("no route to host")
 
     broken = SimpleNamespace(MNIST=fail, FashionMNIST=fail, CIFAR10=fail)
-    monkeypatch.setattr(data, "torchvision", lambda: SimpleNamespace(datasets=broken))
+    monkeypatch.setattr(data.sources, "torchvision", lambda: SimpleNamespace(datasets=broken))
 
 
 def numbered(count: int) -> Examples:
@@ -133,8 +133,9 @@ def test_values_that_are_not_finite_are_counted_and_located(value: float) -> Non
         (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), "no data"),
         (torch.zeros(3), torch.zeros(3, dtype=torch.int64), "x must be floating"),
         (torch.zeros(3, 2).byte(), torch.zeros(3, dtype=torch.int64), "x must be floating"),
-        (torch.zeros(3, 2), torch.zeros(3), "y must be int64"),
-        (torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.int64), "y must be int64"),
+        (torch.zeros(3, 2), torch.zeros(3, dtype=torch.int32), "y must be classes"),
+        (torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.int64), "y must be classes"),
+        (torch.zeros(3, 2), torch.zeros(3, 1, 1), "y must be classes"),
     ],
 )
 def test_bad_examples(x: torch.Tensor, y: torch.Tensor, message: str) -> None:
@@ -358,7 +359,7 @@ def test_download_fills_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         write_mnist(root)
 
     fake = SimpleNamespace(datasets=SimpleNamespace(MNIST=download))
-    monkeypatch.setattr(data, "torchvision", lambda: fake)
+    monkeypatch.setattr(data.sources, "torchvision", lambda: fake)
     assert len(data.load("mnist", root=tmp_path / "new").test) == 5
     assert (tmp_path / "new" / "MNIST").is_dir()
 
@@ -369,8 +370,8 @@ def test_download_into_the_cache_if_the_root_is_read_only(
     fake = SimpleNamespace(
         datasets=SimpleNamespace(MNIST=lambda root, download: write_mnist(root) and None)
     )
-    monkeypatch.setattr(data, "torchvision", lambda: fake)
-    monkeypatch.setattr(data.os, "access", lambda folder, mode: False)
+    monkeypatch.setattr(data.sources, "torchvision", lambda: fake)
+    monkeypatch.setattr(data.sources.os, "access", lambda folder, mode: False)
     assert len(data.load("mnist", root=tmp_path).test) == 5
     assert not (tmp_path / "MNIST").exists()
 
@@ -433,7 +434,7 @@ def test_cifar10_from_a_zip_and_then_from_the_cache(
     cats = first.train.x[first.train.y == 0]
     assert torch.equal(cats.unique(), torch.tensor([0, 200 / 255]))
 
-    monkeypatch.setattr(data, "_images", None)  # decoding again would fail
+    monkeypatch.setattr(data.images, "read_images", None)  # decoding again would fail
     second = load()
     assert torch.equal(first.train.x, second.train.x) and torch.equal(first.test.y, second.test.y)
     assert second.classes == first.classes
@@ -484,7 +485,7 @@ def test_cifar10_prefers_the_original_batches(
     write_zip(tmp_path)
     (tmp_path / "cifar-10-batches-py").mkdir()
     fake = SimpleNamespace(datasets=SimpleNamespace(CIFAR10=Cifar10))
-    monkeypatch.setattr(data, "torchvision", lambda: fake)
+    monkeypatch.setattr(data.sources, "torchvision", lambda: fake)
     cifar = data.load("cifar10", root=tmp_path, validation=0, normalise="unit")
     assert cifar.name == "CIFAR-10"
     assert cifar.image_shape == (3, 32, 32)

@@ -11,7 +11,8 @@ class flush_denormals:
     Gradients of weights that the prior has pulled to nearly zero, and an optimizer's memory of
     them, decay into the denormal range (below 1e-38 in float32), where processors compute tens of
     times slower. The setting of before is restored at the end; where a processor cannot flush,
-    nothing happens.
+    nothing happens. It holds for the calling thread and for threads started from then on: in a
+    program that computes on several threads, call ``torch.set_flush_denormal(True)`` first of all.
 
     >>> with flush_denormals():
     ...     flushing()

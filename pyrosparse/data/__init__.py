@@ -1,0 +1,104 @@
+"""Data sets of examples and benchmarks: whole sets in memory, minibatches cut out by index."""
+
+import os
+from pathlib import Path
+
+from pyrosparse.data.examples import DataSet, Examples
+from pyrosparse.data.folders import default_root
+from pyrosparse.data.idx import read_idx
+from pyrosparse.data.images import image_tree, read_images
+from pyrosparse.data.pixels import Normalisation, Pixels, check_options, prepare, stratified
+from pyrosparse.data.sources import SOURCES
+from pyrosparse.errors import unknown_name
+
+__all__ = ["DataSet", "Examples", "default_root", "image_folder", "load", "names", "read_idx"]
+
+
+def names() -> tuple[str, ...]:
+    """Names that `load` knows.
+
+    >>> names()
+    ('digits', 'mnist', 'fashion-mnist', 'cifar10')
+    """
+    return tuple(SOURCES)
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    validation: float = 0.1,
+    normalise: Normalisation = "standard",
+    root: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    download: bool = True,
+) -> DataSet:
+    """Load a data set by name (`names()`), or the existing directory `name` as `image_folder` does.
+
+    The parts hold x: (N, C, H, W) float32 and y: (N,) int64. `validation` is the fraction of the
+    training data that is held out, at random by `seed`; which data are test data is fixed.
+    `normalise`: "standard" makes mean 0 and variance 1 of each channel of the training part
+    (Bayesian pruning; beta-Bernoulli on CIFAR), "unit" leaves pixels in [0, 1] (beta-Bernoulli on
+    MNIST). `root` has torchvision's layout, and is `default_root()` if None; torchvision downloads
+    what is missing.
+
+    digits: (1, 8, 8), from scikit-learn, a fifth as test data. mnist, fashion-mnist: (1, 28, 28).
+    cifar10: (3, 32, 32), from cifar-10-batches-py, else from cifar10-jpeg/cifar10-jpeg.zip,
+    which is named "CIFAR-10 (JPEG)", because its pixels are not the original ones.
+
+    Raises ValueError if an argument or a file is bad, FileNotFoundError if files are missing and
+    cannot be downloaded, ImportError if a library that the data set needs is missing.
+
+    >>> digits = load("digits", validation=0.2)
+    >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
+    ((1, 8, 8), 1150, 288, 359)
+    """
+    if isinstance(name, str) and name in SOURCES:
+        check_options(validation, normalise)  # before minutes of reading
+        pixels = SOURCES[name](Path(root).expanduser() if root else default_root(), download)
+        return prepare(pixels, validation, normalise, seed)
+    if Path(name).is_dir():
+        return image_folder(name, validation=validation, normalise=normalise, seed=seed)
+    raise unknown_name("data set", os.fspath(name), [*names(), "<folder>"])
+
+
+def image_folder(
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    grey: bool = False,
+    validation: float = 0.1,
+    test: float = 0.2,
+    normalise: Normalisation = "standard",
+    seed: int = 0,
+) -> DataSet:
+    """Load PNG and JPEG images from folders `<class>/`, or `train/<class>/` and `test/<class>/`.
+
+    The parts hold x: (N, 3, H, W), or (N, 1, H, W) if `grey`, float32, and y: (N,) int64. `size` is
+    (H, W) to resize to, or None if all images have one size already. `test` is the fraction of each
+    class that becomes test data, always the same ones, if there is no test folder. `validation`,
+    `normalise` and `seed` as in `load`.
+
+    Raises ValueError if there are no classes or images, an image cannot be read (it is named), the
+    sizes differ, or an argument is bad.
+
+    >>> from PIL import Image
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for index in range(20):
+    ...         file = Path(folder, ("cat", "dog")[index % 2], f"{index}.png")
+    ...         file.parent.mkdir(exist_ok=True)
+    ...         Image.new("RGB", (6, 4), (index, 0, 0)).save(file)
+    ...     animals = image_folder(folder)
+    >>> animals.classes, animals.image_shape, len(animals.test)
+    (('cat', 'dog'), (3, 4, 6), 4)
+    """
+    check_options(validation, normalise)
+    path = Path(path)
+    if (path / "train").is_dir() and (path / "test").is_dir():
+        return prepare(image_tree(path.name, path, size, grey), validation, normalise, seed)
+    if not 0 < test < 1:
+        raise ValueError(f"test must be a fraction between 0 and 1; got {test}")
+    x, y, classes = read_images(path, size, grey)
+    held_out = stratified(y, test)
+    pixels = Pixels(path.name, x[~held_out], y[~held_out], x[held_out], y[held_out], classes)
+    return prepare(pixels, validation, normalise, seed)

@@ -1,0 +1,78 @@
+"""From pixels as they are stored to normalised parts of a data set."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyrosparse.data.examples import DataSet, Examples
+from pyrosparse.errors import unknown_name
+
+Normalisation = Literal["standard", "unit"]
+
+# The test part that we cut ourselves is the same whatever seed the user averages over.
+_TEST_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """What a source reads: pixels as they are stored, before any split or normalisation.
+
+    train_x, test_x: (N, C, H, W) uint8, or float32 in [0, 1]; train_y, test_y: (N,) int64.
+    """
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    classes: tuple[str, ...]
+
+
+def check_options(validation: float, normalise: str) -> None:
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation must be a fraction from 0 to below 1; got {validation}")
+    if normalise not in ("standard", "unit"):
+        raise unknown_name("normalisation", normalise, ["standard", "unit"])
+
+
+def stratified(y: Tensor, fraction: float) -> Tensor:
+    """Mark a fixed fraction of each class: (N,) bool."""
+    generator = torch.Generator().manual_seed(_TEST_SEED)
+    marked = torch.zeros(len(y), dtype=torch.bool)
+    for label in y.unique():
+        members = (y == label).nonzero().squeeze(1)
+        order = torch.randperm(len(members), generator=generator)
+        marked[members[order[: round(fraction * len(members))]]] = True
+    return marked
+
+
+def prepare(pixels: Pixels, validation: float, normalise: Normalisation, seed: int) -> DataSet:
+    """Hold out the validation part, and normalise all parts by what the training part says."""
+    count = len(pixels.train_y)
+    held_out = max(1, round(validation * count)) if validation else 0
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    # Sorted: within a part, data keep the order of the file.
+    chosen, rest = order[:held_out].sort().values, order[held_out:].sort().values
+
+    train_x = _unit(pixels.train_x[rest])
+    mean, deviation = torch.zeros(()), torch.ones(())
+    if normalise == "standard":
+        deviation, mean = torch.std_mean(train_x, dim=(0, 2, 3), correction=0, keepdim=True)
+        deviation = deviation.where(deviation > 0, 1.0)  # a constant channel becomes zeros, not NaN
+
+    def examples(x: Tensor, y: Tensor) -> Examples:
+        return Examples(x.sub_(mean).div_(deviation), y)
+
+    train = examples(train_x, pixels.train_y[rest])
+    validation_part = None
+    if held_out:
+        validation_part = examples(_unit(pixels.train_x[chosen]), pixels.train_y[chosen])
+    test = examples(_unit(pixels.test_x), pixels.test_y)
+    return DataSet(pixels.name, train, validation_part, test, pixels.classes)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Return pixels in [0, 1] in a tensor of their own: float32."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x.clone()
