@@ -49,7 +49,8 @@ def elbo(
 
     Draw s of every call with one seed uses the same random numbers, whatever the guide's
     parameters: the difference of two estimates is far more precise than either. In evaluation
-    mode, one set of weights for all data. The caller's random state is left alone.
+    mode, one draw of all latent sites serves all data (no sites local to a datum). The caller's
+    random state is left alone.
 
     data, batch_size: as for ``log_posterior``.
     draws:            draws of the guide; at least 2 for a standard error.

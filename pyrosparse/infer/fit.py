@@ -117,6 +117,8 @@ def fit(
             return run
         if metrics is not None:
             run._write_metrics(metrics)
+        for module in modules(model, guide):
+            module.train()
         for callback in callbacks:
             callback.on_start(run)
         scaled = scale_kl(kl_scale)
@@ -124,8 +126,6 @@ def fit(
         with progress_bar(epochs, run.epoch, progress) as advance, scaled:
             while not run.finished:
                 started = time.perf_counter()
-                for module in modules(model, guide):
-                    module.train()
                 total = count = 0.0
                 n_batches = -(-run.n // batch_size) if run.n else None
                 for index, batch in enumerate(run._epoch_batches()):

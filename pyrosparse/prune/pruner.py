@@ -63,8 +63,20 @@ class Pruner(Callback):
         """Take note of this round's Bayes factor."""
 
     def on_start(self, run: Fit) -> None:
-        if not any(target.kind == "weight" for target in run.lifted.targets):
+        guide = run.lifted.guide
+        if run.guide is not guide:
+            raise ValueError(
+                "pruning sets locations of the lifted network's own guide: fit with it"
+            )
+        weights = [target.name for target in run.lifted.targets if target.kind == "weight"]
+        if not weights:
             raise ValueError("the lifted network has no weight among its targets: nothing to prune")
+        apart = [name for name in weights if name not in guide.shared]
+        if apart:
+            raise ValueError(
+                f"the posterior of {', '.join(apart)} is not located at the network's own weight, so "
+                "setting the weight to zero would not prune it: use a prior whose site is the weight"
+            )
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
         before = log_posterior(run.model, run.guide, run.data)
