@@ -74,8 +74,8 @@ class Pruner(Callback):
         apart = [name for name in weights if name not in guide.shared]
         if apart:
             raise ValueError(
-                f"the posterior of {', '.join(apart)} is not located at the network's own weight, so "
-                "setting the weight to zero would not prune it: use a prior whose site is the weight"
+                f"the posterior of {', '.join(apart)} is not located at the network's own weight, "
+                "so that setting it to zero prunes nothing: use a prior whose site is the weight"
             )
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
