@@ -6,8 +6,6 @@ import datetime
 import fcntl
 import itertools
 import json
-import os
-import platform
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,9 +19,10 @@ import joblib
 import torch
 
 import pyrosparse
+from pyrosparse import machine
 from pyrosparse.compress import Settings, compress
 from pyrosparse.errors import unknown_name
-from pyrosparse.files import write_text_atomically
+from pyrosparse.files import write_atomically
 
 Cell = tuple[tuple[str, Any], ...]
 
@@ -212,7 +211,7 @@ def _run_job(job: Job, scratch: Path) -> dict[str, Any]:
         "seconds": round(sum(entry["seconds"] for entry in outcome.run.history), 1),
         "version": pyrosparse.__version__,
         "torch": torch.__version__,
-        "machine": f"{_processor()}, {os.cpu_count()} cores, 1 thread a run",
+        "machine": f"{machine.describe()}, 1 thread a run",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "settings": asdict(job.settings),
         "history": [_rounded(entry) for entry in outcome.run.history],
@@ -223,19 +222,10 @@ def _rounded(entry: dict[str, Any]) -> dict[str, Any]:
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in entry.items()}
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            models = (line for line in file if line.startswith("model name"))
-            return next(models).split(":")[1].strip()
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def _append(results: Path, line: dict[str, Any]) -> None:
     results.parent.mkdir(parents=True, exist_ok=True)
     with open(results.with_name(f".{results.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several benches may add to one file
         lines = [*(x for x in read(results) if x["id"] != line["id"]), line]
         text = "".join(json.dumps(x) + "\n" for x in lines)
-        write_text_atomically(results, text)
+        write_atomically(results, text)

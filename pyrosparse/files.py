@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place in one step.
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path:
+    """Put a text (UTF-8) or bytes in a file in one step, making its folder where it is missing.
 
     A reader, or a process killed at any moment, finds the old file or the new one, never a part.
 
@@ -17,41 +17,26 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     written = write_atomically(f"{folder}/a.txt", lambda file: file.write_text("whole"))
-    ...     written.read_text()
+    ...     write_atomically(f"{folder}/a.txt", "whole").read_text()
     'whole'
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"cannot write {path} ({error.strerror or error}): free some space or choose another "
-            "folder; an earlier file of this name is untouched",
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(
+                error.errno,
+                f"cannot write {path} ({error.strerror or error}): free some space or choose "
+                "another folder; an earlier file of this name is untouched",
+            ) from error
         raise
     return path
-
-
-def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
-    """Put a text in a file in one step, as ``write_atomically`` does.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_text_atomically(f"{folder}/a.txt", "whole").read_text()
-    'whole'
-    """
-
-    def write(file: Path) -> None:
-        file.write_text(text, encoding="utf-8")
-
-    return write_atomically(path, write)

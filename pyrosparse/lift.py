@@ -182,7 +182,7 @@ class Lifted(PyroModule):
                 raise ValueError(f"{key!r} is a gate: it has no weight to set to zero; use freeze")
         with torch.no_grad():
             for key, entry in entries.items():
-                entry.parameter().mul_(masks[key] != 0)
+                entry.parameter().masked_fill_(masks[key] == 0, 0.0)
 
     def freeze(self, masks: Mapping[str, Tensor]) -> None:
         """Hold what the masks remove at zero from now on, in draws, means and the network's own
@@ -198,7 +198,7 @@ class Lifted(PyroModule):
             for key, entry in entries.items():
                 entry.mask.copy_(masks[key] != 0)
                 if entry.owner is not None:
-                    entry.parameter().mul_(entry.mask)
+                    entry.parameter().masked_fill_(~entry.mask, 0.0)
         self.guide.find_frozen()
 
     def _entries_of(self, masks: Mapping[str, Tensor]) -> dict[str, Entry]:

@@ -1,5 +1,6 @@
 """The papers' architectures by name: plain modules from images (N, C, H, W) to logits."""
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -191,15 +192,20 @@ def create(name: str, image_shape: Sequence[int], classes: int, **options: Any) 
     """Make a network by name: one of `names()`, or "torchvision:resnet18" and its like.
 
     image_shape: (C, H, W); the network maps (N, C, H, W) float32 to logits (N, classes) float32.
-    Raises ValueError if the name is unknown or the images do not suit the network, TypeError if the
-    network has no such option, and ImportError if torchvision is needed and does not import.
+    Raises ValueError if the name or an option is unknown or the images do not suit the network, and
+    ImportError if torchvision is needed and does not import.
 
     >>> create("fcn", image_shape=(1, 8, 8), classes=10, hidden=(32, 16)).fc1
     Linear(in_features=64, out_features=32, bias=True)
     """
     family, _, model = name.partition(":")
     if family != "torchvision":
-        return _network(name)(image_shape, classes, **options)
+        function = _network(name)
+        known_options = list(inspect.signature(function).parameters)[2:]
+        for option in options:
+            if option not in known_options:
+                raise unknown_name(f"option of {name}", option, known_options)
+        return function(image_shape, classes, **options)
     _check_images(image_shape, classes)
     models = torchvision().models
     # Without `module` the list has detectors and segmenters too, which return no logits.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from pyrosparse.files import write_atomically
@@ -50,7 +50,7 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
 
     content = json.dumps(strip(tree))
     metadata = {"format": FORMAT, "content": content}
-    return write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
+    return write_atomically(path, serialize(tensors, metadata=metadata))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.log_posterior import evaluation_mode, modules
-from pyrosparse.files import write_text_atomically
+from pyrosparse.files import write_atomically
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.denormals import flush_denormals
@@ -343,7 +343,7 @@ class Fit:
 
     def _write_metrics(self, path: str | os.PathLike[str]) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
-        write_text_atomically(path, lines)
+        write_atomically(path, lines)
 
 
 class _unscaled:

@@ -27,7 +27,8 @@ class Pruner(Callback):
                 round, so that the sparsity during training fluctuates.
     likelihood: how the recorded Bayes factor takes the likelihood: ``sum`` or ``mean``.
 
-    At the end the network is pruned to ``sparsity`` once more. Recorded each epoch: ``pruned``,
+    At the end the network is pruned to ``sparsity`` once more, and where that changes it, the last
+    epoch's record is of this round. Recorded each epoch: ``pruned``,
     ``sparsity``, ``train_nll`` (before pruning), ``log_bayes_factor`` and its two parts, in nats.
 
     Raises ValueError on a sparsity outside [0, 1) and on unknown criteria.
@@ -89,8 +90,11 @@ class Pruner(Callback):
         return _record(run, pruned, before, factor)
 
     def on_end(self, run: Fit) -> dict[str, Any]:
-        self._prune(run, self.sparsity)
-        return {"sparsity": _sparsity(weights_of(run))}
+        before = log_posterior(run.model, run.guide, run.data)
+        if not self._prune(run, self.sparsity):
+            return {}
+        after = log_posterior(run.model, run.guide, run.data)
+        return _record(run, True, before, log_bayes_factor(before, after, self.likelihood))
 
     def _prune(self, run: Fit, sparsity: float) -> bool:
         """Prune to a sparsity; returns whether any weight changed."""

@@ -1,0 +1,184 @@
+"""The folder of a compression run: what was asked, what came of it, and how to go on."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from matplotlib.figure import Figure
+
+import pyrosparse
+from pyrosparse import machine, plots, report
+from pyrosparse.compress import Outcome, Settings, compress
+from pyrosparse.files import write_atomically
+from pyrosparse.summary import Summary, summarize
+from pyrosparse.weights_file import load_weights
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def run(
+    settings: Settings,
+    folder: Path,
+    *,
+    weights: Path | None = None,
+    progress: bool | None = None,
+) -> Summary:
+    """Train, prune and evaluate as ``compress`` does, and leave all of it in a folder.
+
+    folder:  made where it is missing. A run of the same settings that stopped there goes on, one
+             that finished is not repeated. It is tried out before the training starts.
+    weights: a file that ``load_weights`` reads, to start from.
+
+    Leaves ``config.json``, ``metrics.jsonl`` (a line an epoch), ``checkpoint.safetensors``,
+    ``weights.safetensors`` (sparse: ``load_sparse``), ``summary.json``, PNG plots and
+    ``report.html``, each whole or not at all.
+
+    Raises ValueError where the folder has a run of other settings, OSError where it cannot be
+    written to, and what ``compress`` and ``load_weights`` raise.
+
+    >>> import tempfile
+    >>> settings = Settings(epochs=1, network_options={"hidden": (8,)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summary = run(settings, Path(folder), progress=False)
+    ...     sorted(file.name for file in Path(folder).glob("*.safetensors"))
+    ['checkpoint.safetensors', 'weights.safetensors']
+    """
+    start = load_weights(weights) if weights is not None else None
+    config = _prepare(folder, settings, weights)
+    outcome = compress(settings, folder=folder, weights=start, progress=progress)
+    summary = summarize(outcome, folder / "weights.safetensors", settings.likelihood)
+    text = json.dumps(asdict(summary) | {"sparsity": summary.sparsity}, indent=2)
+    write_atomically(folder / "summary.json", text + "\n")
+    drawn = figures(settings, outcome, summary)
+    for name, figure in drawn.items():
+        write_atomically(folder / f"{name}.png", plots.png(figure))
+    again = command(settings, weights=weights)
+    page = report.html(summary, outcome.run.history, drawn, config, again)
+    write_atomically(folder / "report.html", page)
+    return summary
+
+
+def default_folder(settings: Settings) -> Path:
+    """Where a run goes if nothing else is said.
+
+    >>> default_folder(Settings()).as_posix()
+    'runs/digits-fcn-bayesian-magnitude-0.9-seed0'
+    """
+    network = settings.network.replace(":", "-")
+    level = "" if settings.method == "none" else f"-{settings.sparsity:g}"
+    name = f"{Path(settings.dataset).name}-{network}-{settings.method}{level}-seed{settings.seed}"
+    return Path("runs", name)
+
+
+def command(settings: Settings, *, weights: Path | None = None) -> str:
+    """The shell command that repeats a run; what is not in it is as by default.
+
+    >>> command(Settings(sparsity=0.99, freeze=False))
+    'pyrosparse compress --sparsity 0.99 --no-freeze'
+    """
+    words = ["pyrosparse", "compress"]
+    for field in fields(Settings):
+        value, option = getattr(settings, field.name), field.name.replace("_", "-")
+        if value == getattr(Settings(), field.name):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, Mapping):
+            words += [f"--{option}", json.dumps(value)]
+        else:
+            words += [f"--{option}", str(value)]
+    if weights is not None:
+        words += ["--weights", str(weights)]
+    return shlex.join(words)
+
+
+def figures(settings: Settings, outcome: Outcome, summary: Summary) -> dict[str, Figure]:
+    """The plots of a run by the names of their files; those on pruning only where it pruned."""
+    history = outcome.run.history
+    threshold = None
+    if settings.method.startswith("bayesian-"):
+        threshold = settings.threshold / (1 if settings.per_datum else summary.train)
+    drawn = {"learning_curves": plots.learning_curves(history, threshold=threshold)}
+    if settings.method != "none":
+        drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
+        layers = {layer.name: layer.sparsity for layer in summary.layers}
+        drawn["sparsity_by_layer"] = plots.sparsity_by_layer(layers)
+    return drawn
+
+
+def versions() -> dict[str, str]:
+    """What a run's numbers depend on besides its settings: versions and machine."""
+    return {
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": machine.describe(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _prepare(folder: Path, settings: Settings, weights: Path | None) -> dict[str, Any]:
+    """Settle what the folder is for; returns the content of its ``config.json``."""
+    config = {
+        "settings": json.loads(json.dumps(asdict(settings))),
+        "weights": _identify(weights),
+        "version": pyrosparse.__version__,
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": versions(),
+    }
+    # Without a checkpoint nothing was begun that other settings could spoil.
+    if (folder / CHECKPOINT).exists():
+        begun = _read(folder)
+        _refuse_others(folder, begun, config)
+        config = begun
+    # Written also where it is there already: a full disk shows itself now and not after training.
+    write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    return config
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not {"settings", "weights", "version", "started", "machine"} <= config.keys():
+            raise ValueError("entries are missing")
+        return config
+    except (FileNotFoundError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{folder} has a checkpoint, but no {file.name} that says of which run ({error}): "
+            "choose another folder with --output"
+        ) from error
+
+
+def _refuse_others(folder: Path, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
+    keys = {**begun["settings"], **wanted["settings"]}
+    differences = [
+        f"{key} was {begun['settings'].get(key)!r}, is {wanted['settings'].get(key)!r}"
+        for key in keys
+        if begun["settings"].get(key) != wanted["settings"].get(key)
+    ]
+    before, now = ((config["weights"] or {}).get("sha256") for config in (begun, wanted))
+    if before != now:
+        differences.append("the weights to start from are others")
+    if differences:
+        raise ValueError(
+            f"{folder} has a run with other settings ({'; '.join(differences)}): choose another "
+            "folder with --output, or delete this one"
+        )
+
+
+def _identify(weights: Path | None) -> dict[str, str] | None:
+    if weights is None:
+        return None
+    return {"file": str(weights), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
