@@ -47,7 +47,7 @@ def learning_curves(history: History, *, threshold: float | None = None) -> Figu
     history:   as ``Fit.history`` has it; without pruning there is only the left panel.
     threshold: where the gate stands, nats per datum; drawn as a line.
 
-    Left: negative log likelihood, nats per datum (the training curve before each round).
+    Left: negative log likelihood, nats per datum, after each round.
     Right: log Bayes factor of each round, nats per datum, filled where weights were allowed to go,
     and on the second axis the sparsity after it. Raises ValueError on an empty history.
 

@@ -28,7 +28,7 @@ _EPOCHS = {
 
 _CAPTIONS = {
     "learning_curves": (
-        "Training loss (before each round of pruning) and validation loss by epoch; where the run "
+        "Training and validation loss by epoch, after its round of pruning; where the run "
         "pruned, the log Bayes factor of each round and the sparsity after it."
     ),
     "bayes_factor_parts": (

@@ -29,7 +29,7 @@ class Pruner(Callback):
 
     At the end the network is pruned to ``sparsity`` once more, and where that changes it, the last
     epoch's record is of this round. Recorded each epoch: ``pruned``,
-    ``sparsity``, ``train_nll`` (before pruning), ``log_bayes_factor`` and its two parts, in nats.
+    ``sparsity``, ``train_nll`` (after the round), ``log_bayes_factor`` and its two parts, in nats.
 
     Raises ValueError on a sparsity outside [0, 1) and on unknown criteria.
 
@@ -87,14 +87,14 @@ class Pruner(Callback):
             after = log_posterior(run.model, run.guide, run.data)
         factor = log_bayes_factor(before, after, self.likelihood)
         self.learn(factor)
-        return _record(run, pruned, before, factor)
+        return _record(run, pruned, after, factor)
 
     def on_end(self, run: Fit) -> dict[str, Any]:
         before = log_posterior(run.model, run.guide, run.data)
         if not self._prune(run, self.sparsity):
             return {}
         after = log_posterior(run.model, run.guide, run.data)
-        return _record(run, True, before, log_bayes_factor(before, after, self.likelihood))
+        return _record(run, True, after, log_bayes_factor(before, after, self.likelihood))
 
     def _prune(self, run: Fit, sparsity: float) -> bool:
         """Prune to a sparsity; returns whether any weight changed."""
@@ -134,11 +134,11 @@ def _sparsity(weights: dict[str, Tensor]) -> float:
     return zeros / sum(weight.numel() for weight in weights.values())
 
 
-def _record(run: Fit, pruned: bool, before: LogPosterior, factor: BayesFactor) -> dict[str, Any]:
+def _record(run: Fit, pruned: bool, after: LogPosterior, factor: BayesFactor) -> dict[str, Any]:
     return {
         "pruned": pruned,
         "sparsity": _sparsity(weights_of(run)),
-        "train_nll": -before.likelihood_per_datum,
+        "train_nll": -after.likelihood_per_datum,
         "log_bayes_factor": factor.total,
         "log_bayes_factor_likelihood": factor.likelihood,
         "log_bayes_factor_prior": factor.prior,
