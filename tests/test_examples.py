@@ -1,0 +1,39 @@
+"""Every example runs, and gives figures that are finite."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+TINY = {
+    "lift_and_svi": {"epochs": 1, "draws": 2, "hidden": 8},
+    "fit_and_prune": {"epochs": 2, "hidden": 8},
+    "own_prior": {"epochs": 1, "hidden": 8},
+    "compare_with_nuts": {"epochs": 2, "samples": 3, "warmup": 3, "hidden": 2},
+    "evidence": {"epochs": 1, "draws": 2, "hidden": 8},
+}
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_are_listed():
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == set(TINY)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_runs(name):
+    result = load(name).main(**TINY[name])
+    assert result and all(math.isfinite(value) for value in result.values())
+
+
+def test_pruning_reaches_the_sparsity_asked_for():
+    result = load("fit_and_prune").main(epochs=2, hidden=8, sparsity=0.75)
+    assert result["sparsity"] == pytest.approx(0.75, abs=0.01)
