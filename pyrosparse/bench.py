@@ -113,14 +113,18 @@ def run(
     jobs:    runs side by side, by joblib: local processes, each on one thread, or whatever
              ``joblib.parallel_config`` says (``dask``, ``ray``).
 
-    Raises ValueError when no run matches ``only``.
+    Raises ValueError when no run matches ``only``, or when results are of other settings than the
+    suite has now.
     """
     wanted = [job for job in suite.jobs if fnmatchcase(job.id, only)]
     if not wanted:
         raise ValueError(
             f"no run of {suite.name} matches {only!r}; the first is {suite.jobs[0].id!r}"
         )
-    done = {line["id"] for line in read(results)}
+    done = {line["id"]: line for line in read(results)}
+    for job in wanted:
+        if job.id in done:
+            _refuse_other_settings(job, done[job.id], results)
     missing = [job for job in wanted if job.id not in done]
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     for line in parallel(joblib.delayed(_run_job)(job, scratch / job.id) for job in missing):
@@ -196,6 +200,18 @@ def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> 
 def _cell(dataset: str, network: str, method: str, sparsity: float) -> str:
     level = "" if method == "none" else f"-{100 * sparsity:g}"
     return f"{dataset}-{network}-{method}{level}"
+
+
+def _refuse_other_settings(job: Job, line: dict[str, Any], results: Path) -> None:
+    now = json.loads(json.dumps(asdict(job.settings)))
+    # A setting that is newer than the line had the default's effect when the line was written.
+    then = json.loads(json.dumps(asdict(Settings()))) | line["settings"]
+    other = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key]]
+    if other:
+        raise ValueError(
+            f"{results} has {job.id} with other settings ({', '.join(other)}): name another "
+            "file, or remove the line"
+        )
 
 
 def _run_job(job: Job, scratch: Path) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 import pyrosparse
-from pyrosparse import bench, data, run_folder, tables
+from pyrosparse import bench, data, run_folder
 from pyrosparse import networks as known_networks
+from pyrosparse.assess import tables
 from pyrosparse.compress import METHODS, Settings
 
 _DEFAULT = Settings()

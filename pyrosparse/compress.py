@@ -20,6 +20,7 @@ from pyrosparse.lift import Lifted, lift
 from pyrosparse.methods import Gaussian
 from pyrosparse.models import classifier
 from pyrosparse.prune import BayesFactorPruner, Pruner
+from pyrosparse.prune.bayes_factor import THRESHOLD
 
 METHODS = {
     "none": "train only: the unpruned network",
@@ -63,9 +64,9 @@ class Settings:
     scale: float = 1.0
     ramp: float = 0.6
     freeze: bool = True
-    threshold: float = 0.0
-    likelihood: Literal["mean", "sum"] = "mean"
-    per_datum: bool = False
+    threshold: float = THRESHOLD
+    likelihood: Literal["mean", "sum"] = "sum"
+    per_datum: bool = True
     validation: float = 0.1
     seed: int = 0
 

@@ -199,6 +199,7 @@ class Lifted(PyroModule):
                 entry.mask.copy_(masks[key] != 0)
                 if entry.owner is not None:
                     entry.parameter().masked_fill_(~entry.mask, 0.0)
+                entry.method.forget(entry.target, entry.posterior(), ~entry.mask)
         self.guide.find_frozen()
 
     def _entries_of(self, masks: Mapping[str, Tensor]) -> dict[str, Entry]:

@@ -55,6 +55,12 @@ class Method(ABC):
     def mean(self, target: Target, q: Posterior) -> Tensor:
         """The weight or gain used at test time, E_q of what ``prior`` returns."""
 
+    def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:  # noqa: B027
+        """Give removed elements the prior as their posterior, in place, beyond the location, which
+        ``Lifted.freeze`` sets to zero: what is gone then costs no KL.
+
+        removed: boolean, ``target.shape``."""
+
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor] | None:
         """Location and standard deviation of an independent normal posterior over the weight
         whose noise is to be drawn at the activations, or None to draw it at the weight."""

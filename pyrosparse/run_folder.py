@@ -17,11 +17,12 @@ import torch
 from matplotlib.figure import Figure
 
 import pyrosparse
-from pyrosparse import machine, plots, report
+from pyrosparse import machine
+from pyrosparse.assess import plots, report
+from pyrosparse.assess.summary import Summary, summarize
+from pyrosparse.compact.weights_file import load_weights
 from pyrosparse.compress import Outcome, Settings, compress
 from pyrosparse.files import write_atomically
-from pyrosparse.summary import Summary, summarize
-from pyrosparse.weights_file import load_weights
 
 CHECKPOINT = "checkpoint.safetensors"
 

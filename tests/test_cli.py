@@ -14,7 +14,7 @@ from pyrosparse import bench, data, networks, run_folder
 from pyrosparse.cli import app
 from pyrosparse.compress import METHODS, Settings
 from pyrosparse.infer import checkpoint
-from pyrosparse.storage import load_sparse
+from pyrosparse.compact.storage import load_sparse
 
 SMALL = ["--epochs", "2", "--network-options", '{"hidden": [8]}']
 

@@ -91,5 +91,9 @@ class Gaussian(Method):
     def mean(self, target: Target, q: Posterior) -> Tensor:
         return q["loc"]
 
+    def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
+        if self.posterior == "normal":
+            q["log_scale"].masked_fill_(removed, math.log(self.scale))
+
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor] | None:
         return (q["loc"], q["log_scale"].exp()) if self.estimator == "activations" else None

@@ -9,6 +9,9 @@ from pyrosparse.infer.schedules import Schedule, constant
 from pyrosparse.prune.criteria import Criterion
 from pyrosparse.prune.pruner import Pruner
 
+THRESHOLD = -0.105
+"""log 0.9, nats per datum: a round may take a tenth of each datum's posterior density."""
+
 
 class BayesFactorPruner(Pruner):
     r"""Prunes after an epoch where the last round's Bayes factor exceeds a threshold.
@@ -20,10 +23,11 @@ class BayesFactorPruner(Pruner):
     psi are the weights before a round, phi those after. The first round always prunes; a round
     that does not prune has log BF = 0.
 
-    threshold:  log beta, nats; 0 asks that the pruned network be the more probable one.
+    threshold:  log beta, nats; 0 asks that the pruned network be the more probable one, which at
+                an optimum none is.
     likelihood: ``sum``, the log posterior proper, or ``mean``, which divides the likelihood's part
                 by the number of data (the prior's part then decides nearly always).
-    per_datum:  compare log BF / n with the threshold, nats per datum.
+    per_datum:  compare log BF / n, nats per datum, with the threshold; else log BF.
     criterion, sparsity, ramp, freeze: as for ``Pruner``, and so is what is recorded.
 
     Raises ValueError on a sparsity outside [0, 1) and on unknown options.
@@ -39,9 +43,9 @@ class BayesFactorPruner(Pruner):
         criterion: str | Criterion = "magnitude",
         sparsity: float = 0.9,
         *,
-        threshold: float = 0.0,
-        likelihood: Literal["mean", "sum"] = "mean",
-        per_datum: bool = False,
+        threshold: float = THRESHOLD,
+        likelihood: Literal["mean", "sum"] = "sum",
+        per_datum: bool = True,
         ramp: Schedule = constant,
         freeze: bool = False,
     ) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from safetensors.torch import save
 
+from pyrosparse.compact.storage import Stored, save_sparse
 from pyrosparse.compress import Outcome
-from pyrosparse.storage import Stored, save_sparse
 
 
 @dataclass(frozen=True)

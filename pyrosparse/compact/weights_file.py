@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pyrosparse.compact.storage import FORMAT as SPARSE
+from pyrosparse.compact.storage import StorageError, load_sparse
 from pyrosparse.infer import checkpoint
-from pyrosparse.storage import FORMAT as SPARSE
-from pyrosparse.storage import StorageError, load_sparse
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from pyrosparse.assess.summary import Summary, headline
 from pyrosparse.bench import Row
-from pyrosparse.summary import Summary, headline
 
 _COLUMNS = ("cell", "ours, %", "seeds", "sparsity, %", "paper, %", "difference")
 

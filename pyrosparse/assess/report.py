@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyrosparse import plots
-from pyrosparse.summary import Summary, headline
+from pyrosparse.assess import plots
+from pyrosparse.assess.summary import Summary, headline
 
 _EPOCHS = {
     "epoch": "epoch",
@@ -68,8 +68,8 @@ def html(
     config:  ``settings``, ``weights``, ``version``, ``started`` and ``machine`` of the run.
     command: the shell command that repeats it.
 
-    >>> from pyrosparse.storage import Stored
-    >>> from pyrosparse.summary import Layer
+    >>> from pyrosparse.compact.storage import Stored
+    >>> from pyrosparse.assess.summary import Layer
     >>> layer = Layer("fc.weight", (10, 10), 10, Stored("bitmask", 53, 400), 100)
     >>> summary = Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [layer], 800, 400, 2.0, None)
     >>> settings = {"network": "fcn", "method": "magnitude", "epochs": 1, "seed": 0}
@@ -83,7 +83,7 @@ def html(
     method = settings["method"]
     if method != "none":
         title += f", {method}, {100 * summary.sparsity:.4g} % sparse"
-    css = (resources.files("pyrosparse") / "report.css").read_text(encoding="utf-8")
+    css = (resources.files("pyrosparse.assess") / "report.css").read_text(encoding="utf-8")
     gated = method.startswith("bayesian-")
     pruned = any("log_bayes_factor" in entry for entry in history)
     mean = settings.get("likelihood") == "mean" and gated
