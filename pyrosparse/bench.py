@@ -182,6 +182,19 @@ def table(suite: Suite, results: Path) -> list[Row]:
     ]
 
 
+def provenance(results: Path) -> str:
+    """With what versions, on what machines and when the runs of a results file were made."""
+    lines = read(results)
+
+    def values(key: str) -> str:
+        return ", ".join(sorted({line[key] for line in lines}))
+
+    return (
+        f"{len(lines)} runs; pyrosparse {values('version')}, torch {values('torch')}; "
+        f"{values('machine')}; {values('date')}"
+    )
+
+
 def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> Iterator[Job]:
     settings = {**shared, **grid}
     known = set(Settings.__dataclass_fields__) - {"seed"} | {"seeds"}

@@ -207,10 +207,11 @@ def table(
     if not rows:
         raise ValueError(f"{file} has no results: run `pyrosparse bench {suite}` first")
     if markdown:
-        typer.echo(tables.suite_markdown(rows))
+        typer.echo(tables.suite_markdown(rows) + f"\n\n{bench.provenance(file)}.")
     else:
         _say(f"{escape(grid.title)}. Paper: {escape(grid.source)}.")
         _say(tables.suite(rows))
+        _say(escape(bench.provenance(file)))
 
 
 def _results(suite: bench.Suite) -> Path:
