@@ -183,14 +183,21 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Ent
                     f"lifted: {reason}. Leave it out of the targets, or write the layer with "
                     "nn.Linear"
                 )
-    if target.kind == "weight":
-        owner = net.get_submodule(owner_name)
-        probe = method.activation_moments(target, method.init(target))
-        if probe is not None and not (
-            target.name.rpartition(".")[2] == "weight"
-            and isinstance(owner, (nn.Linear, *_CONVOLUTIONS))
-        ):
-            raise ValueError(
-                f"noise can be drawn at the activations of Linear and convolutional layers, not of "
-                f"{target.key!r} ({type(owner).__name__}); use estimator='weights' for it"
-            )
+    if target.kind == "weight" and method.activation_moments(target, method.init(target)):
+        _check_activation_noise(net, target)
+
+
+def _check_activation_noise(net: nn.Module, target: Target) -> None:
+    layer, leaf = locate(net, target.name)
+    named = net.named_parameters(remove_duplicate=False)
+    shared = [name for name, parameter in named if parameter is target.value]
+    if len(shared) > 1:
+        reason = f"it is shared, as {' and '.join(shared)}, and one draw must serve all its places"
+    elif leaf != "weight" or not isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
+        reason = f"it belongs to {type(layer).__name__}, not to a Linear or convolutional layer"
+    else:
+        return
+    raise ValueError(
+        f"the noise of {target.key!r} cannot be drawn at the activations: {reason}. Use "
+        "estimator='weights' for it"
+    )

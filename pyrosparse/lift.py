@@ -61,6 +61,8 @@ def lift(
     else:
         pairs = [(one, list(targets)) for one, targets in method]
     assigned = [(one, replace(target, prefix=name)) for one, targets in pairs for target in targets]
+    # Gates after weights, so that a gate on a layer's output covers the noise of its weight.
+    assigned.sort(key=lambda pair: pair[1].kind != "weight")
     if not assigned:
         raise ValueError("there is no target to lift: `on` is empty")
     return Lifted(net, assigned, name=name)
