@@ -132,7 +132,11 @@ class Entry:
         q: dict[str, Tensor] = {}
         for key, (module, leaf) in self.located.items():
             own = module._parameters if leaf in module._parameters else module._buffers
-            q[key] = own[leaf]  # type: ignore[assignment]
+            tensor: Tensor = own[leaf]  # type: ignore[assignment]
+            if self.frozen and tensor.shape == self.target.shape:
+                # No gradient reaches what is frozen, from whatever estimator of the ELBO.
+                tensor = torch.where(self.mask, tensor, tensor.detach())
+            q[key] = tensor
         return q
 
 

@@ -33,8 +33,13 @@ def gate(module: nn.Module, target: Target, draw: Callable[[Tensor], Tensor]) ->
             shape[0] = gains.shape[0]
         return x * gains.view(shape)
 
+    def gate_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (gated(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"input": gated(kwargs["input"])}
+
     if target.kind == "input":
-        return module.register_forward_pre_hook(lambda _, args: (gated(args[0]), *args[1:]))
+        return module.register_forward_pre_hook(gate_input, with_kwargs=True)
     return module.register_forward_hook(lambda _, args, output: gated(output))
 
 
@@ -47,8 +52,10 @@ def noise(module: nn.Module, variance: Tensor) -> RemovableHandle:
     variance: of the weight, its shape.
     """
 
-    def add_noise(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        squared = args[0].square()
+    def add_noise(
+        layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        squared = (args[0] if args else kwargs["input"]).square()
         if isinstance(layer, nn.Linear):
             spread = F.linear(squared, variance)
         else:
@@ -57,4 +64,4 @@ def noise(module: nn.Module, variance: Tensor) -> RemovableHandle:
         smallest = torch.finfo(spread.dtype).tiny
         return output + spread.clamp_min(smallest).sqrt() * torch.randn_like(output)
 
-    return module.register_forward_hook(add_noise)
+    return module.register_forward_hook(add_noise, with_kwargs=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pyro.poutine as poutine
 import torch
 from pyro.nn import PyroModule
+from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
@@ -104,6 +105,7 @@ class Lifted(PyroModule):
         net = self._modules["net"]
         assert net is not None
         if poutine.runtime.am_i_wrapped():
+            _refuse_plates()
             for key, owner, leaf in self._free:
                 announce(f"{self._site_prefix}net.{key}", owner._parameters[leaf])
 
@@ -162,7 +164,8 @@ class Lifted(PyroModule):
                 level = entry.method.threshold if level is None else level
                 keep = (scores[key] >= level) & entry.mask
                 if int(keep.count_nonzero()) < at_least:
-                    keep = largest(scores[key].masked_fill(~entry.mask, -torch.inf), at_least)
+                    best = largest(scores[key].masked_fill(~entry.mask, -torch.inf), at_least)
+                    keep = best & entry.mask
                 if entry.target.kind == "weight":
                     masks[key] = keep
                 else:
@@ -184,11 +187,14 @@ class Lifted(PyroModule):
                 raise ValueError(f"{key!r} is a gate: it has no weight to set to zero; use freeze")
         with torch.no_grad():
             for key, entry in entries.items():
-                entry.parameter().masked_fill_(masks[key] == 0, 0.0)
+                entry.parameter().masked_fill_((masks[key] == 0).to(entry.mask.device), 0.0)
 
     def freeze(self, masks: Mapping[str, Tensor]) -> None:
         """Hold what the masks remove at zero from now on, in draws, means and the network's own
         parameters. A mask of ones releases a target.
+
+        They get no gradient any more. An optimizer with momentum may still move the parameters
+        themselves for a while (not the draws and means): the pruners of ``fit`` clear its memory.
 
         masks: by target name, boolean or gains, each of its target's shape; targets not
                named stay as they are.
@@ -199,6 +205,7 @@ class Lifted(PyroModule):
         with torch.no_grad():
             for key, entry in entries.items():
                 entry.mask.copy_(masks[key] != 0)
+                entry.frozen = False  # to reach the tensors themselves
                 if entry.owner is not None:
                     entry.parameter().masked_fill_(~entry.mask, 0.0)
                 entry.method.forget(entry.target, entry.posterior(), ~entry.mask)
@@ -245,14 +252,23 @@ class Lifted(PyroModule):
             return functional_call(net, replaced, args, kwargs)
 
 
+def _refuse_plates() -> None:
+    for handler in poutine.runtime._PYRO_STACK:
+        if isinstance(handler, IndepMessenger) and handler._vectorized:
+            raise ValueError(
+                f"a lifted network is called inside the plate {handler.name!r}, but takes one set "
+                "of weights a call: call it before the plate of the data, and run particles one by "
+                "one (vectorize_particles=False, Predictive(..., parallel=False))"
+            )
+
+
 def _draw(entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
     value = entry.method.prior(entry.target, q, x)
     shape = entry.target.shape
     if tuple(value.shape) != shape and (x is None or tuple(value.shape) != (len(x), *shape)):
         raise ValueError(
             f"site {entry.target.site!r} has a draw of shape {tuple(value.shape)} where {shape} is "
-            "needed: a lifted network takes one set of weights a call, so run particles one by one "
-            "(vectorize_particles=False, Predictive(..., parallel=False))"
+            "needed: a lifted network takes one set of weights a call"
         )
     return value
 

@@ -30,17 +30,16 @@ class Masks(dict[str, Tensor]):
     @property
     def sparsity(self) -> float:
         """The fraction of elements that goes, over all targets."""
-        return 1.0 - self.kept / self.size
+        return 1.0 - self.kept / self.size if self.size else 0.0
 
     def table(self) -> str:
         """A text table: per target, elements kept, elements in all, and sparsity."""
-        width = max(len("target"), *(len(name) for name in self))
+        width = max(len(name) for name in ("target", *self))
         rows = [f"{'target':<{width}}  {'kept':>9}  {'of':>9}  sparsity"]
         for name, mask in self.items():
             kept = int(mask.count_nonzero())
-            rows.append(
-                f"{name:<{width}}  {kept:>9}  {mask.numel():>9}  {1 - kept / mask.numel():.2%}"
-            )
+            sparsity = Masks({name: mask}).sparsity
+            rows.append(f"{name:<{width}}  {kept:>9}  {mask.numel():>9}  {sparsity:.2%}")
         return "\n".join(rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyro
@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import Transform, biject_to, constraints
 
 from pyrosparse.target import Kind, Target, weights
 
@@ -122,6 +122,17 @@ class _PyroPrior(Method):
         self._keep = keep
         self.threshold = threshold  # type: ignore[misc]
         self.initial_scale = initial_scale
+        self._sites: dict[tuple[str, tuple[int, ...]], dict[str, _Site]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_sites": {}}
+
+    def _sites_of(self, target: Target) -> dict[str, _Site]:
+        # Traced once a target: its sites do not change from step to step.
+        key = (target.site, target.shape)
+        if key not in self._sites:
+            self._sites[key] = _trace_sites(self.fn, target)
+        return self._sites[key]
 
     def __repr__(self) -> str:
         return f"from_pyro({getattr(self.fn, '__name__', self.fn)!s})"
@@ -129,11 +140,12 @@ class _PyroPrior(Method):
     def init(self, target: Target) -> dict[str, Tensor]:
         assert target.value is not None
         q: dict[str, Tensor] = {}
-        for key, site in _sites(self.fn, target).items():
+        for key, site in self._sites_of(target).items():
             if key == "":
                 loc = target.value
             else:
-                loc = biject_to(site["support"]).inv(site["median"]).to(target.value)
+                median = site.median if site.transform is None else site.transform.inv(site.median)
+                loc = median.to(target.value)
             q[_entry(key, "loc")] = loc
             q[_entry(key, "log_scale")] = torch.full_like(loc, self.initial_scale).log().detach()
         return q
@@ -143,13 +155,13 @@ class _PyroPrior(Method):
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor | None:
         draw = None
-        for key, site in _sites(self.fn, target).items():
+        for key, site in self._sites_of(target).items():
             base = dist.Normal(q[_entry(key, "loc")], q[_entry(key, "log_scale")].exp())
             posterior = base
-            if site["support"] is not constraints.real:
-                posterior = dist.TransformedDistribution(base, [biject_to(site["support"])])
+            if site.transform is not None:
+                posterior = dist.TransformedDistribution(base, [site.transform])
             name = f"{target.site}.{key}" if key else target.site
-            value = pyro.sample(name, posterior.to_event(site["event_dim"] - posterior.event_dim))
+            value = pyro.sample(name, posterior.to_event(site.event_dim - posterior.event_dim))
             draw = draw if key else value
         return draw
 
@@ -175,9 +187,17 @@ def _entry(key: str, name: str) -> str:
     return f"{key}_{name}" if key else name
 
 
-@lru_cache(maxsize=4096)
-def _sites(fn: Callable[[Target], Tensor], target: Target) -> dict[str, dict[str, Any]]:
-    """The latent sites of a prior: support, event dimensions and median, by local name."""
+@dataclass(frozen=True)
+class _Site:
+    """A latent site of a prior: how the unconstrained space maps to it, and where to start."""
+
+    transform: Transform | None
+    event_dim: int
+    median: Tensor
+
+
+def _trace_sites(fn: Callable[[Target], Tensor], target: Target) -> dict[str, _Site]:
+    """The latent sites of a prior by local name; the weight's own is ``""``."""
     with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
         torch.manual_seed(0)
         trace = poutine.trace(fn).get_trace(target)
@@ -188,35 +208,38 @@ def _sites(fn: Callable[[Target], Tensor], target: Target) -> dict[str, dict[str
                 f"{target.name!r}, a tensor of shape {target.shape}, but returned "
                 f"{tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__}"
             )
-        sites = {}
-        for name, node in trace.nodes.items():
-            if node["type"] != "sample" or node["is_observed"]:
-                continue
-            prior: Any = node["fn"]
-            if name != target.site and not name.startswith(target.site + "."):
-                raise ValueError(
-                    f"the prior's site {name!r} must be named {target.site!r} or "
-                    f"{target.site + '.<name>'!r}, so that it is its own in every layer"
-                )
-            if prior.batch_shape:
-                raise ValueError(
-                    f"the prior's site {name!r} has batch shape {tuple(prior.batch_shape)}: "
-                    "declare its dimensions with .to_event()"
-                )
-            support = prior.support
-            if support.is_discrete:
-                raise ValueError(
-                    f"the prior's site {name!r} is discrete: from_pyro makes normal guides, which "
-                    "need continuous sites; write a Method for it"
-                )
-            draws = torch.stack([prior.sample() for _ in range(31)])
-            event_dim = len(prior.event_shape)
-            while isinstance(support, constraints.independent):
-                support = support.base_constraint
-            key = name[len(target.site) + 1 :].replace(".", "_")
-            sites[key] = {
-                "support": support,
-                "event_dim": event_dim,
-                "median": draws.median(dim=0).values,
-            }
-    return sites
+        return {
+            name[len(target.site) + 1 :].replace(".", "_"): _site(name, node["fn"], target)
+            for name, node in trace.nodes.items()
+            if node["type"] == "sample" and not node["is_observed"]
+        }
+
+
+def _site(name: str, prior: Any, target: Target) -> _Site:
+    if name != target.site and not name.startswith(target.site + "."):
+        raise ValueError(
+            f"the prior's site {name!r} must be named {target.site!r} or "
+            f"{target.site + '.<name>'!r}, so that it is its own in every layer"
+        )
+    if prior.batch_shape:
+        raise ValueError(
+            f"the prior's site {name!r} has batch shape {tuple(prior.batch_shape)}: declare its "
+            "dimensions with .to_event()"
+        )
+    support = prior.support
+    if support.is_discrete:
+        raise ValueError(
+            f"the prior's site {name!r} is discrete: from_pyro makes normal guides, which need "
+            "continuous sites; write a Method for it"
+        )
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    real = support is constraints.real
+    if name == target.site and not real:
+        raise ValueError(
+            f"the weight's site {name!r} has the support {support}; a weight that can be pruned to "
+            "zero needs a real one"
+        )
+    draws = torch.stack([prior.sample() for _ in range(31)])
+    transform = None if real else biject_to(support)
+    return _Site(transform, len(prior.event_shape), draws.median(dim=0).values)

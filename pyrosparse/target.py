@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from pyrosparse.errors import unknown_name
 
@@ -48,7 +49,9 @@ class Target:
     @property
     def key(self) -> str:
         """The name of the target in scores and masks."""
-        return self.name if self.kind == "weight" else f"{self.name}.{self.kind}"
+        if self.kind == "weight":
+            return self.name
+        return f"{self.name}.{self.kind}" if self.name else self.kind
 
     @property
     def site(self) -> str:
@@ -82,11 +85,7 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
         else:
             wanted = any(_selects(rule, name, owner_name, owner) for rule in _rules(where))
         if wanted:
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise ValueError(
-                    f"{name} has no shape yet (a lazy module): run one forward pass of the "
-                    "network before selecting targets"
-                )
+            _refuse_lazy(name, owner)
             found.append(Target(name, "weight", tuple(parameter.shape), parameter))
     if not found:
         _raise_nothing(where, [name for name, _ in net.named_parameters()], "parameter")
@@ -184,6 +183,7 @@ def _known_features(module: nn.Module) -> tuple[int, int] | None:
 
 
 def _features(name: str, module: nn.Module) -> tuple[int, int]:
+    _refuse_lazy(name, module)
     features = _known_features(module)
     if features is None:
         raise ValueError(
@@ -191,6 +191,14 @@ def _features(name: str, module: nn.Module) -> tuple[int, int]:
             "Linear, convolutions, BatchNorm, GroupNorm or LayerNorm over one dimension"
         )
     return features
+
+
+def _refuse_lazy(name: str, module: nn.Module) -> None:
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+        raise ValueError(
+            f"{name} has no shape yet (a lazy module): run one forward pass of the network before "
+            "selecting targets"
+        )
 
 
 def _axis(module: nn.Module) -> int:

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 import pyrosparse
 from pyrosparse import bench, data, networks, run_folder
 from pyrosparse.cli import app
+from pyrosparse.compact.storage import load_sparse
 from pyrosparse.compress import METHODS, Settings
 from pyrosparse.infer import checkpoint
-from pyrosparse.compact.storage import load_sparse
 
 SMALL = ["--epochs", "2", "--network-options", '{"hidden": [8]}']
 
@@ -267,7 +267,8 @@ def test_bench_goes_on_and_table_compares() -> None:
     text = succeed("table", "small.toml")
     assert "A [small] suite" in text and "50.00" in text and "±" in text
     lines = succeed("table", "small.toml", "--markdown").splitlines()
-    assert lines[0].startswith("| cell |") and len(lines) == 4
+    assert lines[0].startswith("| cell |") and [line[:1] for line in lines[1:4]] == ["|", "|", "|"]
+    assert lines[-1].startswith("4 runs; pyrosparse ")
 
 
 def test_bench_prefers_published_results() -> None:

@@ -69,7 +69,7 @@ def elbo(
     values = torch.zeros(draws, dtype=torch.float64)
     with torch.random.fork_rng(devices=_devices()), torch.no_grad(), evaluation_mode(model, guide):
         for draw in range(draws):
-            torch.manual_seed(seed + draw)
+            torch.manual_seed(seed * 1_000_003 + draw)
             with poutine.block():
                 guide_trace = None
                 for batch in batches(data, batch_size):

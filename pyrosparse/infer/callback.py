@@ -14,7 +14,8 @@ class Callback:
     """Called by ``fit``; subclass it and override what is needed.
 
     What ``state_dict`` returns goes into the checkpoint as JSON and comes back to
-    ``load_state_dict`` on resuming: all that the callback carries from one epoch to the next.
+    ``load_state_dict`` on resuming: all that the callback carries from one epoch to the next. A
+    callback without such a state may come or go between a run and its resumption.
     """
 
     def on_start(self, run: Fit) -> None:

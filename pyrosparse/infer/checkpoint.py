@@ -60,6 +60,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     FileNotFoundError where there is none.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint")
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     try:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,11 @@ def fit(
     """
     _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation)
     run = Fit(model, guide, data, epochs, batch_size, seed)
+    elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices), flush_denormals():
+    with torch.random.fork_rng(devices=devices), flush_denormals(), warnings.catch_warnings():
+        # NonFiniteLossError says it, and says where.
+        warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
         run._collect_parameters()
         run.optimizer = (optimizer or fused_adam)(parameter_groups(run.parameters, learning_rate))
@@ -110,24 +114,27 @@ def fit(
             "clip_norm": clip_norm,
             "patience": patience,
             "seed": seed,
+            "n": run.n,
+            "optimizer": type(run.optimizer).__name__,
+            "elbo": type(elbo).__name__,
+            "stateful callbacks": [type(callback).__name__ for callback in _stateful(callbacks)],
         }
         if checkpoint is not None and Path(checkpoint).exists():
             run._restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
-        if run.finished:
-            return run
         if metrics is not None:
             run._write_metrics(metrics)
+        if run.finished:
+            return run
         for module in modules(model, guide):
             module.train()
         for callback in callbacks:
             callback.on_start(run)
         scaled = scale_kl(kl_scale)
-        elbo = TraceMeanField_ELBO() if elbo is None else elbo
+        n_batches = run._batches_an_epoch()
         with progress_bar(epochs, run.epoch, progress) as advance, scaled:
             while not run.finished:
                 started = time.perf_counter()
                 total = count = 0.0
-                n_batches = -(-run.n // batch_size) if run.n else None
                 for index, batch in enumerate(run._epoch_batches()):
                     fraction = index / n_batches if n_batches else 0.0
                     position = run.epoch + fraction
@@ -162,6 +169,7 @@ def fit(
                         # Again, as callbacks may have changed the network that is handed over.
                         entry.update(_scores(model, guide, validation))
                 entry["seconds"] = round(time.perf_counter() - started, 3)
+                run._refuse_broken_parameters(checkpoint)
                 if checkpoint is not None:
                     checkpoints.save(checkpoint, run._state(settings, callbacks))
                 if metrics is not None:
@@ -227,6 +235,11 @@ class Fit:
         else:
             yield from self.data
 
+    def _batches_an_epoch(self) -> int | None:
+        if self.n:
+            return -(-self.n // self.batch_size)
+        return len(self.data) if hasattr(self.data, "__len__") else None
+
     def _collect_parameters(self) -> None:
         """Run model and guide once, as SVI does, to learn which parameters there are."""
         batch = next(iter(self._epoch_batches()), None)
@@ -275,6 +288,16 @@ class Fit:
         self.step += 1
         return loss
 
+    def _refuse_broken_parameters(self, checkpoint: str | os.PathLike[str] | None) -> None:
+        broken = [name for name, tensor in self.parameters.items() if not tensor.isfinite().all()]
+        if broken:
+            kept = f"; the last checkpoint, {checkpoint}, is kept" if checkpoint else ""
+            raise NonFiniteLossError(
+                f"parameters are not finite after step {self.step} (epoch {self.epoch}), though "
+                f"the loss is: {', '.join(broken)}{kept}. A gradient overflowed; a lower learning "
+                "rate or clip_norm may help"
+            )
+
     def _state(self, settings: dict[str, Any], callbacks: Sequence[Callback]) -> dict[str, Any]:
         owned = {id(p) for module in modules(self.model, self.guide) for p in module.parameters()}
         return {
@@ -285,7 +308,7 @@ class Fit:
             },
             "names": list(self.parameters),
             "optimizer": self.optimizer.state_dict(),
-            "callbacks": [callback.state_dict() for callback in callbacks],
+            "callbacks": [callback.state_dict() for callback in _stateful(callbacks)],
             "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
             "epoch": self.epoch,
             "step": self.step,
@@ -320,11 +343,6 @@ class Fit:
                 f"{', '.join(state['names'])}; this run's are {', '.join(self.parameters)}, or "
                 "their shapes differ. Choose another file, or delete it"
             )
-        if len(state["callbacks"]) != len(callbacks):
-            raise checkpoints.CheckpointError(
-                f"{path} has the state of {len(state['callbacks'])} callbacks; this run has "
-                f"{len(callbacks)}"
-            )
         for module, saved_state in zip(
             modules(self.model, self.guide), state["modules"], strict=True
         ):
@@ -333,7 +351,7 @@ class Fit:
             for name, tensor in state["parameters"].items():
                 self.parameters[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
-        for callback, saved_state in zip(callbacks, state["callbacks"], strict=True):
+        for callback, saved_state in zip(_stateful(callbacks), state["callbacks"], strict=True):
             callback.load_state_dict(saved_state)
         torch.set_rng_state(state["generators"][0])
         if len(state["generators"]) == 1 + torch.cuda.device_count():
@@ -357,6 +375,10 @@ class _unscaled:
 
     def __exit__(self, *exception: object) -> None:
         self.scaled.scale = self.scale
+
+
+def _stateful(callbacks: Sequence[Callback]) -> list[Callback]:
+    return [callback for callback in callbacks if callback.state_dict()]
 
 
 def _scores(model: Any, guide: Any, validation: Any) -> dict[str, float]:
@@ -391,5 +413,7 @@ def _check(
         )
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be a positive number of epochs, got {patience}")
     if patience is not None and validation is None:
         raise ValueError("patience needs validation data to watch")

@@ -13,8 +13,8 @@ class kl_scale(Messenger):
 
     .. math:: E_q[\log p(D \mid w)] - \beta \, \mathrm{KL}(q \Vert p)
 
-    Wrap model and guide alike: ``kl_scale(model, 0.1)``. As a context manager over both it does
-    the same. With a weight other than 1 the objective is no longer a bound on the evidence.
+    Wrap model and guide alike, ``kl_scale(0.1)(model)``, or use it as a context manager over the
+    step. With a weight other than 1 the objective is no longer a bound on the evidence.
 
     scale: beta, a number or a tensor without dimensions; set ``.scale`` to change it between steps.
 

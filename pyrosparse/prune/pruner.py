@@ -82,11 +82,11 @@ class Pruner(Callback):
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
         before = log_posterior(run.model, run.guide, run.data)
         pruned = self.accepts()
-        after = before
-        if pruned and self._prune(run, self.sparsity * self.ramp(run.epoch / run.epochs)):
-            after = log_posterior(run.model, run.guide, run.data)
+        changed = pruned and self._prune(run, self.sparsity * self.ramp(run.epoch / run.epochs))
+        after = log_posterior(run.model, run.guide, run.data) if changed else before
         factor = log_bayes_factor(before, after, self.likelihood)
-        self.learn(factor)
+        if changed or not pruned:  # a round that found nothing to prune says nothing
+            self.learn(factor)
         return _record(run, pruned, after, factor)
 
     def on_end(self, run: Fit) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pyrosparse.assess import plots, report
-from pyrosparse.compact.storage import Stored
 from pyrosparse.assess.summary import Layer, Round, Summary, headline
+from pyrosparse.compact.storage import Stored
 
 LAYER = Layer("<fc1>.weight", (10, 10), 10, Stored("bitmask", 53, 400), 100)
 ROUND = Round(2, 4.0, -1.0, 5.0, "mean")

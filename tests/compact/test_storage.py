@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pyrosparse.infer import checkpoint
 from pyrosparse.compact.storage import FORMAT, StorageError, load_sparse, save_sparse
 from pyrosparse.compact.weights_file import load_weights
+from pyrosparse.infer import checkpoint
 
 DTYPES = [
     torch.float64,

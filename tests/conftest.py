@@ -1,0 +1,18 @@
+"""Every test starts from the same random state and an empty Pyro param store."""
+
+import pyro
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples in every run, and no time limit on a busy machine.
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()

@@ -1,0 +1,47 @@
+"""Predictions at the guide's mean against direct computation."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Normal
+
+import pyrosparse as ps
+from pyrosparse.evidence import evaluate
+from tests.linear_gaussian import LinearGaussian
+from tests.nets import NETS, batch
+
+
+@pytest.mark.parametrize("posterior", ["point", "normal"])
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("batch_size", [3, 1000])
+def test_classifier(name, posterior, batch_size):
+    net = NETS[name]()
+    bnn = ps.lift(net, ps.Gaussian(posterior=posterior))
+    x, y = batch(name, 20)
+    scores = evaluate(ps.classifier(bnn, 500), bnn.guide, (x, y), batch_size=batch_size)
+    logits = net.eval()(x)
+    assert scores["nll"] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    assert scores["accuracy"] == float((logits.argmax(-1) == y).double().mean())
+
+
+def test_regressor_has_no_accuracy():
+    truth = LinearGaussian()
+    bnn = truth.lifted()
+    scores = evaluate(truth.model(bnn), bnn.guide, truth.data)
+    expected = -Normal(bnn.net(truth.x), truth.noise).log_prob(truth.y).sum() / truth.n
+    assert scores == {"nll": pytest.approx(expected.item(), rel=1e-9)}
+
+
+def test_no_data_are_refused():
+    bnn = ps.lift(NETS["mlp"](), ps.Gaussian())
+    with pytest.raises(ValueError, match="no data"):
+        evaluate(ps.classifier(bnn, 5), bnn.guide, [])
+
+
+def test_mode_and_random_state_are_left_alone():
+    bnn = ps.lift(NETS["cnn"](), ps.Gaussian(posterior="normal"))
+    state = torch.get_rng_state()
+    evaluate(ps.classifier(bnn, 7), bnn.guide, batch("cnn"))
+    assert bnn.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert bnn.net[1].num_batches_tracked == 0

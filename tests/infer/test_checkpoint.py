@@ -1,0 +1,97 @@
+"""Checkpoints: trees that come back as they were, or an error that says why not."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from pyrosparse.infer.checkpoint import CheckpointError, load, save
+from tests.infer.test_killed_run import assert_equal_trees
+
+NAMES = st.text(max_size=5)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False)
+    | NAMES
+    | st.sampled_from(
+        [
+            torch.zeros(()),
+            torch.empty(0, 3),
+            torch.tensor([[1.5, float("nan")], [float("inf"), -0.0]])[1:],
+            torch.arange(6, dtype=torch.int64).view(2, 3).T,
+            torch.tensor([True, False]),
+            torch.ones(2, dtype=torch.bfloat16),
+            torch.arange(3, dtype=torch.uint8),
+        ]
+    )
+)
+TREES = st.dictionaries(
+    NAMES | st.integers(),
+    st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner)),
+    max_size=4,
+)
+
+
+@given(TREES)
+def test_trees_come_back_as_they_were(tmp_path_factory, tree):
+    path = tmp_path_factory.mktemp("tree") / "a.safetensors"
+    save(path, tree)
+    assert_equal_trees(load(path), tree)
+
+
+def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path):
+    weight = torch.arange(4.0)
+    tree = load(save(tmp_path / "a", {"one": weight, "two": weight, "half": weight[2:]}))
+    tree["one"][0] = 9
+    assert torch.equal(tree["two"], weight)
+    assert torch.equal(tree["half"], weight[2:])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return save(tmp_path / "run.safetensors", {"step": 3, "w": torch.randn(50)})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
+def test_truncated_checkpoint_is_named_with_the_way_out(file: Path, share: float):
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(file))}.*truncated.*Delete it"):
+        load(file)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_no_checkpoint(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("bytes") / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        load(path)
+
+
+def test_foreign_safetensors_file_is_refused(tmp_path: Path):
+    save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="not a checkpoint of pyrosparse"):
+        load(tmp_path / "model.safetensors")
+
+
+def test_folder_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError):
+        load(tmp_path)
+
+
+def test_missing_file_is_another_error(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        load(tmp_path / "a.safetensors")
+
+
+def test_tree_that_cannot_be_written_leaves_the_old_checkpoint(file: Path):
+    with pytest.raises(TypeError):
+        save(file, {"w": object()})
+    assert load(file)["step"] == 3
+    assert list(file.parent.iterdir()) == [file]

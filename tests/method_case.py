@@ -1,0 +1,230 @@
+"""The suite that every method inherits: subclass ``MethodCase`` and define ``make``."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, ClassVar
+
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+
+import pyrosparse as ps
+from tests.monte_carlo import assert_mean
+from tests.nets import NETS, batch
+
+
+class MethodCase:
+    """What must hold of any method.
+
+    bad: options that ``make`` must refuse with ValueError.
+    recovery: options of ``make`` for the sparse regression; ``recovery_threshold`` its threshold.
+    """
+
+    bad: ClassVar[list[dict[str, Any]]] = []
+    recovery: ClassVar[dict[str, Any]] = {}
+    recovery_threshold: ClassVar[float] = 5.0
+
+    def make(self, **options: Any) -> ps.Method:
+        raise NotImplementedError
+
+    def targets(self, net: nn.Module) -> list[ps.Target]:
+        return self.make().targets(net)
+
+    def size(self, loc: Tensor) -> Tensor:
+        """What the score must be monotone in."""
+        return loc.abs()
+
+    def regression_net(self) -> nn.Module:
+        """A network of y = sum_i w_i x_i over 8 inputs, of which the method can remove each."""
+        return nn.Linear(8, 1, bias=False)
+
+    def lifted(self, name: str = "mlp") -> ps.Lifted:
+        torch.manual_seed(0)
+        net = NETS[name]()
+        return ps.lift(net, self.make(), self.targets(net))
+
+    def moved(self, name: str = "mlp") -> ps.Lifted:
+        """A lifted network whose posterior is away from where it starts."""
+        bnn = self.lifted(name)
+        with torch.no_grad():
+            for parameter in bnn.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        return bnn
+
+    @pytest.fixture(params=NETS)
+    def name(self, request: pytest.FixtureRequest) -> str:
+        return request.param
+
+    def test_prior_and_guide_have_the_same_sites_and_shapes(self, name: str) -> None:
+        bnn = self.lifted(name)
+        x, _ = batch(name)
+        prior, guide = (poutine.trace(part).get_trace(x) for part in (bnn, bnn.guide))
+        prior.compute_log_prob()
+        guide.compute_log_prob()
+
+        def sites(trace: poutine.Trace) -> dict[str, tuple]:
+            return {
+                key: (site["value"].shape, site["fn"].event_shape, site["log_prob"].shape)
+                for key, site in trace.nodes.items()
+                if site["type"] == "sample"
+            }
+
+        assert sites(prior) == sites(guide)
+        assert {target.site for target in bnn.targets} <= set(sites(guide))
+
+    @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+    def test_elbo_is_finite(self, name: str, elbo: type) -> None:
+        bnn = self.lifted(name)
+        x, y = batch(name)
+        assert torch.isfinite(torch.tensor(elbo().loss(ps.classifier(bnn, 70), bnn.guide, x, y)))
+
+    def test_gradients_reach_every_parameter_of_guide_and_network(self, name: str) -> None:
+        bnn = self.moved(name)
+        x, y = batch(name)
+        loss = TraceMeanField_ELBO().differentiable_loss(ps.classifier(bnn, 7), bnn.guide, x, y)
+        loss.backward()
+        for key, parameter in bnn.named_parameters():
+            assert parameter.grad is not None, f"no gradient for {key}"
+            assert parameter.grad.isfinite().all()
+            assert parameter.grad.count_nonzero(), f"the gradient of {key} is zero"
+
+    def test_mean_field_kl_equals_monte_carlo(self) -> None:
+        bnn = self.moved().double().eval()
+        x = batch("mlp")[0].double()
+
+        def losses(elbo: Any) -> Tensor:
+            values = []
+            for seed in range(200):
+                torch.manual_seed(seed)
+                values.append(elbo.loss(bnn, bnn.guide, x))
+            return torch.tensor(values, dtype=torch.float64)
+
+        # Without observations the loss is the KL divergence; with the same draws in both, their
+        # difference has the variance that the closed form takes away.
+        with torch.no_grad():
+            closed, sampled = losses(TraceMeanField_ELBO()), losses(Trace_ELBO())
+        assert_mean(sampled - closed, 0.0, rounding=1e-8)
+
+    def test_score_grows_with_the_size_of_the_location(self) -> None:
+        for entry in self.moved().guide.entries:
+            q = dict(entry.posterior())
+            n = q["loc"].numel()
+            loc = torch.linspace(-1, 1.1, n)[torch.randperm(n)].view_as(q["loc"])
+            spread = q["log_scale"].mean() if "log_scale" in q else None
+            q = {key: loc if key == "loc" else value for key, value in q.items()}
+            if spread is not None:
+                q["log_scale"] = spread.expand_as(loc)
+            order = self.size(loc).flatten().argsort()
+            score = entry.method.keep(entry.target, q).flatten()[order]
+            assert (score.diff() > 0).all()
+
+    def test_state_dict_is_complete_before_the_first_step(self, name: str) -> None:
+        bnn = self.lifted(name)
+        before = {key: value.shape for key, value in bnn.state_dict().items()}
+        x, y = batch(name)
+        ps.fit(ps.classifier(bnn, 7), bnn.guide, (x, y), epochs=1, progress=False)
+        assert {key: value.shape for key, value in bnn.state_dict().items()} == before
+
+    def test_state_dict_round_trip_gives_the_same_network(self, name: str) -> None:
+        bnn, other = self.moved(name).eval(), self.lifted(name).eval()
+        x, _ = batch(name)
+        bnn.freeze({bnn.targets[0].key: torch.rand(bnn.targets[0].shape) > 0.5})
+        assert not torch.equal(bnn.mean_forward(x), other.mean_forward(x))
+        other.load_state_dict(bnn.state_dict())
+        assert torch.equal(bnn.mean_forward(x), other.mean_forward(x))
+        for key, score in bnn.scores().items():
+            assert torch.equal(score, other.scores()[key])
+
+    @pytest.mark.parametrize(
+        "duplicate", [copy.deepcopy, lambda bnn: pickle.loads(pickle.dumps(bnn))]
+    )
+    def test_copies_are_equal_and_independent(self, name: str, duplicate: Any) -> None:
+        bnn = self.moved(name)
+        x, y = batch(name)
+        ps.fit(ps.classifier(bnn, 7), bnn.guide, (x, y), epochs=1, progress=False)
+        bnn.eval()
+        other = duplicate(bnn)
+        expected = bnn.mean_forward(x)
+        assert torch.equal(other.mean_forward(x), expected)
+        ps.fit(ps.classifier(other, 7), other.guide, (x, y), epochs=1, progress=False)
+        assert not torch.equal(other.eval().mean_forward(x), expected)
+        assert torch.equal(bnn.mean_forward(x), expected)
+
+    def test_masked_network_equals_a_plain_one_with_zeros(self, name: str) -> None:
+        bnn = self.moved(name).eval()
+        x, _ = batch(name)
+        # Half of each target goes; a target of one element stays.
+        levels = {
+            key: float(score.median() if score.numel() > 1 else score.min())
+            for key, score in bnn.scores().items()
+        }
+        masks = bnn.masks(levels)
+        bnn.freeze(masks)
+        plain = copy.deepcopy(bnn.net)
+        with torch.no_grad():
+            for entry in bnn.guide.entries:
+                target, mask = entry.target, masks[entry.target.key]
+                if target.shape != (1,) and mask.numel() > 1:
+                    assert 0 < int(mask.count_nonzero()) < mask.numel()
+                if target.kind == "weight":
+                    mean = entry.method.mean(target, entry.posterior())
+                    plain.get_parameter(target.name).copy_(mean * mask)
+                    assert not bnn.net.get_parameter(target.name)[~mask].count_nonzero()
+                else:
+                    apply_gains(plain, target, mask)
+            assert torch.equal(bnn.mean_forward(x), plain(x))
+
+    def test_planted_support_is_recovered(self) -> None:
+        generator = torch.Generator().manual_seed(5)
+        planted = torch.tensor([1, 0, 0, 1, 0, 0, 0, 1], dtype=torch.bool)
+        x = torch.randn(80, 8, generator=generator)
+        y = x @ planted.float().unsqueeze(-1) + 0.1 * torch.randn(80, 1, generator=generator)
+        net = self.regression_net()
+        bnn = ps.lift(net, self.make(**self.recovery), self.targets(net))
+        model = ps.regressor(bnn, 80, noise=0.1)
+        ps.fit(
+            model,
+            bnn.guide,
+            (x, y),
+            epochs=300,
+            batch_size=80,
+            learning_rate=0.05,
+            schedule=ps.infer.schedules.cosine(),
+            progress=False,
+        )
+        (mask,) = bnn.masks(self.recovery_threshold).values()
+        assert torch.equal(mask.flatten() != 0, planted)
+
+    def test_bad_arguments_are_refused(self) -> None:
+        assert self.bad
+        for options in self.bad:
+            with pytest.raises(ValueError):
+                self.make(**options)
+
+    def test_float64_gives_float64_draws_and_the_same_mean(self) -> None:
+        bnn = self.moved().eval()
+        x, _ = batch("mlp")
+        single = bnn.mean_forward(x)
+        bnn.double()
+        double = bnn.mean_forward(x.double())
+        assert double.dtype == torch.float64
+        assert torch.allclose(double, single.double(), rtol=1e-5, atol=1e-5)
+        trace = poutine.trace(bnn.guide).get_trace(x)
+        assert all(trace.nodes[t.site]["value"].dtype == torch.float64 for t in bnn.targets)
+        with poutine.replay(trace=trace):
+            assert bnn(x.double()).dtype == torch.float64
+
+
+def apply_gains(net: nn.Module, target: ps.Target, gains: Tensor) -> None:
+    """Multiply features by gains: along -1 for dense layers, along 1 for convolutions."""
+    module = net.get_submodule(target.name)
+    if not isinstance(module, nn.Linear):
+        gains = gains.view(-1, *[1] * (4 - 2))
+    if target.kind == "input":
+        module.register_forward_pre_hook(lambda _, args: (args[0] * gains,))
+    else:
+        module.register_forward_hook(lambda _, args, output: output * gains)

@@ -1,0 +1,48 @@
+"""A gate method as a user would write it: log-normal gains on features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+import pyrosparse as ps
+from pyrosparse.method import Posterior
+from pyrosparse.target import Kind
+
+
+@dataclass(frozen=True)
+class LogNormalGate(ps.Method):
+    """log gate ~ N(0, spread^2), with a mean-field guide."""
+
+    spread: float = 1.0
+    initial_scale: float = 0.1
+    kinds: ClassVar[tuple[Kind, ...]] = ("input", "output")
+    threshold: ClassVar[float] = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.spread > 0 or not self.initial_scale > 0:
+            raise ValueError("spread and initial_scale must be positive")
+
+    def init(self, target: ps.Target) -> dict[str, Tensor]:
+        zeros = torch.zeros(target.shape)
+        return {"loc": zeros, "log_scale": torch.full_like(zeros, self.initial_scale).log()}
+
+    def prior(self, target: ps.Target, q: Posterior, x: Tensor | None) -> Tensor:
+        assert x is not None
+        zeros = torch.zeros_like(q["loc"])
+        return pyro.sample(target.site, dist.LogNormal(zeros, self.spread + zeros).to_event(1))
+
+    def guide(self, target: ps.Target, q: Posterior, x: Tensor | None) -> Tensor:
+        gate = dist.LogNormal(q["loc"], q["log_scale"].exp())
+        return pyro.sample(target.site, gate.to_event(1))
+
+    def mean(self, target: ps.Target, q: Posterior) -> Tensor:
+        return (q["loc"] + 0.5 * (2 * q["log_scale"]).exp()).exp()
+
+    def keep(self, target: ps.Target, q: Posterior) -> Tensor:
+        return self.mean(target, q)

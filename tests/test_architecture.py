@@ -1,0 +1,55 @@
+"""Imports point downward only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import pyrosparse
+
+ROOT = Path(pyrosparse.__file__).parent
+BASE = {"errors", "files"}
+CORE = BASE | {"target", "method", "masks"}
+LIFTING = CORE | {"lift", "guide", "hooks", "param_store"}
+ALLOWED = {
+    "target.py": BASE,
+    "method.py": BASE | {"target"},
+    "masks.py": BASE,
+    "distributions": {"distributions"},
+    "methods": BASE | {"method", "target", "methods", "distributions"},
+    "hooks.py": CORE,
+    "param_store.py": CORE,
+    "guide.py": LIFTING,
+    "lift.py": LIFTING,
+    "models.py": LIFTING,
+    "evidence": LIFTING | {"evidence"},
+    "infer": LIFTING | {"evidence", "infer"},
+    "prune": LIFTING | {"evidence", "infer", "prune"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Our modules that the files at a path import, typing and all."""
+    found = set()
+    for file in path.rglob("*.py") if path.is_dir() else [path]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"relative, in {file}"
+            if isinstance(node, ast.ImportFrom):
+                if node.module == "pyrosparse":
+                    modules = [f"pyrosparse.{alias.name}" for alias in node.names]
+                else:
+                    modules = [node.module or ""]
+            elif isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            else:
+                continue
+            found |= {m.split(".")[1] for m in modules if m.startswith("pyrosparse.")}
+            assert "pyrosparse" not in modules, f"{file} imports the package whole"
+    return found
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_point_downward(part: str):
+    path = ROOT / part
+    assert path.exists()
+    assert imported(path) <= ALLOWED[part]

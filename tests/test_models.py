@@ -1,0 +1,54 @@
+"""The ready Pyro models."""
+
+import pyro.poutine as poutine
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Normal
+
+import pyrosparse as ps
+
+
+def log_likelihood(model, *batch) -> torch.Tensor:
+    trace = poutine.trace(model).get_trace(*batch)
+    trace.compute_log_prob()
+    return trace.nodes["y"]["log_prob_sum"]
+
+
+def test_classifier_scores_a_minibatch_scaled_to_all_data():
+    net, x, y = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 2, 1])
+    expected = -F.cross_entropy(net(x), y, reduction="sum") * 20 / 5
+    assert torch.allclose(log_likelihood(ps.classifier(net, 20), x, y), expected)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 2)])
+def test_regressor_scores_a_minibatch_scaled_to_all_data(shape):
+    mean, y = torch.randn(shape), torch.randn(shape)
+    expected = Normal(mean, 0.3).log_prob(y).sum() * 20 / 5
+    model = ps.regressor(lambda x: mean, 20, noise=0.3)
+    assert torch.allclose(log_likelihood(model, torch.zeros(5, 1), y), expected)
+
+
+def test_labels_are_drawn_where_none_are_given():
+    net, x = nn.Linear(4, 3), torch.randn(5, 4)
+    assert ps.classifier(net, 5)(x).shape == (5,)
+    assert ps.regressor(net, 5, noise=0.1)(x).shape == (5, 3)
+
+
+def test_regressor_refuses_to_broadcast():
+    model = ps.regressor(nn.Linear(4, 1), 5, noise=0.1)
+    with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
+        model(torch.zeros(5, 4), torch.zeros(5))
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5])
+def test_number_of_data_must_be_a_positive_whole_number(n):
+    with pytest.raises(ValueError, match="n, the number of data"):
+        ps.classifier(nn.Linear(4, 3), n)
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, float("nan")])
+def test_noise_must_be_positive(noise):
+    with pytest.raises(ValueError, match="noise"):
+        ps.regressor(nn.Linear(4, 1), 5, noise=noise)
