@@ -234,7 +234,7 @@ def test_unknown_shortcut() -> None:
 
 
 def test_unknown_option() -> None:
-    with pytest.raises(ValueError, match="hiden.*hidden"):
+    with pytest.raises(ValueError, match=r"hiden.*hidden"):
         networks.create("fcn", MNIST, 10, hiden=(3,))
 
 
