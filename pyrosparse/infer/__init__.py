@@ -2,8 +2,9 @@
 
 from pyrosparse.infer import schedules
 from pyrosparse.infer.callback import Callback, Evaluation
-from pyrosparse.infer.fit import Fit, fit
+from pyrosparse.infer.fit import fit
 from pyrosparse.infer.kl_scale import kl_scale
 from pyrosparse.infer.non_finite import NonFiniteLossError
+from pyrosparse.infer.run import Fit
 
 __all__ = ["Callback", "Evaluation", "Fit", "NonFiniteLossError", "fit", "kl_scale", "schedules"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pyrosparse.evidence.evaluation import evaluate
 
 if TYPE_CHECKING:
-    from pyrosparse.infer.fit import Fit
+    from pyrosparse.infer.run import Fit
 
 
 class Callback:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyro
-import pyro.poutine as poutine
 import torch
 from pyro.infer import TraceMeanField_ELBO
-from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrosparse.evidence import evaluate
-from pyrosparse.evidence.log_posterior import evaluation_mode, modules
-from pyrosparse.files import write_atomically
+from pyrosparse.evidence.log_posterior import modules
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.kl_scale import kl_scale as scale_kl
-from pyrosparse.infer.non_finite import NonFiniteLossError, explain
 from pyrosparse.infer.parameter_groups import Rates, fused_adam, parameter_groups
 from pyrosparse.infer.progress import progress_bar
+from pyrosparse.infer.run import Fit, stateful
 from pyrosparse.infer.schedules import Schedule, constant
-from pyrosparse.lift import Lifted
 
 
 def fit(
@@ -95,6 +88,7 @@ def fit(
     [1, 2]
     """
     _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation)
+    _check_data(data)
     run = Fit(model, guide, data, epochs, batch_size, seed)
     elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
@@ -102,7 +96,7 @@ def fit(
         # NonFiniteLossError says it, and says where.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
-        run._collect_parameters()
+        run.collect_parameters()
         run.optimizer = (optimizer or fused_adam)(parameter_groups(run.parameters, learning_rate))
         base_rates = [group["lr"] for group in run.optimizer.param_groups]
         settings = {
@@ -117,12 +111,12 @@ def fit(
             "n": run.n,
             "optimizer": type(run.optimizer).__name__,
             "elbo": type(elbo).__name__,
-            "stateful callbacks": [type(callback).__name__ for callback in _stateful(callbacks)],
+            "stateful callbacks": [type(callback).__name__ for callback in stateful(callbacks)],
         }
         if checkpoint is not None and Path(checkpoint).exists():
-            run._restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
+            run.restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
         if metrics is not None:
-            run._write_metrics(metrics)
+            run.write_metrics(metrics)
         if run.finished:
             return run
         for module in modules(model, guide):
@@ -130,12 +124,12 @@ def fit(
         for callback in callbacks:
             callback.on_start(run)
         scaled = scale_kl(kl_scale)
-        n_batches = run._batches_an_epoch()
+        n_batches = run.batches_an_epoch()
         with progress_bar(epochs, run.epoch, progress) as advance, scaled:
             while not run.finished:
                 started = time.perf_counter()
                 total = count = 0.0
-                for index, batch in enumerate(run._epoch_batches()):
+                for index, batch in enumerate(run.batches()):
                     fraction = index / n_batches if n_batches else 0.0
                     position = run.epoch + fraction
                     scaled.scale = (
@@ -143,7 +137,7 @@ def fit(
                     )
                     for group, rate in zip(run.optimizer.param_groups, base_rates, strict=True):
                         group["lr"] = rate * schedule(min(position / epochs, 1.0))
-                    loss = run._step(elbo, batch, clip_norm, checkpoint)
+                    loss = run.take_step(elbo, batch, clip_norm, checkpoint)
                     total, count = total + loss, count + 1
                 if not count:
                     raise ValueError(
@@ -169,199 +163,13 @@ def fit(
                         # Again, as callbacks may have changed the network that is handed over.
                         entry.update(_scores(model, guide, validation))
                 entry["seconds"] = round(time.perf_counter() - started, 3)
-                run._refuse_broken_parameters(checkpoint)
+                run.refuse_broken_parameters(checkpoint)
                 if checkpoint is not None:
-                    checkpoints.save(checkpoint, run._state(settings, callbacks))
+                    checkpoints.save(checkpoint, run.state(settings, callbacks))
                 if metrics is not None:
-                    run._write_metrics(metrics)
+                    run.write_metrics(metrics)
                 advance(entry)
     return run
-
-
-class Fit:
-    """A run of ``fit``: what callbacks see while it goes on, and what it returns.
-
-    parameters: the trained tensors by name, unconstrained, in the order of their first use.
-    optimizer:  the torch optimizer over them.
-    epoch, step: how many are done.
-    history:    one dict of metrics an epoch; ``loss`` is the mean negative ELBO in nats.
-    finished:   whether all epochs are done or patience ran out.
-    """
-
-    optimizer: Optimizer
-
-    def __init__(
-        self, model: Any, guide: Any, data: Any, epochs: int, batch_size: int, seed: int
-    ) -> None:
-        self.model = model
-        self.guide = guide
-        self.data = data
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-        self.parameters: dict[str, Tensor] = {}
-        self.epoch = 0
-        self.step = 0
-        self.history: list[dict[str, Any]] = []
-        self.finished = False
-
-    @property
-    def lifted(self) -> Lifted:
-        """The lifted network under training.
-
-        Raises TypeError when there is none."""
-        for module in modules(self.guide, self.model):
-            for part in module.modules():
-                if isinstance(part, Lifted):
-                    return part
-        raise TypeError("this needs a lifted network: pass fit a guide that pyrosparse.lift made")
-
-    @property
-    def n(self) -> int:
-        """The number of data where they are tensors, else 0."""
-        if isinstance(self.data, tuple):
-            return len(self.data[0])
-        return len(self.data) if hasattr(self.data, "batches") else 0
-
-    def _epoch_batches(self) -> Iterator[tuple[Tensor, ...]]:
-        # One generator an epoch, from the seed alone: an epoch's order needs no history.
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        if hasattr(self.data, "batches"):
-            yield from self.data.batches(self.batch_size, generator)
-        elif isinstance(self.data, tuple):
-            order = torch.randperm(len(self.data[0]), generator=generator)
-            for index in order.split(self.batch_size):
-                yield tuple(tensor[index.to(tensor.device)] for tensor in self.data)
-        else:
-            yield from self.data
-
-    def _batches_an_epoch(self) -> int | None:
-        if self.n:
-            return -(-self.n // self.batch_size)
-        return len(self.data) if hasattr(self.data, "__len__") else None
-
-    def _collect_parameters(self) -> None:
-        """Run model and guide once, as SVI does, to learn which parameters there are."""
-        batch = next(iter(self._epoch_batches()), None)
-        if batch is None:
-            raise ValueError("there are no data to train on")
-        state = torch.get_rng_state()
-        with (
-            torch.no_grad(),
-            evaluation_mode(self.model, self.guide),
-            poutine.block(),
-            poutine.trace(param_only=True) as capture,
-        ):
-            trace = poutine.trace(self.guide).get_trace(*batch)
-            poutine.replay(self.model, trace=trace)(*batch)
-        torch.set_rng_state(state)
-        for name, site in capture.trace.nodes.items():
-            if site["type"] == "param":
-                value: Any = site["value"]
-                tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
-                if not any(tensor is other for other in self.parameters.values()):
-                    self.parameters[name] = tensor
-        if not self.parameters:
-            raise ValueError("neither model nor guide has a parameter to train")
-
-    def _step(
-        self,
-        elbo: Any,
-        batch: tuple[Tensor, ...],
-        clip_norm: float | None,
-        checkpoint: str | os.PathLike[str] | None,
-    ) -> float:
-        # Pyro's argument checks cost a third of a small step: once is enough.
-        with pyro.validation_enabled(pyro.settings.get("validate_infer") and self.step == 0):
-            loss = float(elbo.loss_and_grads(self.model, self.guide, *batch))
-        if not math.isfinite(loss):
-            kept = f"; the last checkpoint, {checkpoint}, is kept" if checkpoint else ""
-            reason = explain(self.model, self.guide, batch, self.parameters)
-            raise NonFiniteLossError(
-                f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}): {reason}"
-                f"{kept}. A lower learning rate or clip_norm may help"
-            )
-        if clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        return loss
-
-    def _refuse_broken_parameters(self, checkpoint: str | os.PathLike[str] | None) -> None:
-        broken = [name for name, tensor in self.parameters.items() if not tensor.isfinite().all()]
-        if broken:
-            kept = f"; the last checkpoint, {checkpoint}, is kept" if checkpoint else ""
-            raise NonFiniteLossError(
-                f"parameters are not finite after step {self.step} (epoch {self.epoch}), though "
-                f"the loss is: {', '.join(broken)}{kept}. A gradient overflowed; a lower learning "
-                "rate or clip_norm may help"
-            )
-
-    def _state(self, settings: dict[str, Any], callbacks: Sequence[Callback]) -> dict[str, Any]:
-        owned = {id(p) for module in modules(self.model, self.guide) for p in module.parameters()}
-        return {
-            "settings": settings,
-            "modules": [dict(m.state_dict()) for m in modules(self.model, self.guide)],
-            "parameters": {
-                name: tensor for name, tensor in self.parameters.items() if id(tensor) not in owned
-            },
-            "names": list(self.parameters),
-            "optimizer": self.optimizer.state_dict(),
-            "callbacks": [callback.state_dict() for callback in _stateful(callbacks)],
-            "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
-            "epoch": self.epoch,
-            "step": self.step,
-            "history": self.history,
-            "finished": self.finished,
-        }
-
-    def _restore(
-        self,
-        state: dict[str, Any],
-        settings: dict[str, Any],
-        callbacks: Sequence[Callback],
-        path: str | os.PathLike[str],
-    ) -> None:
-        other = [key for key, value in settings.items() if state["settings"].get(key) != value]
-        if other:
-            differences = ", ".join(
-                f"{key} was {state['settings'].get(key)!r}, is {settings[key]!r}" for key in other
-            )
-            raise checkpoints.CheckpointError(
-                f"{path} is the checkpoint of a run with other settings ({differences}): go on "
-                "with those, or delete it"
-            )
-        shapes = [
-            [list(t.shape) for t in m.state_dict().values()]
-            for m in modules(self.model, self.guide)
-        ]
-        saved = [[list(t.shape) for t in m.values()] for m in state["modules"]]
-        if state["names"] != list(self.parameters) or shapes != saved:
-            raise checkpoints.CheckpointError(
-                f"{path} is the checkpoint of another network or method: its parameters are "
-                f"{', '.join(state['names'])}; this run's are {', '.join(self.parameters)}, or "
-                "their shapes differ. Choose another file, or delete it"
-            )
-        for module, saved_state in zip(
-            modules(self.model, self.guide), state["modules"], strict=True
-        ):
-            module.load_state_dict(saved_state)
-        with torch.no_grad():
-            for name, tensor in state["parameters"].items():
-                self.parameters[name].copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
-        for callback, saved_state in zip(_stateful(callbacks), state["callbacks"], strict=True):
-            callback.load_state_dict(saved_state)
-        torch.set_rng_state(state["generators"][0])
-        if len(state["generators"]) == 1 + torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["generators"][1:])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.history, self.finished = state["history"], state["finished"]
-
-    def _write_metrics(self, path: str | os.PathLike[str]) -> None:
-        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
-        write_atomically(path, lines)
 
 
 class _unscaled:
@@ -377,10 +185,6 @@ class _unscaled:
         self.scaled.scale = self.scale
 
 
-def _stateful(callbacks: Sequence[Callback]) -> list[Callback]:
-    return [callback for callback in callbacks if callback.state_dict()]
-
-
 def _scores(model: Any, guide: Any, validation: Any) -> dict[str, float]:
     if validation is None:
         return {}
@@ -393,6 +197,18 @@ def _exhausted(history: list[dict[str, Any]], patience: int | None) -> bool:
         return False
     losses = [entry["validation_nll"] for entry in history]
     return len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+def _check_data(data: Any) -> None:
+    if not isinstance(data, tuple):
+        return
+    lengths = [len(tensor) for tensor in data]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the tensors of the data have different numbers of rows: {lengths}")
+    for position, tensor in enumerate(data):
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise ValueError(f"tensor {position} of the data has {count} values not finite")
 
 
 def _check(

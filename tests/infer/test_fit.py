@@ -512,7 +512,7 @@ def test_loss_that_is_not_finite_names_the_data():
     x, y = batch("mlp", N)
     x[3, 1] = math.nan
     with pyro.validation_enabled(False), pytest.raises(NonFiniteLossError, match="argument 0"):
-        train(lifted(), (x, y))
+        train(lifted(), [(x, y)])  # batches of their own are not looked at beforehand
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
@@ -578,3 +578,14 @@ def test_training_warns_of_nothing(recwarn):
         warnings.simplefilter("always")
         train(lifted(), validation=batch("mlp", N), kl_warmup=1)
     assert not recwarn.list
+
+
+def test_data_that_are_not_finite_or_do_not_match_are_refused_before_training():
+    bnn = ps.lift(nn.Linear(3, 2), ps.Gaussian())
+    model = ps.classifier(bnn, n=4)
+    x, y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"different numbers of rows: \[4, 3\]"):
+        ps.fit(model, bnn.guide, (x, y[:3]), epochs=1)
+    x[1, 2] = torch.inf
+    with pytest.raises(ValueError, match="tensor 0 of the data has 1 values not finite"):
+        ps.fit(model, bnn.guide, (x, y), epochs=1)

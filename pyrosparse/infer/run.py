@@ -1,0 +1,219 @@
+"""A training run: its state, one step of it, and how it is saved and resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyrosparse.evidence.log_posterior import evaluation_mode, modules
+from pyrosparse.files import write_atomically
+from pyrosparse.infer import checkpoint as checkpoints
+from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.non_finite import NonFiniteLossError, explain
+from pyrosparse.lift import Lifted
+
+
+class Fit:
+    """A run of ``fit``: what callbacks see while it goes on, and what it returns.
+
+    parameters: the trained tensors by name, unconstrained, in the order of their first use.
+    optimizer:  the torch optimizer over them.
+    epoch, step: how many are done.
+    history:    one dict of metrics an epoch; ``loss`` is the mean negative ELBO in nats.
+    finished:   whether all epochs are done or patience ran out.
+    """
+
+    optimizer: Optimizer
+
+    def __init__(
+        self, model: Any, guide: Any, data: Any, epochs: int, batch_size: int, seed: int
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.data = data
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.seed = seed
+        self.parameters: dict[str, Tensor] = {}
+        self.epoch = 0
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.finished = False
+
+    @property
+    def lifted(self) -> Lifted:
+        """The lifted network under training.
+
+        Raises TypeError when there is none."""
+        for module in modules(self.guide, self.model):
+            for part in module.modules():
+                if isinstance(part, Lifted):
+                    return part
+        raise TypeError("this needs a lifted network: pass fit a guide that pyrosparse.lift made")
+
+    @property
+    def n(self) -> int:
+        """The number of data where they are tensors, else 0."""
+        if isinstance(self.data, tuple):
+            return len(self.data[0])
+        return len(self.data) if hasattr(self.data, "batches") else 0
+
+    def batches(self) -> Iterator[tuple[Tensor, ...]]:
+        """This epoch's minibatches, in an order that the seed and the epoch alone determine."""
+        # One generator an epoch, from the seed alone: an epoch's order needs no history.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        if hasattr(self.data, "batches"):
+            yield from self.data.batches(self.batch_size, generator)
+        elif isinstance(self.data, tuple):
+            order = torch.randperm(len(self.data[0]), generator=generator)
+            for index in order.split(self.batch_size):
+                yield tuple(tensor[index.to(tensor.device)] for tensor in self.data)
+        else:
+            yield from self.data
+
+    def batches_an_epoch(self) -> int | None:
+        """How many minibatches an epoch has, where that is known beforehand."""
+        if self.n:
+            return -(-self.n // self.batch_size)
+        return len(self.data) if hasattr(self.data, "__len__") else None
+
+    def collect_parameters(self) -> None:
+        """Run model and guide once, as SVI does, to learn which parameters there are."""
+        batch = next(iter(self.batches()), None)
+        if batch is None:
+            raise ValueError("there are no data to train on")
+        state = torch.get_rng_state()
+        with (
+            torch.no_grad(),
+            evaluation_mode(self.model, self.guide),
+            poutine.block(),
+            poutine.trace(param_only=True) as capture,
+        ):
+            trace = poutine.trace(self.guide).get_trace(*batch)
+            poutine.replay(self.model, trace=trace)(*batch)
+        torch.set_rng_state(state)
+        for name, site in capture.trace.nodes.items():
+            if site["type"] == "param":
+                value: Any = site["value"]
+                tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
+                if not any(tensor is other for other in self.parameters.values()):
+                    self.parameters[name] = tensor
+        if not self.parameters:
+            raise ValueError("neither model nor guide has a parameter to train")
+
+    def take_step(
+        self,
+        elbo: Any,
+        batch: tuple[Tensor, ...],
+        clip_norm: float | None,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> float:
+        """One step on a minibatch; returns the negative ELBO in nats."""
+        # Pyro's argument checks cost a third of a small step: once is enough.
+        with pyro.validation_enabled(pyro.settings.get("validate_infer") and self.step == 0):
+            loss = float(elbo.loss_and_grads(self.model, self.guide, *batch))
+        if not math.isfinite(loss):
+            kept = f"; the last checkpoint, {checkpoint}, is kept" if checkpoint else ""
+            reason = explain(self.model, self.guide, batch, self.parameters)
+            raise NonFiniteLossError(
+                f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}): {reason}"
+                f"{kept}. A lower learning rate or clip_norm may help"
+            )
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return loss
+
+    def refuse_broken_parameters(self, checkpoint: str | os.PathLike[str] | None) -> None:
+        """Raise NonFiniteLossError where a parameter has become NaN or infinite."""
+        broken = [name for name, tensor in self.parameters.items() if not tensor.isfinite().all()]
+        if broken:
+            kept = f"; the last checkpoint, {checkpoint}, is kept" if checkpoint else ""
+            raise NonFiniteLossError(
+                f"parameters are not finite after step {self.step} (epoch {self.epoch}), though "
+                f"the loss is: {', '.join(broken)}{kept}. A gradient overflowed; a lower learning "
+                "rate or clip_norm may help"
+            )
+
+    def state(self, settings: dict[str, Any], callbacks: Sequence[Callback]) -> dict[str, Any]:
+        """All that a checkpoint must hold."""
+        owned = {id(p) for module in modules(self.model, self.guide) for p in module.parameters()}
+        return {
+            "settings": settings,
+            "modules": [dict(m.state_dict()) for m in modules(self.model, self.guide)],
+            "parameters": {
+                name: tensor for name, tensor in self.parameters.items() if id(tensor) not in owned
+            },
+            "names": list(self.parameters),
+            "optimizer": self.optimizer.state_dict(),
+            "callbacks": [callback.state_dict() for callback in stateful(callbacks)],
+            "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "finished": self.finished,
+        }
+
+    def restore(
+        self,
+        state: dict[str, Any],
+        settings: dict[str, Any],
+        callbacks: Sequence[Callback],
+        path: str | os.PathLike[str],
+    ) -> None:
+        """Take over what ``state`` returned; raises CheckpointError where it is of another run."""
+        other = [key for key, value in settings.items() if state["settings"].get(key) != value]
+        if other:
+            differences = ", ".join(
+                f"{key} was {state['settings'].get(key)!r}, is {settings[key]!r}" for key in other
+            )
+            raise checkpoints.CheckpointError(
+                f"{path} is the checkpoint of a run with other settings ({differences}): go on "
+                "with those, or delete it"
+            )
+        shapes = [
+            [list(t.shape) for t in m.state_dict().values()]
+            for m in modules(self.model, self.guide)
+        ]
+        saved = [[list(t.shape) for t in m.values()] for m in state["modules"]]
+        if state["names"] != list(self.parameters) or shapes != saved:
+            raise checkpoints.CheckpointError(
+                f"{path} is the checkpoint of another network or method: its parameters are "
+                f"{', '.join(state['names'])}; this run's are {', '.join(self.parameters)}, or "
+                "their shapes differ. Choose another file, or delete it"
+            )
+        for module, saved_state in zip(
+            modules(self.model, self.guide), state["modules"], strict=True
+        ):
+            module.load_state_dict(saved_state)
+        with torch.no_grad():
+            for name, tensor in state["parameters"].items():
+                self.parameters[name].copy_(tensor)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for callback, saved_state in zip(stateful(callbacks), state["callbacks"], strict=True):
+            callback.load_state_dict(saved_state)
+        torch.set_rng_state(state["generators"][0])
+        if len(state["generators"]) == 1 + torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["generators"][1:])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.history, self.finished = state["history"], state["finished"]
+
+    def write_metrics(self, path: str | os.PathLike[str]) -> None:
+        """Write the history, a JSON line an epoch."""
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_atomically(path, lines)
+
+
+def stateful(callbacks: Sequence[Callback]) -> list[Callback]:
+    return [callback for callback in callbacks if callback.state_dict()]
