@@ -11,7 +11,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyrosparse.evidence.log_posterior import batches, evaluation_mode, log_prob_sum
+from pyrosparse.evidence.traces import batches, evaluation_mode, log_prob_sum
 
 
 @dataclass(frozen=True)

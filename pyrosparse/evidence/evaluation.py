@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrosparse.evidence.log_posterior import batches, evaluation_mode, sample_sites, trace_at_mean
+from pyrosparse.evidence.traces import batches, evaluation_mode, sample_sites, trace_at_mean
 
 
 def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 1000) -> dict[str, float]:

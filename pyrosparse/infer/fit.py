@@ -14,7 +14,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch.optim import Optimizer
 
 from pyrosparse.evidence import evaluate
-from pyrosparse.evidence.log_posterior import modules
+from pyrosparse.evidence.traces import modules
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.denormals import flush_denormals

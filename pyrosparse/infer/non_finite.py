@@ -9,7 +9,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyrosparse.evidence.log_posterior import modules
+from pyrosparse.evidence.traces import modules
 
 
 class NonFiniteLossError(FloatingPointError):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyrosparse.evidence.log_posterior import evaluation_mode, modules
+from pyrosparse.evidence.traces import evaluation_mode, modules
 from pyrosparse.files import write_atomically
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
