@@ -69,8 +69,21 @@ def log_prob_sum(trace: poutine.Trace, observed: bool) -> float:
     sites = sample_sites(trace, observed)
     if observed and not sites:
         raise ValueError("the model observes nothing: pass it the data it conditions on")
-    # Unscaled: a plate that subsamples would multiply each batch up to the whole data set.
-    return sum(float(site["unscaled_log_prob"].sum(dtype=torch.float64)) for site in sites)
+    if observed:
+        # Unscaled: a plate that subsamples would multiply each batch up to the whole data set.
+        return sum(float(site["unscaled_log_prob"].sum(dtype=torch.float64)) for site in sites)
+    return sum(_log_prob_in_double(site["fn"], site["value"]) for site in sites)
+
+
+def _log_prob_in_double(fn: Any, value: Tensor) -> float:
+    # A weight matrix is one event, so its density is summed inside: over a million weights float32
+    # resolves a tenth of a nat, which would swallow what a round of pruning changes.
+    if value.is_floating_point():
+        try:
+            return float(fn.log_prob(value.double()).sum())
+        except RuntimeError:  # distributions that solve with their own float32 matrices
+            pass
+    return float(fn.log_prob(value).sum(dtype=torch.float64))
 
 
 def batches(data: Any, size: int) -> Batches:

@@ -171,3 +171,18 @@ def test_weights_that_are_not_finite_are_refused(data):
         bnn.net[0].weight[0, 0] = torch.nan
     with pyro.validation_enabled(False), pytest.raises(ValueError, match="is nan"):
         log_posterior(ps.classifier(bnn, 25), bnn.guide, data)
+
+
+def test_prior_part_of_a_large_float32_network_is_resolved():
+    net = torch.nn.Linear(1000, 500, bias=False)
+    bnn = ps.lift(net, ps.Gaussian(scale=0.7))
+    model = ps.classifier(bnn, n=2)
+    data = (torch.randn(2, 1000), torch.tensor([0, 1]))
+    before = log_posterior(model, bnn.guide, data)
+    mask = torch.ones(500, 1000, dtype=torch.bool)
+    mask[3, 7] = False
+    gone = float(net.weight[3, 7].detach())
+    bnn.zero({"weight": mask})
+    after = log_posterior(model, bnn.guide, data)
+    expected = gone**2 / (2 * 0.7**2)
+    assert log_bayes_factor(before, after).prior == pytest.approx(expected, rel=1e-4)
