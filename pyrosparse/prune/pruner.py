@@ -82,7 +82,9 @@ class Pruner(Callback):
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
         before = log_posterior(run.model, run.guide, run.data)
         pruned = self.accepts()
-        changed = pruned and self._prune(run, self.sparsity * self.ramp(run.epoch / run.epochs))
+        changed = pruned and self._prune(
+            run, self._masks(run, self.sparsity * self.ramp(run.epoch / run.epochs))
+        )
         after = log_posterior(run.model, run.guide, run.data) if changed else before
         factor = log_bayes_factor(before, after, self.likelihood)
         if changed or not pruned:  # a round that found nothing to prune says nothing
@@ -90,18 +92,23 @@ class Pruner(Callback):
         return _record(run, pruned, after, factor)
 
     def on_end(self, run: Fit) -> dict[str, Any]:
-        before = log_posterior(run.model, run.guide, run.data)
-        if not self._prune(run, self.sparsity):
+        masks = self._masks(run, self.sparsity)
+        if not _removes(masks, weights_of(run)):
+            self._prune(run, masks)
             return {}
+        before = log_posterior(run.model, run.guide, run.data)
+        self._prune(run, masks)
         after = log_posterior(run.model, run.guide, run.data)
         return _record(run, True, after, log_bayes_factor(before, after, self.likelihood))
 
-    def _prune(self, run: Fit, sparsity: float) -> bool:
-        """Prune to a sparsity; returns whether any weight changed."""
-        weights = weights_of(run)
+    def _masks(self, run: Fit, sparsity: float) -> Masks:
         generator = torch.Generator().manual_seed(run.seed * 1_000_003 + run.epoch)
-        masks = self.criterion(weights, sparsity, generator)
-        changes = any(bool(weights[name][~mask].count_nonzero()) for name, mask in masks.items())
+        return self.criterion(weights_of(run), sparsity, generator)
+
+    def _prune(self, run: Fit, masks: Masks) -> bool:
+        """Set to zero what the masks remove; returns whether any weight changed."""
+        weights = weights_of(run)
+        changes = _removes(masks, weights)
         if self.freeze:
             run.lifted.freeze(masks)
             forget_momentum(run.optimizer, weights, masks)
@@ -127,6 +134,10 @@ def forget_momentum(
         for value in optimizer.state.get(weights[name], {}).values():
             if isinstance(value, Tensor) and value.shape == mask.shape:
                 value.mul_(mask)
+
+
+def _removes(masks: Masks, weights: dict[str, Tensor]) -> bool:
+    return any(bool(weights[name][~mask].count_nonzero()) for name, mask in masks.items())
 
 
 def _sparsity(weights: dict[str, Tensor]) -> float:
