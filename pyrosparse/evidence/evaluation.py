@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrosparse.evidence.traces import batches, evaluation_mode, sample_sites, trace_at_mean
 
 
-def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 1000) -> dict[str, float]:
+def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dict[str, float]:
     """The mean negative log likelihood (``nll``, nats per datum) of data at the guide's mean, and
     for categorical observations the ``accuracy``.
 

@@ -62,7 +62,7 @@ class BayesFactor:
 
 
 def log_posterior(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Any, *, batch_size: int = 1000
+    model: Callable[..., Any], guide: Callable[..., Any], data: Any, *, batch_size: int = 256
 ) -> LogPosterior:
     r"""The log posterior of a model at the guide's mean.
 

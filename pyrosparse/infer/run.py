@@ -201,6 +201,7 @@ class Fit:
             for name, tensor in state["parameters"].items():
                 self.parameters[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
+        _match_strides(self.optimizer)
         for callback, saved_state in zip(stateful(callbacks), state["callbacks"], strict=True):
             callback.load_state_dict(saved_state)
         torch.set_rng_state(state["generators"][0])
@@ -213,6 +214,15 @@ class Fit:
         """Write the history, a JSON line an epoch."""
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
         write_atomically(path, lines)
+
+
+def _match_strides(optimizer: Optimizer) -> None:
+    # Files hold tensors in row-major order; a fused kernel walks a parameter and its moments
+    # side by side, so that those of a channels-last weight must be channels-last again.
+    for parameter, memory in optimizer.state.items():
+        for key, value in memory.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                memory[key] = torch.empty_like(parameter).copy_(value)
 
 
 def stateful(callbacks: Sequence[Callback]) -> list[Callback]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyrosparse as ps
 from pyrosparse.infer import Callback, Evaluation, NonFiniteLossError, schedules
 from pyrosparse.infer.checkpoint import CheckpointError
-from tests.nets import batch, cnn, mlp
+from tests.nets import Residual, batch, cnn, mlp
 
 N = 28
 NORMAL = ps.Gaussian(posterior="normal", initial_scale=0.1)
@@ -369,6 +369,22 @@ def test_interrupted_run_ends_like_a_whole_one(tmp_path, net, epoch, loader):
     assert timeless(run.history) == timeless(whole_run.history)
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert lines == run.history
+
+
+def test_interrupted_run_of_a_channels_last_network_ends_like_a_whole_one(tmp_path):
+    data = batch("residual", N)
+
+    def attempt(callback, checkpoint=None):
+        net = (torch.manual_seed(0), Residual())[1].to(memory_format=torch.channels_last)
+        bnn = lifted(net=net)
+        return bnn, train(bnn, data, callbacks=[callback], epochs=4, checkpoint=checkpoint)
+
+    whole, _ = attempt(Callback())
+    assert not whole.net.branch[1].weight.is_contiguous()
+    with pytest.raises(KeyboardInterrupt):
+        attempt(Raise(3), tmp_path / "a")
+    resumed, _ = attempt(Callback(), tmp_path / "a")
+    assert same(whole, resumed)
 
 
 def test_finished_run_is_given_back_as_it_is(tmp_path):
