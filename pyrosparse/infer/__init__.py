@@ -2,9 +2,10 @@
 
 from pyrosparse.infer import schedules
 from pyrosparse.infer.callback import Callback, Evaluation
+from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.fit import fit
 from pyrosparse.infer.kl_scale import kl_scale
 from pyrosparse.infer.non_finite import NonFiniteLossError
 from pyrosparse.infer.run import Fit
 
-__all__ = ["Callback", "Evaluation", "Fit", "NonFiniteLossError", "fit", "kl_scale", "schedules"]
+__all__ = ["Callback", "CapturedSVI", "Evaluation", "Fit", "NonFiniteLossError", "fit", "kl_scale", "schedules"]

@@ -17,6 +17,7 @@ from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.traces import modules
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.kl_scale import kl_scale as scale_kl
 from pyrosparse.infer.parameter_groups import Rates, fused_adam, parameter_groups
@@ -45,6 +46,8 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     metrics: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    capture: bool = True,
+    compile: bool = False,
     progress: bool | None = None,
 ) -> Fit:
     r"""Train a Pyro model and its guide by stochastic variational inference.
@@ -73,6 +76,8 @@ def fit(
                    themselves, such as a DataLoader, must do so by torch's global generator).
     metrics:       a file of one JSON line an epoch.
     seed:          of everything random; the caller's torch generator is left alone.
+    capture:       take the Python out of the steps where possible; see ``CapturedSVI``.
+    compile:       compile the captured steps too.
     progress:      show a progress bar; by default on a terminal only.
 
     Raises NonFiniteLossError with step, site and layer when the loss is NaN or infinite (the
@@ -90,7 +95,7 @@ def fit(
     _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation)
     _check_data(data)
     run = Fit(model, guide, data, epochs, batch_size, seed)
-    elbo = TraceMeanField_ELBO() if elbo is None else elbo
+    run.elbo = elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices), flush_denormals(), warnings.catch_warnings():
         # NonFiniteLossError says it, and says where.
@@ -98,6 +103,10 @@ def fit(
         torch.manual_seed(seed)
         run.collect_parameters()
         run.optimizer = (optimizer or fused_adam)(parameter_groups(run.parameters, learning_rate))
+        if capture:
+            run.svi = CapturedSVI(
+                model, guide, run.optimizer, elbo, compile=compile, same_random_stream=False
+            )
         base_rates = [group["lr"] for group in run.optimizer.param_groups]
         settings = {
             "epochs": epochs,
@@ -123,21 +132,23 @@ def fit(
             module.train()
         for callback in callbacks:
             callback.on_start(run)
-        scaled = scale_kl(kl_scale)
+        # A captured step reads a weight that changes from a tensor.
+        weight = torch.tensor(kl_scale, dtype=torch.float64)
+        scaled = scale_kl(weight if kl_warmup else kl_scale)
         n_batches = run.batches_an_epoch()
         with progress_bar(epochs, run.epoch, progress) as advance, scaled:
             while not run.finished:
                 started = time.perf_counter()
-                total = count = 0.0
+                total: Any = 0.0
+                count = 0
                 for index, batch in enumerate(run.batches()):
                     fraction = index / n_batches if n_batches else 0.0
                     position = run.epoch + fraction
-                    scaled.scale = (
-                        kl_scale * min(1.0, position / kl_warmup) if kl_warmup else kl_scale
-                    )
+                    if kl_warmup:
+                        weight.fill_(kl_scale * min(1.0, position / kl_warmup))
                     for group, rate in zip(run.optimizer.param_groups, base_rates, strict=True):
                         group["lr"] = rate * schedule(min(position / epochs, 1.0))
-                    loss = run.take_step(elbo, batch, clip_norm, checkpoint)
+                    loss = run.take_step(batch, clip_norm, checkpoint)
                     total, count = total + loss, count + 1
                 if not count:
                     raise ValueError(
@@ -147,7 +158,7 @@ def fit(
                 entry: dict[str, Any] = {
                     "epoch": run.epoch,
                     "step": run.step,
-                    "loss": total / count,
+                    "loss": float(total) / count,
                     "kl_scale": float(scaled.scale),
                     "learning_rate": run.optimizer.param_groups[0]["lr"],
                 }

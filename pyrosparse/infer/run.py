@@ -18,8 +18,12 @@ from pyrosparse.evidence.traces import evaluation_mode, modules
 from pyrosparse.files import write_atomically
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
 from pyrosparse.lift import Lifted
+
+READ_EVERY = 50
+"""Steps between two looks at the loss on a device that the host need not wait for."""
 
 
 class Fit:
@@ -27,12 +31,16 @@ class Fit:
 
     parameters: the trained tensors by name, unconstrained, in the order of their first use.
     optimizer:  the torch optimizer over them.
+    svi:         the captured step, whose ``explain()`` says what was captured; None where steps are
+                 taken eagerly.
     epoch, step: how many are done.
     history:    one dict of metrics an epoch; ``loss`` is the mean negative ELBO in nats.
     finished:   whether all epochs are done or patience ran out.
     """
 
     optimizer: Optimizer
+    elbo: Any
+    svi: CapturedSVI | None = None
 
     def __init__(
         self, model: Any, guide: Any, data: Any, epochs: int, batch_size: int, seed: int
@@ -112,28 +120,46 @@ class Fit:
 
     def take_step(
         self,
-        elbo: Any,
         batch: tuple[Tensor, ...],
         clip_norm: float | None,
         checkpoint: str | os.PathLike[str] | None,
-    ) -> float:
+    ) -> Tensor | float:
         """One step on a minibatch; returns the negative ELBO in nats."""
         # Pyro's argument checks cost a third of a small step: once is enough.
         with pyro.validation_enabled(pyro.settings.get("validate_infer") and self.step == 0):
-            loss = float(elbo.loss_and_grads(self.model, self.guide, *batch))
-        if not math.isfinite(loss):
-            kept = f"; the last checkpoint, {checkpoint}, is kept" if checkpoint else ""
-            reason = explain(self.model, self.guide, batch, self.parameters)
-            raise NonFiniteLossError(
-                f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}): {reason}"
-                f"{kept}. A lower learning rate or clip_norm may help"
-            )
+            loss = self._backward(batch)
+        # Reading the loss makes the host wait for a device: there, only now and then.
+        if not isinstance(loss, Tensor) or loss.is_cpu or self.step % READ_EVERY == 0:
+            self._refuse_non_finite(float(loss), batch, checkpoint)
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         return loss
+
+    def _backward(self, batch: tuple[Tensor, ...]) -> Tensor | float:
+        if self.svi is None:
+            return float(self.elbo.loss_and_grads(self.model, self.guide, *batch))
+        if not self.svi.parameters:
+            # From the very first step, so that a resumed run takes the same steps as a whole one.
+            self.svi.capture(*batch)
+        return self.svi.backward(*batch)
+
+    def _refuse_non_finite(
+        self,
+        loss: float,
+        batch: tuple[Tensor, ...],
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> None:
+        if math.isfinite(loss):
+            return
+        kept = f"; the last checkpoint, {checkpoint}, is kept" if checkpoint else ""
+        reason = explain(self.model, self.guide, batch, self.parameters)
+        raise NonFiniteLossError(
+            f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}): {reason}"
+            f"{kept}. A lower learning rate or clip_norm may help"
+        )
 
     def refuse_broken_parameters(self, checkpoint: str | os.PathLike[str] | None) -> None:
         """Raise NonFiniteLossError where a parameter has become NaN or infinite."""

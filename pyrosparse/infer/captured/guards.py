@@ -1,0 +1,231 @@
+"""What a captured step takes for granted, and whether it still holds."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import types
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_LONGEST = 1000
+"""Entries of a container that are looked at one by one; a longer one counts as data."""
+
+_LIBRARIES = {"torch", "pyro", "pyrosparse", "numpy", "scipy", *sys.stdlib_module_names}
+"""Packages whose functions and classes hold no settings of a model; its objects may."""
+
+_FOREIGN = _LIBRARIES - {"pyrosparse"}
+
+_TENSORS_AND_PARTS = ("_parameters", "_buffers", "_modules")
+
+_MODULE_INTERNALS = set(nn.Module().__dict__) - {"training"}
+
+_MISSING = object()
+
+
+class Guards:
+    """The Python values and tensors that a model and a guide refer to, as they stood at a capture.
+
+    Looks into modules, closures, global variables, attributes and containers. Guards numbers,
+    strings, and which objects there are; not what is in the tensors, which a captured step reads
+    anew each time.
+
+    modules: the modules among what was found.
+    tensors: the tensors among what was found.
+    """
+
+    def __init__(self, roots: Mapping[str, Any]) -> None:
+        self.modules: list[nn.Module] = []
+        self.tensors: list[Tensor] = []
+        self._values: list[tuple[Any, Any, Any]] = []
+        self._names: list[str] = []
+        self._lengths: list[tuple[Any, int, str]] = []
+        self._types: list[tuple[Any, ...]] = []
+        self._seen: dict[int, Any] = {}  # with the objects, so that no other takes over an id
+        for name, root in roots.items():
+            self._look(root, name)
+
+    def __len__(self) -> int:
+        return len(self._values) + len(self._lengths) + len(self._types)
+
+    def add(self, place: Any, key: Any, name: str) -> None:
+        """Guard the value that stands at ``place[key]``."""
+        self._values.append((place, key, place[key]))
+        self._names.append(name)
+
+    def add_tensor(self, tensor: Tensor) -> None:
+        """Guard the type of a tensor."""
+        if not any(tensor is other for other in self.tensors):
+            self.tensors.append(tensor)
+            self._types.append((tensor, *_type_of(tensor)))
+
+    def hold(self) -> bool:
+        """Whether everything is as it was."""
+        try:
+            for place, key, value in self._values:
+                if (now := place[key]) is not value and not _equal(now, value):
+                    return False
+        except (KeyError, IndexError, ValueError):
+            return False
+        for container, length, _ in self._lengths:
+            if len(container) != length:
+                return False
+        for tensor, dtype, device, shape, requires_grad in self._types:
+            if (
+                tensor.dtype is not dtype
+                or tensor.shape != shape
+                or tensor.requires_grad is not requires_grad
+                or tensor.device != device
+            ):
+                return False
+        return True
+
+    def forget_scratch(self) -> None:
+        """Guard no longer the objects that others have taken the place of, such as the plates that
+        a guide makes anew in every run; numbers, strings and tensors stay guarded."""
+        kept = [
+            index
+            for index, (place, key, value) in enumerate(self._values)
+            if _equal(now := _get(place, key), value)
+            or isinstance(value, (*_PLAIN, Tensor))
+            or isinstance(now, (*_PLAIN, Tensor))
+        ]
+        self._values = [self._values[index] for index in kept]
+        self._names = [self._names[index] for index in kept]
+
+    def broken(self) -> list[str]:
+        """The names of what has changed."""
+        changed = [
+            name
+            for (place, key, value), name in zip(self._values, self._names, strict=True)
+            if not _equal(_get(place, key), value)
+        ]
+        changed += [name for container, length, name in self._lengths if len(container) != length]
+        types = [entry for entry in self._types if _type_of(entry[0]) != entry[1:]]
+        return changed + [f"the type of a tensor of shape {tuple(one[3])}" for one in types]
+
+    def _look(self, value: Any, name: str) -> None:
+        """Guard what can be reached from a value."""
+        if isinstance(value, (*_PLAIN, type)) or id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, Tensor):
+            self.add_tensor(value)
+        elif isinstance(value, nn.Module):
+            self._look_into_module(value, name)
+        elif isinstance(value, functools.partial):
+            for part in (value.func, value.args, value.keywords):
+                self._look(part, name)
+        elif isinstance(value, types.MethodType):
+            self._look(value.__self__, name)
+            self._look(value.__func__, name)
+        elif isinstance(value, types.FunctionType):
+            self._look_into_function(value, name)
+        elif isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            self._lengths.append((value, len(value), name))
+            if len(value) <= _LONGEST:
+                self._look_at(value, list(items), name)
+        elif isinstance(value, tuple):
+            for index, one in enumerate(value[:_LONGEST]):  # cannot change: no guards
+                self._look(one, f"{name}[{index}]")
+        elif isinstance(value, Messenger | ELBO) or not _of_library(type(value), _FOREIGN):
+            self._look_into_object(value, name)
+
+    def _look_at(self, place: Any, items: Iterable[tuple[Any, Any]], name: str) -> None:
+        for key, value in items:
+            inner = f"{name}.{key}".removeprefix(".") if isinstance(key, str) else f"{name}[{key}]"
+            if not isinstance(value, types.ModuleType):
+                self.add(place, key, inner)
+            self._look(value, inner)
+
+    def _look_into_module(self, module: nn.Module, name: str) -> None:
+        self.modules.append(module)
+        attributes = module.__dict__
+        for part in _TENSORS_AND_PARTS:
+            self._look_at(attributes[part], list(attributes[part].items()), name)
+        for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+            self._lengths.append((attributes[hooks], len(attributes[hooks]), f"{name}.{hooks}"))
+        own = [pair for pair in attributes.items() if pair[0] not in _MODULE_INTERNALS]
+        self._look_at(attributes, own, name)
+        self._look_into_class(type(module), name)
+
+    def _look_into_object(self, value: Any, name: str) -> None:
+        attributes = getattr(value, "__dict__", None)
+        if isinstance(attributes, dict):
+            self._look_at(attributes, list(attributes.items()), name)
+        self._look_into_class(type(value), name)
+
+    def _look_into_class(self, kind: type, name: str) -> None:
+        for base in kind.__mro__:
+            if _of_library(base, _LIBRARIES):
+                continue
+            for attribute, value in vars(base).items():
+                if isinstance(value, types.FunctionType):
+                    self._look(value, f"{name}.{attribute}")
+                elif isinstance(value, int | float | Tensor):
+                    self._look_at(vars(base), [(attribute, value)], name)
+
+    def _look_into_function(self, function: types.FunctionType, name: str) -> None:
+        if _of_library(function, _LIBRARIES):
+            return
+        variables = function.__code__.co_freevars
+        for variable, cell in zip(variables, function.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # not assigned yet
+                self._look_at(_Cell(cell), [(variable, cell.cell_contents)], "")
+        for part in (function.__defaults__, function.__kwdefaults__):
+            self._look(part, name)
+        names = _global_names(function.__code__)
+        for variable in sorted(names & function.__globals__.keys()):
+            value = function.__globals__[variable]
+            self._look_at(function.__globals__, [(variable, value)], "")
+            if isinstance(value, types.ModuleType) and not _of_library(value, _LIBRARIES):
+                used = sorted(names & vars(value).keys())
+                self._look_at(vars(value), [(key, vars(value)[key]) for key in used], variable)
+
+
+class _Cell:
+    """A variable of an enclosing function, read as if from a mapping."""
+
+    def __init__(self, cell: types.CellType) -> None:
+        self.cell = cell
+
+    def __getitem__(self, key: str) -> Any:
+        return self.cell.cell_contents
+
+
+def _get(place: Any, key: Any) -> Any:
+    try:
+        return place[key]
+    except (KeyError, IndexError, ValueError):
+        return _MISSING
+
+
+def _equal(now: Any, value: Any) -> bool:
+    if now is value:
+        return True
+    return type(now) is type(value) and isinstance(now, _PLAIN) and bool(now == value)
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _global_names(constant)
+    return names
+
+
+def _of_library(value: Any, libraries: Collection[str]) -> bool:
+    module = getattr(value, "__module__", None) or getattr(value, "__name__", "")
+    return str(module).partition(".")[0] in libraries
+
+
+def _type_of(tensor: Tensor) -> tuple[torch.dtype, torch.device, torch.Size, bool]:
+    return tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad
