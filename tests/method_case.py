@@ -199,6 +199,39 @@ class MethodCase:
         (mask,) = bnn.masks(self.recovery_threshold).values()
         assert torch.equal(mask.flatten() != 0, planted)
 
+    @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+    def test_captured_steps_train_as_eager_ones(self, name: str, elbo: type) -> None:
+        x, y = batch(name, 20)
+        batches = list(zip(x.split(8), y.split(8), strict=True))  # the last one is smaller
+
+        def train(captured: bool) -> tuple[ps.Lifted, list[float]]:
+            bnn = self.lifted(name)
+            model = ps.classifier(bnn, 20)
+            optimizer = torch.optim.Adam(bnn.parameters(), lr=1e-3, fused=True)
+            svi = ps.infer.CapturedSVI(model, bnn.guide, optimizer, elbo())
+            losses = []
+            for step in range(200):
+                if captured:
+                    losses.append(svi.step(*batches[step % 3]))
+                else:
+                    losses.append(elbo().loss_and_grads(model, bnn.guide, *batches[step % 3]))
+                    optimizer.step()
+                    optimizer.zero_grad()
+            assert not captured or svi.fallback is None
+            return bnn, losses
+
+        (eager, expected), (captured, losses) = train(False), train(True)
+        for loss, other in zip(losses, expected, strict=True):
+            assert abs(loss - other) <= 1e-6 * abs(other)
+        for (key, value), other in zip(
+            captured.state_dict().items(), eager.state_dict().values(), strict=True
+        ):
+            assert (
+                (value - other).abs().max() <= 1e-5
+                if value.is_floating_point()
+                else (torch.equal(value, other))
+            ), key
+
     def test_bad_arguments_are_refused(self) -> None:
         assert self.bad
         for options in self.bad:

@@ -8,4 +8,13 @@ from pyrosparse.infer.kl_scale import kl_scale
 from pyrosparse.infer.non_finite import NonFiniteLossError
 from pyrosparse.infer.run import Fit
 
-__all__ = ["Callback", "CapturedSVI", "Evaluation", "Fit", "NonFiniteLossError", "fit", "kl_scale", "schedules"]
+__all__ = [
+    "Callback",
+    "CapturedSVI",
+    "Evaluation",
+    "Fit",
+    "NonFiniteLossError",
+    "fit",
+    "kl_scale",
+    "schedules",
+]

@@ -218,7 +218,9 @@ def hand(row: Row) -> Step | None:
 def captured(row: Row, compile: bool = False) -> Step:
     bnn, model = row.lifted("compiled" if compile else "captured")
     elbo = TraceMeanField_ELBO()
-    return CapturedSVI(model, bnn.guide, adam_by_name, elbo, compile=compile).step
+    # As `fit` does: without the draws of weights that noise at the activations does not need.
+    options = {"compile": compile, "same_random_stream": False}
+    return CapturedSVI(model, bnn.guide, adam_by_name, elbo, **options).step
 
 
 def adam_by_name(parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:

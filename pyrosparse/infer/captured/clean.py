@@ -61,9 +61,7 @@ def reuse_memory(graph: Graph) -> None:
 
     def last_use(node: Node) -> int:
         members = aliases.members(node)
-        return max(
-            (position[user] for member in members for user in member.users), default=-1
-        )
+        return max((position[user] for member in members for user in member.users), default=-1)
 
     for node in list(graph.nodes):
         variant = _IN_PLACE.get(node.target) if node.op == "call_function" else None
@@ -177,15 +175,15 @@ def _mutated(node: Node) -> list[Node]:
         writes = argument.alias_info is not None and argument.alias_info.is_write
         # The schemas of batch normalisation do not say that they update the running statistics.
         if writes or argument.name in _BATCH_NORMS:
-            value = (
-                node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-            )
+            value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
             written += [value] if isinstance(value, Node) else _nodes_of(value)
     return written
 
 
 def _nodes_of(value: Any) -> list[Node]:
-    return [one for one in value if isinstance(one, Node)] if isinstance(value, list | tuple) else []
+    return (
+        [one for one in value if isinstance(one, Node)] if isinstance(value, list | tuple) else []
+    )
 
 
 def _mutates_outside(node: Node) -> bool:

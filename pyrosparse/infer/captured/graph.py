@@ -55,9 +55,9 @@ class StepGraph:
 
     def without_unused_draws(self) -> StepGraph:
         """The same step without the draws that nothing reads."""
-        graph, outside, constants = self._copy()
+        graph = self.copied_graph()
         clean.drop_unused_draws(graph)
-        return StepGraph(graph, outside, constants, self.traced)
+        return StepGraph(graph, self.outside, self.constants, self.traced)
 
     def written(self) -> list[Tensor]:
         """The outside tensors that a step writes to."""
@@ -68,15 +68,15 @@ class StepGraph:
 
     def program(self) -> Run:
         """The step as a Python function over its inputs, which returns its outputs."""
-        graph, _, _ = self._copy()
+        graph = self.copied_graph()
         clean.reuse_memory(graph)
         return _as_function(graph)
 
-    def _copy(self) -> tuple[Graph, list[Tensor], list[Tensor]]:
+    def copied_graph(self) -> Graph:
+        """A copy of the graph, to be changed."""
         graph = Graph()
-        output = graph.graph_copy(self.graph, {})
-        graph.output(output)
-        return graph, self.outside, self.constants
+        graph.output(graph.graph_copy(self.graph, {}))
+        return graph
 
 
 def trace(
@@ -167,8 +167,7 @@ def _inputs_for_attributes(module: GraphModule) -> tuple[dict[str, Tensor], dict
         users = [user for node in nodes for user in node.users]
         # A number written in the program, as in torch.tensor(0.5), comes in through `lift`.
         literal = all(
-            user.target in (aten.lift_fresh_copy.default, aten.lift_fresh.default)
-            for user in users
+            user.target in (aten.lift_fresh_copy.default, aten.lift_fresh.default) for user in users
         )
         with graph.inserting_after(last):
             last = graph.placeholder(f"{'literal' if literal else 'outside'}_{key}")

@@ -82,7 +82,9 @@ def _can_merge(optimizers: list[Any]) -> bool:
     """Whether they are all torch's own, of one kind; at the first step there are none yet."""
     single = [getattr(one, "optimizer", one) for one in optimizers]
     kind = type(single[0]) if single else None
-    return kind in _FUSED and all(type(one) is kind and len(one.param_groups) == 1 for one in single)
+    return kind in _FUSED and all(
+        type(one) is kind and len(one.param_groups) == 1 for one in single
+    )
 
 
 def _describe(optimizer: Optimizer, tensor: Tensor) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -18,6 +18,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyrosparse.infer.captured.compiled import compiled
 from pyrosparse.infer.captured.explanation import explain
 from pyrosparse.infer.captured.graph import Run, StepGraph, trace
 from pyrosparse.infer.captured.guards import Guards
@@ -44,8 +45,9 @@ class Captured:
     same_stream: Run
     guards: Guards
     signature: Any
+    compiled: bool = False
     runs: int = 0
-    checks: int = field(default=1)
+    checks: int = 1
 
     def inputs(self, arguments: list[Tensor]) -> list[Tensor]:
         graph = self.graph
@@ -68,7 +70,8 @@ class CapturedSVI:
     optim:   a ``PyroOptim``, whose optimizers take one fused step; a torch optimizer; or a function that makes one from the parameters by
              name, such as ``lambda parameters: Adam(parameters.values(), fused=True)``.
     loss:    an ELBO, or a differentiable loss ``loss(model, guide, *args, **kwargs)``.
-    compile: compile the graph with inductor too (needs a C++ compiler; takes a minute).
+    compile: compile the graph with inductor too: worth its ten seconds or so where elementwise work
+             on large tensors is much of a step. Needs a C++ compiler; on a GPU, uses a CUDA graph.
     same_random_stream: make also the draws that nothing reads, so that every step draws the numbers
              that the eager one would; without them a step may cost less, and has the same law.
 
@@ -243,18 +246,42 @@ class CapturedSVI:
             )
         for tensor in (*parameters.values(), *graph.outside):
             guards.add_tensor(tensor)
-        captured = Captured(
-            parameters, graph, graph.program(), graph.program(), guards, signature
-        )
-        if not self.same_random_stream:
-            captured.run = graph.without_unused_draws().program()
+        program = graph.program()
+        captured = Captured(parameters, graph, program, program, guards, signature)
         if not self._agrees(captured, args, kwargs, arguments, seeds=2):
             return None
+        if not self.same_random_stream:
+            captured.graph = graph.without_unused_draws()
+            captured.run = captured.graph.program()
+        if self.compile:
+            self._compile(captured, arguments)
         return captured
 
-    def _checked(
-        self, captured: Captured, args: Any, kwargs: Any, arguments: list[Tensor]
-    ) -> bool:
+    def _compile(self, captured: Captured, arguments: list[Tensor]) -> None:
+        """Let inductor's program take the place of a capture's, if it computes the same."""
+        inputs = captured.inputs(arguments)
+        before = State(captured.guards.tensors, _buffers(captured.guards))
+        try:
+            run = compiled(captured.graph.copied_graph(), inputs)
+            found = []
+            for program in (captured.run, run):
+                with torch.no_grad():
+                    found.append(program(inputs))
+                before.restore()
+        except Exception as error:
+            reason = f"inductor raises {type(error).__name__}: {str(error).strip()[:300]}"
+        else:
+            difference = _difference(["loss", *captured.parameters], *found)
+            if difference is None:
+                captured.run, captured.compiled = run, True
+                return
+            reason = f"inductor's program differs in {difference}"
+        finally:
+            before.restore()
+        self.compile = False
+        warnings.warn(f"CapturedSVI runs without compiling: {reason}", stacklevel=6)
+
+    def _checked(self, captured: Captured, args: Any, kwargs: Any, arguments: list[Tensor]) -> bool:
         """Whether a capture may run: compared with eager on the second batch, and now and then."""
         if captured.runs == 1:
             captured.checks += 1
@@ -380,7 +407,12 @@ def _recorded() -> bool:
 
 
 def _buffers(guards: Guards) -> list[Tensor]:
-    return [buffer for module in guards.modules for buffer in module._buffers.values() if buffer is not None]
+    return [
+        buffer
+        for module in guards.modules
+        for buffer in module._buffers.values()
+        if buffer is not None
+    ]
 
 
 def _difference(
