@@ -12,6 +12,7 @@ from torch import nn
 import pyrosparse as ps
 from pyrosparse.infer import CapturedSVI
 from pyrosparse.infer.captured import svi as captured_svi
+from pyrosparse.infer.captured.graph import _as_function as make_program
 from tests.benchmarks.svi_step import measure_memory
 
 compiler = pytest.mark.skipif(
@@ -48,11 +49,9 @@ def test_compiled_steps_train_as_others_do():
     losses, expected = train(compiled), train(plain)
     assert "Captured and compiled" in compiled.explain()
     assert losses == pytest.approx(expected, rel=1e-6)
-    for module, other in zip(compiled.model.network.modules(), plain.model.network.modules()):
-        for (name, value), reference in zip(
-            module.state_dict().items(), other.state_dict().values()
-        ):
-            torch.testing.assert_close(value, reference, rtol=1e-5, atol=1e-5, msg=name)
+    found, reference = (svi.model.network.state_dict() for svi in (compiled, plain))
+    for name, value in found.items():
+        torch.testing.assert_close(value, reference[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("fault", ["raises", "wrong"])
@@ -62,8 +61,6 @@ def test_what_cannot_be_compiled_runs_as_a_graph_and_says_so(monkeypatch, fault)
             raise RuntimeError("no compiler")
         run = make_program(graph)
         return lambda inputs: [result * 1.001 for result in run(inputs)]
-
-    from pyrosparse.infer.captured.graph import _as_function as make_program
 
     monkeypatch.setattr(captured_svi, "compiled", broken)
     reason = "no compiler" if fault == "raises" else "differs in the loss"

@@ -34,7 +34,7 @@ def compiled(graph: Graph, inputs: list[Tensor]) -> Run:
     options = {"fallback_random": True, "triton.cudagraphs": on_gpu}
     with torch.no_grad(), warnings.catch_warnings(), config.patch(options):
         warnings.simplefilter("ignore")
-        function = compile_fx.compile_fx(module, inputs)
+        function: Any = compile_fx.compile_fx(module, inputs)  # type: ignore[arg-type]
 
     def run(inputs: list[Tensor]) -> list[Tensor | None]:
         found = function(*inputs)

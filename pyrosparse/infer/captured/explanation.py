@@ -32,8 +32,8 @@ def _describe(captured: Captured) -> str:
         + ", ".join(f"{count} {name}" for name, count in counts),
         f"  parameters: {', '.join(captured.parameters)}",
         f"  reads and writes besides: {len(outside)} tensors of shapes {outside}",
-        f"  holds while {len(captured.guards)} values, objects and types stay as they are; compared "
-        f"with the eager step {captured.checks} times",
+        f"  holds while {len(captured.guards)} values, objects and types stay as they are",
+        f"  compared with the eager step {captured.checks} times",
     ]
     return "\n".join(lines)
 

@@ -151,7 +151,7 @@ def _expectation(dice: Dice, costs: Any) -> Any:
 
 
 def _inputs_for_attributes(module: GraphModule) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Turn what the graph holds into inputs: tensors from outside and literal constants, by name."""
+    """Turn what the graph holds into inputs, by name: tensors from outside, literal constants."""
     graph = module.graph
     graph.set_codegen(torch.fx.graph.CodeGen())
     attributes: dict[int, list[Node]] = {}
@@ -162,7 +162,8 @@ def _inputs_for_attributes(module: GraphModule) -> tuple[dict[str, Tensor], dict
             attributes.setdefault(id(tensor), []).append(node)
             tensors[id(tensor)] = tensor
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    outside, literals = {}, {}
+    outside: dict[str, Tensor] = {}
+    literals: dict[str, Tensor] = {}
     for key, nodes in attributes.items():
         users = [user for node in nodes for user in node.users]
         # A number written in the program, as in torch.tensor(0.5), comes in through `lift`.

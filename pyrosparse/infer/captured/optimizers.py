@@ -50,7 +50,8 @@ class Update:
 
     def _step_of_built(self, parameters: Mapping[str, Tensor]) -> None:
         if self._merged is None:
-            self._merged = self.optim(dict(parameters))  # type: ignore[operator]
+            make: Any = self.optim
+            self._merged = make(dict(parameters))
             if not isinstance(self._merged, Optimizer):
                 raise TypeError(f"optim returned {type(self._merged).__name__}, not an optimizer")
             self._known = {id(p) for g in self._merged.param_groups for p in g["params"]}
@@ -63,7 +64,7 @@ class Update:
         self._merged.step()
 
     def _step_of_pyro(self, optim: PyroOptim, parameters: list[Tensor]) -> None:
-        optimizers = [optim.optim_objs.get(tensor) for tensor in parameters]
+        optimizers: list[Any] = [optim.optim_objs.get(tensor) for tensor in parameters]
         if not _can_merge(optimizers):
             optim(parameters)
             return
@@ -105,10 +106,11 @@ def _merge(optimizers: list[Optimizer], parameters: list[Tensor]) -> Optimizer:
         if options.get("fused") is None and options.get("foreach") is None:
             # The fused kernel of other devices keeps its count of steps elsewhere.
             plain = tensor.device.type == "cpu" and not options.get("differentiable")
-            options["fused"] = plain and tensor.is_floating_point() or None
+            options["fused"] = (plain and tensor.is_floating_point()) or None
         key = tuple(str(value) for value in options.values())
         groups.setdefault(key, {**options, "params": []})["params"].append(tensor)
-    merged = type(optimizers[0])(list(groups.values()))
+    kind: Any = type(optimizers[0])
+    merged: Optimizer = kind(list(groups.values()))
     for optimizer, tensor in zip(optimizers, parameters, strict=True):
         merged.state[tensor] = optimizer.state[tensor]
     return merged

@@ -1,4 +1,4 @@
-"""Stochastic variational inference whose steps are captured once and then run as tensor programs."""
+"""Stochastic variational inference in steps that are captured once and run as tensor programs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.optim.dct_adam import DCTAdam
-from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pyrosparse.infer.captured.compiled import compiled
+from pyrosparse.infer.captured.difference import difference
 from pyrosparse.infer.captured.explanation import explain
 from pyrosparse.infer.captured.graph import Run, StepGraph, trace
 from pyrosparse.infer.captured.guards import Guards
 from pyrosparse.infer.captured.optimizers import Optim, Update
+from pyrosparse.infer.captured.signature import is_recorded, signature
 from pyrosparse.infer.captured.state import State
 
 CHECK_EVERY = 200
@@ -30,9 +30,6 @@ CHECK_EVERY = 200
 
 _MOST_CAPTURES = 8
 """Captures of one signature, for other values of what is guarded, before all steps run eagerly."""
-
-_TOLERANCE = 1e-4
-"""Relative difference of a loss or gradient that rounding does not explain."""
 
 
 @dataclass
@@ -57,18 +54,19 @@ class Captured:
 class CapturedSVI:
     r"""A drop-in for ``pyro.infer.SVI`` that takes the Python out of a step.
 
-    The second step on arguments of a kind (shapes, dtypes, values that are no tensors) is traced as
-    a graph of ATen operations: loss and gradients. The graph is cleaned, compared with the eager
-    step under two seeds and on two minibatches, and run from then on. Random numbers are
-    drawn anew in every step, from torch's global generator.
+    The first step runs eagerly. From the second on, a step on arguments of a new kind (shapes,
+    dtypes, values that are no tensors) is traced as a graph of ATen operations: loss and gradients.
+    The graph is cleaned, compared with the eager step under two seeds and on two minibatches, and
+    run from then on. Random numbers are drawn anew in every step, from torch's global generator.
 
     A step that cannot be captured, or differs from the eager one, is taken eagerly, as
     ``pyro.infer.SVI`` takes it, with one warning that says why: ``fallback`` holds the reason. A
     number, a module's mode or a parameter that is replaced is noticed and captured anew.
 
     model, guide: as for ``SVI``.
-    optim:   a ``PyroOptim``, whose optimizers take one fused step; a torch optimizer; or a function that makes one from the parameters by
-             name, such as ``lambda parameters: Adam(parameters.values(), fused=True)``.
+    optim:   a ``PyroOptim``, whose optimizers then take one fused step together; a torch optimizer;
+             or a function that makes one from the parameters by name, such as
+             ``lambda parameters: torch.optim.Adam(parameters.values(), fused=True)``.
     loss:    an ELBO, or a differentiable loss ``loss(model, guide, *args, **kwargs)``.
     compile: compile the graph with inductor too: worth its ten seconds or so where elementwise work
              on large tensors is much of a step. Needs a C++ compiler; on a GPU, uses a CUDA graph.
@@ -102,9 +100,10 @@ class CapturedSVI:
         self.model = model
         self.guide = guide
         self.optim = optim
-        self.elbo = loss
-        self.loss = loss.loss if isinstance(loss, ELBO) else loss
-        self.loss_and_grads = loss.loss_and_grads if isinstance(loss, ELBO) else _backward_of(loss)
+        self.elbo: Any = loss
+        is_elbo = isinstance(loss, ELBO)
+        self.loss = self.elbo.loss if is_elbo else loss
+        self.loss_and_grads = self.elbo.loss_and_grads if is_elbo else _backward_of(self.elbo)
         self.compile = compile
         self.same_random_stream = same_random_stream
         self.parameters: dict[str, Tensor] = {}
@@ -122,7 +121,8 @@ class CapturedSVI:
         for parameter in self.parameters.values():
             parameter.grad = None
         if isinstance(loss, Tensor):
-            return warn_if_nan(float(loss), "loss")
+            warn_if_nan(loss, "loss")
+            return float(loss)
         return type(loss)(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -173,10 +173,10 @@ class CapturedSVI:
         """The capture that holds for these arguments, made where there is none yet."""
         if self.fallback is not None or not self.parameters or not torch.is_grad_enabled():
             return None, []
-        signature, arguments = _signature(args, kwargs)
-        if signature is None or _recorded():
+        key, arguments = signature(args, kwargs)
+        if key is None or is_recorded():
             return None, arguments
-        known = self.captured.setdefault(signature, [])
+        known = self.captured.setdefault(key, [])
         for captured in known:
             if captured.guards.hold():
                 return captured, arguments
@@ -187,11 +187,11 @@ class CapturedSVI:
                 "arguments or hold them in tensors that are changed in place"
             )
             return None, arguments
-        captured = self._capture(signature, args, kwargs, arguments)
-        if captured is not None:
+        made = self._capture(key, args, kwargs, arguments)
+        if made is not None:
             self._forget_stale(known)
-            known.append(captured)
-        return captured, arguments
+            known.append(made)
+        return made, arguments
 
     def _forget_stale(self, known: list[Captured]) -> None:
         """Drop captures of parameters that are no longer the model's."""
@@ -201,7 +201,7 @@ class CapturedSVI:
         ]
 
     def _capture(
-        self, signature: Any, args: Any, kwargs: Any, arguments: list[Tensor]
+        self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor]
     ) -> Captured | None:
         guards = Guards(self._roots())
         before = State(guards.tensors, _buffers(guards))
@@ -223,7 +223,8 @@ class CapturedSVI:
         elif not hasattr(self.elbo, "differentiable_loss") and isinstance(self.elbo, ELBO):
             reason = f"{type(self.elbo).__name__} has no differentiable loss"
         if reason:
-            return self._fall_back(reason)
+            self._fall_back(reason)
+            return None
         parameters = dict(self.parameters)
         store = pyro.get_param_store()._params
         for name in parameters.keys() & store.keys():
@@ -235,19 +236,21 @@ class CapturedSVI:
                 arguments,
             )
         except Exception as error:
-            return self._fall_back(_why_not_traced(error))
+            self._fall_back(_why_not_traced(error))
+            return None
         finally:
             before.restore()
         lost = [tensor for tensor in graph.written() if not before.covers(tensor)]
         if lost:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in lost)
-            return self._fall_back(
+            self._fall_back(
                 f"the model writes to tensors that are no buffers of a module (shapes {shapes})"
             )
+            return None
         for tensor in (*parameters.values(), *graph.outside):
             guards.add_tensor(tensor)
         program = graph.program()
-        captured = Captured(parameters, graph, program, program, guards, signature)
+        captured = Captured(parameters, graph, program, program, guards, key)
         if not self._agrees(captured, args, kwargs, arguments, seeds=2):
             return None
         if not self.same_random_stream:
@@ -271,11 +274,11 @@ class CapturedSVI:
         except Exception as error:
             reason = f"inductor raises {type(error).__name__}: {str(error).strip()[:300]}"
         else:
-            difference = _difference(["loss", *captured.parameters], *found)
-            if difference is None:
+            wrong = difference(["loss", *captured.parameters], *found)
+            if wrong is None:
                 captured.run, captured.compiled = run, True
                 return
-            reason = f"inductor's program differs in {difference}"
+            reason = f"inductor's program differs in {wrong}"
         finally:
             before.restore()
         self.compile = False
@@ -304,7 +307,7 @@ class CapturedSVI:
         """Compare a capture with the eager step; everything is put back where it was."""
         guards = captured.guards
         start = State(guards.tensors, _buffers(guards))
-        difference = None
+        found_wrong = None
         try:
             for _ in range(seeds):
                 here = State(guards.tensors, _buffers(guards))
@@ -316,15 +319,15 @@ class CapturedSVI:
                 with torch.no_grad():
                     found = captured.same_stream(captured.inputs(arguments))
                 names = ["loss", *captured.parameters]
-                difference = difference or _difference(names, expected, found)
+                found_wrong = found_wrong or difference(names, expected, found)
         finally:
             start.restore()
-        if difference:
+        if found_wrong:
             self._fall_back(
-                f"the captured step differs from the eager one in {difference}: it reads a value "
+                f"the captured step differs from the eager one in {found_wrong}: it reads a value "
                 "in Python that changes; pass it as an argument or hold it in a tensor"
             )
-        return difference is None
+        return found_wrong is None
 
     def _fall_back(self, reason: str) -> None:
         self.fallback = reason
@@ -338,7 +341,8 @@ class CapturedSVI:
         return roots
 
     def _differentiable_loss(self, args: Any, kwargs: Any) -> Any:
-        loss = self.elbo.differentiable_loss if isinstance(self.elbo, ELBO) else self.elbo
+        elbo: Any = self.elbo
+        loss = elbo.differentiable_loss if isinstance(self.elbo, ELBO) else elbo
         return loss(self.model, self.guide, *args, **kwargs)
 
     def _eager(self, args: Any, kwargs: Any) -> Any:
@@ -347,7 +351,8 @@ class CapturedSVI:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         parameters: dict[str, Tensor] = {}
         for name, site in capture.trace.nodes.items():
-            tensor = site["value"].unconstrained()
+            value: Any = site["value"]
+            tensor = value.unconstrained()
             if tensor.requires_grad and not any(tensor is one for one in parameters.values()):
                 parameters[name] = tensor
         self.parameters = parameters
@@ -380,32 +385,6 @@ def _backward_of(loss: Callable[..., Any]) -> Callable[..., Any]:
     return loss_and_grads
 
 
-def _signature(args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
-    """What a capture depends on in its arguments, and the tensors among them."""
-    leaves, tree = pytree.tree_flatten((args, kwargs))
-    arguments: list[Tensor] = []
-    described: list[Any] = []
-    for leaf in leaves:
-        if isinstance(leaf, Tensor):
-            if leaf.requires_grad or leaf.layout is not torch.strided:
-                return None, arguments
-            described.append((leaf.dtype, leaf.shape, leaf.stride(), leaf.device))
-            # A tensor given twice is one input.
-            arguments.append(leaf)
-        elif isinstance(leaf, bool | int | float | str | type(None)):
-            described.append((type(leaf), leaf))
-        else:
-            return None, arguments
-    handlers = tuple(map(id, poutine.runtime._PYRO_STACK))
-    setting = (torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), handlers)
-    return (tree, tuple(described), setting), arguments
-
-
-def _recorded() -> bool:
-    """Whether a handler around the step records its sites, which a captured step does not visit."""
-    return any(isinstance(handler, TraceMessenger) for handler in poutine.runtime._PYRO_STACK)
-
-
 def _buffers(guards: Guards) -> list[Tensor]:
     return [
         buffer
@@ -413,30 +392,6 @@ def _buffers(guards: Guards) -> list[Tensor]:
         for buffer in module._buffers.values()
         if buffer is not None
     ]
-
-
-def _difference(
-    names: list[str], expected: list[Tensor | None], found: list[Tensor | None]
-) -> str | None:
-    """The name of the first result that differs by more than rounding, with by how much."""
-    gradients = [one for one in expected[1:] if one is not None and one.numel()]
-    largest = max((float(one.abs().max()) for one in gradients), default=0.0)
-    for name, one, other in zip(names, expected, found, strict=False):
-        if one is None or other is None:
-            given = one if one is not None else other
-            if given is not None and bool(given.count_nonzero()):
-                return f"the gradient of {name}, which one of them does not have"
-            continue
-        if not one.numel():
-            continue
-        size = float(one.abs().max())
-        error = float((one - other).abs().max())
-        allowed = _TOLERANCE * (size if name == "loss" else max(size, 0.01 * largest))
-        same = torch.equal(one.isnan(), other.isnan()) if error != error else error <= allowed
-        if not same:
-            what = "the loss" if name == "loss" else f"the gradient of {name}"
-            return f"{what} (by {error:.3g}, of {size:.3g})"
-    return None
 
 
 def _why_not_traced(error: Exception) -> str:

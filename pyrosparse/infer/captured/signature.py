@@ -1,0 +1,37 @@
+"""What a captured step depends on in its arguments and surroundings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def signature(args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+    """What a capture depends on in its arguments, and the tensors among them."""
+    leaves, tree = pytree.tree_flatten((args, kwargs))
+    arguments: list[Tensor] = []
+    described: list[Any] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            if leaf.requires_grad or leaf.layout is not torch.strided:
+                return None, arguments
+            described.append((leaf.dtype, leaf.shape, leaf.stride(), leaf.device))
+            # A tensor given twice is one input.
+            arguments.append(leaf)
+        elif isinstance(leaf, bool | int | float | str | type(None)):
+            described.append((type(leaf), leaf))
+        else:
+            return None, arguments
+    handlers = tuple(map(id, poutine.runtime._PYRO_STACK))
+    setting = (torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), handlers)
+    return (tree, tuple(described), setting), arguments
+
+
+def is_recorded() -> bool:
+    """Whether a handler around the step records its sites, which a captured step does not visit."""
+    return any(isinstance(handler, TraceMessenger) for handler in poutine.runtime._PYRO_STACK)
