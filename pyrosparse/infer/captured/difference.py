@@ -10,9 +10,17 @@ TOLERANCE = 1e-4
 
 
 def difference(
-    names: list[str], expected: list[Tensor | None], found: list[Tensor | None]
+    names: list[str],
+    expected: list[Tensor | None],
+    found: list[Tensor | None],
+    *,
+    usual_loss: float = 0.0,
 ) -> str | None:
-    """The name of the first result that differs by more than rounding, with by how much."""
+    """The name of the first result that differs by more than rounding, with by how much.
+
+    names: ``loss`` and those of the gradients.
+    usual_loss: the size of losses earlier on; a loss near zero is still a sum of large terms.
+    """
     gradients = [one for one in expected[1:] if one is not None and one.numel()]
     largest = max((float(one.abs().max()) for one in gradients), default=0.0)
     for name, one, other in zip(names, expected, found, strict=False):
@@ -25,7 +33,8 @@ def difference(
             continue
         size = float(one.abs().max())
         error = float((one - other).abs().max())
-        allowed = TOLERANCE * (size if name == "loss" else max(size, 0.01 * largest))
+        usual = usual_loss if name == "loss" else 0.01 * largest
+        allowed = TOLERANCE * max(size, usual)
         same = torch.equal(one.isnan(), other.isnan()) if error != error else error <= allowed
         if not same:
             what = "the loss" if name == "loss" else f"the gradient of {name}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.poutine as poutine
@@ -45,6 +46,7 @@ class Captured:
     compiled: bool = False
     runs: int = 0
     checks: int = 1
+    largest_loss: float = 0.0
 
     def inputs(self, arguments: list[Tensor]) -> list[Tensor]:
         graph = self.graph
@@ -100,10 +102,9 @@ class CapturedSVI:
         self.model = model
         self.guide = guide
         self.optim = optim
-        self.elbo: Any = loss
-        is_elbo = isinstance(loss, ELBO)
-        self.loss = self.elbo.loss if is_elbo else loss
-        self.loss_and_grads = self.elbo.loss_and_grads if is_elbo else _backward_of(self.elbo)
+        self.elbo = elbo = cast(Any, loss)
+        self.loss = elbo.loss if isinstance(loss, ELBO) else loss
+        self.loss_and_grads = elbo.loss_and_grads if isinstance(loss, ELBO) else _backward_of(loss)
         self.compile = compile
         self.same_random_stream = same_random_stream
         self.parameters: dict[str, Tensor] = {}
@@ -128,7 +129,7 @@ class CapturedSVI:
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The estimate of the loss, in nats, without a step."""
         with torch.no_grad():
-            loss = self.loss(self.model, self.guide, *args, **kwargs)
+            loss: Any = self.loss(self.model, self.guide, *args, **kwargs)
         return type(loss)(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
 
     def backward(self, *args: Any, **kwargs: Any) -> Any:
@@ -143,6 +144,7 @@ class CapturedSVI:
             self.eager_steps += 1
             return self._eager(args, kwargs)
         captured.runs += 1
+        self.parameters = captured.parameters
         with torch.no_grad():
             loss, *gradients = captured.run(captured.inputs(arguments))
             for parameter, gradient in zip(captured.parameters.values(), gradients, strict=True):
@@ -307,7 +309,7 @@ class CapturedSVI:
         """Compare a capture with the eager step; everything is put back where it was."""
         guards = captured.guards
         start = State(guards.tensors, _buffers(guards))
-        found_wrong = None
+        wrong = None
         try:
             for _ in range(seeds):
                 here = State(guards.tensors, _buffers(guards))
@@ -318,16 +320,18 @@ class CapturedSVI:
                 here.restore()
                 with torch.no_grad():
                     found = captured.same_stream(captured.inputs(arguments))
-                names = ["loss", *captured.parameters]
-                found_wrong = found_wrong or difference(names, expected, found)
+                names, usual = ["loss", *captured.parameters], captured.largest_loss
+                wrong = wrong or difference(names, expected, found, usual_loss=usual)
+                if math.isfinite(loss := float(expected[0] or 0.0)):
+                    captured.largest_loss = max(usual, abs(loss))
         finally:
             start.restore()
-        if found_wrong:
+        if wrong:
             self._fall_back(
-                f"the captured step differs from the eager one in {found_wrong}: it reads a value "
+                f"the captured step differs from the eager one in {wrong}: it reads a value "
                 "in Python that changes; pass it as an argument or hold it in a tensor"
             )
-        return found_wrong is None
+        return wrong is None
 
     def _fall_back(self, reason: str) -> None:
         self.fallback = reason
@@ -341,8 +345,7 @@ class CapturedSVI:
         return roots
 
     def _differentiable_loss(self, args: Any, kwargs: Any) -> Any:
-        elbo: Any = self.elbo
-        loss = elbo.differentiable_loss if isinstance(self.elbo, ELBO) else elbo
+        loss = getattr(self.elbo, "differentiable_loss", self.elbo)
         return loss(self.model, self.guide, *args, **kwargs)
 
     def _eager(self, args: Any, kwargs: Any) -> Any:
