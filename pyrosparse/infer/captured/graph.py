@@ -20,7 +20,8 @@ from torch.distributions import Distribution
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrosparse.infer.captured import clean
+from pyrosparse.infer.captured import clean, memory
+from pyrosparse.infer.captured.aliases import Aliases, written_by
 
 Run = Callable[[list[Tensor]], list[Tensor | None]]
 
@@ -59,17 +60,21 @@ class StepGraph:
         clean.drop_unused_draws(graph)
         return StepGraph(graph, self.outside, self.constants, self.traced)
 
-    def written(self) -> list[Tensor]:
-        """The outside tensors that a step writes to."""
-        nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
-        given = nodes[len(nodes) - len(self.outside) - len(self.constants) :]
-        names = {node: tensor for node, tensor in zip(given, self.outside, strict=False)}
-        return [names[node] for node in clean.written_inputs(self.graph) if node in names]
+    def written(self) -> list[int]:
+        """The positions of the inputs that a step writes to."""
+        aliases = Aliases(self.graph)
+        inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
+        targets = [operand for node in self.graph.nodes for operand in written_by(node)]
+        return [
+            index
+            for index, node in enumerate(inputs)
+            if any(aliases.same(node, operand) for operand in targets)
+        ]
 
     def program(self) -> Run:
         """The step as a Python function over its inputs, which returns its outputs."""
         graph = self.copied_graph()
-        clean.reuse_memory(graph)
+        memory.reuse_memory(graph)
         return _as_function(graph)
 
     def copied_graph(self) -> Graph:
@@ -102,15 +107,15 @@ def trace(
     traced = sum(node.op == "call_function" for node in module.graph.nodes)
     outside, constants = _inputs_for_attributes(module)
     graph = module.graph
-    clean.clean(graph, constants)
-    clean.own_outputs(graph, parameters)
-    names = [node.name for node in graph.nodes if node.op == "placeholder"]
-    return StepGraph(
-        graph,
-        [outside[name] for name in names if name in outside],
-        [constants[name] for name in names if name in constants],
-        traced,
-    )
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    given = [*parameters, *arguments]
+    tensors = {node.name: tensor for node, tensor in zip(inputs, given, strict=False)} | outside
+    storages = {name: tensor.untyped_storage().data_ptr() for name, tensor in tensors.items()}
+    clean.clean(graph, constants, storages)
+    memory.own_outputs(graph, parameters)
+    _sort_inputs(graph, [*tensors, *constants])
+    graph.lint()
+    return StepGraph(graph, list(outside.values()), list(constants.values()), traced)
 
 
 @contextlib.contextmanager
@@ -178,6 +183,12 @@ def _inputs_for_attributes(module: GraphModule) -> tuple[dict[str, Tensor], dict
             node.replace_all_uses_with(last)
             graph.erase_node(node)
     return outside, literals
+
+
+def _sort_inputs(graph: Graph, names: list[str]) -> None:
+    nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    for name in reversed(names):
+        graph._root.append(nodes[name])
 
 
 def _as_function(graph: Graph) -> Run:

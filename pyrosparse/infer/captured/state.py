@@ -10,28 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_SMALL = 1 << 16
-"""Elements up to which a tensor that is no module's buffer is kept as well."""
-
 
 class State:
-    """The random generators and the values of tensors at one moment.
+    """The random generators and the values of tensors at one moment."""
 
-    tensors: those to keep; large ones are kept only where they are among ``buffers``.
-    """
-
-    def __init__(self, tensors: Iterable[Tensor], buffers: Iterable[Tensor]) -> None:
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._generators = _generators()
-        always = {id(buffer) for buffer in buffers}
-        kept = [
-            tensor
-            for tensor in tensors
-            if id(tensor) in always
-            or (tensor.numel() <= _SMALL and not isinstance(tensor, torch.nn.Parameter))
-            if 0 not in tensor.stride()  # expanded: nothing writes to it
-        ]
         with torch.no_grad():
-            self._values = [(tensor, tensor.clone()) for tensor in kept]
+            self._values = [
+                (tensor, tensor.clone())
+                for tensor in tensors
+                if 0 not in tensor.stride()  # expanded: nothing can write to it
+            ]
 
     def covers(self, tensor: Tensor) -> bool:
         """Whether the value of a tensor is kept."""

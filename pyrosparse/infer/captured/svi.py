@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -51,6 +51,11 @@ class Captured:
     def inputs(self, arguments: list[Tensor]) -> list[Tensor]:
         graph = self.graph
         return [*self.parameters.values(), *arguments, *graph.outside, *graph.constants]
+
+    def written(self, arguments: list[Tensor]) -> list[Tensor]:
+        """The tensors that a step writes to."""
+        inputs = self.inputs(arguments)
+        return [inputs[position] for position in self.graph.written()]
 
 
 class CapturedSVI:
@@ -162,7 +167,7 @@ class CapturedSVI:
         if not self.parameters:
             # Once beforehand, as the first run of a model may make parameters and plates.
             guards = Guards(self._roots())
-            before = State(guards.tensors, _buffers(guards))
+            before = State(_writable(guards, ()))
             self._gradients(args, kwargs)
             before.restore()
         return self._find(args, kwargs)[0] is not None
@@ -206,7 +211,7 @@ class CapturedSVI:
         self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor]
     ) -> Captured | None:
         guards = Guards(self._roots())
-        before = State(guards.tensors, _buffers(guards))
+        before = State(_writable(guards, arguments))
         try:
             # What the model itself raises is the caller's to see.
             self._gradients(args, kwargs)
@@ -242,7 +247,9 @@ class CapturedSVI:
             return None
         finally:
             before.restore()
-        lost = [tensor for tensor in graph.written() if not before.covers(tensor)]
+        program = graph.program()
+        captured = Captured(parameters, graph, program, program, guards, key)
+        lost = [one for one in captured.written(arguments) if not before.covers(one)]
         if lost:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in lost)
             self._fall_back(
@@ -251,8 +258,6 @@ class CapturedSVI:
             return None
         for tensor in (*parameters.values(), *graph.outside):
             guards.add_tensor(tensor)
-        program = graph.program()
-        captured = Captured(parameters, graph, program, program, guards, key)
         if not self._agrees(captured, args, kwargs, arguments, seeds=2):
             return None
         if not self.same_random_stream:
@@ -265,7 +270,7 @@ class CapturedSVI:
     def _compile(self, captured: Captured, arguments: list[Tensor]) -> None:
         """Let inductor's program take the place of a capture's, if it computes the same."""
         inputs = captured.inputs(arguments)
-        before = State(captured.guards.tensors, _buffers(captured.guards))
+        before = State(captured.written(arguments))
         try:
             run = compiled(captured.graph.copied_graph(), inputs)
             found = []
@@ -307,12 +312,12 @@ class CapturedSVI:
         gradients: bool = True,
     ) -> bool:
         """Compare a capture with the eager step; everything is put back where it was."""
-        guards = captured.guards
-        start = State(guards.tensors, _buffers(guards))
+        written = captured.written(arguments)
+        start = State(written)
         wrong = None
         try:
             for _ in range(seeds):
-                here = State(guards.tensors, _buffers(guards))
+                here = State(written)
                 if gradients:
                     expected = self._gradients(args, kwargs)
                 else:
@@ -388,13 +393,21 @@ def _backward_of(loss: Callable[..., Any]) -> Callable[..., Any]:
     return loss_and_grads
 
 
-def _buffers(guards: Guards) -> list[Tensor]:
-    return [
-        buffer
+_SMALL = 1 << 16
+"""Elements up to which a tensor that is no module's is kept while a step is tried."""
+
+
+def _writable(guards: Guards, arguments: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors that a model may write to and that are worth keeping: not its data."""
+    owned = [
+        tensor
         for module in guards.modules
-        for buffer in module._buffers.values()
-        if buffer is not None
+        for part in (module._parameters, module._buffers)
+        for tensor in part.values()
+        if tensor is not None
     ]
+    small = [tensor for tensor in guards.tensors if tensor.numel() <= _SMALL]
+    return list({id(tensor): tensor for tensor in (*owned, *small, *arguments)}.values())
 
 
 def _why_not_traced(error: Exception) -> str:
