@@ -19,7 +19,6 @@ from pyrosparse.infer.captured.aliases import (
     is_floating_point,
     is_random,
     same_layout,
-    same_type,
     value_of,
     written_by,
 )
@@ -82,17 +81,15 @@ def drop_unused(graph: Graph) -> None:
 
 def drop_unused_draws(graph: Graph) -> None:
     """Remove draws that nothing reads, and what only they needed."""
-    aliases = Aliases(graph)
-    for node in reversed(graph.nodes):
-        filled = written_by(node)
-        if (
-            is_random(node)
-            and not node.users
-            and not any(aliases.is_outside(operand) for operand in filled)
-            and all(list(operand.users) == [node] for operand in filled)
-        ):
-            graph.erase_node(node)
-    drop_unused(graph)
+    removed = True
+    while removed:
+        removed = False
+        for node in reversed(graph.nodes):
+            fresh = all(is_empty(one) and list(one.users) == [node] for one in written_by(node))
+            if is_random(node) and not node.users and fresh:
+                graph.erase_node(node)
+                removed = True
+        drop_unused(graph)
 
 
 def _calls(graph: Graph, aliases: Aliases) -> list[Node]:
@@ -128,7 +125,7 @@ def _use_numbers(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) -
         orders = [node.args, node.args[::-1]] if node.target is aten.mul.Tensor else [node.args]
         for one, other in orders:
             number = _number_of(other, constants)
-            if number is not None and same_type(one, node) and is_floating_point(node):
+            if number is not None and same_layout(one, node) and is_floating_point(node):
                 node.args = (one, number)
                 changed = True
                 break
@@ -139,8 +136,8 @@ def _number_of(node: Any, constants: dict[str, Tensor]) -> float | None:
     tensor = constants.get(node.name) if isinstance(node, Node) else None
     if tensor is None or not tensor.is_floating_point() or not tensor.is_cpu:
         return None
-    one_value = tensor.numel() == 1 or (tensor.numel() and not any(tensor.stride()))
-    return float(tensor.flatten()[0]) if one_value else None
+    values = tensor.flatten()
+    return float(values[0]) if len(values) and bool((values == values[0]).all()) else None
 
 
 def _join_factors(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) -> bool:
@@ -161,7 +158,7 @@ def _join_factors(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) 
             and first.target is aten.add.Tensor
             and second in first.args
             and not any(map(aliases.is_written, first.all_input_nodes))
-            and all(same_type(one, node) for one in (*first.args, second))
+            and all(same_layout(one, node) for one in (*first.args, second))
         ):
             rest = first.args[first.args[0] is second]
             node.args, node.kwargs = (rest, second), {"alpha": 2.0}
@@ -185,14 +182,27 @@ def _is_moderate(number: Any) -> bool:
 
 
 def _drop_identities(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) -> bool:
-    """Operations that return what they are given."""
+    """Operations that return what they are given, and views of views."""
     changed = False
     for node in _calls(graph, aliases):
+        changed |= _view_at_once(node)
         same = _same_as(node)
         if same is not None and same_layout(same, node) and not aliases.is_written(same):
             _replace(graph, node, same)
             changed = True
     return changed
+
+
+def _view_at_once(node: Node) -> bool:
+    first: Any = node.args[0] if node.args else None
+    if not isinstance(first, Node) or first.target is not node.target:
+        return False
+    inner: Any = first.args[0]
+    views = node.target is aten.view.default and value_of(inner).is_contiguous()
+    expands = node.target is aten.expand.default and -1 not in node.args[1]  # type: ignore[operator]
+    if views or expands:
+        node.args = (inner, *node.args[1:])
+    return views or expands
 
 
 def _same_as(node: Node) -> Node | None:
@@ -278,16 +288,16 @@ def _fuse_products(graph: Graph, aliases: Aliases) -> None:
                 and product.target is aten.mul.Tensor
                 and len(product.users) == 1
                 and product is not rest
-                and same_type(rest, node)
-                and same_type(product, node)
+                and same_layout(rest, node)
+                and same_layout(product, node)
                 and is_floating_point(node)
                 and not any(map(aliases.is_written, product.all_input_nodes))
             ):
                 continue
             one, other = product.args[0], product.args[1]
-            if isinstance(other, float) and same_type(one, node):
+            if _is_moderate(other) and same_layout(one, node):
                 node.args, node.kwargs = (rest, one), {"alpha": other}
-            elif same_type(one, node) and same_type(other, node):
+            elif same_layout(one, node) and same_layout(other, node):
                 node.target, node.args = aten.addcmul.default, (rest, one, other)
             else:
                 continue

@@ -24,7 +24,7 @@ def _describe(captured: Captured) -> str:
     operations = captured.graph.operations
     counts = Counter(operations).most_common()
     outside = [tuple(tensor.shape) for tensor in captured.graph.outside]
-    _, leaves, _ = captured.signature
+    _, leaves, *_ = captured.signature
     how = "Captured and compiled" if captured.compiled else "Captured"
     lines = [
         f"{how} for ({', '.join(map(_argument, leaves))}); ran {captured.runs} times.",

@@ -104,6 +104,9 @@ def trace(
 
     with _values_stay_on_tensors():
         module = make_fx(step, tracing_mode="real")(parameters, arguments)
+    for node in module.graph.nodes:
+        if _has_shape_by_value(node):
+            raise ValueError(f"the shape of a result of {node.target} depends on values")
     traced = sum(node.op == "call_function" for node in module.graph.nodes)
     outside, constants = _inputs_for_attributes(module)
     graph = module.graph
@@ -116,6 +119,15 @@ def trace(
     _sort_inputs(graph, [*tensors, *constants])
     graph.lint()
     return StepGraph(graph, list(outside.values()), list(constants.values()), traced)
+
+
+def _has_shape_by_value(node: Node) -> bool:
+    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+        return False
+    if node.target is not aten.index.Tensor:
+        return True
+    kinds = [one.meta["val"].dtype for one in node.all_input_nodes[1:]]
+    return torch.bool in kinds or torch.uint8 in kinds
 
 
 @contextlib.contextmanager
@@ -228,6 +240,7 @@ def _as_function(graph: Graph) -> Run:
             # The operator itself: the overload's Python call is half the cost of a small one.
             value = f"{bound(getattr(node.target, '_op', node.target))}({', '.join(arguments)})"
         freed = [one.name for one in node.all_input_nodes if last_use[one] is node]
+        freed += [] if node.users else [node.name]
         free = f"; {' = '.join(freed)} = None" if freed else ""
         lines.append(f"    {node.name} = {value}{free}")
     source = "\n".join(lines)

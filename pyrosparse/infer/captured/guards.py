@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
+import random
 import sys
 import types
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+_OPEN = (Messenger, ELBO, types.SimpleNamespace, argparse.Namespace)
+"""Classes of libraries whose objects hold settings."""
+
 _LONGEST = 1000
 """Entries of a container that are looked at one by one; a longer one counts as data."""
 
@@ -39,11 +46,13 @@ class Guards:
 
     modules: the modules among what was found.
     tensors: the tensors among what was found.
+    generators: the random generators among it, of numpy, Python or torch.
     """
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
         self.modules: list[nn.Module] = []
         self.tensors: list[Tensor] = []
+        self.generators: list[Any] = []
         self._values: list[tuple[Any, Any, Any]] = []
         self._names: list[str] = []
         self._lengths: list[tuple[Any, int, str]] = []
@@ -113,9 +122,25 @@ class Guards:
 
     def _look(self, value: Any, name: str) -> None:
         """Guard what can be reached from a value."""
-        if isinstance(value, (*_PLAIN, type)) or id(value) in self._seen:
+        if isinstance(value, _PLAIN) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
+        if isinstance(value, _GENERATORS):
+            self.generators.append(value)
+            return
+        if isinstance(value, type):
+            if not _of_library(value, _LIBRARIES):
+                self._look_into_class(value, value, name)
+            return
+        if isinstance(value, types.ModuleType):
+            if not _of_library(value, _LIBRARIES):
+                settings = [
+                    (key, one)
+                    for key, one in vars(value).items()
+                    if isinstance(one, (*_PLAIN, Tensor)) and not key.startswith("__")
+                ]
+                self._look_at(vars(value), settings, name)
+            return
         if isinstance(value, Tensor):
             self.add_tensor(value)
         elif isinstance(value, nn.Module):
@@ -136,7 +161,7 @@ class Guards:
         elif isinstance(value, tuple):
             for index, one in enumerate(value[:_LONGEST]):  # cannot change: no guards
                 self._look(one, f"{name}[{index}]")
-        elif isinstance(value, Messenger | ELBO) or not _of_library(type(value), _FOREIGN):
+        elif isinstance(value, _OPEN) or not _of_library(type(value), _FOREIGN):
             self._look_into_object(value, name)
 
     def _look_at(self, place: Any, items: Iterable[tuple[Any, Any]], name: str) -> None:
@@ -150,28 +175,35 @@ class Guards:
         self.modules.append(module)
         attributes = module.__dict__
         for part in _TENSORS_AND_PARTS:
+            self._lengths.append((attributes[part], len(attributes[part]), f"{name}.{part}"))
             self._look_at(attributes[part], list(attributes[part].items()), name)
         for hooks in ("_forward_hooks", "_forward_pre_hooks"):
             self._lengths.append((attributes[hooks], len(attributes[hooks]), f"{name}.{hooks}"))
         own = [pair for pair in attributes.items() if pair[0] not in _MODULE_INTERNALS]
         self._look_at(attributes, own, name)
-        self._look_into_class(type(module), name)
+        self._look_into_class(type(module), module, name)
 
     def _look_into_object(self, value: Any, name: str) -> None:
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
             self._look_at(attributes, list(attributes.items()), name)
-        self._look_into_class(type(value), name)
+        self._look_into_class(type(value), value, name)
 
-    def _look_into_class(self, kind: type, name: str) -> None:
+    def _look_into_class(self, kind: type, instance: Any, name: str) -> None:
         for base in kind.__mro__:
             if _of_library(base, _LIBRARIES):
                 continue
             for attribute, value in vars(base).items():
+                if attribute.startswith("__") and attribute != "__call__":
+                    continue
+                value = getattr(value, "fget", None) or getattr(value, "__func__", value)
                 if isinstance(value, types.FunctionType):
                     self._look(value, f"{name}.{attribute}")
-                elif isinstance(value, int | float | Tensor):
-                    self._look_at(vars(base), [(attribute, value)], name)
+                elif isinstance(value, (*_PLAIN, list, dict, tuple, Tensor)):
+                    # As the instance sees it, which may have one of its own.
+                    with contextlib.suppress(AttributeError):
+                        now = getattr(instance, attribute)
+                        self._look_at(_Attributes(instance), [(attribute, now)], name)
 
     def _look_into_function(self, function: types.FunctionType, name: str) -> None:
         if _of_library(function, _LIBRARIES):
@@ -186,9 +218,15 @@ class Guards:
         for variable in sorted(names & function.__globals__.keys()):
             value = function.__globals__[variable]
             self._look_at(function.__globals__, [(variable, value)], "")
-            if isinstance(value, types.ModuleType) and not _of_library(value, _LIBRARIES):
-                used = sorted(names & vars(value).keys())
-                self._look_at(vars(value), [(key, vars(value)[key]) for key in used], variable)
+            self._look_into_python_module(value, names, variable)
+
+    def _look_into_python_module(self, value: Any, names: set[str], name: str) -> None:
+        if isinstance(value, types.ModuleType) and not _of_library(value, _LIBRARIES):
+            used = sorted(names & vars(value).keys())
+            self._look_at(vars(value), [(key, vars(value)[key]) for key in used], name)
+            for key in used:
+                if vars(value)[key] is not value:
+                    self._look_into_python_module(vars(value)[key], names, f"{name}.{key}")
 
 
 class _Cell:
@@ -199,6 +237,19 @@ class _Cell:
 
     def __getitem__(self, key: str) -> Any:
         return self.cell.cell_contents
+
+
+class _Attributes:
+    """The attributes of an object, its class's among them, read as if from a mapping."""
+
+    def __init__(self, instance: Any) -> None:
+        self.instance = instance
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return getattr(self.instance, key)
+        except AttributeError:
+            raise KeyError(key) from None
 
 
 def _get(place: Any, key: Any) -> Any:

@@ -39,6 +39,12 @@ class Update:
 
         merge: let the optimizers of a ``PyroOptim`` take one step together, which rounds otherwise.
         """
+        if isinstance(self.optim, PyroOptim):
+            for tensor in parameters.values():
+                # As SVI, which leaves zeros behind: moments move a parameter on.
+                own = self.optim.optim_objs.get(tensor) if tensor.grad is None else None
+                if own is not None and getattr(own, "optimizer", own).state.get(tensor):
+                    tensor.grad = torch.zeros_like(tensor)
         if isinstance(self.optim, PyroOptim) and not merge:
             self.optim(list(parameters.values()))
         elif isinstance(self.optim, PyroOptim):

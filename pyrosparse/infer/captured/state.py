@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,13 @@ from torch import Tensor
 
 
 class State:
-    """The random generators and the values of tensors at one moment."""
+    """The random generators and the values of tensors at one moment.
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
+    generators: a model's own, of numpy, Python or torch.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], generators: Iterable[Any] = ()) -> None:
+        self._own = [(get(), get, put) for get, put in map(_access, generators)]
         self._generators = _generators()
         with torch.no_grad():
             self._values = [
@@ -35,17 +39,30 @@ class State:
             torch.cuda.set_rng_state(state, device)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+        for state, _, put in self._own:
+            put(state)
         with torch.no_grad():
             for tensor, value in self._values:
                 tensor.copy_(value)
 
     def drawn_in_python(self) -> str | None:
-        """Whose generator, other than torch's, has been used since: numpy's or Python's."""
+        """Whose generator, other than torch's global one, has been used since."""
         _, _, numpy_state, python_state = self._generators
         now = np.random.get_state(legacy=False)
         if str(now) != str(numpy_state):
             return "numpy's"
-        return "Python's" if random.getstate() != python_state else None
+        if random.getstate() != python_state:
+            return "Python's"
+        return "its own" if any(str(get()) != str(state) for state, get, _ in self._own) else None
+
+
+def _access(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    if isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        return lambda: bits.state, lambda state: setattr(bits, "state", state)
+    if isinstance(generator, random.Random):
+        return generator.getstate, generator.setstate
+    return generator.get_state, generator.set_state
 
 
 def _generators() -> tuple[Tensor, list[Tensor], Any, Any]:

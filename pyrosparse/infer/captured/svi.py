@@ -16,6 +16,7 @@ from pyro.infer.util import torch_item
 from pyro.optim.dct_adam import DCTAdam
 from pyro.util import warn_if_nan
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyrosparse.infer.captured.compiled import compiled
 from pyrosparse.infer.captured.difference import difference
@@ -23,7 +24,7 @@ from pyrosparse.infer.captured.explanation import explain
 from pyrosparse.infer.captured.graph import Run, StepGraph, trace
 from pyrosparse.infer.captured.guards import Guards
 from pyrosparse.infer.captured.optimizers import Optim, Update
-from pyrosparse.infer.captured.signature import is_recorded, signature
+from pyrosparse.infer.captured.signature import is_recorded, same_kind, signature
 from pyrosparse.infer.captured.state import State
 
 CHECK_EVERY = 200
@@ -31,6 +32,9 @@ CHECK_EVERY = 200
 
 _MOST_CAPTURES = 8
 """Captures of one signature, for other values of what is guarded, before all steps run eagerly."""
+
+_MOST_SIGNATURES = 64
+"""Kinds of arguments of which steps are captured."""
 
 
 @dataclass
@@ -116,6 +120,7 @@ class CapturedSVI:
         self.fallback: str | None = None
         self.eager_steps = 0
         self.captured: dict[Any, list[Captured]] = {}
+        self._stored: set[str] = set()
         self._update = Update(optim)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
@@ -123,6 +128,8 @@ class CapturedSVI:
 
         Takes what the model takes. Gradients are cleared afterwards."""
         loss = self.backward(*args, **kwargs)
+        if self._update.optim is not self.optim:
+            self._update = Update(self.optim)
         self._update.step(self.parameters, merge=self.fallback is None)
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -167,7 +174,7 @@ class CapturedSVI:
         if not self.parameters:
             # Once beforehand, as the first run of a model may make parameters and plates.
             guards = Guards(self._roots())
-            before = State(_writable(guards, ()))
+            before = State(_writable(guards, ()), guards.generators)
             self._gradients(args, kwargs)
             before.restore()
         return self._find(args, kwargs)[0] is not None
@@ -180,9 +187,13 @@ class CapturedSVI:
         """The capture that holds for these arguments, made where there is none yet."""
         if self.fallback is not None or not self.parameters or not torch.is_grad_enabled():
             return None, []
+        store = pyro.get_param_store()
+        if not all(name in store for name in self._stored):
+            return None, []  # cleared: an eager step makes or registers its parameters anew
         key, arguments = signature(args, kwargs)
-        if key is None or is_recorded():
+        if key is None or is_recorded() or any(map(_has_hooks, self.parameters.values())):
             return None, arguments
+        key = (*key, id(self.model), id(self.guide), id(self.elbo))
         known = self.captured.setdefault(key, [])
         for captured in known:
             if captured.guards.hold():
@@ -194,6 +205,16 @@ class CapturedSVI:
                 "arguments or hold them in tensors that are changed in place"
             )
             return None, arguments
+        if len(self.captured) > _MOST_SIGNATURES:
+            self._fall_back("the shapes of the arguments keep changing")
+            return None, arguments
+        alike = sum(bool(made) for other, made in self.captured.items() if same_kind(other, key))
+        if not known and alike >= _MOST_CAPTURES:
+            self._fall_back(
+                "numbers among the arguments or in the handlers around the step keep changing: "
+                "give them as tensors"
+            )
+            return None, arguments
         made = self._capture(key, args, kwargs, arguments)
         if made is not None:
             self._forget_stale(known)
@@ -202,7 +223,8 @@ class CapturedSVI:
 
     def _forget_stale(self, known: list[Captured]) -> None:
         """Drop captures of parameters that are no longer the model's."""
-        live = {id(tensor) for tensor in self.parameters.values()}
+        live = {id(tensor) for tensor in pyro.get_param_store()._params.values()}
+        live |= {id(tensor) for tensor in self.parameters.values()}
         known[:] = [
             one for one in known if all(id(tensor) in live for tensor in one.parameters.values())
         ]
@@ -211,7 +233,7 @@ class CapturedSVI:
         self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor]
     ) -> Captured | None:
         guards = Guards(self._roots())
-        before = State(_writable(guards, arguments))
+        before = State(_writable(guards, arguments), guards.generators)
         try:
             # What the model itself raises is the caller's to see.
             self._gradients(args, kwargs)
@@ -235,12 +257,16 @@ class CapturedSVI:
         parameters = dict(self.parameters)
         store = pyro.get_param_store()._params
         for name in parameters.keys() & store.keys():
-            guards.add(store, name, f"the parameter {name}")
+            guards.add(_Store(), name, f"the parameter {name}")
+        # Objects of their own: a tensor may be given twice, or be one that the model holds too.
+        leaves, tree = pytree.tree_flatten((args, kwargs))
+        leaves = [one.detach() if isinstance(one, Tensor) else one for one in leaves]
+        own_args, own_kwargs = pytree.tree_unflatten(leaves, tree)
         try:
             graph = trace(
-                lambda: self._differentiable_loss(args, kwargs),
+                lambda: self._differentiable_loss(own_args, own_kwargs),
                 list(parameters.values()),
-                arguments,
+                [one for one in leaves if isinstance(one, Tensor)],
             )
         except Exception as error:
             self._fall_back(_why_not_traced(error))
@@ -312,12 +338,14 @@ class CapturedSVI:
         gradients: bool = True,
     ) -> bool:
         """Compare a capture with the eager step; everything is put back where it was."""
-        written = captured.written(arguments)
-        start = State(written)
+        # An eager step that disagrees may write to other tensors than the graph.
+        guards = captured.guards
+        written = _writable(guards, arguments) if gradients else captured.written(arguments)
+        start = State(written, guards.generators)
         wrong = None
         try:
             for _ in range(seeds):
-                here = State(written)
+                here = State(written, guards.generators)
                 if gradients:
                     expected = self._gradients(args, kwargs)
                 else:
@@ -364,6 +392,8 @@ class CapturedSVI:
             if tensor.requires_grad and not any(tensor is one for one in parameters.values()):
                 parameters[name] = tensor
         self.parameters = parameters
+        # Parameters of PyroModules need not be in the store.
+        self._stored = parameters.keys() & pyro.get_param_store().keys()
         return loss
 
     def _gradients(self, args: Any, kwargs: Any) -> list[Tensor | None]:
@@ -383,6 +413,18 @@ class CapturedSVI:
         return [torch.as_tensor(loss[0]).detach(), *found]
 
 
+class _Store:
+    """The unconstrained parameters in Pyro's store, also after it was cleared."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return pyro.get_param_store()._params[name]
+
+
+def _has_hooks(parameter: Tensor) -> bool:
+    # Of the caller's, to look at gradients or change them as autograd finds them.
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
 def _backward_of(loss: Callable[..., Any]) -> Callable[..., Any]:
     def loss_and_grads(*args: Any, **kwargs: Any) -> Any:
         value = loss(*args, **kwargs)
@@ -393,7 +435,7 @@ def _backward_of(loss: Callable[..., Any]) -> Callable[..., Any]:
     return loss_and_grads
 
 
-_SMALL = 1 << 16
+_SMALL = 1 << 20
 """Elements up to which a tensor that is no module's is kept while a step is tried."""
 
 
