@@ -1,6 +1,16 @@
 """Distributions that Pyro lacks, written for the shapes and magnitudes of network weights."""
 
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
+from pyrosparse.distributions.kumaraswamy import Kumaraswamy
+from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
 from pyrosparse.distributions.point import Point
+from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, relaxed_bernoulli
 
-__all__ = ["IsotropicNormal", "Point"]
+__all__ = [
+    "IsotropicNormal",
+    "Kumaraswamy",
+    "LogitKumaraswamy",
+    "Point",
+    "log_relaxed_bernoulli",
+    "relaxed_bernoulli",
+]
