@@ -1,6 +1,7 @@
 """Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
 
 from pyrosparse import data, distributions, evidence, infer, networks, prune
+from pyrosparse.compact import compact, report
 from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.masks import Masks
@@ -19,6 +20,7 @@ __all__ = [
     "Method",
     "Target",
     "classifier",
+    "compact",
     "data",
     "distributions",
     "evidence",
@@ -31,5 +33,6 @@ __all__ = [
     "outputs",
     "prune",
     "regressor",
+    "report",
     "weights",
 ]

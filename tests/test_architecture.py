@@ -24,6 +24,7 @@ ALLOWED = {
     "models.py": LIFTING,
     "evidence": LIFTING | {"evidence"},
     "infer": LIFTING | {"evidence", "infer"},
+    "compact": LIFTING | {"compact", "infer"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
 }
 

@@ -1,6 +1,27 @@
-"""Small networks and small files: for now, sparse storage of pruned weights."""
+"""Networks that are really smaller: compaction, what they cost, sparse files of weights."""
 
+from pyrosparse.compact.account import Account, Layer
+from pyrosparse.compact.check import CompactionError
+from pyrosparse.compact.compact import CompactNet, compact
+from pyrosparse.compact.measure import file_bytes, latency, macs
+from pyrosparse.compact.report import Report, report
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
 from pyrosparse.compact.weights_file import load_weights
 
-__all__ = ["StorageError", "Stored", "load_sparse", "load_weights", "save_sparse"]
+__all__ = [
+    "Account",
+    "CompactNet",
+    "CompactionError",
+    "Layer",
+    "Report",
+    "StorageError",
+    "Stored",
+    "compact",
+    "file_bytes",
+    "latency",
+    "load_sparse",
+    "load_weights",
+    "macs",
+    "report",
+    "save_sparse",
+]

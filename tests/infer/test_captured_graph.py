@@ -228,6 +228,11 @@ ROUNDED = {
         {"add": 0, "addcmul": 1, "mul": 1},
         8,
     ),
+    "product used twice": (
+        lambda w, v, x: (((y := v * x) + x) * y.sin() * w).sum(),
+        {"addcmul": 0},
+        8,
+    ),
     "multiple added": (lambda w, v, x: ((v + x * 0.3) * w).sum(), {"add": 1, "mul": 1}, 8),
     "multiple with a constant": (
         lambda w, v, x: ((v + x * torch.tensor(0.3)) * w).sum(),
@@ -540,6 +545,19 @@ def written_in_every_branch(w, x, b):
     return (w * x_of_before * b).sum()
 
 
+def filled_and_then_written(w, x, b):
+    y = torch.empty_like(x).copy_(x)
+    before = y.exp()
+    y.view(-1)[2:].add_(1)
+    return (w * before * y.exp()).sum()
+
+
+def written_in_a_list(w, x, b):
+    before = b.exp()
+    torch._foreach_mul_([x.clone(), b], 2.0)
+    return (w * before * b.exp()).sum()
+
+
 def metadata_written(w, x, b):
     y = x.detach().clone()
     before = y.exp().sum(0)
@@ -586,6 +604,8 @@ AROUND_WRITES = [
     viewed_around_a_write,
     written_by_out,
     written_in_every_branch,
+    filled_and_then_written,
+    written_in_a_list,
     metadata_written,
     split_written,
 ]
@@ -738,6 +758,12 @@ CHANGING = {
     "product added to fewer": lambda w, x: (w[0] + w * x).sin().sum() + (w + w[0] * x[0]).sum(),
     "product of broadcast": lambda w, x: (w + x * x[0]).sin().sum() + (w + x * x[0, 0]).sin().sum(),
     "product added to itself": lambda w, x: (w * x + w * x).sin().sum(),
+    "number broadcast over rows": lambda w, x: (
+        (w[:1] * torch.full((3, 4), 2.0, dtype=x.dtype)).sin().sum()
+    ),
+    "added over rows": lambda w, x: (w[:1] + x + x).sin().sum() + (w[:1] + w * x).cos().sum(),
+    "product added over rows": lambda w, x: (w + x[:1] * x[1:2]).sin().sum(),
+    "multiple added over rows": lambda w, x: (w + x[:1] * 0.5).sin().sum(),
     "product used twice": lambda w, x: ((y := w * x) + x + y.sin()).sum(),
     "multiple used twice": lambda w, x: ((y := w * 0.3) * 0.5 + y.sin() + (y + x).sin()).sum(),
     "sum used twice": lambda w, x: ((y := w + x) + x + y.sin()).sin().sum(),
@@ -782,17 +808,32 @@ def test_special_values(name, dtype):
 
 
 # Factors that fit while their product does not.
-@pytest.mark.parametrize("dtype, size", [(torch.float32, 1e30), (torch.float64, 1e200)])
-def test_factors_whose_product_overflows(dtype, size):
+SIZES = pytest.mark.parametrize(
+    "dtype, one, two",
+    [
+        (torch.float32, 1e30, 1e30),
+        (torch.float32, 1e36, 1e5),
+        (torch.float32, 1e5, 1e36),
+        (torch.float64, 1e200, 1e200),
+        (torch.float64, 1e306, 1e5),
+        (torch.float64, 1e5, 1e306),
+    ],
+)
+
+
+@SIZES
+def test_factors_whose_product_overflows(dtype, one, two):
+    size = max(one, two)
     w, x = torch.ones(2, dtype=dtype), torch.tensor([1 / size, -1 / size], dtype=dtype)
-    compare(lambda w, x: (x * size * size * w)[0], [w], [x], bound=16)
-    compare(lambda w, x: (x * -size * 4.0 * size * w)[1], [w], [x], bound=16)
+    compare(lambda w, x: (x * one * two * w)[0], [w], [x], bound=16)
+    compare(lambda w, x: (x * -one * 4.0 * two * w)[1], [w], [x], bound=16)
 
 
-@pytest.mark.parametrize("dtype, size", [(torch.float32, 1e30), (torch.float64, 1e200)])
-def test_factors_whose_product_vanishes(dtype, size):
+@SIZES
+def test_factors_whose_product_vanishes(dtype, one, two):
+    size = max(one, two)
     w, x = torch.ones(2, dtype=dtype), torch.tensor([size, -size], dtype=dtype)
-    compare(lambda w, x: (x * (1 / size) * (1 / size) * w)[0], [w], [x], bound=16)
+    compare(lambda w, x: (x * (1 / one) * (1 / two) * w)[0], [w], [x], bound=16)
 
 
 def test_multiple_that_overflows():
@@ -888,6 +929,7 @@ REUSE = {
     ).sum(),
     "operand of another dtype": lambda w, x: (x.cos().float() * w + x.cos().float()).sum(),
     "operand of fewer dimensions": lambda w, x: (x.cos()[0] * w.sin() + w.sin()).sum(),
+    "divided by what is free": lambda w, x: (x / x.cos() * w - w / x.sin()).sum(),
     "operands turned round": lambda w, x: (
         ((y := w.detach().sin()) - (z := x.cos()) + y / z).mul(w).sum()
     ),
@@ -1139,7 +1181,7 @@ def live_buffer_drawn_through_a_view(w):
 
 
 def live_buffer_read_through_an_earlier_view(w):
-    noise = torch.zeros(3)
+    noise = torch.empty(3)
     view = noise.view(3, 1)
     noise.normal_()
     return (w * view[:, 0]).sum()

@@ -137,7 +137,11 @@ def _number_of(node: Any, constants: dict[str, Tensor]) -> float | None:
     if tensor is None or not tensor.is_floating_point() or not tensor.is_cpu:
         return None
     values = tensor.flatten()
-    return float(values[0]) if len(values) and bool((values == values[0]).all()) else None
+    if not len(values) or not bool((values == values[0]).all()):
+        return None
+    if len(values) > 1 and not values[0]:  # zeros may be of both signs
+        return None
+    return float(values[0])
 
 
 def _join_factors(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) -> bool:

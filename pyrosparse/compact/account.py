@@ -1,0 +1,82 @@
+"""The account of a compaction: what went, layer by layer, and why something stayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One dense or convolutional layer, before and after.
+
+    inputs, outputs, parameters: (before, after); (.., 0) where the layer went altogether.
+    note: why something stayed that could have gone, or "".
+
+    >>> Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9)).note
+    ''
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    parameters: tuple[int, int]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a compaction took away; print it.
+
+    layers:     dense and convolutional ones, in the order in which they run.
+    barriers:   operations that keep what they read, by name, with the reason.
+    parameters: of the whole network, (before, after).
+    error:      the largest difference to the masked network that the check at the end found, as a
+                fraction of the largest output, or of 1e-3 where that is larger.
+
+    >>> layer = Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9))
+    >>> print(Account([layer], {}, (15, 9), 0.0))
+    layer  kind    inputs  outputs  parameters
+    fc1    Linear  4 -> 2  3        15 -> 9
+    all                             15 -> 9
+    largest difference to the masked network: 0.0e+00
+    """
+
+    layers: Sequence[Layer]
+    barriers: dict[str, str]
+    parameters: tuple[int, int]
+    error: float
+
+    @property
+    def structure(self) -> str:
+        """The outputs of the layers that are left: ``288-114-10``."""
+        return "-".join(str(layer.outputs[1]) for layer in self.layers if layer.outputs[1])
+
+    def __str__(self) -> str:
+        rows = [["layer", "kind", "inputs", "outputs", "parameters", ""]]
+        for layer in self.layers:
+            pairs = (layer.inputs, layer.outputs, layer.parameters)
+            rows.append([layer.name, layer.kind, *map(_change, pairs), layer.note])
+        rows.append(["all", "", "", "", _change(self.parameters), ""])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        by_reason: dict[str, list[str]] = {}
+        for name, why in self.barriers.items():
+            by_reason.setdefault(why, []).append(name)
+        lines += [
+            f"stays whole, with all it reads: {', '.join(names)} ({why})"
+            for why, names in by_reason.items()
+        ]
+        lines.append(f"largest difference to the masked network: {self.error:.1e}")
+        return "\n".join(lines)
+
+
+def _change(pair: tuple[int, int]) -> str:
+    before, after = pair
+    if before == after:
+        return f"{before:,}"
+    return f"{before:,} -> {after:,}" if after else f"{before:,} -> gone"

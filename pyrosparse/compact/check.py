@@ -1,0 +1,109 @@
+"""The check at the end of a compaction: do both networks compute the same?"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+SMALLEST = 1e-3  # outputs below this are compared with this
+
+
+class CompactionError(RuntimeError):
+    """A compact network does not compute what the masked network does: a defect of pyrosparse."""
+
+
+def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> float:
+    """The largest difference between two networks, on an example and on random inputs.
+
+    It is a fraction of the largest output, or of 1e-3 where that is larger. The arithmetic is done
+    in float64 where the networks can do it, so that it is the networks that are compared and not
+    the rounding of their sums.
+
+    inputs: the networks' arguments.
+
+    Raises CompactionError beyond 1e-5 (1e-9 for float64 networks), on results of another shape, and
+    where one is finite and the other is not.
+
+    >>> check(nn.ReLU(), nn.ReLU(), (torch.ones(2),))
+    0.0
+    >>> check(nn.ReLU(), nn.Tanh(), (torch.ones(2),))
+    Traceback (most recent call last):
+    pyrosparse.compact.check.CompactionError: the compact network differs ...
+    """
+    floating = [p.dtype for p in reference.parameters() if p.is_floating_point()]
+    dtype = floating[0] if floating else torch.float32
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-5}.get(dtype)
+    if tolerance is None:
+        tolerance = 10 * torch.finfo(dtype).eps
+    generator = torch.Generator().manual_seed(0)
+    draws = [inputs, *(_random(inputs, generator) for _ in range(2))]
+    if dtype != torch.float64:
+        try:
+            double = copy.deepcopy(reference).double()
+            with torch.no_grad():
+                double(*_double(inputs))
+            reference, small = double, copy.deepcopy(small).double()
+            draws = [_double(one) for one in draws]
+        except (RuntimeError, ValueError, TypeError):
+            pass  # it makes tensors of a type of its own: compare in that
+    reference, small = reference.eval(), small.eval()
+    worst = 0.0
+    for one in draws:
+        with torch.no_grad():
+            worst = max(worst, _difference(reference(*_cloned(one)), small(*_cloned(one))))
+    if not worst <= tolerance:
+        raise CompactionError(
+            f"the compact network differs from the masked one by {worst:.1e} of its outputs, more "
+            f"than {tolerance:.0e}: this is a defect of pyrosparse, please report it"
+        )
+    return worst
+
+
+def _difference(expected: Any, actual: Any) -> float:
+    pairs = list(zip(tree_leaves(expected), tree_leaves(actual), strict=True))
+    worst = 0.0
+    for first, second in pairs:
+        if not isinstance(first, Tensor):
+            worst = max(worst, 0.0 if first == second else float("inf"))
+            continue
+        if first.shape != second.shape:
+            return float("inf")
+        first, second = first.double(), second.double()
+        finite = first.isfinite()
+        if not torch.equal(finite, second.isfinite()):
+            return float("inf")
+        if finite.any():
+            scale = max(SMALLEST, float(first[finite].abs().max()))
+            worst = max(worst, float((first - second)[finite].abs().max()) / scale)
+    return worst
+
+
+def _random(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any, ...]:
+    """Inputs of the same shapes: normal numbers; of integers, others in their range."""
+
+    def draw(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        if x.is_floating_point():
+            return torch.randn(x.shape, generator=generator).to(x)
+        if x.dtype == torch.bool or not x.numel():
+            return x
+        low, high = int(x.min()), int(x.max()) + 1
+        return torch.randint(low, high, x.shape, generator=generator).to(x)
+
+    drawn: tuple[Any, ...] = tree_map(draw, inputs)
+    return drawn
+
+
+def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tree_map(  # type: ignore[no-any-return]
+        lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs
+    )
+
+
+def _cloned(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)  # type: ignore[no-any-return]

@@ -1,0 +1,111 @@
+"""What a network costs: multiplications, bytes, time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+_COUNTED = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+
+
+def macs(net: nn.Module, *inputs: Any) -> dict[str, int]:
+    """Multiply-accumulate operations per datum, by layer, counted by running the network.
+
+    Those of dense and convolutional layers, as papers count them: positions of the output times
+    weights that each takes; no biases, pools, activations or attention, and zeros in a weight
+    are work like any other number.
+
+    inputs: what the network is called with; the first of them has one datum a row.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 5))
+    >>> macs(net, torch.ones(4, 1, 4, 4))
+    {'0': 72, '2': 40}
+    """
+    counts: dict[str, int] = {}
+    batch = len(inputs[0])
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            if isinstance(module, nn.Linear):
+                work = output.numel() * module.in_features
+            elif isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+                work = args[0].numel() * weight[0].numel()
+            else:
+                work = output.numel() * weight[0].numel()
+            counts[name] = counts.get(name, 0) + work // batch
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(count(name))
+        for name, module in net.named_modules()
+        if isinstance(module, _COUNTED)
+    ]
+    training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(*inputs)
+    finally:
+        net.train(training)
+        for handle in handles:
+            handle.remove()
+    return counts
+
+
+def file_bytes(net: nn.Module) -> int:
+    """The size of the network's state dict as a safetensors file, tensors stored whole.
+
+    >>> file_bytes(nn.Linear(4, 2)) > 4 * 10
+    True
+    """
+    # Copies: safetensors refuses memory that two names share.
+    state = {name: tensor.contiguous().clone() for name, tensor in net.state_dict().items()}
+    return len(save(state))
+
+
+def latency(
+    nets: Sequence[nn.Module], *inputs: Any, repeats: int = 30, warm_up: int = 5
+) -> list[float]:
+    """The median time of a forward pass of each network, in seconds.
+
+    The networks take turns, so that what else the machine does meets all of them alike. Threads
+    are as torch has them.
+
+    Raises ValueError where repeats is not positive.
+
+    >>> 0 < latency([nn.Linear(2, 2)], torch.ones(1, 2), repeats=3)[0] < 1
+    True
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be 1 or more, got {repeats}")
+    modes = [net.training for net in nets]
+    cuda = any(isinstance(x, Tensor) and x.is_cuda for x in inputs)
+    times: list[list[float]] = [[] for _ in nets]
+    try:
+        with torch.inference_mode():
+            for turn in range(warm_up + repeats):
+                for net, taken in zip(nets, times, strict=True):
+                    net.eval()
+                    if cuda:
+                        torch.cuda.synchronize()
+                    start = time.perf_counter()
+                    net(*inputs)
+                    if cuda:
+                        torch.cuda.synchronize()
+                    if turn >= warm_up:
+                        taken.append(time.perf_counter() - start)
+    finally:
+        for net, training in zip(nets, modes, strict=True):
+            net.train(training)
+    return [statistics.median(taken) for taken in times]

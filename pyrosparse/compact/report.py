@@ -1,0 +1,112 @@
+"""The report of a compaction: what the network and its compact form cost, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyrosparse.compact.compact import CompactNet
+from pyrosparse.compact.measure import file_bytes, latency, macs
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What two networks cost, (before, after); print it.
+
+    structure:  outputs of the compact network's layers, ``288-114-10``; "" where it has no account.
+    parameters: of all tensors that are trained.
+    macs:       multiply-accumulate operations per datum, by layer.
+    bytes:      of the state dicts as safetensors files.
+    seconds:    by batch size, medians of a forward pass.
+
+    >>> print(Report("3-2", (23, 14), {"0": (12, 6), "2": (6, 4)}, (300, 260), {1: (2e-3, 1e-3)}))
+    structure   3-2
+    parameters  23 -> 14 (1.64x)
+    bytes       300 -> 260 (1.15x)
+    MACs        18 -> 10 (1.80x)
+      0         12 -> 6 (2.00x)
+      2         6 -> 4 (1.50x)
+    batch 1     2.000 ms -> 1.000 ms (2.00x)
+    """
+
+    structure: str
+    parameters: Pair
+    macs: Mapping[str, Pair]
+    bytes: Pair
+    seconds: Mapping[int, tuple[float, float]]
+
+    @property
+    def total_macs(self) -> Pair:
+        """Multiply-accumulate operations per datum, over all layers."""
+        before, after = zip(*self.macs.values(), strict=True) if self.macs else ((0,), (0,))
+        return sum(before), sum(after)
+
+    def __str__(self) -> str:
+        rows = [("structure", self.structure)] if self.structure else []
+        rows += [
+            ("parameters", _change(self.parameters)),
+            ("bytes", _change(self.bytes)),
+            ("MACs", _change(self.total_macs)),
+        ]
+        rows += [(f"  {name}", _change(pair)) for name, pair in self.macs.items()]
+        rows += [
+            (f"batch {size}", f"{1e3 * b:.3f} ms -> {1e3 * a:.3f} ms ({b / a:.2f}x)")
+            for size, (b, a) in self.seconds.items()
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def report(
+    net: nn.Module,
+    small: nn.Module,
+    example: Tensor | Sequence[Any],
+    *,
+    batch_sizes: Sequence[int] = (1, 128),
+    repeats: int = 30,
+) -> Report:
+    """Measure a network and its compact form: parameters, MACs, bytes of the file, latency.
+
+    example:     what the networks are called with; the first datum is repeated to the batch sizes.
+    batch_sizes: of the latencies; () for none.
+    repeats:     how many times each is measured; the median counts.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> report(net, net, torch.ones(1, 4), batch_sizes=()).total_macs
+    (18, 18)
+    """
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    first, second = macs(net, *inputs), macs(small, *inputs)
+    seconds = {}
+    for size in batch_sizes:
+        batch = [
+            x[:1].expand(size, *x.shape[1:]).contiguous()
+            if isinstance(x, Tensor) and x.dim() and len(x) == len(inputs[0])
+            else x
+            for x in inputs
+        ]
+        before, after = latency([net, small], *batch, repeats=repeats)
+        seconds[size] = (before, after)
+    return Report(
+        small.account.structure if isinstance(small, CompactNet) else "",
+        (_count(net), _count(small)),
+        {name: (first.get(name, 0), second.get(name, 0)) for name in first | second},
+        (file_bytes(net), file_bytes(small)),
+        seconds,
+    )
+
+
+def _count(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _change(pair: Pair) -> str:
+    before, after = pair
+    factor = f" ({before / after:.2f}x)" if after and before != after else ""
+    return f"{before:,} -> {after:,}{factor}" if before != after else f"{before:,}"

@@ -1,0 +1,169 @@
+"""Which rule each operation has; an operation that has none is a barrier."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from pyrosparse.compact.parts import Gain, Scatter, Select
+from pyrosparse.compact.rules import joining, mixing, pointwise, shaping
+from pyrosparse.compact.rules.layer_norm import LayerNorm
+from pyrosparse.compact.rules.mixing import Mixing
+from pyrosparse.compact.rules.rule import Flow, Rule
+
+__all__ = ["Flow", "Mixing", "Rule", "find"]
+
+_ACTIVATIONS = (
+    "relu", "relu6", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "celu", "mish", "softplus",
+    "softsign", "hardtanh", "hardsigmoid", "hardswish", "leaky_relu", "logsigmoid", "tanhshrink",
+    "hardshrink", "softshrink",
+)  # fmt: skip
+_FUNCTIONS = ("abs", "neg", "exp", "square", "sqrt", "clamp", "erf")
+_POOLS = [
+    f"{kind}_pool{rank}d"
+    for kind in ("max", "avg", "adaptive_max", "adaptive_avg")
+    for rank in (1, 2, 3)
+]
+
+_MODULES: dict[type[nn.Module], type[Rule]] = {
+    **dict.fromkeys((nn.Linear, *mixing.CONVOLUTIONS, *mixing.TRANSPOSED), Mixing),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), pointwise.BatchNorm),
+    **dict.fromkeys(
+        (
+            nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU,
+            nn.Mish, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
+            nn.LeakyReLU, nn.LogSigmoid, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink, nn.Threshold,
+        ),
+        pointwise.Elementwise,
+    ),
+    **dict.fromkeys(
+        (
+            nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+            nn.FeatureAlphaDropout,
+        ),
+        pointwise.Pointwise,
+    ),
+    **dict.fromkeys(
+        (
+            nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+            nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+            nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+        ),
+        pointwise.Pool,
+    ),
+    nn.PReLU: pointwise.PReLU,
+    nn.GroupNorm: pointwise.GroupNorm,
+    nn.LayerNorm: LayerNorm,
+    nn.Flatten: shaping.Flatten,
+    Gain: pointwise.Gains,
+    Scatter: joining.Scattered,
+    Select: shaping.Selected,
+}  # fmt: skip
+
+_CALLS: dict[Any, type[Rule]] = {
+    **dict.fromkeys(["contiguous", "clone", "detach", torch.clone], pointwise.Pointwise),
+    **dict.fromkeys(
+        [
+            getattr(home, name)
+            for name in _ACTIVATIONS
+            for home in (torch, F)
+            if hasattr(home, name)
+        ],
+        pointwise.Elementwise,
+    ),
+    **dict.fromkeys(
+        [name for name in _ACTIVATIONS if hasattr(torch.Tensor, name)], pointwise.Elementwise
+    ),
+    **dict.fromkeys(_FUNCTIONS, pointwise.Elementwise),
+    **dict.fromkeys([getattr(torch, name) for name in _FUNCTIONS], pointwise.Elementwise),
+    operator.neg: pointwise.Elementwise,
+    **dict.fromkeys(
+        [getattr(home, name) for name in _POOLS for home in (torch, F) if hasattr(home, name)],
+        pointwise.Pool,
+    ),
+    **dict.fromkeys(["flatten", "view", "reshape", torch.flatten, torch.reshape], shaping.Flatten),
+    **dict.fromkeys(["mean", "amax", "amin", torch.mean, torch.amax, torch.amin], shaping.Mean),
+    **dict.fromkeys(["permute", "transpose", torch.permute, torch.transpose], shaping.Permute),
+    **dict.fromkeys(["size", "dim", getattr], shaping.Size),
+    **dict.fromkeys([torch.cat, torch.concat, torch.concatenate], joining.Concatenation),
+    F.pad: shaping.Pad,
+    operator.getitem: shaping.Slice,
+}
+
+_ARITHMETIC: dict[Any, type[Rule]] = {
+    **dict.fromkeys(["add", operator.add, torch.add], joining.Sum),
+    **dict.fromkeys(["mul", operator.mul, torch.mul], joining.Product),
+    **dict.fromkeys(["sub", operator.sub, torch.sub], joining.Together),
+    **dict.fromkeys(["div", operator.truediv, torch.div], joining.Together),
+}  # fmt: skip
+
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
+
+
+def find(graph: fx.Graph, net: nn.Module) -> tuple[dict[fx.Node, Rule], dict[fx.Node, str]]:
+    """The rule of every node, and of those that have none why they are barriers."""
+    uses = _uses(graph, net)
+    rules: dict[fx.Node, Rule] = {}
+    barriers: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        module = net.get_submodule(node.target) if node.op == "call_module" else None
+        rule: type[Rule] | None = Rule
+        if module is not None:
+            rule = _MODULES.get(type(module))
+            why = f"{type(module).__name__} has no rule"
+            if any(uses[id(tensor)] > 1 for tensor in _tensors(module)):
+                rule, why = None, "its weights are used in several places"
+            if isinstance(module, mixing.TRANSPOSED) and module.groups > 1:
+                rule, why = None, "a transposed convolution in groups"
+            if rule is not None and _has_hooks(module):
+                rule, why = None, "it has hooks"
+        elif node.op in ("call_function", "call_method"):
+            rule = _rule_of_call(node)
+            name = getattr(node.target, "__name__", node.target)
+            why = f"{name} has no rule"
+        if rule is None:
+            barriers[node] = why
+        rules[node] = (rule or Rule)(node, module)
+    return rules, barriers
+
+
+def _rule_of_call(node: fx.Node) -> type[Rule] | None:
+    target = node.target
+    if target in _ARITHMETIC:
+        return _ARITHMETIC[target] if len(node.all_input_nodes) == 2 else pointwise.Elementwise
+    if target in _DROPOUTS:
+        training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)
+        return None if training else pointwise.Pointwise
+    if getattr(target, "__name__", "") == "stochastic_depth":  # torchvision's
+        training = node.args[3] if len(node.args) > 3 else node.kwargs.get("training", True)
+        return None if training else pointwise.Pointwise
+    if target is operator.pow and len(node.all_input_nodes) == 1:
+        return pointwise.Elementwise
+    return _CALLS.get(target)
+
+
+def _uses(graph: fx.Graph, net: nn.Module) -> Counter[int]:
+    """In how many places of the graph each parameter and buffer is used."""
+    uses: Counter[int] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            uses.update(id(tensor) for tensor in _tensors(net.get_submodule(node.target)))
+        elif node.op == "get_attr":
+            owner, _, name = node.target.rpartition(".")
+            uses[id(getattr(net.get_submodule(owner), name))] += 1
+    return uses
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

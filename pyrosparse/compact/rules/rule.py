@@ -1,0 +1,203 @@
+"""A rule: of one operation, which features are constant, which are wanted, what is left."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pyrosparse.compact.parts import Select
+
+
+@dataclass
+class Features:
+    """What is known of the features of a tensor.
+
+    dim:      the dimension that holds them.
+    constant: (features,) bool; the same number for all inputs and at all positions.
+    value:    (features,) float64; that number, 0 where there is none.
+
+    >>> Features.varying(1, 3).constant
+    tensor([False, False, False])
+    """
+
+    dim: int
+    constant: Tensor
+    value: Tensor
+
+    @classmethod
+    def varying(cls, dim: int, count: int) -> Features:
+        """Features of which nothing is constant."""
+        zeros = torch.zeros(count, dtype=torch.float64)
+        return cls(dim, torch.zeros(count, dtype=torch.bool), zeros)
+
+    @classmethod
+    def of(cls, dim: int, constant: Tensor, value: Tensor) -> Features:
+        """Features of which some are constant; a value that is not finite is none."""
+        constant = constant & value.isfinite()
+        return cls(dim, constant, torch.where(constant, value, 0.0))
+
+
+class Flow:
+    """The graph on its way from the masked network to the compact one.
+
+    Every tensor of known ``features`` has, in the compact graph, exactly those that are ``wanted``.
+    A tensor of which nothing is known stays whole.
+
+    shapes:   of the old graph's tensors, on the example.
+    features: filled forward, ``wanted`` (bool masks) backward, ``new`` (the compact graph's nodes)
+              forward again.
+    parts:    the compact network's modules and tensors by name.
+    at_least: how many features every layer keeps at both its ends.
+    """
+
+    def __init__(
+        self, net: nn.Module, shapes: Mapping[fx.Node, torch.Size], at_least: int = 0
+    ) -> None:
+        self.net = net
+        self.shapes = shapes
+        self.at_least = at_least
+        self.features: dict[fx.Node, Features] = {}
+        self.wanted: dict[fx.Node, Tensor] = {}
+        self.new: dict[fx.Node, fx.Node] = {}
+        self.graph = fx.Graph()
+        self.parts: dict[str, Any] = {}
+        parameters = [p for p in net.parameters() if p.is_floating_point()]
+        self.like = parameters[0].detach() if parameters else torch.zeros(())
+
+    def learn(self, node: fx.Node, features: Features) -> None:
+        """Note what is known of a tensor; nothing of it is wanted yet."""
+        self.features[node] = features
+        self.wanted[node] = torch.zeros_like(features.constant)
+
+    def read(self, node: fx.Node, dim: int) -> Features:
+        """The features of a tensor along a dimension."""
+        known = self.features.get(node)
+        if known is not None and known.dim == dim:
+            return known
+        return Features.varying(dim, self.shapes[node][dim])
+
+    def want(self, node: fx.Node, dim: int, mask: Tensor) -> None:
+        """Ask for features along a dimension; along another than is known, for all."""
+        known = self.features.get(node)
+        if known is not None:
+            self.wanted[node] |= mask if known.dim == dim else torch.ones_like(known.constant)
+
+    def want_all(self, node: fx.Node) -> None:
+        """Ask for a tensor whole."""
+        if node in self.wanted:
+            self.wanted[node].fill_(True)
+
+    def take(self, node: fx.Node, dim: int, mask: Tensor) -> fx.Node:
+        """The new node that has exactly these features, all of them wanted before."""
+        known = self.features.get(node)
+        if known is not None and known.dim == dim:
+            return self.narrow(self.new[node], dim, self.wanted[node], mask)
+        return self.narrow(self.new[node], dim, torch.ones_like(mask), mask)
+
+    def narrow(self, new: fx.Node, dim: int, present: Tensor, mask: Tensor) -> fx.Node:
+        """Select, of the features that are present in a new node, some."""
+        if torch.equal(present, mask):
+            return new
+        positions = (present.cumsum(0) - 1)[mask]
+        return self.call(Select(positions.to(self.like.device), dim), [new], f"{new.name}_select")
+
+    def call(self, module: nn.Module, operands: list[fx.Node], name: str) -> fx.Node:
+        """Call a module of the compact network, under a name of its own."""
+        taken = {key.partition(".")[0] for key in self.parts} | dict(
+            self.net.named_children()
+        ).keys()
+        stem, number = name, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self.parts[name] = module
+        return self.graph.call_module(name, tuple(operands))
+
+    def copy(self, node: fx.Node, operands: Mapping[fx.Node, fx.Node] | None = None) -> fx.Node:
+        """The old operation on new operands: those given, and whole tensors."""
+        if node.op == "call_module":
+            self.parts.setdefault(str(node.target), self.net.get_submodule(str(node.target)))
+        elif node.op == "get_attr":
+            self.parts[str(node.target)] = _attribute(self.net, str(node.target))
+        operands = operands or {}
+        return self.graph.node_copy(node, lambda old: operands.get(old) or self.new[old])
+
+    def place(self, node: fx.Node, module: nn.Module, *operands: fx.Node) -> fx.Node:
+        """Call a module in the place, and under the name, of the old one."""
+        self.parts[str(node.target)] = module
+        return self.graph.call_module(str(node.target), operands)
+
+    def tensor(self, values: Tensor) -> Tensor:
+        """Numbers in the network's own type and place."""
+        return values.to(self.like)
+
+
+class Rule:
+    """One operation. This class is the barrier: it knows nothing, and everything stays."""
+
+    def __init__(self, node: fx.Node, module: nn.Module | None = None) -> None:
+        self.node = node
+        self.module = module
+
+    @property
+    def source(self) -> fx.Node:
+        """The first operand."""
+        return self.node.all_input_nodes[0]
+
+    def learn(self, flow: Flow) -> Features | None:
+        """What is known of the result; None where nothing is."""
+        return None
+
+    def want(self, flow: Flow) -> None:
+        """Ask the operands for what the wanted part of the result takes."""
+        for operand in self.node.all_input_nodes:
+            flow.want_all(operand)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        """The new operation, whose result has exactly the wanted features."""
+        return flow.copy(self.node)
+
+
+def arguments(node: fx.Node, **defaults: Any) -> dict[str, Any]:
+    """The arguments of a call by name: positional ones in the order of the defaults.
+
+    >>> graph = fx.Graph()
+    >>> node = graph.call_function(torch.flatten, (graph.placeholder("x"), 1))
+    >>> arguments(node, input=None, start_dim=0, end_dim=-1)
+    {'input': x, 'start_dim': 1, 'end_dim': -1}
+    """
+    return defaults | dict(zip(defaults, node.args, strict=False)) | dict(node.kwargs)
+
+
+def with_parameters(module: nn.Module, weight: Tensor | None, bias: Tensor | None) -> nn.Module:
+    """A copy of a module with other parameters, trained where the old ones are."""
+    # The old tensors are not copied only to be thrown away.
+    old = {"weight": module.weight, "bias": module.bias}
+    memo: dict[int, Any] = {id(t): None for t in old.values() if t is not None}
+    new = copy.deepcopy(module, memo)
+    for name, values in (("weight", weight), ("bias", bias)):
+        before = old[name] if isinstance(old[name], Tensor) else old["weight"]
+        trained = before.requires_grad if isinstance(before, Tensor) else True
+        parameter = None
+        if values is not None:
+            layout = _layout(before) if isinstance(before, Tensor) else torch.preserve_format
+            parameter = nn.Parameter(values.detach().clone(memory_format=layout), trained)
+        new._parameters[name] = parameter
+    return new
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    plain = tensor.dim() != 4 or tensor.is_contiguous()
+    if not plain and tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _attribute(net: nn.Module, target: str) -> Any:
+    owner, _, name = target.rpartition(".")
+    return getattr(net.get_submodule(owner), name)

@@ -1,0 +1,244 @@
+"""Operations that change the shape: flatten, padding, slices, means, permutations."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from pyrosparse.compact.parts import Select
+from pyrosparse.compact.rules.pointwise import Pointwise
+from pyrosparse.compact.rules.rule import Features, Flow, Rule, arguments
+
+
+class Flatten(Rule):
+    """(N, C, ...) -> (N, C * ...): a channel becomes as many features as it has positions.
+
+    ``flatten(1)``, and ``view`` or ``reshape`` to (n, -1) and (-1, features) that come to the same.
+    A flatten of later dimensions leaves the channels as they are.
+    """
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        if x is None or x.dim != 1:
+            return None
+        start = self._start(flow)
+        if start is None or start < 1:
+            return None
+        self.into_features = start == 1
+        shape = flow.shapes[self.source]
+        self.positions = shape[2:].numel() if self.into_features else 1
+        constant, value = (
+            values.repeat_interleave(self.positions) for values in (x.constant, x.value)
+        )
+        return Features.of(1, constant, value)
+
+    def _start(self, flow: Flow) -> int | None:
+        """The first dimension that is flattened, with all behind it."""
+        before, after = flow.shapes[self.source], flow.shapes[self.node]
+        if self.module is not None or self.node.target in ("flatten", torch.flatten):
+            given = arguments(self.node, input=None, start_dim=0, end_dim=-1)
+            if self.module is not None:
+                given = {"start_dim": self.module.start_dim, "end_dim": self.module.end_dim}
+            last = given["end_dim"] in (-1, len(before) - 1)
+            return given["start_dim"] % len(before) if last else None
+        sizes = self.node.args[1:]
+        if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+            sizes = tuple(sizes[0])
+        # A number in place of the batch size would hold for this example alone.
+        batch = len(sizes) == 2 and (sizes[0] == -1 or isinstance(sizes[0], fx.Node))
+        return 1 if batch and tuple(after) == (before[0], before[1:].numel()) else None
+
+    def want(self, flow: Flow) -> None:
+        self.channels = flow.wanted[self.node].view(-1, self.positions).any(1)
+        flow.want(self.source, 1, self.channels)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        operand = flow.take(self.source, 1, self.channels)
+        if self.module is not None or not self.into_features:
+            flat = flow.copy(self.node, {self.source: operand})
+        else:
+            flat = flow.graph.call_function(torch.flatten, (operand, 1))
+        present = self.channels.repeat_interleave(self.positions)
+        return flow.narrow(flat, 1, present, flow.wanted[self.node])
+
+
+class Pad(Rule):
+    """Padding by a number, of positions or of features: those that are added are constant."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        given = arguments(self.node, input=None, pad=None, mode="constant", value=None)
+        if x is None or given["mode"] != "constant":
+            return None
+        self.value = float(given["value"] or 0.0)
+        rank = len(flow.shapes[self.source])
+        pads = [*given["pad"], *[0] * (2 * rank - len(given["pad"]))]
+        if not all(isinstance(pad, int) and pad >= 0 for pad in pads):
+            return None
+        at = 2 * (rank - 1 - x.dim)
+        self.before, self.after = pads[at : at + 2]
+        self.others = [*pads[:at], 0, 0, *pads[at + 2 :]]
+        self.at = at
+        # A constant that is padded at its positions stays one only if it is the same number.
+        same = x.value == self.value if any(self.others) else torch.ones_like(x.constant)
+        constant = F.pad(x.constant & same, (self.before, self.after), value=True)
+        return Features.of(
+            x.dim, constant, F.pad(x.value, (self.before, self.after), value=self.value)
+        )
+
+    def _inner(self, wanted: Tensor) -> Tensor:
+        return wanted[self.before : len(wanted) - self.after]
+
+    def want(self, flow: Flow) -> None:
+        inner = self._inner(flow.wanted[self.node])
+        if not inner.any():  # there must be something to pad
+            inner = inner.index_fill(0, torch.tensor(0), True)
+        self.takes = inner
+        flow.want(self.source, flow.features[self.node].dim, inner)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        wanted, dim = flow.wanted[self.node], flow.features[self.node].dim
+        operand = flow.take(self.source, dim, self.takes)
+        inner = len(wanted) - self.after
+        pads = list(self.others)
+        pads[self.at] = int(wanted[: self.before].sum())
+        pads[self.at + 1] = int(wanted[inner:].sum())
+        if any(pads):
+            operand = flow.graph.call_function(F.pad, (operand, pads), {"value": self.value})
+        present = torch.cat([wanted[: self.before], self.takes, wanted[inner:]])
+        return flow.narrow(operand, dim, present, wanted)
+
+
+class Slice(Rule):
+    """Indexing with slices and numbers: positions of every feature, or a range of features."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        index = self.node.args[1]
+        self.index = index if isinstance(index, tuple) else (index,)
+        plain = all(isinstance(i, int) or _is_fixed(i) for i in self.index)
+        if x is None or not plain:
+            return None
+        self.old_dim = x.dim
+        at = self.index[x.dim] if x.dim < len(self.index) else slice(None)
+        if not isinstance(at, slice):
+            return None
+        self.places = torch.arange(len(x.constant))[at]
+        dim = x.dim - sum(isinstance(i, int) for i in self.index[: x.dim])
+        return Features.of(dim, x.constant[self.places], x.value[self.places])
+
+    def want(self, flow: Flow) -> None:
+        old = torch.zeros(flow.shapes[self.source][self.old_dim], dtype=torch.bool)
+        old[self.places[flow.wanted[self.node]]] = True
+        self.takes = old
+        flow.want(self.source, self.old_dim, old)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        operand = flow.take(self.source, self.old_dim, self.takes)
+        index = tuple(slice(None) if n == self.old_dim else i for n, i in enumerate(self.index))
+        if all(i == slice(None) for i in index):
+            return operand
+        new = flow.copy(self.node, {self.source: operand})
+        new.args = (operand, index)
+        return new
+
+
+class Selected(Slice):
+    """The selection of features in a network that is compacted again."""
+
+    module: Select
+
+    def learn(self, flow: Flow) -> Features | None:
+        self.old_dim = self.module.dim
+        self.places = self.module.index.cpu()
+        x = flow.read(self.source, self.old_dim)
+        return Features.of(self.old_dim, x.constant[self.places], x.value[self.places])
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        return flow.take(self.source, self.old_dim, self.takes)
+
+
+class Mean(Pointwise):
+    """A mean, maximum or minimum over positions."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = super().learn(flow)
+        given = arguments(self.node, input=None, dim=None, keepdim=False)
+        dims = given["dim"]
+        if x is None or dims is None or set(given) != {"input", "dim", "keepdim"}:
+            return None
+        rank = len(flow.shapes[self.source])
+        over = {d % rank for d in (dims if isinstance(dims, (tuple, list)) else [dims])}
+        if x.dim in over:
+            return None
+        self.old_dim = x.dim
+        gone = 0 if given["keepdim"] else sum(d < x.dim for d in over)
+        return Features(x.dim - gone, x.constant, x.value)
+
+    def want(self, flow: Flow) -> None:
+        flow.want(self.source, self.old_dim, flow.wanted[self.node])
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        operand = flow.take(self.source, self.old_dim, flow.wanted[self.node])
+        return flow.copy(self.node, {self.source: operand})
+
+
+class Permute(Mean):
+    """Dimensions in another order: ``permute`` and ``transpose``."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        if x is None:
+            return None
+        rank = len(flow.shapes[self.source])
+        order = list(range(rank))
+        dims = self.node.args[1:]
+        if len(dims) == 1 and isinstance(dims[0], (tuple, list)):
+            dims = tuple(dims[0])
+        if self.node.kwargs or not all(isinstance(d, int) for d in dims):
+            return None
+        if self.node.target in ("transpose", torch.transpose):
+            first, second = (int(d) % rank for d in dims)  # type: ignore[arg-type]
+            order[first], order[second] = second, first
+        else:
+            order = [int(d) % rank for d in dims]  # type: ignore[arg-type]
+        self.old_dim = x.dim
+        return Features(order.index(x.dim), x.constant, x.value)
+
+
+class Size(Rule):
+    """The size of another dimension than that of the features, which nothing here changes."""
+
+    def want(self, flow: Flow) -> None:
+        source = self.source
+        if source not in flow.features:
+            return
+        if self._reads(flow, flow.features[source].dim):
+            flow.want_all(source)
+        elif not flow.wanted[source].any():
+            flow.wanted[source][0] = True  # any of them has that size
+
+    def _reads(self, flow: Flow, dim: int) -> bool:
+        """Whether the size of that dimension is used."""
+        rank = len(flow.shapes[self.source])
+        if self.node.target == "dim" or self.node.args[1:] in (("device",), ("dtype",), ("ndim",)):
+            return False
+        if self.node.target == "size" and len(self.node.args) == 2:
+            read = [self.node.args[1]]
+        elif self.node.target == "size" or self.node.args[1:] == ("shape",):
+            # The whole shape: look at what is taken from it.
+            if not all(user.target is operator.getitem for user in self.node.users):
+                return True
+            read = [user.args[1] for user in self.node.users]
+        else:
+            return True
+        return any(not isinstance(d, int) or d % rank == dim for d in read)
+
+
+def _is_fixed(index: object) -> bool:
+    if not isinstance(index, slice):
+        return False
+    return all(end is None or isinstance(end, int) for end in (index.start, index.stop, index.step))
