@@ -1210,10 +1210,10 @@ def live_buffer_written_after(w):
 )
 def test_draws_that_nothing_reads(function, left):
     graph = compare(function, [positive(3)], bound=8)
+    before = graph.operations
     found = graph.without_unused_draws()
     assert drawn(found) == left
-    assert drawn(graph) >= drawn(found)  # the graph itself is as it was
-    assert drawn(graph) == drawn(graph.without_unused_draws()) + drawn(graph) - left
+    assert graph.operations == before  # the graph itself is as it was
     if function is not live:  # where fewer draws come before, the others are of other numbers
         compare(function, [positive(3)], bound=8, draws=False)
 
@@ -1549,7 +1549,7 @@ def draw_inputs(seed: int) -> list[Tensor]:
 
 
 @pytest.mark.usefixtures("double")
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(program=programs)
 def test_random_programs(program):
     w, v, x, b = draw_inputs(0)

@@ -201,8 +201,8 @@ class CapturedSVI:
         if len(known) >= _MOST_CAPTURES:
             changing = ", ".join(sorted(set(known[-1].guards.broken()))[:5])
             self._fall_back(
-                f"values that the step reads in Python keep changing ({changing}): pass them as "
-                "arguments or hold them in tensors that are changed in place"
+                f"values that the step reads in Python keep changing ({changing}): hold them in "
+                "tensors that are changed in place"
             )
             return None, arguments
         if len(self.captured) > _MOST_SIGNATURES:
@@ -362,7 +362,7 @@ class CapturedSVI:
         if wrong:
             self._fall_back(
                 f"the captured step differs from the eager one in {wrong}: it reads a value "
-                "in Python that changes; pass it as an argument or hold it in a tensor"
+                "in Python that changes; hold it in a tensor that is changed in place"
             )
         return wrong is None
 
