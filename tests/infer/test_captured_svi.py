@@ -190,6 +190,7 @@ SLOPE: Any = 1.0
 settings: Any = types.ModuleType("settings")  # as if imported
 package: Any = types.ModuleType("package")
 package.settings = types.ModuleType("package.settings")
+package.settings.package = package  # modules refer to each other in circles
 
 
 def set_global(value: Any) -> None:

@@ -59,7 +59,8 @@ class Guards:
         self._types: list[tuple[Any, ...]] = []
         self._seen: dict[int, Any] = {}  # with the objects, so that no other takes over an id
         for name, root in roots.items():
-            self._look(root, name)
+            with contextlib.suppress(RecursionError):  # what lies deeper is left to the checks
+                self._look(root, name)
 
     def __len__(self) -> int:
         return len(self._values) + len(self._lengths) + len(self._types)
@@ -218,15 +219,19 @@ class Guards:
         for variable in sorted(names & function.__globals__.keys()):
             value = function.__globals__[variable]
             self._look_at(function.__globals__, [(variable, value)], "")
-            self._look_into_python_module(value, names, variable)
+            self._look_into_python_module(value, names, variable, set())
 
-    def _look_into_python_module(self, value: Any, names: set[str], name: str) -> None:
-        if isinstance(value, types.ModuleType) and not _of_library(value, _LIBRARIES):
-            used = sorted(names & vars(value).keys())
-            self._look_at(vars(value), [(key, vars(value)[key]) for key in used], name)
-            for key in used:
-                if vars(value)[key] is not value:
-                    self._look_into_python_module(vars(value)[key], names, f"{name}.{key}")
+    def _look_into_python_module(
+        self, value: Any, names: set[str], name: str, visited: set[int]
+    ) -> None:
+        python_module = isinstance(value, types.ModuleType) and not _of_library(value, _LIBRARIES)
+        if not python_module or id(value) in visited:
+            return
+        visited.add(id(value))  # modules refer to each other in circles
+        used = sorted(names & vars(value).keys())
+        self._look_at(vars(value), [(key, vars(value)[key]) for key in used], name)
+        for key in used:
+            self._look_into_python_module(vars(value)[key], names, f"{name}.{key}", visited)
 
 
 class _Cell:
