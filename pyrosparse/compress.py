@@ -151,7 +151,7 @@ def compress(
         net = networks.create(
             settings.network, data.image_shape, len(data.classes), **settings.network_options
         )
-    # Convolutions and, above all, max-pooling take half the time in this layout on a CPU.
+    # Convolutions and, above all, max-pooling are faster in this layout on a CPU.
     net = net.to(memory_format=torch.channels_last)
     if weights is not None:
         _load(net, weights)

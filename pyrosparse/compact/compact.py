@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError, check
+from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.masked import masked
 from pyrosparse.compact.rules import Flow, Mixing, Rule, find
 from pyrosparse.compact.rules.shaping import Size
@@ -198,7 +199,7 @@ def _account(
                 type(rule.module).__name__,
                 (rule.shape[0] * rule.shape[2], int(rule.columns.sum()) if left else 0),
                 (len(wanted), int(wanted.sum()) if left else 0),
-                (_count(rule.module), _count(after) if after is not None else 0),
+                (parameter_count(rule.module), parameter_count(after) if after is not None else 0),
                 f"{stay} constant outputs stay: they are read as they are" if stay else "",
             )
         )
@@ -206,15 +207,11 @@ def _account(
         str(node.target) if node.op == "call_module" else node.name: why
         for node, why in barriers.items()
     }
-    return Account(layers, named, (_count(net), _count(small)), error)
+    return Account(layers, named, (parameter_count(net), parameter_count(small)), error)
 
 
 def _has_parameters(module: nn.Module | None) -> bool:
-    return module is not None and _count(module) > 0
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return module is not None and parameter_count(module) > 0
 
 
 def _arguments(net: nn.Module, example: Tensor | Sequence[Any] | None) -> tuple[Any, ...]:

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED
 from pyrosparse.compact.parts import Gain
 from pyrosparse.errors import unknown_name
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-MIXING = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
 

@@ -11,10 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-_COUNTED = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
+from pyrosparse.compact.layers import MIXING, TRANSPOSED
 
 
 def macs(net: nn.Module, *inputs: Any) -> dict[str, int]:
@@ -39,7 +36,7 @@ def macs(net: nn.Module, *inputs: Any) -> dict[str, int]:
             assert isinstance(weight, Tensor)
             if isinstance(module, nn.Linear):
                 work = output.numel() * module.in_features
-            elif isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            elif isinstance(module, TRANSPOSED):
                 work = args[0].numel() * weight[0].numel()
             else:
                 work = output.numel() * weight[0].numel()
@@ -50,7 +47,7 @@ def macs(net: nn.Module, *inputs: Any) -> dict[str, int]:
     handles = [
         module.register_forward_hook(count(name))
         for name, module in net.named_modules()
-        if isinstance(module, _COUNTED)
+        if isinstance(module, MIXING)
     ]
     training = net.training
     try:

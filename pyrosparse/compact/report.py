@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyrosparse.compact.compact import CompactNet
+from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.measure import file_bytes, latency, macs
 
 Pair = tuple[int, int]
@@ -95,15 +96,11 @@ def report(
         seconds[size] = (before, after)
     return Report(
         small.account.structure if isinstance(small, CompactNet) else "",
-        (_count(net), _count(small)),
+        (parameter_count(net), parameter_count(small)),
         {name: (first.get(name, 0), second.get(name, 0)) for name in first | second},
         (file_bytes(net), file_bytes(small)),
         seconds,
     )
-
-
-def _count(net: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def _change(pair: Pair) -> str:

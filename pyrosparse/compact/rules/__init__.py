@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED
 from pyrosparse.compact.parts import Gain, Scatter, Select
-from pyrosparse.compact.rules import joining, mixing, pointwise, shaping
+from pyrosparse.compact.rules import joining, pointwise, shaping
 from pyrosparse.compact.rules.layer_norm import LayerNorm
 from pyrosparse.compact.rules.mixing import Mixing
-from pyrosparse.compact.rules.rule import Flow, Rule
+from pyrosparse.compact.rules.rule import Flow, Rule, attribute
 
 __all__ = ["Flow", "Mixing", "Rule", "find"]
 
@@ -32,8 +33,8 @@ _POOLS = [
 ]
 
 _MODULES: dict[type[nn.Module], type[Rule]] = {
-    **dict.fromkeys((nn.Linear, *mixing.CONVOLUTIONS, *mixing.TRANSPOSED), Mixing),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), pointwise.BatchNorm),
+    **dict.fromkeys(MIXING, Mixing),
+    **dict.fromkeys(BATCH_NORMS, pointwise.BatchNorm),
     **dict.fromkeys(
         (
             nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU,
@@ -119,7 +120,7 @@ def find(graph: fx.Graph, net: nn.Module) -> tuple[dict[fx.Node, Rule], dict[fx.
             why = f"{type(module).__name__} has no rule"
             if any(uses[id(tensor)] > 1 for tensor in _tensors(module)):
                 rule, why = None, "its weights are used in several places"
-            if isinstance(module, mixing.TRANSPOSED) and module.groups > 1:
+            if isinstance(module, TRANSPOSED) and module.groups > 1:
                 rule, why = None, "a transposed convolution in groups"
             if rule is not None and _has_hooks(module):
                 rule, why = None, "it has hooks"
@@ -155,8 +156,7 @@ def _uses(graph: fx.Graph, net: nn.Module) -> Counter[int]:
         if node.op == "call_module":
             uses.update(id(tensor) for tensor in _tensors(net.get_submodule(node.target)))
         elif node.op == "get_attr":
-            owner, _, name = node.target.rpartition(".")
-            uses[id(getattr(net.get_submodule(owner), name))] += 1
+            uses[id(attribute(net, str(node.target)))] += 1
     return uses
 
 

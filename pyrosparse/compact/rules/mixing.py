@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pyrosparse.compact.layers import TRANSPOSED
 from pyrosparse.compact.rules.rule import Features, Flow, Rule, with_parameters
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class Mixing(Rule):

@@ -123,7 +123,7 @@ class Flow:
         if node.op == "call_module":
             self.parts.setdefault(str(node.target), self.net.get_submodule(str(node.target)))
         elif node.op == "get_attr":
-            self.parts[str(node.target)] = _attribute(self.net, str(node.target))
+            self.parts[str(node.target)] = attribute(self.net, str(node.target))
         operands = operands or {}
         return self.graph.node_copy(node, lambda old: operands.get(old) or self.new[old])
 
@@ -198,6 +198,7 @@ def _layout(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _attribute(net: nn.Module, target: str) -> Any:
+def attribute(net: nn.Module, target: str) -> Any:
+    """What stands at a dotted name in a network."""
     owner, _, name = target.rpartition(".")
     return getattr(net.get_submodule(owner), name)

@@ -43,7 +43,7 @@ class Update:
             for tensor in parameters.values():
                 # As SVI, which leaves zeros behind: moments move a parameter on.
                 own = self.optim.optim_objs.get(tensor) if tensor.grad is None else None
-                if own is not None and getattr(own, "optimizer", own).state.get(tensor):
+                if own is not None and _unwrapped(own).state.get(tensor):
                     tensor.grad = torch.zeros_like(tensor)
         if isinstance(self.optim, PyroOptim) and not merge:
             self.optim(list(parameters.values()))
@@ -71,10 +71,10 @@ class Update:
 
     def _step_of_pyro(self, optim: PyroOptim, parameters: list[Tensor]) -> None:
         optimizers: list[Any] = [optim.optim_objs.get(tensor) for tensor in parameters]
-        if not _can_merge(optimizers):
+        single = [_unwrapped(one) for one in optimizers]
+        if not _can_merge(single):
             optim(parameters)
             return
-        single = [getattr(one, "optimizer", one) for one in optimizers]
         described = [_describe(one, tensor) for one, tensor in zip(single, parameters, strict=True)]
         if self._merged is None or described != self._merged_from:
             self._merged = _merge(single, parameters)
@@ -85,12 +85,16 @@ class Update:
         self._merged.step()
 
 
+def _unwrapped(optimizer: Any) -> Any:
+    """The optimizer itself, where Pyro keeps a scheduler of its rate."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
 def _can_merge(optimizers: list[Any]) -> bool:
     """Whether they are all torch's own, of one kind; at the first step there are none yet."""
-    single = [getattr(one, "optimizer", one) for one in optimizers]
-    kind = type(single[0]) if single else None
+    kind = type(optimizers[0]) if optimizers else None
     return kind in _FUSED and all(
-        type(one) is kind and len(one.param_groups) == 1 for one in single
+        type(one) is kind and len(one.param_groups) == 1 for one in optimizers
     )
 
 

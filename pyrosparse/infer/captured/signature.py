@@ -21,7 +21,6 @@ def signature(args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
             if leaf.requires_grad or leaf.layout is not torch.strided:
                 return None, arguments
             described.append((leaf.dtype, leaf.shape, leaf.stride(), leaf.device))
-            # A tensor given twice is one input.
             arguments.append(leaf)
         elif isinstance(leaf, bool | int | float | str | type(None)):
             described.append((type(leaf), leaf))

@@ -79,7 +79,7 @@ class CapturedSVI:
              or a function that makes one from the parameters by name, such as
              ``lambda parameters: torch.optim.Adam(parameters.values(), fused=True)``.
     loss:    an ELBO, or a differentiable loss ``loss(model, guide, *args, **kwargs)``.
-    compile: compile the graph with inductor too: worth its ten seconds or so where elementwise work
+    compile: compile the graph with inductor too: worth the time it takes where elementwise work
              on large tensors is much of a step. Needs a C++ compiler; on a GPU, uses a CUDA graph.
     same_random_stream: make also the draws that nothing reads, so that every step draws the numbers
              that the eager one would; without them a step may cost less, and has the same law.
