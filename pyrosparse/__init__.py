@@ -6,13 +6,14 @@ from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.masks import Masks
 from pyrosparse.method import Method, from_pyro
-from pyrosparse.methods import Gaussian, Horseshoe
+from pyrosparse.methods import BetaBernoulli, Gaussian, Horseshoe
 from pyrosparse.models import classifier, regressor
-from pyrosparse.target import Target, inputs, outputs, weights
+from pyrosparse.target import Target, gates, inputs, outputs, weights
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BetaBernoulli",
     "Gaussian",
     "Horseshoe",
     "Lifted",
@@ -26,6 +27,7 @@ __all__ = [
     "evidence",
     "fit",
     "from_pyro",
+    "gates",
     "infer",
     "inputs",
     "lift",

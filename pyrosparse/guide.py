@@ -81,17 +81,22 @@ class Guide(PyroModule):
             module = module._modules[part]
             assert module is not None
         value = target.value
-        device = value.device if value is not None else _device(net)
-        module.register_buffer("mask", torch.ones(target.shape, dtype=torch.bool, device=device))
+        like = value if value is not None else _first(net)
+        module.register_buffer(
+            "mask", torch.ones(target.shape, dtype=torch.bool, device=like.device)
+        )
         located: dict[str, tuple[nn.Module, str]] = {}
         parameters: list[tuple[str, nn.Module, str]] = []
-        for key, tensor in method.init(target).items():
+        for key, start in method.init(target).items():
+            tensor = start
+            if value is None and start.is_floating_point():
+                tensor = start.to(like)  # a gate's method sees no tensor of the network
             if value is not None and tensor is value:
                 self.shared.add(target.name)
                 located[key] = locate(net, target.name)
                 parameters.append((f"net.{target.name}", *located[key]))
             elif key.startswith("_"):
-                module.register_buffer(key, tensor)
+                module.register_buffer(key, tensor.detach().clone())
                 located[key] = (module, key)
             else:
                 module.register_parameter(key, nn.Parameter(tensor.detach().clone()))
@@ -129,7 +134,8 @@ class Entry:
         if self.owner is not None and self.target.value is not self.parameter():
             # load_state_dict(assign=True) and some conversions replace parameters.
             self.target = replace(self.target, value=self.parameter())
-        q: dict[str, Tensor] = {}
+        q = Posterior()
+        q.training = self.module.training
         for key, (module, leaf) in self.located.items():
             own = module._parameters if leaf in module._parameters else module._buffers
             tensor: Tensor = own[leaf]  # type: ignore[assignment]
@@ -150,8 +156,8 @@ def _after_loading(guide: Guide, _: object) -> None:
     guide.find_frozen()
 
 
-def _device(net: nn.Module) -> torch.device:
-    return next((p.device for p in net.parameters()), torch.device("cpu"))
+def _first(net: nn.Module) -> Tensor:
+    return next((p.detach() for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
 
 
 def check_target(net: nn.Module, method: Method, target: Target, taken: list[Entry]) -> None:
@@ -187,7 +193,9 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Ent
                     f"lifted: {reason}. Leave it out of the targets, or write the layer with "
                     "nn.Linear"
                 )
-    if target.kind == "weight" and method.activation_moments(target, method.init(target)):
+    if target.kind == "weight" and method.activation_moments(
+        target, Posterior(method.init(target))
+    ):
         _check_activation_noise(net, target)
 
 

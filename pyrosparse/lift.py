@@ -120,7 +120,7 @@ class Lifted(PyroModule):
         assert net is not None
         return self._run(
             net,
-            lambda entry, q, x: entry.method.mean(entry.target, q),
+            lambda entry, q, x: entry.method.mean(entry.target, q, x),
             args,
             kwargs,
             at_activations=False,
@@ -169,7 +169,7 @@ class Lifted(PyroModule):
                 if entry.target.kind == "weight":
                     masks[key] = keep
                 else:
-                    masks[key] = entry.method.mean(entry.target, entry.posterior()) * keep
+                    masks[key] = entry.method.mean(entry.target, entry.posterior(), None) * keep
         return masks
 
     def zero(self, masks: Mapping[str, Tensor]) -> None:
