@@ -23,8 +23,8 @@ ALLOWED = {
     "lift.py": LIFTING,
     "models.py": LIFTING,
     "evidence": LIFTING | {"evidence"},
-    "infer": LIFTING | {"evidence", "infer"},
-    "compact": LIFTING | {"compact", "infer"},
+    "compact": LIFTING | {"compact"},
+    "infer": LIFTING | {"evidence", "compact", "infer"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
 }
 

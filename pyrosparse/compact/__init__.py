@@ -6,7 +6,6 @@ from pyrosparse.compact.compact import CompactNet, compact
 from pyrosparse.compact.measure import file_bytes, latency, macs
 from pyrosparse.compact.report import Report, report
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
-from pyrosparse.compact.weights_file import load_weights
 
 __all__ = [
     "Account",
@@ -20,7 +19,6 @@ __all__ = [
     "file_bytes",
     "latency",
     "load_sparse",
-    "load_weights",
     "macs",
     "report",
     "save_sparse",

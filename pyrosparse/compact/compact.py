@@ -101,25 +101,20 @@ def compact(
     graph = trace(working, len(inputs))
     flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
     rules, barriers = find(graph, working)
-    _learn(graph, rules, barriers, flow)
-    live = _want(graph, rules, flow)
+    learn(graph, rules, barriers, flow)
+    live = want(graph, rules, flow)
     if at_least is None:
         _refuse_empty(rules, flow)
-    for node in graph.nodes:
-        if node in live:
-            flow.new[node] = rules[node].rewrite(flow)
-    _drop_unread(flow.graph)
-    used = {str(n.target) for n in flow.graph.nodes if n.op in ("call_module", "get_attr")}
-    parts = {name: part for name, part in flow.parts.items() if name in used}
-    small = fx.GraphModule(parts, flow.graph)
+    small = rewrite(graph, rules, live, flow)
     error = check(reference, small, inputs)
     account = _account(net, small, rules, barriers, flow, error)
     return CompactNet(small, flow.graph, account).train(net.training)
 
 
-def _learn(
+def learn(
     graph: fx.Graph, rules: dict[fx.Node, Rule], barriers: dict[fx.Node, str], flow: Flow
 ) -> None:
+    """Carry forward what is constant."""
     for node in graph.nodes:
         features = rules[node].learn(flow)
         if features is not None:
@@ -139,7 +134,7 @@ def _operation(node: fx.Node, rule: Rule) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node]:
+def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node]:
     """Ask backward for what is wanted; the nodes that are left."""
     live: set[fx.Node] = set()
     for node in reversed(graph.nodes):
@@ -151,6 +146,19 @@ def _want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Nod
             live.add(node)
             rules[node].want(flow)
     return live
+
+
+def rewrite(
+    graph: fx.Graph, rules: dict[fx.Node, Rule], live: set[fx.Node], flow: Flow
+) -> fx.GraphModule:
+    """Build the compact network of what is wanted."""
+    for node in graph.nodes:
+        if node in live:
+            flow.new[node] = rules[node].rewrite(flow)
+    _drop_unread(flow.graph)
+    used = {str(n.target) for n in flow.graph.nodes if n.op in ("call_module", "get_attr")}
+    parts = {name: part for name, part in flow.parts.items() if name in used}
+    return fx.GraphModule(parts, flow.graph)
 
 
 def _drop_unread(graph: fx.Graph) -> None:

@@ -53,14 +53,20 @@ class Flow:
               forward again.
     parts:    the compact network's modules and tensors by name.
     at_least: how many features every layer keeps at both its ends.
+    trained:  whether parameters will still change, so that only zeros are constants.
     """
 
     def __init__(
-        self, net: nn.Module, shapes: Mapping[fx.Node, torch.Size], at_least: int = 0
+        self,
+        net: nn.Module,
+        shapes: Mapping[fx.Node, torch.Size],
+        at_least: int = 0,
+        trained: bool = False,
     ) -> None:
         self.net = net
         self.shapes = shapes
         self.at_least = at_least
+        self.trained = trained
         self.features: dict[fx.Node, Features] = {}
         self.wanted: dict[fx.Node, Tensor] = {}
         self.new: dict[fx.Node, fx.Node] = {}
@@ -71,6 +77,10 @@ class Flow:
 
     def learn(self, node: fx.Node, features: Features) -> None:
         """Note what is known of a tensor; nothing of it is wanted yet."""
+        if self.trained:
+            features = Features.of(
+                features.dim, features.constant & (features.value == 0), features.value
+            )
         self.features[node] = features
         self.wanted[node] = torch.zeros_like(features.constant)
 
