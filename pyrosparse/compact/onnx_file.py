@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,11 @@ def _exported(net: nn.Module, inputs: tuple[Any, ...]) -> bytes:
     several = _of_size(inputs, max(size, 2))
     shapes = tuple({0: batch} if _is_batched(x, size) else None for x in inputs)
     try:
-        program = torch.onnx.export(net, several, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they warn of is looked at by running the result
+            program = torch.onnx.export(
+                net, several, dynamo=True, dynamic_shapes=shapes, verbose=False
+            )
         assert program is not None
         content: bytes = program.model_proto.SerializeToString()
     except Exception as error:
@@ -90,8 +95,14 @@ def _exported(net: nn.Module, inputs: tuple[Any, ...]) -> bytes:
 def _compared(net: nn.Module, content: bytes, inputs: tuple[Any, ...]) -> float:
     """The largest difference between the network and onnxruntime's."""
     onnxruntime = importlib.import_module("onnxruntime")
-    with torch.no_grad():
-        expected = tree_leaves(net(*inputs))
+    try:
+        with torch.no_grad():
+            expected = tree_leaves(net(*inputs))
+    except Exception as error:
+        raise ExportError(
+            f"the network itself does not take {_batch(inputs)} examples ({error}), and an ONNX "
+            "file is for any number of them"
+        ) from error
     arrays = [x.numpy() for x in inputs if isinstance(x, Tensor)]
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
