@@ -5,7 +5,7 @@ from pyrosparse.compact.check import CompactionError
 from pyrosparse.compact.compact import CompactNet, compact
 from pyrosparse.compact.measure import file_bytes, latency, macs
 from pyrosparse.compact.network_file import load, save
-from pyrosparse.compact.onnx_file import export_onnx
+from pyrosparse.compact.onnx_file import ExportError, export_onnx
 from pyrosparse.compact.report import Report, report
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
 from pyrosparse.compact.weights_file import load_weights
@@ -14,6 +14,7 @@ __all__ = [
     "Account",
     "CompactNet",
     "CompactionError",
+    "ExportError",
     "Layer",
     "Report",
     "StorageError",

@@ -81,14 +81,7 @@ def network(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CompactNe
     # Twice, as compact itself does: from a dict the layers come in another order.
     whole = fx.GraphModule(layers | {name: own[name] for name in read}, graph)
     net = CompactNet(whole, graph, _account(plan["account"]))
-    training = set(plan["training"])
-    for name, module in net.named_modules():
-        module.training = name in training
-    unknown = training - dict(net.named_modules()).keys()
-    if unknown:
-        raise StorageError(
-            f"it has no layers {', '.join(sorted(unknown))} that could be in training"
-        )
+    _set_modes(net, set(plan["training"]))
     return net
 
 
@@ -154,6 +147,16 @@ def _fill(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _kind(tensor: Tensor) -> str:
     role = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
     return f"a {role} of {tensor.dtype}"
+
+
+def _set_modes(net: nn.Module, training: set[str]) -> None:
+    for name, module in net.named_modules():
+        module.training = name in training
+    unknown = training - dict(net.named_modules()).keys()
+    if unknown:
+        raise StorageError(
+            f"it has no layers {', '.join(sorted(unknown))} that could be in training"
+        )
 
 
 def _account(entry: Mapping[str, Any]) -> Account:

@@ -1,4 +1,4 @@
-"""What a file of a network refuses: to hold at saving, and to do at loading."""
+"""Files of networks that were changed, damaged or of others: refused in words, and nothing runs."""
 
 import json
 import tempfile
@@ -12,129 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 import pyrosparse as ps
 from pyrosparse.compact import CompactNet, StorageError, load_sparse, load_weights, save_sparse
 from pyrosparse.compact.network_file import FORMAT
 from pyrosparse.compact.operations import ATTRIBUTES, METHODS, function
-
-
-def flat(x: Tensor) -> Tensor:
-    return x.flatten(1)
-
-
-fx.wrap("flat")
-
-
-class Net(nn.Module):
-    """A network with an operation and an argument of every kind in its graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 3, 3, padding=1)
-        self.bn = nn.BatchNorm2d(3)
-        self.rnn = nn.LSTM(4, 3)
-        self.shift = nn.Parameter(torch.ones(3))
-
-    def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
-        x = F.relu(self.bn(self.conv(x))).mean((2, 3)) + self.shift
-        x = torch.cat([x, x.view(x.shape[0], 3)[:, :1]], 1)
-        return self.rnn(x)[0] * torch.full((), scale, dtype=x.dtype)
-
-
-def small_net() -> CompactNet:
-    torch.manual_seed(0)
-    return ps.compact(Net(), None, torch.randn(2, 1, 4, 4))
-
-
-class Leaf(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
-
-
-class Calls(nn.Module):
-    def __init__(self, leaf: bool) -> None:
-        super().__init__()
-        self.first = nn.Linear(4, 4)
-        self.leaf = Leaf() if leaf else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        return flat(x) if self.leaf is None else self.leaf(x)
-
-
-def other_function(net: CompactNet) -> None:
-    next(n for n in net.graph.nodes if n.op == "call_function").target = print
-
-
-def other_method(net: CompactNet) -> None:
-    next(n for n in net.graph.nodes if n.op == "call_method").target = "numpy"
-
-
-def other_attribute(net: CompactNet) -> None:
-    node = next(n for n in net.graph.nodes if n.target is getattr)
-    node.args = (node.args[0], "__class__")
-
-
-def strange_argument(net: CompactNet) -> None:
-    node = next(n for n in net.graph.nodes if n.target == "mean")
-    node.kwargs = {"dtype": torch.Generator}
-
-
-CHANGES: dict[str, tuple[Callable[[CompactNet], object], str]] = {
-    "hook": (lambda net: net.conv.register_forward_hook(lambda *_: None), "'conv' has hooks"),
-    "hook of all": (lambda net: net.register_forward_pre_hook(lambda *_: None), "has hooks"),
-    "another forward": (lambda net: setattr(net.conv, "forward", torch.relu), "as forward"),
-    "another method": (lambda net: setattr(net.conv, "_conv_forward", len), "as _conv_forward"),
-    "a setting": (lambda net: setattr(net.bn, "note", "x"), "'bn'.* as note"),
-    "a wrong size": (lambda net: setattr(net.conv, "stride", 1.5), "'conv'|torch.nn.Conv2d"),
-    "a tensor": (lambda net: net.conv.register_buffer("more", torch.ones(1)), "as more"),
-    "a part": (lambda net: setattr(net.conv, "more", nn.ReLU()), "as class of more"),
-    "a class": (lambda net: setattr(net.conv, "__class__", type("My", (nn.Conv2d,), {})), "'conv'"),
-    "unused": (lambda net: setattr(net, "unused", nn.Linear(2, 2)), "does not use .*unused.bias"),
-    "parametrized": (
-        lambda net: nn.utils.parametrizations.weight_norm(net.conv), "ParametrizedConv2d"
-    ),
-    "function": (other_function, "the operation 'print'"),
-    "argument": (strange_argument, "'mean' cannot be saved: it takes a value of type"),
-    "method": (other_method, "the operation 'numpy'"),
-    "attribute": (other_attribute, "cannot be saved: .*'__class__'"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_what_cannot_be_saved_is_named(tmp_path: Path, name: str) -> None:
-    net = small_net()
-    ps.save(tmp_path / "a", net)
-    (tmp_path / "a").unlink()
-    change, message = CHANGES[name]
-    change(net)
-    with pytest.raises(ValueError, match=message) as caught:
-        ps.save(tmp_path / "a", net)
-    assert not list(tmp_path.iterdir())
-    assert not isinstance(caught.value, StorageError)
-
-
-def test_what_torch_fx_could_not_trace_is_named(tmp_path: Path) -> None:
-    for leaf, message in ((True, "'leaf' is a Leaf of tests"), (False, "the operation 'flat'")):
-        small = ps.compact(Calls(leaf), None, torch.ones(2, 4))
-        with pytest.raises(ValueError, match=message):
-            ps.save(tmp_path / "a", small)
-    with pytest.raises(ValueError, match=r"not Linear: ps.save\(path, ps.compact"):
-        ps.save(tmp_path / "a", nn.Linear(2, 2))  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
-
-
-# Files.
+from tests.compact.cases import kinds
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 
 
 def tampered(path: Path, change: Change) -> Path:
-    """A file of ``small_net`` with its JSON and its tensors changed."""
-    ps.save(path, small_net())
+    """A file of ``kinds`` with its JSON and its tensors changed."""
+    ps.save(path, kinds())
     with safe_open(path, framework="pt") as file:
         content = json.loads(file.metadata()[FORMAT])
     parts = load_file(path)
@@ -333,7 +224,7 @@ def test_tampered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) ->
 def test_the_unchanged_file_of_these_tests_loads_and_texts_stay_texts(tmp_path: Path) -> None:
     x = torch.randn(2, 1, 4, 4)
     again = ps.load(tampered(tmp_path / "a", lambda content, parts: None))
-    assert torch.equal(again(x), small_net()(x))
+    assert torch.equal(again(x), kinds()(x))
     text = f"'), {INJECTED}, ('\"\\\n"
     again = ps.load(tampered(tmp_path / "a", edit("placeholder", "scale", args=[text])))
     assert next(n for n in again.graph.nodes if n.target == "scale_1").args == (text,)
@@ -395,7 +286,7 @@ def test_foreign_and_truncated_files(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(3)}, path)
     with pytest.raises(StorageError, match="no safetensors file"):
         ps.load(path)
-    content = ps.save(path, small_net()).read_bytes()
+    content = ps.save(path, kinds()).read_bytes()
     for length in [*range(0, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:length])
         with pytest.raises(StorageError, match="truncated"):
@@ -403,7 +294,7 @@ def test_foreign_and_truncated_files(tmp_path: Path) -> None:
 
 
 def test_files_of_weights_say_what_a_network_is(tmp_path: Path) -> None:
-    path = ps.save(tmp_path / "a.safetensors", small_net())
+    path = ps.save(tmp_path / "a.safetensors", kinds())
     with pytest.raises(StorageError, match=r"ps.load\(path\); its state_dict\(\)"):
         load_weights(path)
     with pytest.raises(StorageError, match="not one of"):
