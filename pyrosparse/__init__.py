@@ -1,7 +1,7 @@
 """Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
 
 from pyrosparse import data, distributions, evidence, infer, networks, prune
-from pyrosparse.compact import compact, report
+from pyrosparse.compact import compact, export_onnx, load, report, save
 from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.masks import Masks
@@ -25,16 +25,19 @@ __all__ = [
     "data",
     "distributions",
     "evidence",
+    "export_onnx",
     "fit",
     "from_pyro",
     "gates",
     "infer",
     "inputs",
     "lift",
+    "load",
     "networks",
     "outputs",
     "prune",
     "regressor",
     "report",
+    "save",
     "weights",
 ]

@@ -4,6 +4,8 @@ from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError
 from pyrosparse.compact.compact import CompactNet, compact
 from pyrosparse.compact.measure import file_bytes, latency, macs
+from pyrosparse.compact.network_file import load, save
+from pyrosparse.compact.onnx_file import ExportError, export_onnx
 from pyrosparse.compact.report import Report, report
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
 
@@ -11,15 +13,19 @@ __all__ = [
     "Account",
     "CompactNet",
     "CompactionError",
+    "ExportError",
     "Layer",
     "Report",
     "StorageError",
     "Stored",
     "compact",
+    "export_onnx",
     "file_bytes",
     "latency",
+    "load",
     "load_sparse",
     "macs",
     "report",
+    "save",
     "save_sparse",
 ]
