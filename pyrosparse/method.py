@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, biject_to, constraints
 
-from pyrosparse.target import Kind, Target, weights
+from pyrosparse.target import Kind, Target, gates, weights
 
 
 class Posterior(dict[str, Tensor]):
@@ -87,7 +87,7 @@ class Method(ABC):
 
     def targets(self, net: nn.Module) -> list[Target]:
         """The targets used when the user names none."""
-        return weights(net)
+        return weights(net) if "weight" in self.kinds else gates(net)
 
 
 def from_pyro(

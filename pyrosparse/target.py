@@ -146,14 +146,21 @@ def gates(net: nn.Module) -> list[Target]:
         raise ValueError("the network has no dense or convolutional layer to put gates on")
     found = []
     for number, (_, module) in enumerate(layers):
-        following = layers[number + 1][1] if number + 1 < len(layers) else None
+        last = number + 1 == len(layers)
+        following = module if last else layers[number + 1][1]
         if isinstance(module, nn.Linear):
-            found.append(inputs(net, lambda _, other, one=module: other is one)[0])
-        elif following is not None and not (
-            isinstance(following, _BATCH_NORMS) and _width(following) == _width(module)
-        ):
-            found.append(outputs(net, lambda _, other, one=module: other is one)[0])
+            found.append(inputs(net, _is(module))[0])
+        elif not isinstance(module, _BATCH_NORMS) and not last:
+            normalised = isinstance(following, _BATCH_NORMS) and _width(following) == _width(module)
+            if not normalised:
+                found.append(outputs(net, _is(module))[0])
+            elif number + 2 < len(layers):
+                found.append(outputs(net, _is(following))[0])
     return found
+
+
+def _is(module: nn.Module) -> Callable[[str, nn.Module], bool]:
+    return lambda _, other: other is module
 
 
 def _width(module: nn.Module) -> int:

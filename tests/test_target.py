@@ -153,6 +153,8 @@ def test_gates_sit_behind_normalisation_and_not_at_the_very_end() -> None:
         ("5.input", (6,)),
         ("7.input", (5,)),
     ]
+    dense = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    assert [t.key for t in ps.gates(dense)] == ["0.input", "3.input"]
     ends = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
     assert [t.key for t in ps.gates(ends)] == ["0.output"]
     with pytest.raises(ValueError, match="no dense or convolutional layer"):

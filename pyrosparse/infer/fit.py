@@ -103,7 +103,12 @@ def fit(
     run = Fit(model, guide, data, epochs, batch_size, seed)
     run.elbo = elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices), flush_denormals(), warnings.catch_warnings():
+    with (
+        torch.random.fork_rng(devices=devices),
+        flush_denormals(),
+        warnings.catch_warnings(),
+        run.whole_at_the_end(),
+    ):
         # NonFiniteLossError says it, and says where.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
@@ -185,10 +190,11 @@ def fit(
                     entry.update(_scores(model, guide, validation))
                     run.finished = run.epoch == epochs or _exhausted(run.history, patience)
                     if run.shrink is not None and compact_every is not None:
+                        due = run.finished or run.epoch % compact_every == 0
+                        if due and run.shrink.shrink():
+                            run.svi = captured()
                         if run.finished:
                             run.shrink.restore()
-                        elif run.epoch % compact_every == 0 and run.shrink.shrink():
-                            run.svi = captured()
                         entry["kept"] = run.shrink.kept()
                     if run.finished and callbacks:
                         for callback in callbacks:

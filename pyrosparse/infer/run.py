@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -124,6 +125,15 @@ class Fit:
             poutine.replay(self.model, trace=trace)(*batch)
         torch.set_rng_state(state)
         return capture.trace
+
+    @contextmanager
+    def whole_at_the_end(self) -> Iterator[None]:
+        """Put back what was cut out of the network, also where training is interrupted."""
+        try:
+            yield
+        finally:
+            if self.shrink is not None:
+                self.shrink.restore()
 
     def take_step(
         self,

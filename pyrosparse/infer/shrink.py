@@ -66,15 +66,16 @@ class Shrink:
             reached = torch.zeros_like(alive[key])
             put(reached, positions, torch.ones_like(positions, dtype=torch.bool))
             self.alive[key] = alive[key] & reached
+        self._erase(made)
         self.lifted.freeze(self.alive)
         parts, self.positions = [], {f"net.{key}": value for key, value in made.positions.items()}
         for entry in self.whole.entries:
             target, positions = entry.target, features[entry.target.key]
             value = made.net.get_parameter(target.name) if target.kind == "weight" else None
-            tensors = {}
+            tensors: dict[str, Tensor] = {}
             for key, (module, leaf) in entry.located.items():
                 tensor = getattr(module, leaf)
-                if entry.owner is not None and tensor is entry.parameter():
+                if value is not None and tensor is entry.parameter():
                     tensors[key] = value
                 elif tensor.shape == target.shape:
                     tensors[key] = take(tensor, positions)
@@ -92,8 +93,20 @@ class Shrink:
         self.lifted.guide.find_frozen()
         self._follow(before, old_positions)
 
+    def _erase(self, made: Cut) -> None:
+        """Set to zero what was cut out of the whole network, whatever it was trained to."""
+        for name, tensor in self.whole.net.state_dict().items():
+            if tensor.is_floating_point():
+                left = torch.zeros_like(tensor)
+                if name in made.positions:
+                    positions = made.positions[name]
+                    put(left, positions, torch.ones(positions.shape).to(left))
+                tensor.mul_(left)
+
     def restore(self) -> None:
         """Put everything back into the whole network; what was cut is frozen at zero there."""
+        if not self.positions:
+            return
         before, positions = self._restore_whole()
         self.lifted.freeze(self.alive)
         self._follow(before, positions)

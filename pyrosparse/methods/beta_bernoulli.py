@@ -11,11 +11,11 @@ from typing import ClassVar, Literal
 import pyro
 import pyro.poutine as poutine
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrosparse.distributions import LogitKumaraswamy, relaxed_bernoulli
 from pyrosparse.method import Method, Posterior
-from pyrosparse.target import Kind, Target, gates
+from pyrosparse.target import Kind, Target
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class BetaBernoulli(Method):
     Source: Lee et al. (2019), eqs. 11 to 19.
 
     >>> import pyrosparse as ps
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> bnn = ps.lift(net, BetaBernoulli())
     >>> bnn.masks()["2.input"]
@@ -79,9 +80,6 @@ class BetaBernoulli(Method):
             raise ValueError(f"pi must be 'sampled' or 'collapsed', got {self.pi!r}")
         if not 0 < self.initial < 1:
             raise ValueError(f"initial is a probability in (0, 1), got {self.initial}")
-
-    def targets(self, net: nn.Module) -> list[Target]:
-        return gates(net)
 
     def init(self, target: Target) -> dict[str, Tensor]:
         self.scale_of(target)

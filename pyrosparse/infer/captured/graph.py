@@ -16,10 +16,10 @@ import pyro.infer.trace_elbo
 import torch
 from pyro.infer.util import Dice
 from torch import Tensor
-from torch.distributions import Distribution
-from torch.fx import Graph, GraphModule, Node
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
+from torch.distributions import Distribution
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrosparse.infer.captured import clean, memory
