@@ -24,7 +24,7 @@ ALLOWED = {
     "models.py": LIFTING,
     "evidence": LIFTING | {"evidence"},
     "infer": LIFTING | {"evidence", "infer"},
-    "compact": LIFTING | {"compact", "infer"},
+    "compact": LIFTING | {"compact", "evidence", "infer"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
 }
 

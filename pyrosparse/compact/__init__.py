@@ -4,6 +4,8 @@ from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError
 from pyrosparse.compact.compact import CompactNet, compact
 from pyrosparse.compact.measure import file_bytes, latency, macs
+from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts
+from pyrosparse.compact.quality import Quality, quality
 from pyrosparse.compact.report import Report, report
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
 from pyrosparse.compact.weights_file import load_weights
@@ -13,15 +15,19 @@ __all__ = [
     "CompactNet",
     "CompactionError",
     "Layer",
+    "PaperCounts",
+    "Quality",
     "Report",
     "StorageError",
     "Stored",
+    "beta_bernoulli_counts",
     "compact",
     "file_bytes",
     "latency",
     "load_sparse",
     "load_weights",
     "macs",
+    "quality",
     "report",
     "save_sparse",
 ]
