@@ -23,7 +23,7 @@ ALLOWED = {
     "lift.py": LIFTING,
     "models.py": LIFTING,
     "evidence": LIFTING | {"evidence"},
-    "compact": LIFTING | {"compact"},
+    "compact": LIFTING | {"evidence", "compact"},
     "infer": LIFTING | {"evidence", "compact", "infer"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
 }

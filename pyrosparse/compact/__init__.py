@@ -6,6 +6,8 @@ from pyrosparse.compact.compact import CompactNet, compact
 from pyrosparse.compact.measure import file_bytes, latency, macs
 from pyrosparse.compact.network_file import load, save
 from pyrosparse.compact.onnx_file import ExportError, export_onnx
+from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts
+from pyrosparse.compact.quality import Quality, quality
 from pyrosparse.compact.report import Report, report
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
 
@@ -15,9 +17,12 @@ __all__ = [
     "CompactionError",
     "ExportError",
     "Layer",
+    "PaperCounts",
+    "Quality",
     "Report",
     "StorageError",
     "Stored",
+    "beta_bernoulli_counts",
     "compact",
     "export_onnx",
     "file_bytes",
@@ -25,6 +30,7 @@ __all__ = [
     "load",
     "load_sparse",
     "macs",
+    "quality",
     "report",
     "save",
     "save_sparse",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,27 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pyrosparse.compact.layers import MIXING, TRANSPOSED
+
+
+@contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode for a block; after it every module is in the mode it was in.
+
+    >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with evaluating(net):
+    ...     net[0].training
+    False
+    >>> net[0].training, net[1].training
+    (True, False)
+    """
+    modes = [(module, module.training) for net in nets for module in net.modules()]
+    try:
+        for net in nets:
+            net.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def macs(net: nn.Module, *inputs: Any) -> dict[str, int]:
@@ -49,12 +71,10 @@ def macs(net: nn.Module, *inputs: Any) -> dict[str, int]:
         for name, module in net.named_modules()
         if isinstance(module, MIXING)
     ]
-    training = net.training
     try:
-        with torch.no_grad():
-            net.eval()(*inputs)
+        with torch.no_grad(), evaluating(net):
+            net(*inputs)
     finally:
-        net.train(training)
         for handle in handles:
             handle.remove()
     return counts
@@ -86,23 +106,17 @@ def latency(
     """
     if repeats < 1:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
-    modes = [net.training for net in nets]
     cuda = any(isinstance(x, Tensor) and x.is_cuda for x in inputs)
     times: list[list[float]] = [[] for _ in nets]
-    try:
-        with torch.inference_mode():
-            for turn in range(warm_up + repeats):
-                for net, taken in zip(nets, times, strict=True):
-                    net.eval()
-                    if cuda:
-                        torch.cuda.synchronize()
-                    start = time.perf_counter()
-                    net(*inputs)
-                    if cuda:
-                        torch.cuda.synchronize()
-                    if turn >= warm_up:
-                        taken.append(time.perf_counter() - start)
-    finally:
-        for net, training in zip(nets, modes, strict=True):
-            net.train(training)
+    with torch.inference_mode(), evaluating(*nets):
+        for turn in range(warm_up + repeats):
+            for net, taken in zip(nets, times, strict=True):
+                if cuda:
+                    torch.cuda.synchronize()
+                start = time.perf_counter()
+                net(*inputs)
+                if cuda:
+                    torch.cuda.synchronize()
+                if turn >= warm_up:
+                    taken.append(time.perf_counter() - start)
     return [statistics.median(taken) for taken in times]

@@ -1,0 +1,141 @@
+"""The FLOPs and the memory that the beta-Bernoulli paper's tables are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pyrosparse.compact.layers import BATCH_NORMS, CONVOLUTIONS
+from pyrosparse.compact.measure import evaluating
+from pyrosparse.compact.parts import Gain, Scatter, Select
+
+_COUNTED = (nn.Linear, *CONVOLUTIONS)
+_FREE = (Gain, Select, Scatter)
+_POOLS = {f"{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)}
+
+
+@dataclass(frozen=True)
+class PaperCounts:
+    """A network's cost as the beta-Bernoulli paper counts it.
+
+    flops:  multiplications, additions, biases, activations and pools, for one datum.
+    memory: how many numbers the weights take, and the unfolded inputs of convolutions.
+
+    >>> PaperCounts(flops=1_090_800, memory=545_810).memory
+    545810
+    """
+
+    flops: int
+    memory: int
+
+
+def beta_bernoulli_counts(net: nn.Module, *inputs: Any) -> PaperCounts:
+    r"""FLOPs and memory as in the tables on beta-Bernoulli dropout, counted by running the network.
+
+    For a layer of :math:`O` outputs (units, or channels times :math:`P` positions), each of which
+    takes :math:`n` weights,
+
+    .. math:: \mathrm{FLOPs} = (2 n - 1) O + O + O, \qquad
+              \mathrm{memory}_\text{dense} = n O + O, \qquad
+              \mathrm{memory}_\text{conv} = n C_\text{out} + k^2 C_\text{in} P :
+
+    products and their sums, a bias, an activation; :math:`k^2 C_\text{in} P` is the input unfolded
+    for a matrix product. The last layer has no activation. A pool takes an operation for each
+    element of each window, a batch normalisation nothing but the memory of two numbers a channel.
+    A bias counts whether a layer has one or not, and that of a convolution takes no memory.
+    What the paper leaves open is as in its authors' public code, except that its VGG has an
+    activation after the last layer too: ten FLOPs.
+
+    This is for comparison with those tables; ``macs``, ``file_bytes`` and ``latency`` say what a
+    network costs.
+
+    inputs: what the network is called with; the first of them has one datum a row.
+
+    Raises ValueError where the network has parameters of other layers than dense ones,
+    convolutions and batch normalisations: for them the paper has no count.
+
+    Source: Lee et al. (2018), "Adaptive network sparsification with dependent variational
+    beta-Bernoulli dropout", section 5 and Table 1.
+
+    >>> net = nn.Sequential(nn.Linear(784, 500), nn.ReLU(), nn.Linear(500, 300), nn.ReLU())
+    >>> beta_bernoulli_counts(net.append(nn.Linear(300, 10)), torch.zeros(1, 784))
+    PaperCounts(flops=1090800, memory=545810)
+    """
+    _refuse_others(net)
+    batch = len(inputs[0])
+    flops: list[int] = []
+    memory = 0
+    last = 0
+    seen: set[int] = set()
+
+    def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal memory, last
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        taken, outputs = weight[0].numel(), output.numel() // batch
+        last = outputs
+        flops.append((2 * taken + 1) * outputs)
+        if id(weight) not in seen:
+            seen.add(id(weight))
+            memory += weight.numel() + (len(weight) if isinstance(module, nn.Linear) else 0)
+        if not isinstance(module, nn.Linear):
+            memory += args[0].shape[1] * weight[0, 0].numel() * (outputs // len(weight))
+
+    handles = [
+        module.register_forward_hook(count)
+        for module in net.modules()
+        if isinstance(module, _COUNTED)
+    ]
+    pools = _Pools()
+    try:
+        with torch.no_grad(), evaluating(net), pools:
+            net(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    memory += sum(2 * m.num_features for m in net.modules() if isinstance(m, BATCH_NORMS))
+    return PaperCounts(sum(flops) - last + pools.operations // batch, memory)
+
+
+class _Pools(TorchFunctionMode):
+    """Counts the elements of all windows of all pools, of modules and of functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "").removesuffix("_with_indices")
+        pooled = result[0] if isinstance(result, tuple) else result
+        if name in _POOLS:
+            size = (kwargs or {}).get("kernel_size", args[1] if len(args) > 1 else None)
+            sides = size if isinstance(size, (tuple, list)) else [size] * int(name[-2])
+            self.operations += pooled.numel() * torch.Size(sides).numel()
+        elif name.startswith("adaptive_") and "_pool" in name:
+            x = args[0] if args else (kwargs or {})["input"]
+            self.operations += x.numel()
+        return result
+
+
+def _refuse_others(net: nn.Module) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, (*_COUNTED, *BATCH_NORMS, *_FREE)):
+            continue
+        if next(module.parameters(recurse=False), None) is not None:
+            kind = type(module).__name__
+            raise ValueError(
+                f"the beta-Bernoulli paper has no count for {name or 'the network'!r}, {kind}: it "
+                "counts dense layers, convolutions and batch normalisations"
+            )
