@@ -64,7 +64,7 @@ def run(
     for name, figure in drawn.items():
         write_atomically(folder / f"{name}.png", plots.png(figure))
     again = command(settings, weights=weights)
-    page = report.html(summary, outcome.run.history, drawn, config, again)
+    page = report.html(summary, outcome.history, drawn, config, again)
     write_atomically(folder / "report.html", page)
     return summary
 
@@ -105,7 +105,7 @@ def command(settings: Settings, *, weights: Path | None = None) -> str:
 
 def figures(settings: Settings, outcome: Outcome, summary: Summary) -> dict[str, Figure]:
     """The plots of a run by the names of their files; those on pruning only where it pruned."""
-    history = outcome.run.history
+    history = outcome.history
     threshold = None
     if settings.method.startswith("bayesian-"):
         threshold = settings.threshold / (1 if settings.per_datum else summary.train)

@@ -97,7 +97,9 @@ def summarize(outcome: Outcome, weights: Path, likelihood: Literal["sum", "mean"
 
     >>> import tempfile
     >>> from pyrosparse.compress import Settings, compress
-    >>> outcome = compress(Settings(epochs=1, network_options={"hidden": (8,)}), progress=False)
+    >>> small = {"hidden": (8,)}
+    >>> settings = Settings(method="magnitude", epochs=1, network_options=small)
+    >>> outcome = compress(settings, progress=False)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     summary = summarize(outcome, Path(folder, "weights.safetensors"), "mean")
     >>> summary.prunable, summary.nonzero
@@ -108,14 +110,13 @@ def summarize(outcome: Outcome, weights: Path, likelihood: Literal["sum", "mean"
     stored = save_sparse(weights, state)
     layers = [
         Layer(
-            target.name,
-            target.shape,
-            int(target.value.count_nonzero()),
-            stored[target.name],
-            target.value.numel(),
+            name,
+            tuple(state[name].shape),
+            int(state[name].count_nonzero()),
+            stored[name],
+            state[name].numel(),
         )
-        for target in outcome.bnn.targets
-        if target.value is not None
+        for name in outcome.prunable
     ]
     parameters = list(outcome.net.parameters())
     data = outcome.data
@@ -124,15 +125,15 @@ def summarize(outcome: Outcome, weights: Path, likelihood: Literal["sum", "mean"
         train=len(data.train),
         validation=len(data.validation) if data.validation is not None else 0,
         test=len(data.test),
-        test_accuracy=outcome.test["accuracy"],
-        test_nll=outcome.test["nll"],
+        test_accuracy=outcome.test.accuracy,
+        test_nll=outcome.test.nll,
         parameters=sum(parameter.numel() for parameter in parameters),
         nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in parameters),
         layers=layers,
         dense_bytes=len(save(state)),
         sparse_bytes=weights.stat().st_size,
-        seconds=sum(entry["seconds"] for entry in outcome.run.history),
-        last_round=_last_round(outcome.run.history, likelihood),
+        seconds=outcome.seconds,
+        last_round=_last_round(outcome.history, likelihood),
     )
 
 

@@ -1,0 +1,114 @@
+"""Running a suite: what is missing, side by side, resumed where it stopped."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+
+import pyrosparse
+from pyrosparse import machine
+from pyrosparse.bench.suite import Job, Suite
+from pyrosparse.compress import Settings, compress
+from pyrosparse.compress.pretraining import shared
+from pyrosparse.files import write_atomically
+from pyrosparse.locks import locked
+
+
+def run(
+    suite: Suite,
+    *,
+    results: Path,
+    scratch: Path,
+    only: str = "*",
+    jobs: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Run what is missing of a suite, yielding each run's line as it is done.
+
+    results: a file of one JSON line a run, written whole or not at all.
+    scratch: a folder for the checkpoints of unfinished runs, from which they go on, and for the
+             pretrained networks that runs with gates share.
+    only:    a glob on run names.
+    jobs:    runs side by side, by joblib: local processes, each on one thread, or whatever
+             ``joblib.parallel_config`` says (``dask``, ``ray``).
+
+    Raises ValueError when no run matches ``only``, or when results are of other settings than the
+    suite has now.
+    """
+    wanted = [job for job in suite.jobs if fnmatchcase(job.id, only)]
+    if not wanted:
+        raise ValueError(
+            f"no run of {suite.name} matches {only!r}; the first is {suite.jobs[0].id!r}"
+        )
+    done = {line["id"]: line for line in read(results)}
+    for job in wanted:
+        if job.id in done:
+            _refuse_other_settings(job, done[job.id], results)
+    missing = [job for job in wanted if job.id not in done]
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for line in parallel(joblib.delayed(_run_job)(job, scratch) for job in missing):
+        _append(results, line)
+        yield line
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The lines of a results file; none where there is no file."""
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text().splitlines() if line]
+
+
+def _refuse_other_settings(job: Job, line: dict[str, Any], results: Path) -> None:
+    now = json.loads(json.dumps(asdict(job.settings)))
+    # A setting that is newer than the line had the default's effect when the line was written.
+    then = json.loads(json.dumps(asdict(Settings.of(line["settings"]))))
+    other = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key]]
+    if other:
+        raise ValueError(
+            f"{results} has {job.id} with other settings ({', '.join(other)}): name another "
+            "file, or remove the line"
+        )
+
+
+def _run_job(job: Job, scratch: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    weights, before = None, 0.0
+    if job.settings.gated and job.settings.pretrain != 0:
+        weights, before = shared(job.settings, scratch / "pretrained")
+    outcome = compress(job.settings, folder=scratch / job.id, weights=weights, progress=False)
+    return {
+        "id": job.id,
+        "cell": job.cell,
+        "seed": job.settings.seed,
+        "test_accuracy": outcome.test.accuracy,
+        "test_nll": outcome.test.nll,
+        "test_ece": outcome.test.ece,
+        "sparsity": outcome.sparsity,
+        "compact": outcome.compaction.figures(),
+        "seconds": round(outcome.seconds, 1),
+        "pretraining_seconds": round(before, 1),
+        "version": pyrosparse.__version__,
+        "torch": torch.__version__,
+        "machine": f"{machine.describe()}, 1 thread a run",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "settings": asdict(job.settings),
+        "history": [_rounded(entry) for entry in outcome.history],
+    }
+
+
+def _rounded(entry: dict[str, Any]) -> dict[str, Any]:
+    return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in entry.items()}
+
+
+def _append(results: Path, line: dict[str, Any]) -> None:
+    with locked(results):  # several benches may add to one file
+        lines = [*(x for x in read(results) if x["id"] != line["id"]), line]
+        text = "".join(json.dumps(x) + "\n" for x in lines)
+        write_atomically(results, text)

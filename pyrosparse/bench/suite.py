@@ -1,0 +1,123 @@
+"""Suites: grids of runs declared in TOML, with the figures that were published for them."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pyrosparse.compress import Settings
+from pyrosparse.compress.settings import GATING
+from pyrosparse.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite: a cell of its table under one seed."""
+
+    cell: str
+    settings: Settings
+
+    @property
+    def id(self) -> str:
+        """The run's name, unique in its suite."""
+        return f"{self.cell}-seed{self.settings.seed}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A declared grid of runs with the published figures of its cells.
+
+    name:   the file's name in ``pyrosparse/suites``, or the path of a TOML file.
+    title, source: for people.
+    jobs:   all runs, in the order in which they are worth having.
+    paper:  published figures by cell: ``accuracy`` in [0, 1], or ``error`` and ``memory`` in % and
+            ``speedup``.
+    """
+
+    name: str
+    title: str
+    source: str
+    jobs: list[Job]
+    paper: dict[str, Mapping[str, float]]
+
+    @property
+    def gated(self) -> bool:
+        """Whether it has runs that close gates, whose networks' size is what matters."""
+        return any(job.settings.gated for job in self.jobs)
+
+
+def suites() -> list[str]:
+    """The names of the suites that come with the package.
+
+    >>> suites()
+    ['bayesian-pruning', 'beta-bernoulli', 'fcn-width']
+    """
+    folder = resources.files("pyrosparse") / "suites"
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load(name: str, *, seeds: int | None = None) -> Suite:
+    """Read a suite by name, or from a TOML file of one's own.
+
+    seeds: so many seeds in every cell, instead of what the suite asks for.
+
+    Raises ValueError on an unknown name or a setting that does not exist.
+
+    >>> load("bayesian-pruning").jobs[0].id
+    'mnist-fcn-none-seed0'
+    """
+    if name.endswith(".toml") and Path(name).exists():
+        text = Path(name).read_text()
+        name = Path(name).stem
+    elif name in suites():
+        text = (resources.files("pyrosparse") / "suites" / f"{name}.toml").read_text()
+    else:
+        raise unknown_name("suite", name, suites())
+    content = tomllib.loads(text)
+    jobs: dict[str, Job] = {}
+    for grid in content["grid"]:
+        for job in _expand(content.get("settings", {}), grid, seeds):
+            jobs.setdefault(job.id, job)
+    paper: dict[str, Mapping[str, float]] = {}
+    for row in content.get("paper", []):
+        paper |= dict(_published(row))
+    return Suite(name, content["title"], content["source"], list(jobs.values()), paper)
+
+
+def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """The figures of one row: accuracies by method, or a list of each figure along kl_scale."""
+    where = row["dataset"], row["network"]
+    if "accuracy" in row:
+        for method, value in row["accuracy"].items():
+            yield _cell(*where, method, row["sparsity"]), {"accuracy": value}
+        return
+    figures = [name for name in ("error", "speedup", "memory") if name in row]
+    for index, level in enumerate(row["kl_scale"]):
+        yield _cell(*where, row["method"], level), {name: row[name][index] for name in figures}
+
+
+def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> Iterator[Job]:
+    settings = {**shared, **grid}
+    known = set(Settings.__dataclass_fields__) - {"seed"} | {"seeds"}
+    for name in settings:
+        if name not in known:
+            raise unknown_name("setting in a suite", name, known)
+    repeat = seeds if seeds is not None else settings.get("seeds", 1)
+    settings.pop("seeds", None)
+    axes = {key: value for key, value in settings.items() if isinstance(value, list)}
+    for values in itertools.product(*axes.values()):
+        for seed in range(repeat):
+            chosen = Settings(**{**settings, **dict(zip(axes, values, strict=True)), "seed": seed})
+            yield Job(_cell(chosen.dataset, chosen.network, chosen.method, chosen.level), chosen)
+
+
+def _cell(dataset: str, network: str, method: str, level: float | None) -> str:
+    if method == "none" or level is None:
+        return f"{dataset}-{network}-none"
+    shown = level if method in GATING else 100 * level
+    return f"{dataset}-{network}-{method}-{shown:g}"

@@ -1,0 +1,5 @@
+"""``python -m pyrosparse.cli``."""
+
+from pyrosparse.cli.app import app
+
+app()

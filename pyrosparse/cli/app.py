@@ -1,0 +1,54 @@
+"""The program itself, and how it says what went wrong."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+import pyrosparse
+
+
+class _Commands(TyperGroup):
+    """Says in one line what the user can put right; anything else keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("stopped; the same command goes on from the last epoch", stderr=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError, ImportError) as error:
+            say(f"[bold red]error:[/] {escape(str(error))}", stderr=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Sparse Bayesian neural networks: train, compress, evaluate, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"pyrosparse {pyrosparse.__version__}")
+        raise typer.Exit()
+
+
+def say(content: Any, *, stderr: bool = False) -> None:
+    """Print a text or a table; rich's markup in a text counts."""
+    # A console of the moment: the streams change under a test runner.
+    stream = sys.stderr if stderr else sys.stdout
+    Console(file=stream, highlight=False).print(content, soft_wrap=isinstance(content, str))

@@ -1,0 +1,181 @@
+"""The command ``compress``: one network, trained, compressed, evaluated, reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyrosparse import run_folder
+from pyrosparse.assess import tables
+from pyrosparse.cli.app import app, say
+from pyrosparse.compress import Settings
+
+_DEFAULT = Settings()
+
+
+def _option(text: str, panel: str = "Options") -> Any:
+    return typer.Option(help=text, rich_help_panel=panel)
+
+
+_TRAINING, _PRUNING, _GATES = "Training", "Pruning of weights", "Gates on units"
+
+
+@app.command()
+def compress(
+    network: Annotated[str, _option("See `pyrosparse networks`.")] = _DEFAULT.network,
+    network_options: Annotated[
+        str, _option("What the network takes, as JSON: '{\"hidden\": [100, 50]}'.")
+    ] = "{}",
+    dataset: Annotated[
+        str, _option("See `pyrosparse datasets`; or a folder of images.")
+    ] = _DEFAULT.dataset,
+    method: Annotated[str, _option("See `pyrosparse methods`.")] = _DEFAULT.method,
+    weights: Annotated[
+        Path | None,
+        _option("Start from a state dict: .safetensors, or a file of torch.save."),
+    ] = None,
+    output: Annotated[
+        Path | None, _option("Folder of the run; by default one below runs/.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the report's path.")] = False,
+    seed: Annotated[int, _option("Of everything random.")] = _DEFAULT.seed,
+    epochs: Annotated[
+        int | None, _option("Passes over the data; by default 30, of few data more.", _TRAINING)
+    ] = None,
+    batch_size: Annotated[
+        int | None, _option("Data in a step; by default 100, pruning 64.", _TRAINING)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, _option("Of Adam; by default 2e-3, pruning 1e-3.", _TRAINING)
+    ] = None,
+    scale: Annotated[
+        float | None,
+        _option(
+            "Standard deviation of the Gaussian prior; by default that of a weight decay of "
+            "1e-4, pruning 1.",
+            _TRAINING,
+        ),
+    ] = None,
+    validation: Annotated[
+        float, _option("Share of the training data that is held out.", _TRAINING)
+    ] = _DEFAULT.validation,
+    normalise: Annotated[
+        str, _option("Of the images: `standard`, or `unit`, pixels in [0, 1].", _TRAINING)
+    ] = _DEFAULT.normalise,
+    kl_scale: Annotated[
+        str | None,
+        _option(
+            "Gamma, the weight of the KL divergence: more of it leaves fewer units; by default "
+            '1. Or numbers by gate, as JSON: \'{"conv1.*": 20, "*": 1}\'.',
+            _GATES,
+        ),
+    ] = None,
+    pretrain: Annotated[
+        int | None,
+        _option("Epochs without gates, unless --weights are given; by default 20.", _GATES),
+    ] = None,
+    kl_warmup: Annotated[
+        int | None,
+        _option("Epochs in which gamma rises from 0; by default a fifteenth of all.", _GATES),
+    ] = None,
+    gate_rate: Annotated[
+        float | None, _option("Learning rate of the gates; by default 0.05.", _GATES)
+    ] = None,
+    temperature: Annotated[
+        float | None, _option("Of the relaxed gates; by default 0.3.", _GATES)
+    ] = None,
+    pi: Annotated[
+        str | None, _option("`collapsed`, the default, or `sampled`: see the docs.", _GATES)
+    ] = None,
+    initial: Annotated[
+        float | None, _option("How open gates are at first; by default 0.95.", _GATES)
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        _option("Fraction of the weights that goes, in [0, 1); by default 0.9.", _PRUNING),
+    ] = None,
+    ramp: Annotated[
+        float | None,
+        _option(
+            "Share of training over which the sparsity rises; 0: at once; by default 0.6.",
+            _PRUNING,
+        ),
+    ] = None,
+    freeze: Annotated[
+        bool | None,
+        _option("Pruned weights stay zero, the default, or may grow back.", _PRUNING),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        _option(
+            "Prune where the last log Bayes factor exceeds this; nats; by default log 0.9.",
+            _PRUNING,
+        ),
+    ] = None,
+    likelihood: Annotated[
+        str | None,
+        _option("Its likelihood part: `sum`, the default, or `mean` over the data.", _PRUNING),
+    ] = None,
+    per_datum: Annotated[
+        bool | None,
+        _option("Compare the log Bayes factor per datum, the default, or in all.", _PRUNING),
+    ] = None,
+) -> None:
+    """Train a network, make it smaller, evaluate it, and leave a folder with a report.
+
+    The same command goes on where it was interrupted.
+    """
+    settings = Settings(
+        network=network,
+        network_options=_object("--network-options", network_options),
+        dataset=dataset,
+        normalise=normalise,  # type: ignore[arg-type]  # data.load checks it
+        method=method,
+        validation=validation,
+        seed=seed,
+        **{  # type: ignore[arg-type]  # None is for the method to fill in
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "scale": scale,
+            "sparsity": sparsity,
+            "ramp": ramp,
+            "freeze": freeze,
+            "threshold": threshold,
+            "likelihood": likelihood,
+            "per_datum": per_datum,
+            "pretrain": pretrain,
+            "kl_scale": None if kl_scale is None else _number_or_object("--kl-scale", kl_scale),
+            "kl_warmup": kl_warmup,
+            "gate_rate": gate_rate,
+            "temperature": temperature,
+            "pi": pi,
+            "initial": initial,
+        },
+    )
+    folder = output or run_folder.default_folder(settings)
+    summary = run_folder.run(settings, folder, weights=weights, progress=False if quiet else None)
+    if not quiet:
+        say(tables.layers(summary))
+        say(tables.numbers(summary))
+    typer.echo(folder / "report.html")
+
+
+def _number_or_object(option: str, text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return _object(option, text)
+
+
+def _object(option: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{option} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{option} must be a JSON object, got {text}")
+    return value

@@ -1,0 +1,45 @@
+"""The commands that list what there is."""
+
+from __future__ import annotations
+
+import torch
+
+from pyrosparse import data
+from pyrosparse import networks as known_networks
+from pyrosparse.assess import tables
+from pyrosparse.cli.app import app, say
+from pyrosparse.compress import METHODS
+
+_DATASETS = {
+    "digits": "8 x 8 grey images of digits, 10 classes; comes with scikit-learn",
+    "mnist": "28 x 28 grey images of digits, 10 classes",
+    "fashion-mnist": "28 x 28 grey images of clothes, 10 classes",
+    "cifar10": "32 x 32 colour images, 10 classes",
+}
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    say(tables.listing("method", "what it does", rows=list(METHODS.items())))
+
+
+@app.command()
+def datasets() -> None:
+    """List the data sets."""
+    rows = [(name, _DATASETS.get(name, "")) for name in data.names()]
+    say(tables.listing("data set", "what it is", rows=rows))
+    say(f"kept in {data.default_root()}; any folder of images in one folder a class will do too")
+
+
+@app.command()
+def networks() -> None:
+    """List the networks, with their parameters for 3 x 32 x 32 images of 10 classes."""
+    rows = []
+    for name in known_networks.names():
+        with torch.device("meta"):  # shapes alone: no time and no memory
+            net = known_networks.create(name, (3, 32, 32), 10)
+        count = sum(parameter.numel() for parameter in net.parameters())
+        rows.append((name, f"{count:,}", known_networks.describe(name)))
+    say(tables.listing("network", "parameters", "what it is", rows=rows))
+    say("parameters are for 3 x 32 x 32 images; torchvision:<model> names torchvision's own")

@@ -1,0 +1,69 @@
+"""The commands on suites of runs: ``bench`` and ``table``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pyrosparse import bench
+from pyrosparse.assess import tables
+from pyrosparse.cli.app import app, say
+
+_Suite = Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")]
+
+
+@app.command("bench")
+def run_bench(
+    suite: _Suite,
+    only: Annotated[str, typer.Option(help="Runs whose name matches this glob.")] = "*",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds in every cell.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs side by side; -1: one a core.")] = 1,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="By default docs/results/SUITE.jsonl, or below runs/bench/ without it."),
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="For unfinished runs; by default runs/bench/SUITE.")
+    ] = None,
+) -> None:
+    """Run what is missing of a suite; the same command goes on where it was interrupted."""
+    grid = bench.load(suite, seeds=seeds)
+    file = results or _results(grid)
+    folder = scratch or Path("runs", "bench", grid.name)
+    done = 0
+    for line in bench.run(grid, results=file, scratch=folder, only=only, jobs=jobs):
+        done += 1
+        accuracy, sparsity = 100 * line["test_accuracy"], 100 * line["sparsity"]
+        size = line["compact"]["kept"] or f"sparse {sparsity:.1f} %"
+        typer.echo(f"{line['id']}  {accuracy:.2f} %  {size}  {line['seconds']} s")
+    typer.echo(f"{done} runs added to {file}" if done else f"nothing is missing in {file}")
+
+
+@app.command()
+def table(
+    suite: _Suite,
+    results: Annotated[
+        Path | None, typer.Option(help="By default the file that `bench` writes.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+) -> None:
+    """Print a suite's test accuracies beside the paper's, with the difference and the seeds."""
+    grid = bench.load(suite)
+    file = results or _results(grid)
+    rows = bench.table(grid, file)
+    if not rows:
+        raise ValueError(f"{file} has no results: run `pyrosparse bench {suite}` first")
+    if markdown:
+        typer.echo(tables.suite_markdown(rows) + f"\n\n{bench.provenance(file)}.")
+    else:
+        say(f"{escape(grid.title)}. Paper: {escape(grid.source)}.")
+        say(tables.suite(rows))
+        say(escape(bench.provenance(file)))
+
+
+def _results(suite: bench.Suite) -> Path:
+    published = Path("docs", "results", f"{suite.name}.jsonl")
+    return published if published.exists() else Path("runs", "bench", f"{suite.name}.jsonl")

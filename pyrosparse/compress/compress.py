@@ -1,0 +1,57 @@
+"""The main job: train a network on a data set, take away what it can do without, evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from pyrosparse.compact import quality
+from pyrosparse.compress import gating, pruning
+from pyrosparse.compress.compaction import compacted
+from pyrosparse.compress.network import made
+from pyrosparse.compress.outcome import Outcome
+from pyrosparse.compress.settings import Settings
+
+
+def compress(
+    settings: Settings,
+    *,
+    folder: Path | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    progress: bool | None = None,
+) -> Outcome:
+    """Train, compress and evaluate one network as the settings say.
+
+    folder:  where ``checkpoint.safetensors`` and ``metrics.jsonl`` (and, with gates, the same of
+             the pretraining) are written after every epoch; a run that finds its checkpoint there
+             goes on from it.
+    weights: a state dict to start from instead of a random initialisation; with gates, in place
+             of the pretraining.
+
+    Raises ValueError where the weights do not fit the network, and what ``data.load``,
+    ``networks.create`` and ``fit`` raise.
+
+    >>> small = {"hidden": (16, 16)}
+    >>> settings = Settings(method="magnitude", epochs=2, network_options=small)
+    >>> outcome = compress(settings, progress=False)
+    >>> round(outcome.sparsity, 2)
+    0.9
+    """
+    net, data = made(settings, weights)
+    settings = settings.for_data(len(data.train))
+    if settings.gated:
+        trained = gating.train(
+            settings,
+            net,
+            data,
+            start_trained=weights is not None,
+            folder=folder,
+            progress=progress,
+        )
+    else:
+        trained = pruning.train(settings, net, data, folder=folder, progress=progress)
+    test = quality(trained.net, data.test)
+    compaction = compacted(net, trained.original, data, masks=trained.masks)
+    return Outcome(settings, data, trained, test, compaction)

@@ -1,0 +1,123 @@
+"""Training that closes gates on units: pretraining, then the gates, and what is dead is cut."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyrosparse.compact.cut import cut
+from pyrosparse.compact.masked import masked
+from pyrosparse.compress.outcome import Trained
+from pyrosparse.compress.pretraining import FILE, pretrain
+from pyrosparse.compress.settings import Settings
+from pyrosparse.data import DataSet
+from pyrosparse.infer import Callback, Fit, fit, schedules
+from pyrosparse.lift import lift
+from pyrosparse.methods import BetaBernoulli, Gaussian
+from pyrosparse.models import classifier
+from pyrosparse.target import gates, weights
+
+# A cut costs about as much as some hundred steps of a small network.
+_STEPS_BETWEEN_CUTS = 500
+
+
+def beta_bernoulli(settings: Settings) -> BetaBernoulli:
+    """The method of the gates as the settings say.
+
+    >>> beta_bernoulli(Settings(kl_scale=4)).kl_scale
+    4
+    """
+    return BetaBernoulli(
+        temperature=settings.temperature,
+        kl_scale=settings.kl_scale,
+        pi=settings.pi,
+        initial=settings.initial,
+    )
+
+
+def train(
+    settings: Settings,
+    net: nn.Module,
+    data: DataSet,
+    *,
+    start_trained: bool = False,
+    folder: Path | None = None,
+    progress: bool | None = None,
+) -> Trained:
+    """Pretrain a network, put gates on it, train both, and fold what the gates became into it.
+
+    settings:      with numbers for all, as ``Settings.for_data`` gives them.
+    net:           trained in place; its gates are in a copy, ``Trained.net``.
+    start_trained: the network is trained already.
+    folder:        where ``checkpoint.safetensors``, ``pretraining.safetensors`` and metrics of
+                   both are; None for none.
+
+    Raises what ``fit`` raises, and ValueError where no gate can be put on the network.
+
+    >>> from pyrosparse import data, networks
+    >>> digits, net = data.load("digits"), networks.fcn((1, 8, 8), hidden=(8,))
+    >>> settings = Settings(pretrain=1, epochs=1).for_data(len(digits.train))
+    >>> trained = train(settings, net, digits, progress=False)
+    >>> [key for key in trained.masks if key.endswith("input")]
+    ['fc1.input', 'fc2.input']
+    """
+    n = len(data.train)
+    bnn = lift(
+        net,
+        [(Gaussian(scale=settings.scale), weights(net)), (beta_bernoulli(settings), gates(net))],
+    )
+    pretraining = None
+    if settings.pretrain and not start_trained:
+        file = folder / FILE if folder else None
+        pretraining = pretrain(settings, net, data, file=file, progress=progress)
+    original = copy.deepcopy(net)
+    model = classifier(bnn, n=n)
+    steps = math.ceil(n / settings.batch_size)
+    run = fit(
+        model,
+        bnn.guide,
+        data.train,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate={"guide.*": settings.gate_rate, "*": settings.learning_rate},
+        schedule=schedules.cosine(0.01),
+        kl_warmup=settings.kl_warmup,
+        callbacks=[KeptUnits()],
+        validation=data.validation,
+        compact_every=math.ceil(_STEPS_BETWEEN_CUTS / steps) if _can_cut(net, data) else None,
+        checkpoint=folder / "checkpoint.safetensors" if folder else None,
+        metrics=folder / "metrics.jsonl" if folder else None,
+        seed=settings.seed,
+        progress=progress,
+    )
+    masks = bnn.masks()
+    bnn.freeze(masks)
+    return Trained(masked(net, masks), original, bnn, model, run, masks, pretraining)
+
+
+class KeptUnits(Callback):
+    """Records how many units each gate keeps: ``units``, numbers by the gate's name."""
+
+    def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        masks = run.lifted.masks()
+        return {
+            "units": {
+                target.key: int(masks[target.key].count_nonzero())
+                for target in run.lifted.targets
+                if target.kind != "weight"
+            }
+        }
+
+
+def _can_cut(net: nn.Module, data: DataSet) -> bool:
+    """Whether training can shrink the network; what cannot be traced is trained whole."""
+    example: Tensor = data.train.x[:2]
+    try:
+        cut(net, {}, (example,))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,85 @@
+"""What a compression run leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pyrosparse.compact import Quality
+from pyrosparse.compress.compaction import Compaction
+from pyrosparse.compress.settings import Settings
+from pyrosparse.data import DataSet
+from pyrosparse.infer import Fit
+from pyrosparse.lift import Lifted
+from pyrosparse.masks import Masks
+from pyrosparse.models import classifier
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training of a method leaves.
+
+    net:      the network with what goes at zero, exactly, and the gains of gates in its weights.
+    original: the network before anything went, where the method begins with one; else ``net``.
+    bnn, model: the lifted network and the Pyro model it was trained in.
+    run:      the training run with its history.
+    masks:    of gates, with their gains; None where the method has none.
+    pretraining: the run that trained ``original``; None where there was none.
+    """
+
+    net: nn.Module
+    original: nn.Module
+    bnn: Lifted
+    model: classifier
+    run: Fit
+    masks: Masks | None = None
+    pretraining: Fit | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a compression run leaves.
+
+    settings:   those of the run, with numbers for all that depends on the data.
+    data:       the data set.
+    trained:    the network, and how it came about.
+    test:       accuracy, negative log likelihood and calibration of ``net`` on the test data.
+    compaction: the compact network and what it costs, or why there is none.
+    """
+
+    settings: Settings
+    data: DataSet
+    trained: Trained
+    test: Quality
+    compaction: Compaction
+
+    @property
+    def net(self) -> nn.Module:
+        """The network with what goes at zero."""
+        return self.trained.net
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The history of the training run, pretraining aside."""
+        return self.trained.run.history
+
+    @property
+    def prunable(self) -> list[str]:
+        """The names of the parameters that the method may set to zero."""
+        return [target.name for target in self.trained.bnn.targets if target.kind == "weight"]
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the prunable weights that is exactly zero."""
+        weights = [self.net.get_parameter(name) for name in self.prunable]
+        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        return zeros / sum(weight.numel() for weight in weights)
+
+    @property
+    def seconds(self) -> float:
+        """The time of training, with pretraining and validation."""
+        before = self.trained.pretraining
+        entries = [*(before.history if before is not None else []), *self.history]
+        return float(sum(entry["seconds"] for entry in entries))

@@ -1,0 +1,204 @@
+"""What determines a compression run: the settings, and the methods that they choose from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pyrosparse import data as data_sets
+from pyrosparse import networks
+from pyrosparse.data.pixels import Normalisation
+from pyrosparse.errors import unknown_name
+from pyrosparse.prune.bayes_factor import THRESHOLD
+
+PRUNING = {
+    "none": "train only: the unpruned network",
+    "random": "prune weights at random, ungated",
+    "magnitude": "prune the smallest weights, ungated",
+    "bayesian-random": "prune at random where the Bayes factor allows (Mathew and Rowe 2023)",
+    "bayesian-magnitude": "prune the smallest where the Bayes factor allows (Mathew and Rowe 2023)",
+}
+GATING = {
+    "beta-bernoulli": "close gates on units and input features, by a sparse prior (Lee et al. 2018)",
+}
+METHODS = {**GATING, **PRUNING}
+
+# What a method has where nothing else is said; an option that is not here is not of its family.
+_PRUNING_OWN: dict[str, Any] = {
+    "epochs": 30,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "scale": 1.0,
+    "sparsity": 0.9,
+    "ramp": 0.6,
+    "freeze": True,
+    "threshold": THRESHOLD,
+    "likelihood": "sum",
+    "per_datum": True,
+}
+_GATING_OWN: dict[str, Any] = {
+    "epochs": None,
+    "batch_size": 100,
+    "learning_rate": 2e-3,
+    "scale": None,
+    "pretrain": None,
+    "kl_scale": 1.0,
+    "kl_warmup": None,
+    "gate_rate": 0.05,
+    "temperature": 0.3,
+    "pi": "collapsed",
+    "initial": 0.95,
+}
+# Gates move by the gate rate a step: few data need more epochs for as many steps.
+_EPOCHS, _STEPS = 30, 2000
+_PRETRAINING_EPOCHS, _PRETRAINING_STEPS = 20, 1000
+_WEIGHT_DECAY = 1e-4
+
+# Any, for the type checker's sake: there is a value after ``__post_init__`` or ``for_data``.
+_OWN: Any = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that determines a compression run; JSON values.
+
+    An option that is None becomes the method's own value, or stays None where the method does not
+    take it.
+
+    network, network_options: a name of ``networks.names()`` and what its function takes.
+    dataset:       a name of ``data.names()`` or a folder of images.
+    normalise:     of the images, as in ``data.load``.
+    method:        a name of ``METHODS``.
+    validation:    the share of the training data that is held out.
+    seed:          of the initial weights, the order of data and everything else random.
+    epochs:        30; where gates are trained 30 too, and more where that makes less than 2000
+                   steps.
+    batch_size:    64; with gates 100.
+    learning_rate: of Adam, on the weights; 1e-3, with gates 2e-3 (falling to 1 % of it).
+    scale:         standard deviation of the Gaussian prior; 1, with gates (1e-4 n)^-1/2 for n
+                   training data, which is a weight decay of 1e-4.
+
+    Of pruning (``none`` takes them too, and does without):
+
+    sparsity:   the fraction of the weights that goes, in [0, 1); 0.9.
+    ramp:       the sparsity rises from 0 along a cubic over this share of training; 0 prunes
+                to all of it from the first epoch; 0.6.
+    freeze:     pruned weights stay zero; otherwise they regrow between rounds.
+    threshold, likelihood, per_datum: the gate, as for ``BayesFactorPruner``; nats.
+
+    Of gates (``beta-bernoulli``):
+
+    pretrain:    epochs of training without gates, where no weights are given to start from; 20,
+                 and more where that makes less than 1000 steps.
+    kl_scale:    gamma, the weight of the gates' KL divergence: one number, or numbers by glob on
+                 the names of gates, as for ``BetaBernoulli``; 1.
+    kl_warmup:   epochs in which the weight of the KL divergence rises from 0; a fifteenth of all.
+    gate_rate:   the learning rate of the gates; 0.05.
+    temperature, pi, initial: as for ``BetaBernoulli``; 0.3, collapsed, 0.95.
+
+    Raises ValueError on unknown names, options out of range and options of another method.
+
+    >>> Settings(method="magnitude").sparsity
+    0.9
+    >>> Settings(sparsity=0.9)
+    Traceback (most recent call last):
+    ValueError: beta-bernoulli has no option sparsity: it is one of none, random, ...
+    """
+
+    network: str = "fcn"
+    network_options: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = "digits"
+    normalise: Normalisation = "standard"
+    method: str = "beta-bernoulli"
+    validation: float = 0.1
+    seed: int = 0
+    epochs: int = _OWN
+    batch_size: int = _OWN
+    learning_rate: float = _OWN
+    scale: float = _OWN
+    sparsity: float = _OWN
+    ramp: float = _OWN
+    freeze: bool = _OWN
+    threshold: float = _OWN
+    likelihood: Literal["mean", "sum"] = _OWN
+    per_datum: bool = _OWN
+    pretrain: int = _OWN
+    kl_scale: float | Mapping[str, float] = _OWN
+    kl_warmup: int = _OWN
+    gate_rate: float = _OWN
+    temperature: float = _OWN
+    pi: Literal["sampled", "collapsed"] = _OWN
+    initial: float = _OWN
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown_name("method", self.method, METHODS)
+        networks.describe(self.network)
+        if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
+            raise unknown_name("data set", self.dataset, data_sets.names())
+        own, other = (_PRUNING_OWN, _GATING_OWN)[:: -1 if self.gated else 1]
+        for name in other.keys() - own.keys():
+            if getattr(self, name) is not None:
+                family = PRUNING if self.gated else GATING
+                raise ValueError(
+                    f"{self.method} has no option {name}: it is one of {', '.join(family)}; leave "
+                    "it out, or choose another method"
+                )
+        for name, value in own.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name in ("epochs", "pretrain", "kl_warmup"):
+            value = getattr(self, name)
+            least = 1 if name == "epochs" else 0
+            if value is not None and (int(value) != value or value < least):
+                raise ValueError(f"{name} is a number of epochs, {least} or more; got {value}")
+
+    @property
+    def gated(self) -> bool:
+        """Whether the method closes gates on units; otherwise it sets weights to zero."""
+        return self.method in GATING
+
+    @property
+    def level(self) -> float | None:
+        """What tells the runs of a method apart: the sparsity, or gamma (where it has several
+        values, the last); None for the unpruned network."""
+        if self.method == "none":
+            return None
+        if not self.gated:
+            return self.sparsity
+        if isinstance(self.kl_scale, Mapping):
+            return list(self.kl_scale.values())[-1]
+        return self.kl_scale
+
+    def for_data(self, n: int) -> Settings:
+        """The same with numbers for all that depends on the number n of training data.
+
+        >>> Settings().for_data(54_000).epochs, Settings().for_data(1294).epochs
+        (30, 154)
+        """
+        if not self.gated:
+            return self
+        steps = math.ceil(n / self.batch_size)
+        epochs = self.epochs or max(_EPOCHS, math.ceil(_STEPS / steps))
+        pretraining = max(_PRETRAINING_EPOCHS, math.ceil(_PRETRAINING_STEPS / steps))
+        return replace(
+            self,
+            epochs=epochs,
+            pretrain=pretraining if self.pretrain is None else self.pretrain,
+            kl_warmup=round(epochs / 15) if self.kl_warmup is None else self.kl_warmup,
+            scale=(_WEIGHT_DECAY * n) ** -0.5 if self.scale is None else self.scale,
+        )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """The settings of which ``dataclasses.asdict`` once gave these values; those that there
+        were not yet are as by default, those that there are no more are left out.
+
+        >>> Settings.of({"method": "none", "epochs": 3, "of old": 1}).epochs
+        3
+        """
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
