@@ -18,13 +18,14 @@ from matplotlib.figure import Figure
 
 import pyrosparse
 from pyrosparse import machine
-from pyrosparse.assess import plots, report
+from pyrosparse.assess import plots, report, size_plots
 from pyrosparse.assess.summary import Summary, summarize
 from pyrosparse.compress import Outcome, Settings, compress
+from pyrosparse.compress.pretraining import FILE as PRETRAINING
 from pyrosparse.files import write_atomically
 from pyrosparse.weights_file import load_weights
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINTS = ("checkpoint.safetensors", PRETRAINING)
 
 
 def run(
@@ -34,36 +35,38 @@ def run(
     weights: Path | None = None,
     progress: bool | None = None,
 ) -> Summary:
-    """Train, prune and evaluate as ``compress`` does, and leave all of it in a folder.
+    """Train, compress and evaluate as ``compress`` does, and leave all of it in a folder.
 
     folder:  made where it is missing. A run of the same settings that stopped there goes on, one
              that finished is not repeated. It is tried out before the training starts.
     weights: a file that ``load_weights`` reads, to start from.
 
     Leaves ``config.json``, ``metrics.jsonl`` (a line an epoch), ``checkpoint.safetensors``,
-    ``weights.safetensors`` (sparse: ``load_sparse``), ``summary.json``, PNG plots and
-    ``report.html``, each whole or not at all.
+    ``weights.safetensors`` (sparse: ``load_sparse``), ``compact.safetensors`` (``ps.load``) and
+    ``account.txt``, ``summary.json``, PNG plots and ``report.html``, each whole or not at all; with
+    gates, the checkpoint and metrics of the pretraining too. Where no compact network can be made,
+    the summary says why.
 
     Raises ValueError where the folder has a run of other settings, OSError where it cannot be
     written to, and what ``compress`` and ``load_weights`` raise.
 
     >>> import tempfile
-    >>> settings = Settings(epochs=1, network_options={"hidden": (8,)})
+    >>> settings = Settings(method="none", epochs=1, network_options={"hidden": (8,)})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     summary = run(settings, Path(folder), progress=False)
     ...     sorted(file.name for file in Path(folder).glob("*.safetensors"))
-    ['checkpoint.safetensors', 'weights.safetensors']
+    ['checkpoint.safetensors', 'compact.safetensors', 'weights.safetensors']
     """
     start = load_weights(weights) if weights is not None else None
     config = _prepare(folder, settings, weights)
     outcome = compress(settings, folder=folder, weights=start, progress=progress)
-    summary = summarize(outcome, folder / "weights.safetensors", settings.likelihood)
-    text = json.dumps(asdict(summary) | {"sparsity": summary.sparsity}, indent=2)
-    write_atomically(folder / "summary.json", text + "\n")
-    drawn = figures(settings, outcome, summary)
+    summary = summarize(outcome, folder)
+    write_atomically(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
+    drawn = figures(outcome, summary)
     for name, figure in drawn.items():
         write_atomically(folder / f"{name}.png", plots.png(figure))
     again = command(settings, weights=weights)
+    config |= {"settings": asdict(outcome.settings)}  # with the numbers that the data gave
     page = report.html(summary, outcome.history, drawn, config, again)
     write_atomically(folder / "report.html", page)
     return summary
@@ -73,10 +76,10 @@ def default_folder(settings: Settings) -> Path:
     """Where a run goes if nothing else is said.
 
     >>> default_folder(Settings()).as_posix()
-    'runs/digits-fcn-bayesian-magnitude-0.9-seed0'
+    'runs/digits-fcn-beta-bernoulli-1-seed0'
     """
     network = settings.network.replace(":", "-")
-    level = "" if settings.method == "none" else f"-{settings.sparsity:g}"
+    level = "" if settings.level is None else f"-{settings.level:g}"
     name = f"{Path(settings.dataset).name}-{network}-{settings.method}{level}-seed{settings.seed}"
     return Path("runs", name)
 
@@ -84,13 +87,14 @@ def default_folder(settings: Settings) -> Path:
 def command(settings: Settings, *, weights: Path | None = None) -> str:
     """The shell command that repeats a run; what is not in it is as by default.
 
-    >>> command(Settings(sparsity=0.99, freeze=False))
-    'pyrosparse compress --sparsity 0.99 --no-freeze'
+    >>> command(Settings(method="magnitude", sparsity=0.99, freeze=False))
+    'pyrosparse compress --method magnitude --sparsity 0.99 --no-freeze'
     """
     words = ["pyrosparse", "compress"]
+    default = asdict(Settings(method=settings.method)) | {"method": Settings().method}
     for field in fields(Settings):
         value, option = getattr(settings, field.name), field.name.replace("_", "-")
-        if value == getattr(Settings(), field.name):
+        if value == default[field.name]:
             continue
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
@@ -103,14 +107,18 @@ def command(settings: Settings, *, weights: Path | None = None) -> str:
     return shlex.join(words)
 
 
-def figures(settings: Settings, outcome: Outcome, summary: Summary) -> dict[str, Figure]:
-    """The plots of a run by the names of their files; those on pruning only where it pruned."""
-    history = outcome.history
+def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
+    """The plots of a run by the names of their files, those that there are data for."""
+    history, settings = outcome.history, outcome.settings
     threshold = None
     if settings.method.startswith("bayesian-"):
         threshold = settings.threshold / (1 if settings.per_datum else summary.train)
-    drawn = {"learning_curves": plots.learning_curves(history, threshold=threshold)}
-    if settings.method != "none":
+    drawn = {}
+    if {"train_nll", "validation_nll"} & history[-1].keys():
+        drawn["learning_curves"] = plots.learning_curves(history, threshold=threshold)
+    if settings.gated:
+        drawn["kept_units"] = size_plots.kept_units(history, outcome.compaction.units)
+    elif settings.method != "none":
         drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
         layers = {layer.name: layer.sparsity for layer in summary.layers}
         drawn["sparsity_by_layer"] = plots.sparsity_by_layer(layers)
@@ -139,7 +147,7 @@ def _prepare(folder: Path, settings: Settings, weights: Path | None) -> dict[str
         "machine": versions(),
     }
     # Without a checkpoint nothing was begun that other settings could spoil.
-    if (folder / CHECKPOINT).exists():
+    if any((folder / name).exists() for name in CHECKPOINTS):
         begun = _read(folder)
         _refuse_others(folder, begun, config)
         config = begun
@@ -163,14 +171,13 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_others(folder: Path, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
-    keys = {**begun["settings"], **wanted["settings"]}
+    # An option that is newer than the run had the default's effect in it.
+    then, now = (asdict(Settings.of(config["settings"])) for config in (begun, wanted))
     differences = [
-        f"{key} was {begun['settings'].get(key)!r}, is {wanted['settings'].get(key)!r}"
-        for key in keys
-        if begun["settings"].get(key) != wanted["settings"].get(key)
+        f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key]
     ]
-    before, now = ((config["weights"] or {}).get("sha256") for config in (begun, wanted))
-    if before != now:
+    before, after = ((config["weights"] or {}).get("sha256") for config in (begun, wanted))
+    if before != after:
         differences.append("the weights to start from are others")
     if differences:
         raise ValueError(

@@ -10,35 +10,11 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
+
+from pyrosparse.assess.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, by_epoch
 
 History = Sequence[Mapping[str, Any]]
-
-# Okabe and Ito's colours, which people who do not see red and green tell apart; the ink of text
-# and axes becomes the page's own in ``svg``.
-_BLUE, _ORANGE, _GREEN, _GREY, _INK = "#0072b2", "#d55e00", "#009e73", "#8a8f98", "#20242a"
-
-# Any, because only the newest matplotlib has types for these names.
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": _GREY,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "pyrosparse",
-}
 
 
 def learning_curves(history: History, *, threshold: float | None = None) -> Figure:
@@ -56,16 +32,16 @@ def learning_curves(history: History, *, threshold: float | None = None) -> Figu
     """
     epochs = _epochs(history)
     pruning = _has(history, "log_bayes_factor_per_datum")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 4) if pruning else (5.4, 4), layout="constrained")
         left = figure.add_subplot(1, 2 if pruning else 1, 1)
         for key, label, colour, style in (
-            ("train_nll", "training", _BLUE, "o-"),
-            ("validation_nll", "validation", _ORANGE, "s--"),
+            ("train_nll", "training", BLUE, "o-"),
+            ("validation_nll", "validation", ORANGE, "s--"),
         ):
             if _has(history, key):
                 left.plot(epochs, _column(history, key), style, color=colour, label=label)
-        _dress(left, "Learning curves", "negative log likelihood (nats per datum)")
+        by_epoch(left, "Learning curves", "negative log likelihood (nats per datum)")
         if left.lines:
             left.legend()
         if pruning:
@@ -87,18 +63,18 @@ def bayes_factor_parts(history: History) -> Figure:
     epochs = _epochs(history)
     if not _has(history, "log_bayes_factor"):
         raise ValueError("this run recorded no Bayes factor: nothing was pruned")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        axes.axhline(0, color=_GREY, linewidth=0.8)
+        axes.axhline(0, color=GREY, linewidth=0.8)
         for key, label, colour, style in (
-            ("log_bayes_factor_prior", "prior", _GREEN, "^-"),
-            ("log_bayes_factor_likelihood", "likelihood", _BLUE, "o-"),
-            ("log_bayes_factor", "sum: log Bayes factor", _ORANGE, "s:"),
+            ("log_bayes_factor_prior", "prior", GREEN, "^-"),
+            ("log_bayes_factor_likelihood", "likelihood", BLUE, "o-"),
+            ("log_bayes_factor", "sum: log Bayes factor", ORANGE, "s:"),
         ):
             axes.plot(epochs, _column(history, key), style, color=colour, label=label)
         axes.set_yscale("symlog", linthresh=1)
-        _dress(axes, "What the Bayes factor is made of", "nats")
+        by_epoch(axes, "What the Bayes factor is made of", "nats")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -113,10 +89,10 @@ def sparsity_by_layer(sparsities: Mapping[str, float]) -> Figure:
     """
     if not sparsities:
         raise ValueError("there is no layer to show")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 0.9 + 0.32 * len(sparsities)), layout="constrained")
         axes = figure.add_subplot()
-        bars = axes.barh(list(sparsities), list(sparsities.values()), color=_BLUE, height=0.65)
+        bars = axes.barh(list(sparsities), list(sparsities.values()), color=BLUE, height=0.65)
         axes.bar_label(bars, [f"{value:.1%}" for value in sparsities.values()], padding=4)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.12)
@@ -134,7 +110,7 @@ def png(figure: Figure) -> bytes:
     b'PNG'
     """
     file = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="png", dpi=160)
     return file.getvalue()
 
@@ -147,31 +123,31 @@ def svg(figure: Figure) -> str:
     """
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
     # Numbered ids come again in every figure, which a page must not have; nothing refers to them.
     text = re.sub(r' id="\w+_\d+"', "", text[text.index("<svg") :])
-    return text.replace(_INK, "currentColor")
+    return text.replace(INK, "currentColor")
 
 
 def _evidence_and_sparsity(axes: Axes, history: History, threshold: float | None) -> None:
     epochs, factors = _epochs(history), _column(history, "log_bayes_factor_per_datum")
-    axes.plot(epochs, factors, "-", color=_GREEN, label="log Bayes factor")
-    for pruned, fill, label in ((True, _GREEN, "pruned"), (False, "none", "gate closed")):
+    axes.plot(epochs, factors, "-", color=GREEN, label="log Bayes factor")
+    for pruned, fill, label in ((True, GREEN, "pruned"), (False, "none", "gate closed")):
         points = [
             (epoch, factor)
             for epoch, factor, entry in zip(epochs, factors, history, strict=True)
             if bool(entry.get("pruned", True)) == pruned
         ]
         if points:
-            axes.plot(*zip(*points, strict=True), "o", color=_GREEN, mfc=fill, label=label)
+            axes.plot(*zip(*points, strict=True), "o", color=GREEN, mfc=fill, label=label)
     if threshold is not None:
-        axes.axhline(threshold, color=_GREY, linestyle="--", linewidth=1, label="threshold")
-    _dress(axes, "Evidence and sparsity", "log Bayes factor (nats per datum)")
+        axes.axhline(threshold, color=GREY, linestyle="--", linewidth=1, label="threshold")
+    by_epoch(axes, "Evidence and sparsity", "log Bayes factor (nats per datum)")
     other = axes.twinx()
     other.spines.right.set_visible(True)
-    other.plot(epochs, _column(history, "sparsity"), "-", color=_ORANGE, label="sparsity")
+    other.plot(epochs, _column(history, "sparsity"), "-", color=ORANGE, label="sparsity")
     other.set_ylim(0, 1.02)
     other.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     other.set_ylabel("sparsity")
@@ -186,13 +162,6 @@ def _evidence_and_sparsity(axes: Axes, history: History, threshold: float | None
         handletextpad=0.4,
         fontsize=9,
     )
-
-
-def _dress(axes: Axes, title: str, label: str) -> None:
-    axes.set_title(title)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _epochs(history: History) -> list[int]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyrosparse.assess import plots
+from pyrosparse.assess import lead, plots
+from pyrosparse.assess.costs import costs, remark
 from pyrosparse.assess.summary import Summary, headline
 
 _EPOCHS = {
@@ -36,6 +37,7 @@ _CAPTIONS = {
         "axis is linear up to one nat from zero, logarithmic beyond."
     ),
     "sparsity_by_layer": "The share of each layer's weights that is exactly zero.",
+    "kept_units": "The share of the units that each gate keeps, by epoch; what is cut out stays gone.",
 }
 
 _NOTES = (
@@ -79,10 +81,8 @@ def html(
     '<!DOCTYPE html>'
     """
     settings = config["settings"]
-    title = f"{settings['network']} on {summary.dataset}"
+    title = lead.title(summary, settings)
     method = settings["method"]
-    if method != "none":
-        title += f", {method}, {100 * summary.sparsity:.4g} % sparse"
     css = (resources.files("pyrosparse.assess") / "report.css").read_text(encoding="utf-8")
     gated = method.startswith("bayesian-")
     pruned = any("log_bayes_factor" in entry for entry in history)
@@ -94,9 +94,10 @@ def html(
     ]
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{escape(_sentence(summary, settings, config["weights"]))}</p>',
+        f'<p class="lead">{escape(lead.sentence(summary, settings, config["weights"]))}</p>',
         _cards(summary),
         _section("Numbers", _pairs(headline(summary))),
+        *_compact(summary),
         _section("Plots", "".join(_figure(name, figure) for name, figure in figures.items())),
         _section("Layers", _layers(summary)),
         _section(
@@ -104,7 +105,7 @@ def html(
             "".join(f"<p>{escape(note)}</p>" for note in notes),
         ),
         _section("Epochs", f"<details><summary>Every epoch</summary>{_epochs(history)}</details>"),
-        _section("Settings", _pairs([(k, str(v)) for k, v in settings.items()])),
+        _section("Settings", _pairs([(k, str(v)) for k, v in settings.items() if v is not None])),
         _section("Do it again", f"<pre>{escape(command)}</pre>"),
         _section("Versions and machine", _pairs(_circumstances(config))),
     ]
@@ -117,38 +118,49 @@ def html(
     )
 
 
-def _sentence(
-    summary: Summary, settings: Mapping[str, Any], weights: Mapping[str, Any] | None
-) -> str:
-    start = f" from the weights in {weights['file']}" if weights else ""
-    what = (
-        "without pruning"
-        if settings["method"] == "none"
-        else f"with {settings['method']} pruning, until {100 * summary.sparsity:.4g} % of its "
-        f"{summary.prunable:,} prunable weights were zero"
-    )
-    epochs = f"{settings['epochs']} epoch" + "s" * (settings["epochs"] != 1)
-    return (
-        f"The network {settings['network']} was trained on {summary.dataset} for {epochs}{start} "
-        f"{what}; it is right about {100 * summary.test_accuracy:.2f} % of the {summary.test:,} "
-        "test data."
-    )
+def _compact(summary: Summary) -> list[str]:
+    """The section on the compact network, where the run got as far as that."""
+    compaction = summary.compaction
+    if compaction is None:
+        return []
+    rows = costs(summary)
+    parts = [f"<p>{escape(remark(summary))}</p>"] if remark(summary) else []
+    if rows:
+        parts.append(_table(["cost", "before", "compact", "change"], rows))
+        parts.append(
+            "<details><summary>What was taken away, layer by layer</summary>"
+            f"<pre>{escape(compaction.account)}</pre></details>"
+        )
+    return [_section("The compact network", "".join(parts))]
 
 
 def _cards(summary: Summary) -> str:
     cards = [
         (f"{100 * summary.test_accuracy:.2f} %", "test accuracy"),
         (f"{summary.test_nll:.4f}", "test NLL, nats per datum"),
+        *_size_cards(summary),
+    ]
+    inner = "".join(
+        f'<div class="card"><b>{escape(value)}</b>{escape(label)}</div>' for value, label in cards
+    )
+    return f'<div class="cards">{inner}</div>'
+
+
+def _size_cards(summary: Summary) -> list[tuple[str, str]]:
+    compaction = summary.compaction
+    if compaction is not None and compaction.report is not None and compaction.units:
+        size, (before, after) = max(compaction.report.seconds.items())
+        return [
+            (compaction.kept, "units kept by the gates"),
+            (f"{before / after:.1f} ×", f"faster, measured at a batch of {size}"),
+        ]
+    return [
         (f"{100 * summary.sparsity:.4g} %", f"sparsity, {summary.nonzero:,} weights left"),
         (
             f"{summary.sparse_bytes / 1000:,.1f} kB",
             f"of {summary.dense_bytes / 1000:,.1f} kB dense",
         ),
     ]
-    inner = "".join(
-        f'<div class="card"><b>{escape(value)}</b>{escape(label)}</div>' for value, label in cards
-    )
-    return f'<div class="cards">{inner}</div>'
 
 
 def _section(title: str, content: str) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save
+from safetensors.torch import save as serialize
 
-from pyrosparse.compact.storage import Stored, save_sparse
-from pyrosparse.compress import Outcome
+from pyrosparse.compact import Stored, save, save_sparse
+from pyrosparse.compress import Compaction, Outcome
+from pyrosparse.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Summary:
     dense_bytes, sparse_bytes: of the network's safetensors file, without and with sparse storage.
     seconds:            training with pruning and validation.
     last_round:         the last round in which weights became zero; None where none did.
+    compaction:         what the compact network costs, or why there is none.
+    compact_bytes:      of the compact network's file; None where there is none.
+    test_ece:           expected calibration error on the test data, in [0, 1].
     """
 
     dataset: str
@@ -70,6 +74,9 @@ class Summary:
     sparse_bytes: int
     seconds: float
     last_round: Round | None
+    compaction: Compaction | None = None
+    compact_bytes: int | None = None
+    test_ece: float | None = None
 
     @property
     def prunable(self) -> int:
@@ -84,16 +91,29 @@ class Summary:
     @property
     def sparsity(self) -> float:
         """The fraction of the prunable weights that is exactly zero."""
-        return 1 - self.nonzero / self.prunable
+        return 1 - self.nonzero / self.prunable if self.prunable else 0.0
+
+    def json(self) -> dict[str, Any]:
+        """All of it in JSON values, with what follows from it: ``sparsity``, ``mac_speedup`` and,
+        by batch size, ``latency_speedup``."""
+        values = asdict(self) | {"sparsity": self.sparsity}
+        if self.compaction is None or self.compaction.report is None:
+            return values
+        before, after = self.compaction.report.total_macs
+        times = self.compaction.report.seconds
+        return values | {
+            "mac_speedup": before / after if after else None,
+            "latency_speedup": {size: first / second for size, (first, second) in times.items()},
+        }
 
 
-def summarize(outcome: Outcome, weights: Path, likelihood: Literal["sum", "mean"]) -> Summary:
-    """Write the network's sparse weights to a file, and count and measure what is left.
+def summarize(outcome: Outcome, folder: Path) -> Summary:
+    """Write the networks of a run to files, and count and measure what is left.
 
-    weights:    the safetensors file to write.
-    likelihood: how the run's Bayes factors took the likelihood.
+    folder: gets ``weights.safetensors`` (sparse) and, where there is a compact network,
+            ``compact.safetensors`` and ``account.txt``.
 
-    Raises OSError where the file cannot be written.
+    Raises OSError where a file cannot be written.
 
     >>> import tempfile
     >>> from pyrosparse.compress import Settings, compress
@@ -101,13 +121,17 @@ def summarize(outcome: Outcome, weights: Path, likelihood: Literal["sum", "mean"
     >>> settings = Settings(method="magnitude", epochs=1, network_options=small)
     >>> outcome = compress(settings, progress=False)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     summary = summarize(outcome, Path(folder, "weights.safetensors"), "mean")
+    ...     summary = summarize(outcome, Path(folder))
+    ...     sorted(file.name for file in Path(folder).iterdir())
+    ['account.txt', 'compact.safetensors', 'weights.safetensors']
     >>> summary.prunable, summary.nonzero
     (592, 59)
     """
     # Clones: tied parameters share their memory, which safetensors refuses.
     state = {name: tensor.clone() for name, tensor in outcome.net.state_dict().items()}
+    weights = folder / "weights.safetensors"
     stored = save_sparse(weights, state)
+    compaction, compact_bytes = _save_compact(outcome, folder)
     layers = [
         Layer(
             name,
@@ -130,10 +154,13 @@ def summarize(outcome: Outcome, weights: Path, likelihood: Literal["sum", "mean"
         parameters=sum(parameter.numel() for parameter in parameters),
         nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in parameters),
         layers=layers,
-        dense_bytes=len(save(state)),
+        dense_bytes=len(serialize(state)),
         sparse_bytes=weights.stat().st_size,
         seconds=outcome.seconds,
-        last_round=_last_round(outcome.history, likelihood),
+        last_round=_last_round(outcome.history, outcome.settings.likelihood),
+        compaction=compaction,
+        compact_bytes=compact_bytes,
+        test_ece=outcome.test.ece,
     )
 
 
@@ -146,9 +173,13 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
     """
     ratio = summary.dense_bytes / summary.sparse_bytes
     smaller = f" ({ratio:.1f} times smaller)" if ratio > 1.05 else ""
+    ece = []
+    if summary.test_ece is not None:
+        ece = [("test calibration error", f"{summary.test_ece:.4f}")]
     rows = [
         ("test accuracy", f"{100 * summary.test_accuracy:.2f} % of {summary.test:,}"),
         ("test negative log likelihood", f"{summary.test_nll:.4f} nats per datum"),
+        *ece,
         ("sparsity of the prunable weights", f"{100 * summary.sparsity:.2f} %"),
         ("prunable weights", f"{summary.prunable:,}, not zero {summary.nonzero:,}"),
         ("all parameters", f"{summary.parameters:,}, not zero {summary.nonzero_parameters:,}"),
@@ -166,6 +197,17 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
             ("of that, the prior", f"{last.prior:+.4g} nats"),
         ]
     return rows
+
+
+def _save_compact(outcome: Outcome, folder: Path) -> tuple[Compaction, int | None]:
+    if outcome.small is None:
+        return outcome.compaction, None
+    write_atomically(folder / "account.txt", outcome.compaction.account + "\n")
+    try:
+        file = save(folder / "compact.safetensors", outcome.small)
+    except ValueError as error:
+        return replace(outcome.compaction, problem=str(error)), None
+    return outcome.compaction, file.stat().st_size
 
 
 def _last_round(history: list[dict[str, Any]], weighting: Literal["sum", "mean"]) -> Round | None:

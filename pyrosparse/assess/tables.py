@@ -1,4 +1,4 @@
-"""Tables for the terminal and for documents."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from pyrosparse.assess.costs import costs
 from pyrosparse.assess.summary import Summary, headline
-from pyrosparse.bench import Row
-
-_COLUMNS = ("cell", "ours, %", "seeds", "sparsity, %", "paper, %", "difference")
 
 
 def layers(summary: Summary) -> Table:
@@ -27,6 +25,14 @@ def layers(summary: Summary) -> Table:
     return table
 
 
+def compact(summary: Summary) -> Table:
+    """One row a cost of the network: before, in the compact network, and the change."""
+    table = _table("cost", "before", "compact", "change")
+    for row in costs(summary):
+        table.add_row(*row)
+    return table
+
+
 def numbers(summary: Summary) -> Table:
     """One row a number of the run as a whole."""
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -35,30 +41,6 @@ def numbers(summary: Summary) -> Table:
     for what, value in headline(summary):
         table.add_row(what, value)
     return table
-
-
-def suite(rows: Sequence[Row]) -> Table:
-    """A suite's results: test accuracy as mean and standard deviation over seeds, and the paper's.
-
-    >>> suite([Row("digits-fcn-none", [0.95, 0.97], 0.0, 0.96)]).row_count
-    1
-    """
-    table = _table(*_COLUMNS)
-    for row in rows:
-        table.add_row(*_cells(row))
-    return table
-
-
-def suite_markdown(rows: Sequence[Row]) -> str:
-    """The same results as a Markdown table.
-
-    >>> print(suite_markdown([Row("digits-fcn-none", [0.95, 0.97], 0.0, 0.955)]))
-    | cell | ours, % | seeds | sparsity, % | paper, % | difference |
-    | :-- | --: | --: | --: | --: | --: |
-    | digits-fcn-none | 96.00 ± 1.41 | 2 | 0.0 | 95.50 | +0.50 |
-    """
-    lines = [_COLUMNS, (":--", *("--:" for _ in _COLUMNS[1:])), *(_cells(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def listing(*columns: str, rows: Sequence[Sequence[str]]) -> Table:
@@ -79,15 +61,3 @@ def _table(first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, justify="right")
     return table
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    deviation = "" if row.deviation is None else f" ± {100 * row.deviation:.2f}"
-    return (
-        row.cell,
-        f"{100 * row.mean:.2f}{deviation}",
-        str(len(row.accuracies)),
-        f"{100 * row.sparsity:.1f}",
-        "" if row.paper is None else f"{100 * row.paper:.2f}",
-        "" if row.difference is None else f"{100 * row.difference:+.2f}",
-    )

@@ -1,7 +1,20 @@
 """Suites of runs: declared in TOML, run side by side, resumed where they stopped, tabled."""
 
+from pyrosparse.bench.costs import CostRow, cost_table
 from pyrosparse.bench.run import read, run
 from pyrosparse.bench.suite import Job, Suite, load, suites
 from pyrosparse.bench.table import Row, provenance, table
 
-__all__ = ["Job", "Row", "Suite", "load", "provenance", "read", "run", "suites", "table"]
+__all__ = [
+    "CostRow",
+    "Job",
+    "Row",
+    "Suite",
+    "cost_table",
+    "load",
+    "provenance",
+    "read",
+    "run",
+    "suites",
+    "table",
+]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from pyrosparse import run_folder
 from pyrosparse.assess import tables
+from pyrosparse.assess.costs import costs, remark
 from pyrosparse.cli.app import app, say
 from pyrosparse.compress import Settings
 
@@ -161,6 +163,10 @@ def compress(
     if not quiet:
         say(tables.layers(summary))
         say(tables.numbers(summary))
+        if costs(summary):
+            say(tables.compact(summary))
+        if remark(summary):
+            say(escape(remark(summary)))
     typer.echo(folder / "report.html")
 
 

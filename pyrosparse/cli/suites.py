@@ -9,8 +9,9 @@ import typer
 from rich.markup import escape
 
 from pyrosparse import bench
-from pyrosparse.assess import tables
+from pyrosparse.assess import plots, size_plots, suite_tables
 from pyrosparse.cli.app import app, say
+from pyrosparse.files import write_atomically
 
 _Suite = Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")]
 
@@ -49,19 +50,32 @@ def table(
         Path | None, typer.Option(help="By default the file that `bench` writes.")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file, .svg or .png, for error against speed-up; of suites with gates."
+        ),
+    ] = None,
 ) -> None:
-    """Print a suite's test accuracies beside the paper's, with the difference and the seeds."""
+    """Print a suite's results beside the paper's: accuracies, or with gates error and size."""
     grid = bench.load(suite)
+    if plot is not None and not grid.gated:
+        raise ValueError(f"{suite} has no method with gates: there is no speed-up to plot")
     file = results or _results(grid)
-    rows = bench.table(grid, file)
+    costs = bench.cost_table(grid, file) if grid.gated else []
+    rows = costs or bench.table(grid, file)
     if not rows:
         raise ValueError(f"{file} has no results: run `pyrosparse bench {suite}` first")
     if markdown:
-        typer.echo(tables.suite_markdown(rows) + f"\n\n{bench.provenance(file)}.")
+        typer.echo(suite_tables.suite_markdown(rows) + f"\n\n{bench.provenance(file)}.")
     else:
         say(f"{escape(grid.title)}. Paper: {escape(grid.source)}.")
-        say(tables.suite(rows))
+        say(suite_tables.suite(rows))
         say(escape(bench.provenance(file)))
+    if plot is not None:
+        figure = size_plots.trade_off(costs)
+        svg = plot.suffix == ".svg"
+        write_atomically(plot, plots.svg(figure) if svg else plots.png(figure))
 
 
 def _results(suite: bench.Suite) -> Path:

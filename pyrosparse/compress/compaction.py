@@ -1,4 +1,4 @@
-"""The compact network at the end of a run, measured; or why there is none."""
+"""The compact network at the end of a run, and what it costs; or why there is none."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pyrosparse.masks import Masks
 
 @dataclass(frozen=True)
 class Compaction:
-    """A compact network and what it costs, or why there is none.
+    """What a compact network costs, or why there is none; JSON values.
 
-    small:   the compact network; None where there is none.
-    report:  its costs beside those of the network it was made from, and both networks' test
+    report:  its costs beside those of the network it is compared with, and both networks' test
              accuracy, likelihood and calibration; None where there is no compact network.
+    account: what was taken away, layer by layer, as a text; "" where there is no compact network.
     problem: why there is none, or "".
     units:   by gate, (kept, of) units; empty where the method has no gates.
 
-    >>> Compaction(None, None, "it cannot be traced", {"fc1.input": (40, 64)}).kept
+    >>> Compaction(None, "", "it cannot be traced", {"fc1.input": (40, 64)}).kept
     '40'
     """
 
-    small: CompactNet | None
     report: Report | None
+    account: str
     problem: str
     units: dict[str, tuple[int, int]]
 
@@ -39,15 +39,15 @@ class Compaction:
         return "-".join(str(kept) for kept, _ in self.units.values())
 
     def figures(self) -> dict[str, Any]:
-        """All numbers in JSON values: ``kept``, ``units``, ``problem``, and the report's."""
+        """Its numbers by name: ``kept``, ``units``, ``problem``, and all of the report."""
         own = {"kept": self.kept, "units": self.units, "problem": self.problem}
         return own | (asdict(self.report) if self.report is not None else {})
 
 
 def compacted(
     net: nn.Module, original: nn.Module, data: DataSet, *, masks: Masks | None = None
-) -> Compaction:
-    """Make the compact form of a network, and measure it.
+) -> tuple[CompactNet | None, Compaction]:
+    """Make the compact form of a network, where there is one, and measure it.
 
     net:      with exact zeros, or the network that masks are of; it is left as it is.
     original: what the compact network is compared with.
@@ -60,7 +60,8 @@ def compacted(
     >>> digits = data.load("digits")
     >>> net = networks.fcn(digits.image_shape, hidden=(8,))
     >>> _ = net.fc1.weight.data[:5].zero_()
-    >>> compacted(net, net, digits).report.structure
+    >>> small, compaction = compacted(net, net, digits)
+    >>> compaction.report.structure
     '3-10'
     """
     gates = [key for key in masks or () if key not in dict(net.named_parameters())]
@@ -70,10 +71,10 @@ def compacted(
         small = compact(net, masks, example)
     except (ValueError, CompactionError) as error:
         # The training is not lost because of it, and says so.
-        return Compaction(None, None, str(error), units)
+        return None, Compaction(None, "", str(error), units)
     small = _plain(small)
     measured = report(_plain(original), small, example, data=data.test)
-    return Compaction(small, measured, "", units)
+    return small, Compaction(measured, str(small.account), "", units)
 
 
 def _plain(net: Any) -> Any:

@@ -53,5 +53,5 @@ def compress(
     else:
         trained = pruning.train(settings, net, data, folder=folder, progress=progress)
     test = quality(trained.net, data.test)
-    compaction = compacted(net, trained.original, data, masks=trained.masks)
-    return Outcome(settings, data, trained, test, compaction)
+    small, compaction = compacted(net, trained.original, data, masks=trained.masks)
+    return Outcome(settings, data, trained, test, small, compaction)

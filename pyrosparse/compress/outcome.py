@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pyrosparse.compact import Quality
+from pyrosparse.compact import CompactNet, Quality
 from pyrosparse.compress.compaction import Compaction
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
@@ -46,13 +46,15 @@ class Outcome:
     data:       the data set.
     trained:    the network, and how it came about.
     test:       accuracy, negative log likelihood and calibration of ``net`` on the test data.
-    compaction: the compact network and what it costs, or why there is none.
+    small:      the compact network; None where there is none.
+    compaction: what it costs, or why there is none.
     """
 
     settings: Settings
     data: DataSet
     trained: Trained
     test: Quality
+    small: CompactNet | None
     compaction: Compaction
 
     @property

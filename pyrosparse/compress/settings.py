@@ -22,7 +22,7 @@ PRUNING = {
     "bayesian-magnitude": "prune the smallest where the Bayes factor allows (Mathew and Rowe 2023)",
 }
 GATING = {
-    "beta-bernoulli": "close gates on units and input features, by a sparse prior (Lee et al. 2018)",
+    "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2018)",
 }
 METHODS = {**GATING, **PRUNING}
 

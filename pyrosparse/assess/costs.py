@@ -1,0 +1,95 @@
+"""What the compact network costs beside the network it came from, as people read it."""
+
+from __future__ import annotations
+
+from pyrosparse.assess.summary import Summary
+from pyrosparse.compact import Report
+
+Cost = tuple[str, str, str, str]
+
+
+def costs(summary: Summary) -> list[Cost]:
+    """The costs of a run's networks: (what, before, after, change), in the order of interest.
+
+    Empty where there is no compact network.
+
+    >>> from pyrosparse.compress import Compaction
+    >>> report = Report("3-2", (23, 14), {"0": (12, 6)}, (300, 260), {1: (2e-3, 1e-3)})
+    >>> compaction = Compaction(report, "", "", {"0.input": (2, 4)})
+    >>> toy = Summary("Toy", 9, 0, 9, 0.9, 0.3, 23, 20, [], 300, 280, 2.0, None, compaction, 270)
+    >>> for row in costs(toy):
+    ...     print(*row, sep=" | ")
+    units kept by the gates | 4 | 2 | 50.0 %
+    units that leave the layers |  | 3-2 |
+    parameters | 23 | 14 | 1.6 times fewer
+    multiply-accumulates a datum | 12 | 6 | 2.0 times fewer
+    bytes of the file | 300 | 270 | 1.1 times fewer
+    time of a batch of 1 | 2.000 ms | 1.000 ms | 2.0 times faster
+    """
+    compaction = summary.compaction
+    if compaction is None or compaction.report is None:
+        return []
+    report = compaction.report
+    rows: list[Cost] = []
+    if compaction.units:
+        kept, of = (sum(pair[side] for pair in compaction.units.values()) for side in (0, 1))
+        whole = "-".join(str(size) for _, size in compaction.units.values())
+        rows.append(("units kept by the gates", whole, compaction.kept, f"{100 * kept / of:.1f} %"))
+    rows += [
+        ("units that leave the layers", "", report.structure, ""),
+        _fewer("parameters", *report.parameters),
+        _fewer("multiply-accumulates a datum", *report.total_macs),
+    ]
+    if summary.compact_bytes is not None:
+        rows.append(_fewer("bytes of the file", summary.dense_bytes, summary.compact_bytes))
+    for size, (before, after) in report.seconds.items():
+        what = f"time of a batch of {size}"
+        change = f"{before / after:.1f} times faster"
+        rows.append((what, f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms", change))
+    return rows + _quality(report) + _paper(report)
+
+
+def remark(summary: Summary) -> str:
+    """What a reader of the costs should know: why there is no compact network, or why one is
+    hardly smaller than the network it came from; or ""."""
+    compaction = summary.compaction
+    if compaction is None:
+        return ""
+    if compaction.problem:
+        return f"There is no compact network: {compaction.problem}."
+    assert compaction.report is not None
+    before, after = compaction.report.total_macs
+    if summary.sparsity > 0 and after > 0.8 * before:
+        return (
+            f"The compact network is hardly smaller, though {100 * summary.sparsity:.4g} % of the "
+            "weights are zero: they are scattered, and nearly every unit has some that are not. "
+            "Only whole units can be cut out; --method beta-bernoulli is made for that."
+        )
+    return ""
+
+
+def _fewer(what: str, before: int, after: int) -> Cost:
+    change = f"{before / after:.1f} times fewer" if after and before > after else ""
+    return what, f"{before:,}", f"{after:,}", change
+
+
+def _quality(report: Report) -> list[Cost]:
+    if report.quality is None:
+        return []
+    before, after = report.quality
+    return [
+        ("test accuracy", f"{100 * before.accuracy:.2f} %", f"{100 * after.accuracy:.2f} %", ""),
+        ("test NLL, nats per datum", f"{before.nll:.4f}", f"{after.nll:.4f}", ""),
+        ("test calibration error", f"{before.ece:.4f}", f"{after.ece:.4f}", ""),
+    ]
+
+
+def _paper(report: Report) -> list[Cost]:
+    if report.paper is None:
+        return []
+    before, after = report.paper
+    share = f"{100 * after.memory / before.memory:.2f} %"
+    return [
+        _fewer("FLOPs as the paper counts", before.flops, after.flops),
+        ("memory as the paper counts", f"{before.memory:,}", f"{after.memory:,}", share),
+    ]

@@ -1,0 +1,59 @@
+"""How a report begins: its title, and the run in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyrosparse.assess.summary import Summary
+
+
+def title(summary: Summary, settings: Mapping[str, Any]) -> str:
+    """The network, the data and what was done, in a few words."""
+    text = f"{settings['network']} on {summary.dataset}"
+    method = settings["method"]
+    if summary.compaction is not None and summary.compaction.units:
+        return f"{text}, {method}, gamma {_gamma(settings)}"
+    return text if method == "none" else f"{text}, {method}, {100 * summary.sparsity:.4g} % sparse"
+
+
+def sentence(
+    summary: Summary, settings: Mapping[str, Any], weights: Mapping[str, Any] | None
+) -> str:
+    """What was done, and how right the network is.
+
+    weights: the ``file`` that the run started from; None where it began at random.
+    """
+    start = f" from the weights in {weights['file']}" if weights else ""
+    what = (
+        "without pruning"
+        if settings["method"] == "none"
+        else _gates_sentence(summary, settings)
+        if summary.compaction is not None and summary.compaction.units
+        else f"with {settings['method']} pruning, until {100 * summary.sparsity:.4g} % of its "
+        f"{summary.prunable:,} prunable weights were zero"
+    )
+    epochs = f"{settings['epochs']} epoch" + "s" * (settings["epochs"] != 1)
+    if settings.get("pretrain") and not weights:
+        start = f", after {settings['pretrain']} without gates,"
+    return (
+        f"The network {settings['network']} was trained on {summary.dataset} for {epochs}{start} "
+        f"{what}; it is right about {100 * summary.test_accuracy:.2f} % of the {summary.test:,} "
+        "test data."
+    )
+
+
+def _gates_sentence(summary: Summary, settings: Mapping[str, Any]) -> str:
+    assert summary.compaction is not None
+    kept, of = (sum(pair[side] for pair in summary.compaction.units.values()) for side in (0, 1))
+    return (
+        f"with gates on its units ({settings['method']}, gamma {_gamma(settings)}), of which "
+        f"{kept:,} of {of:,} stayed"
+    )
+
+
+def _gamma(settings: Mapping[str, Any]) -> str:
+    gamma = settings["kl_scale"]
+    if not isinstance(gamma, Mapping):
+        return f"{gamma:g}"
+    return ", ".join(f"{value:g} for {pattern}" for pattern, value in gamma.items())

@@ -1,0 +1,101 @@
+"""Plots of networks that get smaller: the units they keep, and what size costs in error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
+
+from pyrosparse.assess.style import BLUE, GREEN, GREY, ORANGE, STYLE, by_epoch
+from pyrosparse.bench import CostRow
+
+_LINES = [(colour, style) for style in ("-", "--", ":") for colour in (BLUE, ORANGE, GREEN, GREY)]
+
+
+def kept_units(
+    history: Sequence[Mapping[str, Any]], units: Mapping[str, tuple[int, int]]
+) -> Figure:
+    """One line a gate: the share of its units that are kept, by epoch.
+
+    history: of entries with ``epoch`` and ``units``, numbers by gate.
+    units:   by gate, (kept, of) units at the end.
+
+    Raises ValueError where the history has no units.
+
+    >>> history = [{"epoch": 1, "units": {"fc1.input": 9}}]
+    >>> len(kept_units(history, {"fc1.input": (9, 64)}).axes[0].lines)
+    1
+    """
+    entries = [entry for entry in history if "units" in entry]
+    if not entries:
+        raise ValueError("this run recorded no units: its method has no gates")
+    epochs = [entry["epoch"] for entry in entries]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (key, (kept, of)) in enumerate(units.items()):
+            colour, style = _LINES[number % len(_LINES)]
+            shares = [entry["units"][key] / of for entry in entries]
+            label = f"{key}, {kept:,} of {of:,}"
+            axes.plot(epochs, shares, style, color=colour, label=label)
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        by_epoch(axes, "Units that are kept", "share of the units")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    return figure
+
+
+def trade_off(rows: Sequence[CostRow]) -> Figure:
+    """Test error against the speed-up in FLOPs as the paper counts them, a panel a network.
+
+    rows: those with a speed-up are drawn, labelled with their gamma; the paper's where it has one.
+
+    Raises ValueError where no row has a speed-up.
+
+    >>> from pyrosparse.compress import Settings
+    >>> row = CostRow("a", Settings(), [1.7], "142-87", 33.3, 3.0, {}, {"error": 1.59})
+    >>> len(trade_off([row]).axes)
+    1
+    """
+    rows = [row for row in rows if row.speedup is not None]
+    if not rows:
+        raise ValueError("there is no compact network among the results, and nothing to plot")
+    panels: dict[str, list[CostRow]] = {}
+    for row in rows:
+        name = f"{row.settings.network} on {row.settings.dataset}"
+        panels.setdefault(name, []).append(row)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
+        for number, (name, members) in enumerate(panels.items()):
+            axes = figure.add_subplot(1, len(panels), number + 1)
+            for method in dict.fromkeys(row.settings.method for row in members):
+                own = [row for row in members if row.settings.method == method]
+                _curve(axes, own, method)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(ScalarFormatter())
+            axes.tick_params(axis="x", which="minor", labelsize=8)
+            axes.set_title(name)
+            axes.set_xlabel("speed-up in FLOPs, as the paper counts")
+            axes.set_ylabel("test error (%)")
+            axes.legend()
+    return figure
+
+
+def _curve(axes: Axes, rows: Sequence[CostRow], method: str) -> None:
+    ours = sorted((row.speedup or 0.0, row.error, row.settings.level) for row in rows)
+    axes.plot([x for x, _, _ in ours], [y for _, y, _ in ours], "o-", color=BLUE, label=method)
+    for x, y, level in ours:
+        axes.annotate(f"{level:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    published = sorted(
+        (row.paper["speedup"], row.paper["error"])
+        for row in rows
+        if {"speedup", "error"} <= row.paper.keys()
+    )
+    if published:
+        x, y = zip(*published, strict=True)
+        axes.plot(x, y, "s--", color=ORANGE, label=f"{method}, the paper's")

@@ -1,0 +1,93 @@
+"""The tables of a suite's results, for the terminal and for documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from pyrosparse.bench import CostRow, Row
+
+_ACCURACY = ("cell", "ours, %", "seeds", "sparsity, %", "paper, %", "difference")
+_COST = (
+    "cell",
+    "seeds",
+    "error, %",
+    "paper",
+    "kept",
+    "FLOP speed-up",
+    "paper",
+    "memory, %",
+    "paper",
+    "measured speed-up",
+)
+
+
+def suite(rows: Sequence[Row] | Sequence[CostRow]) -> Table:
+    """A suite's results as mean and standard deviation over seeds, and the paper's.
+
+    >>> suite([Row("digits-fcn-none", [0.95, 0.97], 0.0, 0.96)]).row_count
+    1
+    """
+    (first, *others), cells = _contents(rows)
+    table = Table()
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right")
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def suite_markdown(rows: Sequence[Row] | Sequence[CostRow]) -> str:
+    """The same results as a Markdown table.
+
+    >>> print(suite_markdown([Row("digits-fcn-none", [0.95, 0.97], 0.0, 0.955)]))
+    | cell | ours, % | seeds | sparsity, % | paper, % | difference |
+    | :-- | --: | --: | --: | --: | --: |
+    | digits-fcn-none | 96.00 ± 1.41 | 2 | 0.0 | 95.50 | +0.50 |
+    """
+    columns, cells = _contents(rows)
+    lines = [columns, (":--", *("--:" for _ in columns[1:])), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _contents(
+    rows: Sequence[Row] | Sequence[CostRow],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    costs = [_cost(row) for row in rows if isinstance(row, CostRow)]
+    if costs:
+        return _COST, costs
+    return _ACCURACY, [_accuracy(row) for row in rows if isinstance(row, Row)]
+
+
+def _accuracy(row: Row) -> tuple[str, ...]:
+    deviation = "" if row.deviation is None else f" ± {100 * row.deviation:.2f}"
+    return (
+        row.cell,
+        f"{100 * row.mean:.2f}{deviation}",
+        str(len(row.accuracies)),
+        f"{100 * row.sparsity:.1f}",
+        "" if row.paper is None else f"{100 * row.paper:.2f}",
+        "" if row.difference is None else f"{100 * row.difference:+.2f}",
+    )
+
+
+def _cost(row: CostRow) -> tuple[str, ...]:
+    deviation = "" if row.deviation is None else f" ± {row.deviation:.2f}"
+    return (
+        row.cell,
+        str(len(row.errors)),
+        f"{row.error:.2f}{deviation}",
+        _number(row.paper.get("error")),
+        row.kept,
+        _number(row.speedup),
+        _number(row.paper.get("speedup")),
+        _number(row.memory),
+        _number(row.paper.get("memory")),
+        ", ".join(f"{factor:.1f} (batch {size})" for size, factor in row.latency.items()),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
