@@ -17,6 +17,7 @@ from pyrosparse.compact.rules import joining, pointwise, shaping
 from pyrosparse.compact.rules.layer_norm import LayerNorm
 from pyrosparse.compact.rules.mixing import Mixing
 from pyrosparse.compact.rules.rule import Flow, Rule, attribute
+from pyrosparse.input_gate import InputGate
 
 __all__ = ["Flow", "Mixing", "Rule", "find"]
 
@@ -63,6 +64,7 @@ _MODULES: dict[type[nn.Module], type[Rule]] = {
     nn.LayerNorm: LayerNorm,
     nn.Flatten: shaping.Flatten,
     Gain: pointwise.Gains,
+    InputGate: pointwise.InputGates,
     Scatter: joining.Scattered,
     Select: shaping.Selected,
 }  # fmt: skip
