@@ -19,7 +19,7 @@ History = Sequence[Mapping[str, Any]]
 _BLUE, _ORANGE, _GREEN, _GREY, _INK = "#0072b2", "#d55e00", "#009e73", "#8a8f98", "#20242a"
 
 # Any, because only the newest matplotlib has types for these names.
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -56,7 +56,7 @@ def learning_curves(history: History, *, threshold: float | None = None) -> Figu
     """
     epochs = _epochs(history)
     pruning = _has(history, "log_bayes_factor_per_datum")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 4) if pruning else (5.4, 4), layout="constrained")
         left = figure.add_subplot(1, 2 if pruning else 1, 1)
         for key, label, colour, style in (
@@ -87,7 +87,7 @@ def bayes_factor_parts(history: History) -> Figure:
     epochs = _epochs(history)
     if not _has(history, "log_bayes_factor"):
         raise ValueError("this run recorded no Bayes factor: nothing was pruned")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.axhline(0, color=_GREY, linewidth=0.8)
@@ -113,7 +113,7 @@ def sparsity_by_layer(sparsities: Mapping[str, float]) -> Figure:
     """
     if not sparsities:
         raise ValueError("there is no layer to show")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 0.9 + 0.32 * len(sparsities)), layout="constrained")
         axes = figure.add_subplot()
         bars = axes.barh(list(sparsities), list(sparsities.values()), color=_BLUE, height=0.65)
@@ -134,7 +134,7 @@ def png(figure: Figure) -> bytes:
     b'PNG'
     """
     file = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="png", dpi=160)
     return file.getvalue()
 
@@ -147,7 +147,7 @@ def svg(figure: Figure) -> str:
     """
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
     # Numbered ids come again in every figure, which a page must not have; nothing refers to them.
