@@ -13,8 +13,7 @@ from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError, check
 from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.masked import masked
-from pyrosparse.compact.rules import Flow, Mixing, Rule, find
-from pyrosparse.compact.rules.shaping import Size
+from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn
 from pyrosparse.compact.trace import shapes, trace
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
@@ -102,11 +101,12 @@ def compact(
     flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
     rules, barriers = find(graph, working)
     _learn(graph, rules, barriers, flow)
-    live = _want(graph, rules, flow)
+    _want(graph, rules, flow)
+    barriers = {node: why for node, why in barriers.items() if node in flow.live}
     if at_least is None:
         _refuse_empty(rules, flow)
     for node in graph.nodes:
-        if node in live:
+        if node in flow.live:
             flow.new[node] = rules[node].rewrite(flow)
     _drop_unread(flow.graph)
     used = {str(n.target) for n in flow.graph.nodes if n.op in ("call_module", "get_attr")}
@@ -121,11 +121,11 @@ def _learn(
     graph: fx.Graph, rules: dict[fx.Node, Rule], barriers: dict[fx.Node, str], flow: Flow
 ) -> None:
     for node in graph.nodes:
-        features = rules[node].learn(flow)
+        rules[node], features = learn(rules[node], flow)
         if features is not None:
             flow.learn(node, features)
         elif not isinstance(rules[node], Size):
-            knows = any(operand in flow.features for operand in node.all_input_nodes)
+            knows = any(operand in flow.wanted for operand in node.all_input_nodes)
             if type(rules[node]) is not Rule and knows:
                 barriers[node] = f"not in a form that is known of {_operation(node, rules[node])}"
             elif not knows and not _has_parameters(rules[node].module):
@@ -139,18 +139,17 @@ def _operation(node: fx.Node, rule: Rule) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node]:
-    """Ask backward for what is wanted; the nodes that are left."""
-    live: set[fx.Node] = set()
+def _want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> None:
+    """Ask backward for what is wanted; find the nodes that are left."""
     for node in reversed(graph.nodes):
-        if node in flow.features:
+        if node in flow.wanted:
             wanted = bool(flow.wanted[node].any())
         else:
-            wanted = node.op in ("placeholder", "output") or any(n in live for n in node.users)
-        if wanted:
-            live.add(node)
+            users = [user for user in node.users if user in flow.live]
+            wanted = any(rules[user].reads(node) for user in users)
+        if wanted or node.op in ("placeholder", "output"):
+            flow.live.add(node)
             rules[node].want(flow)
-    return live
 
 
 def _drop_unread(graph: fx.Graph) -> None:
@@ -193,6 +192,9 @@ def _account(
         left = node in flow.new and str(node.target) in dict(small.named_modules())
         after = small.get_submodule(str(node.target)) if left else None
         stay = int((features.constant & wanted).sum())
+        notes = [f"{stay} constant outputs stay: they are read as they are"] if stay else []
+        if flow.spare[node]:
+            notes.append(f"{flow.spare[node]} outputs stay: all heads are of one size")
         layers.append(
             Layer(
                 str(node.target),
@@ -200,7 +202,7 @@ def _account(
                 (rule.shape[0] * rule.shape[2], int(rule.columns.sum()) if left else 0),
                 (len(wanted), int(wanted.sum()) if left else 0),
                 (parameter_count(rule.module), parameter_count(after) if after is not None else 0),
-                f"{stay} constant outputs stay: they are read as they are" if stay else "",
+                "; ".join(notes),
             )
         )
     named = {
