@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +34,18 @@ class Guide(PyroModule):
     network's own parameters are not held here a second time.
     """
 
-    def __init__(
-        self,
-        lifted: Lifted,
-        net: nn.Module,
-        assigned: Iterable[tuple[Method, Target]],
-        prefix: str,
-    ) -> None:
+    def __init__(self, lifted: Lifted, contents: Contents, prefix: str) -> None:
         super().__init__()
         self._lifted = (lifted,)  # in a tuple: it is the parent, not a submodule
-        self.posterior = nn.Module()
-        self.entries: list[Entry] = []
-        self.shared: set[str] = set()
         self._site_prefix = prefix
-        for method, target in assigned:
-            check_target(net, method, target, self.entries)
-            self.entries.append(self._add(net, method, target))
+        self.hold(contents)
         self.register_load_state_dict_post_hook(_after_loading)
+
+    def hold(self, contents: Contents) -> None:
+        """Become the variational posterior over these targets."""
+        self.posterior = contents.posterior
+        self.entries = contents.entries
+        self.shared = contents.shared
 
     @property
     def lifted(self) -> Lifted:
@@ -71,34 +66,6 @@ class Guide(PyroModule):
         """Note which targets have something frozen at zero, so that others pay nothing."""
         for entry in self.entries:
             entry.frozen = not bool(entry.mask.all())
-
-    def _add(self, net: nn.Module, method: Method, target: Target) -> Entry:
-        module = self._modules["posterior"]
-        assert module is not None
-        for part in target.key.split("."):
-            if part not in module._modules:
-                module.add_module(part, nn.Module())
-            module = module._modules[part]
-            assert module is not None
-        value = target.value
-        device = value.device if value is not None else _device(net)
-        module.register_buffer("mask", torch.ones(target.shape, dtype=torch.bool, device=device))
-        located: dict[str, tuple[nn.Module, str]] = {}
-        parameters: list[tuple[str, nn.Module, str]] = []
-        for key, tensor in method.init(target).items():
-            if value is not None and tensor is value:
-                self.shared.add(target.name)
-                located[key] = locate(net, target.name)
-                parameters.append((f"net.{target.name}", *located[key]))
-            elif key.startswith("_"):
-                module.register_buffer(key, tensor)
-                located[key] = (module, key)
-            else:
-                module.register_parameter(key, nn.Parameter(tensor.detach().clone()))
-                located[key] = (module, key)
-                parameters.append((f"guide.posterior.{target.key}.{key}", module, key))
-        owner = locate(net, target.name) if value is not None else None
-        return Entry(method, target, module, located, parameters, owner)
 
 
 @dataclass
@@ -129,7 +96,8 @@ class Entry:
         if self.owner is not None and self.target.value is not self.parameter():
             # load_state_dict(assign=True) and some conversions replace parameters.
             self.target = replace(self.target, value=self.parameter())
-        q: dict[str, Tensor] = {}
+        q = Posterior()
+        q.training = self.module.training
         for key, (module, leaf) in self.located.items():
             own = module._parameters if leaf in module._parameters else module._buffers
             tensor: Tensor = own[leaf]  # type: ignore[assignment]
@@ -138,6 +106,61 @@ class Entry:
                 tensor = torch.where(self.mask, tensor, tensor.detach())
             q[key] = tensor
         return q
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a lifted network holds: the network, and the posterior over its targets.
+
+    posterior: a module with the tensors that are not the network's own.
+    shared:    the names of the network's parameters that are part of a posterior.
+    """
+
+    net: nn.Module
+    posterior: nn.Module
+    entries: list[Entry]
+    shared: set[str]
+
+    @classmethod
+    def of(
+        cls, net: nn.Module, parts: Iterable[tuple[Method, Target, Mapping[str, Tensor]]]
+    ) -> Contents:
+        """The contents for a network, with the tensors of every target as of ``Method.init``."""
+        contents = cls(net, nn.Module(), [], set())
+        for method, target, tensors in parts:
+            contents._add(method, target, tensors)
+        return contents
+
+    def _add(self, method: Method, target: Target, tensors: Mapping[str, Tensor]) -> None:
+        module = self.posterior
+        for part in target.key.split("."):
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]  # type: ignore[assignment]
+        value = target.value
+        like = value if value is not None else _first(self.net)
+        module.register_buffer(
+            "mask", torch.ones(target.shape, dtype=torch.bool, device=like.device)
+        )
+        located: dict[str, tuple[nn.Module, str]] = {}
+        parameters: list[tuple[str, nn.Module, str]] = []
+        for key, start in tensors.items():
+            tensor = start
+            if value is None and start.is_floating_point():
+                tensor = start.to(like)  # a gate's method sees no tensor of the network
+            if value is not None and tensor is value:
+                self.shared.add(target.name)
+                located[key] = locate(self.net, target.name)
+                parameters.append((f"net.{target.name}", *located[key]))
+            elif key.startswith("_"):
+                module.register_buffer(key, tensor.detach().clone())
+                located[key] = (module, key)
+            else:
+                module.register_parameter(key, nn.Parameter(tensor.detach().clone()))
+                located[key] = (module, key)
+                parameters.append((f"guide.posterior.{target.key}.{key}", module, key))
+        owner = locate(self.net, target.name) if value is not None else None
+        self.entries.append(Entry(method, target, module, located, parameters, owner))
 
 
 def locate(net: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -150,17 +173,20 @@ def _after_loading(guide: Guide, _: object) -> None:
     guide.find_frozen()
 
 
-def _device(net: nn.Module) -> torch.device:
-    return next((p.device for p in net.parameters()), torch.device("cpu"))
+def _first(net: nn.Module) -> Tensor:
+    return next((p.detach() for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
 
 
-def check_target(net: nn.Module, method: Method, target: Target, taken: list[Entry]) -> None:
+def check_target(net: nn.Module, method: Method, target: Target, taken: list[Target]) -> None:
+    """Refuse a target that a method cannot take in this network.
+
+    taken: the targets that other methods, or this one, have already."""
     if target.kind not in method.kinds:
         raise ValueError(
             f"{type(method).__name__} takes targets of kind {' or '.join(method.kinds)}, but "
             f"{target.key!r} is of kind {target.kind}"
         )
-    if any(entry.target.key == target.key for entry in taken):
+    if any(other.key == target.key for other in taken):
         raise ValueError(f"{target.key!r} is given to two methods, or twice to one")
     owner_name = target.name.rpartition(".")[0] if target.kind == "weight" else target.name
     if target.kind == "weight":
@@ -187,7 +213,9 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Ent
                     f"lifted: {reason}. Leave it out of the targets, or write the layer with "
                     "nn.Linear"
                 )
-    if target.kind == "weight" and method.activation_moments(target, method.init(target)):
+    if target.kind == "weight" and method.activation_moments(
+        target, Posterior(method.init(target))
+    ):
         _check_activation_noise(net, target)
 
 

@@ -11,12 +11,13 @@ import pyro.poutine as poutine
 import torch
 from pyro.nn import PyroModule
 from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
 from pyrosparse.errors import unknown_name
-from pyrosparse.guide import Entry, Guide, locate
+from pyrosparse.guide import Contents, Entry, Guide, check_target, locate
 from pyrosparse.hooks import gate, noise
 from pyrosparse.masks import Masks, largest
 from pyrosparse.method import Method, Posterior
@@ -88,12 +89,29 @@ class Lifted(PyroModule):
     ) -> None:
         super().__init__()
         self._site_prefix = f"{name}." if name else ""
-        self.net = net
-        self.guide = Guide(self, net, assigned, prefix=self._site_prefix)
+        assigned = list(assigned)
+        for number, (one, target) in enumerate(assigned):
+            check_target(net, one, target, [taken for _, taken in assigned[:number]])
+        parts = [(one, target, one.init(target)) for one, target in assigned]
+        contents = Contents.of(net, parts)
+        self.guide = Guide(self, contents, prefix=self._site_prefix)
+        self.hold(contents)
+
+    @property
+    def contents(self) -> Contents:
+        """The network and the posterior over its targets, as ``hold`` takes them."""
+        net = self._modules["net"]
+        assert net is not None
+        return Contents(net, self.guide.posterior, self.guide.entries, self.guide.shared)
+
+    def hold(self, contents: Contents) -> None:
+        """Become the lifted form of another network: of a smaller one while ``fit`` cuts it."""
+        self.net = contents.net
+        self.guide.hold(contents)
         self._free = [
-            (key, *locate(net, key))
-            for key, _ in net.named_parameters()
-            if key not in self.guide.shared
+            (key, *locate(contents.net, key))
+            for key, _ in contents.net.named_parameters()
+            if key not in contents.shared
         ]
 
     @property
@@ -109,7 +127,9 @@ class Lifted(PyroModule):
             for key, owner, leaf in self._free:
                 announce(f"{self._site_prefix}net.{key}", owner._parameters[leaf])
 
-        return self._run(net, _draw, args, kwargs, at_activations=self.training)
+        at_mean = any(isinstance(one, mean_gates) for one in poutine.runtime._PYRO_STACK)
+        draw = _draw_at_mean if at_mean else _draw
+        return self._run(net, draw, args, kwargs, at_activations=self.training)
 
     def mean_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network at its posterior mean: no draw, no handler, the same result each time.
@@ -120,7 +140,7 @@ class Lifted(PyroModule):
         assert net is not None
         return self._run(
             net,
-            lambda entry, q, x: entry.method.mean(entry.target, q),
+            lambda entry, q, x: entry.method.mean(entry.target, q, x),
             args,
             kwargs,
             at_activations=False,
@@ -169,7 +189,7 @@ class Lifted(PyroModule):
                 if entry.target.kind == "weight":
                     masks[key] = keep
                 else:
-                    masks[key] = entry.method.mean(entry.target, entry.posterior()) * keep
+                    masks[key] = entry.method.mean(entry.target, entry.posterior(), None) * keep
         return masks
 
     def zero(self, masks: Mapping[str, Tensor]) -> None:
@@ -252,6 +272,19 @@ class Lifted(PyroModule):
             return functional_call(net, replaced, args, kwargs)
 
 
+class mean_gates(Messenger):
+    """A Pyro handler under which the gates of lifted networks have their mean gains, not draws.
+
+    Their sites are sampled as ever; what is drawn given them is not.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(nn.Linear(2, 1), ps.BetaBernoulli(), ps.inputs(nn.Linear(2, 1)))
+    >>> with mean_gates():
+    ...     torch.equal(bnn(torch.ones(1, 2)), bnn.mean_forward(torch.ones(1, 2)))
+    True
+    """
+
+
 def _refuse_plates() -> None:
     for handler in poutine.runtime._PYRO_STACK:
         if isinstance(handler, IndepMessenger) and handler._vectorized:
@@ -271,6 +304,11 @@ def _draw(entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
             "needed: a lifted network takes one set of weights a call"
         )
     return value
+
+
+def _draw_at_mean(entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
+    value = _draw(entry, q, x)
+    return value if x is None else entry.method.mean(entry.target, q, x)
 
 
 def _gate(net: nn.Module, entry: Entry, q: Posterior, draw: Draw) -> RemovableHandle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, biject_to, constraints
 
-from pyrosparse.target import Kind, Target, weights
+from pyrosparse.target import Kind, Target, gates, weights
 
-Posterior = Mapping[str, Tensor]
+
+class Posterior(dict[str, Tensor]):
+    """The tensors of one target's variational posterior, by name.
+
+    training: whether the network is in training mode.
+
+    >>> Posterior(loc=torch.zeros(2)).training
+    False
+    """
+
+    training: bool = False
 
 
 class Method(ABC):
@@ -52,8 +62,17 @@ class Method(ABC):
         """One score per prunable element; the mask is ``score >= threshold``."""
 
     @abstractmethod
-    def mean(self, target: Target, q: Posterior) -> Tensor:
-        """The weight or gain used at test time, E_q of what ``prior`` returns."""
+    def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        """The weight or gain used at test time, E_q of what ``prior`` returns.
+
+        x: the activation at the gate; None for a weight, and where a gain for all inputs is
+           wanted: then what is common to them."""
+
+    def gate(self, target: Target, q: Posterior) -> nn.Module | None:
+        """The part of the mean gain that depends on the input, as a module that multiplies an
+        activation by it; None where nothing does. ``mean`` without an activation is the other
+        factor."""
+        return None
 
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:  # noqa: B027
         """Give removed elements the prior as their posterior, in place, beyond the location, which
@@ -68,7 +87,7 @@ class Method(ABC):
 
     def targets(self, net: nn.Module) -> list[Target]:
         """The targets used when the user names none."""
-        return weights(net)
+        return weights(net) if "weight" in self.kinds else gates(net)
 
 
 def from_pyro(
@@ -170,7 +189,7 @@ class _PyroPrior(Method):
             return self._keep(target, q)
         return signal_to_noise(q)
 
-    def mean(self, target: Target, q: Posterior) -> Tensor:
+    def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         if "loc" not in q:
             raise ValueError(
                 f"{self!r} has no site named {target.site!r}, so the mean weight is not known"

@@ -20,9 +20,9 @@ import pyrosparse
 from pyrosparse import machine
 from pyrosparse.assess import plots, report
 from pyrosparse.assess.summary import Summary, summarize
-from pyrosparse.compact.weights_file import load_weights
 from pyrosparse.compress import Outcome, Settings, compress
 from pyrosparse.files import write_atomically
+from pyrosparse.weights_file import load_weights
 
 CHECKPOINT = "checkpoint.safetensors"
 

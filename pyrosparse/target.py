@@ -127,6 +127,48 @@ def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
     ]
 
 
+def gates(net: nn.Module) -> list[Target]:
+    """Select the features where a gate removes exactly: those entering dense layers, and the
+    channels leaving convolutions, behind the batch normalisation where one follows.
+
+    Never the channels that leave a convolution or normalisation at the very end.
+
+    Raises ValueError when the network has neither dense nor convolutional layers.
+
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+    >>> [target.key for target in gates(net)]
+    ['1.output', '3.input']
+    """
+    kinds = (*_WEIGHT_LAYERS, *_BATCH_NORMS)
+    layers = [(name, module) for name, module in net.named_modules() if isinstance(module, kinds)]
+    if not layers:
+        raise ValueError("the network has no dense or convolutional layer to put gates on")
+    found = []
+    for number, (_, module) in enumerate(layers):
+        last = number + 1 == len(layers)
+        following = module if last else layers[number + 1][1]
+        if isinstance(module, nn.Linear):
+            found.append(inputs(net, _is(module))[0])
+        elif not isinstance(module, _BATCH_NORMS) and not last:
+            normalised = isinstance(following, _BATCH_NORMS) and _width(following) == _width(module)
+            if not normalised:
+                found.append(outputs(net, _is(module))[0])
+            elif number + 2 < len(layers):
+                found.append(outputs(net, _is(following))[0])
+    return found
+
+
+def _is(module: nn.Module) -> Callable[[str, nn.Module], bool]:
+    return lambda _, other: other is module
+
+
+def _width(module: nn.Module) -> int:
+    features = _known_features(module)
+    assert features is not None
+    return features[1]
+
+
 def _rules(where: Where | Sequence[Where]) -> Sequence[Where]:
     return where if isinstance(where, Sequence) and not isinstance(where, str) else [where]  # type: ignore[list-item]
 

@@ -171,7 +171,7 @@ class MethodCase:
                 if target.shape != (1,) and mask.numel() > 1:
                     assert 0 < int(mask.count_nonzero()) < mask.numel()
                 if target.kind == "weight":
-                    mean = entry.method.mean(target, entry.posterior())
+                    mean = entry.method.mean(target, entry.posterior(), None)
                     plain.get_parameter(target.name).copy_(mean * mask)
                     assert not bnn.net.get_parameter(target.name)[~mask].count_nonzero()
                 else:

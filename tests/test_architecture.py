@@ -23,8 +23,8 @@ ALLOWED = {
     "lift.py": LIFTING,
     "models.py": LIFTING,
     "evidence": LIFTING | {"evidence"},
-    "infer": LIFTING | {"evidence", "infer"},
-    "compact": LIFTING | {"compact", "evidence", "infer"},
+    "compact": LIFTING | {"evidence", "compact"},
+    "infer": LIFTING | {"evidence", "compact", "infer"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
 }
 

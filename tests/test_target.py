@@ -134,3 +134,28 @@ def test_keys_and_sites():
     assert (gate.key, gate.site) == ("fc.output", "encoder.fc.output")
     weight = ps.Target("fc.weight", "weight", (2, 3))
     assert (weight.key, weight.site) == ("fc.weight", "fc.weight")
+
+
+def test_gates_sit_behind_normalisation_and_not_at_the_very_end() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.BatchNorm2d(6),
+        nn.Flatten(),
+        nn.Linear(6, 5),
+        nn.ReLU(),
+        nn.Linear(5, 2),
+    )
+    assert [(t.key, t.shape) for t in ps.gates(net)] == [
+        ("0.output", (4,)),
+        ("3.output", (6,)),
+        ("5.input", (6,)),
+        ("7.input", (5,)),
+    ]
+    dense = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    assert [t.key for t in ps.gates(dense)] == ["0.input", "3.input"]
+    ends = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+    assert [t.key for t in ps.gates(ends)] == ["0.output"]
+    with pytest.raises(ValueError, match="no dense or convolutional layer"):
+        ps.gates(nn.ReLU())

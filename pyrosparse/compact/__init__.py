@@ -4,16 +4,18 @@ from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError
 from pyrosparse.compact.compact import CompactNet, compact
 from pyrosparse.compact.measure import file_bytes, latency, macs
+from pyrosparse.compact.network_file import load, save
+from pyrosparse.compact.onnx_file import ExportError, export_onnx
 from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts
 from pyrosparse.compact.quality import Quality, quality
 from pyrosparse.compact.report import Report, report
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
-from pyrosparse.compact.weights_file import load_weights
 
 __all__ = [
     "Account",
     "CompactNet",
     "CompactionError",
+    "ExportError",
     "Layer",
     "PaperCounts",
     "Quality",
@@ -22,12 +24,14 @@ __all__ = [
     "Stored",
     "beta_bernoulli_counts",
     "compact",
+    "export_onnx",
     "file_bytes",
     "latency",
+    "load",
     "load_sparse",
-    "load_weights",
     "macs",
     "quality",
     "report",
+    "save",
     "save_sparse",
 ]

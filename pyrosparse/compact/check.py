@@ -40,7 +40,7 @@ def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> fl
     if tolerance is None:
         tolerance = 10 * torch.finfo(dtype).eps
     generator = torch.Generator().manual_seed(0)
-    draws = [inputs, *(_random(inputs, generator) for _ in range(2))]
+    draws = [inputs, *(random_like(inputs, generator) for _ in range(2))]
     if dtype != torch.float64:
         try:
             double = copy.deepcopy(reference).double()
@@ -54,7 +54,7 @@ def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> fl
     worst = 0.0
     for one in draws:
         with torch.no_grad():
-            worst = max(worst, _difference(reference(*_cloned(one)), small(*_cloned(one))))
+            worst = max(worst, difference(reference(*_cloned(one)), small(*_cloned(one))))
     if not worst <= tolerance:
         raise CompactionError(
             f"the compact network differs from the masked one by {worst:.1e} of its outputs, more "
@@ -63,7 +63,14 @@ def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> fl
     return worst
 
 
-def _difference(expected: Any, actual: Any) -> float:
+def difference(expected: Any, actual: Any) -> float:
+    """The largest difference of two results, as a fraction of the largest number expected.
+
+    Infinite where they are of other shapes, or where one is finite and the other is not.
+
+    >>> difference(torch.tensor([1.0, -4.0]), torch.tensor([3.0, -4.0]))
+    0.5
+    """
     pairs = list(zip(tree_leaves(expected), tree_leaves(actual), strict=True))
     worst = 0.0
     for first, second in pairs:
@@ -82,8 +89,12 @@ def _difference(expected: Any, actual: Any) -> float:
     return worst
 
 
-def _random(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any, ...]:
-    """Inputs of the same shapes: normal numbers; of integers, others in their range."""
+def random_like(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any, ...]:
+    """Inputs of the same shapes: normal numbers; of integers, others in their range.
+
+    >>> random_like((torch.ones(2, 3), 5), torch.Generator())[1]
+    5
+    """
 
     def draw(x: Any) -> Any:
         if not isinstance(x, Tensor):

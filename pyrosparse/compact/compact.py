@@ -13,7 +13,7 @@ from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError, check
 from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.masked import masked
-from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn
+from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn_node
 from pyrosparse.compact.trace import shapes, trace
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
@@ -100,28 +100,23 @@ def compact(
     graph = trace(working, len(inputs))
     flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
     rules, barriers = find(graph, working)
-    _learn(graph, rules, barriers, flow)
-    _want(graph, rules, flow)
-    barriers = {node: why for node, why in barriers.items() if node in flow.live}
+    learn(graph, rules, barriers, flow)
+    live = want(graph, rules, flow)
+    barriers = {node: why for node, why in barriers.items() if node in live}
     if at_least is None:
         _refuse_empty(rules, flow)
-    for node in graph.nodes:
-        if node in flow.live:
-            flow.new[node] = rules[node].rewrite(flow)
-    _drop_unread(flow.graph)
-    used = {str(n.target) for n in flow.graph.nodes if n.op in ("call_module", "get_attr")}
-    parts = {name: part for name, part in flow.parts.items() if name in used}
-    small = fx.GraphModule(parts, flow.graph)
+    small = rewrite(graph, rules, live, flow)
     error = check(reference, small, inputs)
     account = _account(net, small, rules, barriers, flow, error)
     return CompactNet(small, flow.graph, account).train(net.training)
 
 
-def _learn(
+def learn(
     graph: fx.Graph, rules: dict[fx.Node, Rule], barriers: dict[fx.Node, str], flow: Flow
 ) -> None:
+    """Carry forward what is constant."""
     for node in graph.nodes:
-        rules[node], features = learn(rules[node], flow)
+        rules[node], features = learn_node(rules[node], flow)
         if features is not None:
             flow.learn(node, features)
         elif not isinstance(rules[node], Size):
@@ -139,8 +134,8 @@ def _operation(node: fx.Node, rule: Rule) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> None:
-    """Ask backward for what is wanted; find the nodes that are left."""
+def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node]:
+    """Ask backward for what is wanted; the nodes that are left."""
     for node in reversed(graph.nodes):
         if node in flow.wanted:
             wanted = bool(flow.wanted[node].any())
@@ -150,6 +145,20 @@ def _want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> None:
         if wanted or node.op in ("placeholder", "output"):
             flow.live.add(node)
             rules[node].want(flow)
+    return flow.live
+
+
+def rewrite(
+    graph: fx.Graph, rules: dict[fx.Node, Rule], live: set[fx.Node], flow: Flow
+) -> fx.GraphModule:
+    """Build the compact network of what is wanted."""
+    for node in graph.nodes:
+        if node in live:
+            flow.new[node] = rules[node].rewrite(flow)
+    _drop_unread(flow.graph)
+    used = {str(n.target) for n in flow.graph.nodes if n.op in ("call_module", "get_attr")}
+    parts = {name: part for name, part in flow.parts.items() if name in used}
+    return fx.GraphModule(parts, flow.graph)
 
 
 def _drop_unread(graph: fx.Graph) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +23,15 @@ FORMAT = "pyrosparse sparse weights 1"
 
 Layout = Literal["dense", "bitmask", "indices"]
 
+# What a file can make of Python's and torch's checks; RuntimeError is torch's on absurd sizes.
+_DAMAGE = (
+    SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    RuntimeError, MemoryError, SyntaxError, AssertionError,
+)  # fmt: skip
+
 
 class StorageError(ValueError):
-    """A file of sparse weights cannot be read, or was changed."""
+    """A file of weights or of a network cannot be read, or was changed."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +63,8 @@ def save_sparse(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> 
     ...     save_sparse(f"{folder}/a.safetensors", {"w": torch.eye(100)})["w"]
     Stored(layout='indices', bytes=800, dense_bytes=40000)
     """
-    stored: dict[str, Stored] = {}
-    parts: dict[str, Tensor] = {}
-    headers: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise ValueError(f"{name!r} is not an ordinary tensor: {tensor.layout}, {tensor.dtype}")
-        layout, pieces = _encode(tensor)
-        # The piece before the colon, so that no name of a tensor can be taken for another's piece.
-        parts |= {f"{piece}:{name}": value for piece, value in pieces.items()}
-        headers[name] = {"layout": layout, "shape": list(tensor.shape)}
-        size = sum(_bytes(value) for value in pieces.values())
-        stored[name] = Stored(layout, size, _bytes(tensor))
-    try:
-        # One entry of metadata: safetensors writes several in any order, and bytes should repeat.
-        content = save(parts, metadata={FORMAT: json.dumps(headers)})
-    except (KeyError, SafetensorError) as error:
-        raise ValueError(f"safetensors cannot store one of these dtypes: {error}") from error
-
-    write_atomically(path, content)
+    parts, headers, stored = pack(tensors)
+    write_atomically(path, serialize(parts, FORMAT, headers))
     return stored
 
 
@@ -90,22 +80,83 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     ...     load_sparse(f"{folder}/a.safetensors")
     {'w': tensor([0., 2., 0.])}
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file of weights at {path}")
+    with reading(path):
+        headers, parts = read(path, FORMAT)
+        return unpack(headers, parts)
+
+
+def pack(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Stored]]:
+    """The pieces of all tensors, the headers that ``unpack`` needs, and how each is stored.
+
+    Raises ValueError on layouts that safetensors does not know.
+    """
+    stored: dict[str, Stored] = {}
+    parts: dict[str, Tensor] = {}
+    headers: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise ValueError(f"{name!r} is not an ordinary tensor: {tensor.layout}, {tensor.dtype}")
+        layout, pieces = _encode(tensor)
+        # The piece before the colon, so that no name of a tensor can be taken for another's piece.
+        parts |= {f"{piece}:{name}": value for piece, value in pieces.items()}
+        headers[name] = {"layout": layout, "shape": list(tensor.shape)}
+        size = sum(_bytes(value) for value in pieces.values())
+        stored[name] = Stored(layout, size, _bytes(tensor))
+    return parts, headers, stored
+
+
+def unpack(headers: Mapping[str, Any], parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of these pieces.
+
+    Raises StorageError where headers and pieces do not belong together.
+    """
+    parts = dict(parts)
+    tensors = {name: _decode(name, header, parts) for name, header in headers.items()}
+    if parts:
+        raise StorageError(f"it has data that belong to no tensor: {', '.join(sorted(parts))}")
+    return tensors
+
+
+def serialize(parts: dict[str, Tensor], file_format: str, content: Any) -> bytes:
+    """A safetensors file of these pieces, with its format and JSON content in the metadata.
+
+    Raises ValueError on dtypes that safetensors does not know.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if FORMAT not in metadata:
-                raise StorageError(f"it is a safetensors file, but not one of {FORMAT!r}")
-            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        headers = json.loads(metadata[FORMAT])
-        tensors = {name: _decode(name, header, parts) for name, header in headers.items()}
-        if parts:
-            raise StorageError(f"it has data that belong to no tensor: {', '.join(sorted(parts))}")
-        return tensors
+        # One entry of metadata: safetensors writes several in any order, and bytes should repeat.
+        return save(parts, metadata={file_format: json.dumps(content)})
+    except (KeyError, SafetensorError) as error:
+        raise ValueError(f"safetensors cannot store one of these dtypes: {error}") from error
+
+
+def read(path: str | os.PathLike[str], file_format: str) -> tuple[Any, dict[str, Tensor]]:
+    """The JSON content and the pieces of a file that ``serialize`` made.
+
+    Raises StorageError on a safetensors file of another format.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if file_format not in metadata:
+            raise StorageError(f"it is a safetensors file, but not one of {file_format!r}")
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return json.loads(metadata[file_format]), parts
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever a damaged file makes the code inside raise becomes a StorageError with its path.
+
+    Raises FileNotFoundError where there is no file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file at {path}")
+    try:
+        yield
     except StorageError as error:
         raise StorageError(f"{path} cannot be read: {error}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         raise StorageError(
             f"{path} cannot be read ({error}): it is truncated, damaged or no safetensors file"
         ) from error
@@ -169,6 +220,8 @@ def _unpack(name: str, mask: Tensor, n: int) -> Tensor:
 
 
 def _check_indices(name: str, indices: Tensor, n: int) -> None:
+    if n > torch.iinfo(torch.int32).max:
+        raise StorageError(f"{name!r} has {n} elements, more than int32 indices can count")
     if indices.dtype != torch.int32 or indices.dim() != 1:
         raise StorageError(f"the indices of {name!r} are not int32 in one row")
     if len(indices) and not (int(indices[0]) >= 0 and int(indices[-1]) < n):

@@ -11,6 +11,8 @@ from pyro.distributions import TransformedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrosparse.lift import mean_gates
+
 Batches = Iterable[tuple[Tensor, ...]]
 
 
@@ -47,7 +49,7 @@ def trace_at_mean(
     # Blocked, so that a handler around this call (or a training step) sees none of it.
     with poutine.block(), _AtMean():
         guide_trace = poutine.trace(guide).get_trace(*batch)
-    with poutine.block():
+    with poutine.block(), mean_gates():
         trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     trace.compute_log_prob()
     return trace

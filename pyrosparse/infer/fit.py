@@ -24,6 +24,7 @@ from pyrosparse.infer.parameter_groups import Rates, fused_adam, parameter_group
 from pyrosparse.infer.progress import progress_bar
 from pyrosparse.infer.run import Fit, stateful
 from pyrosparse.infer.schedules import Schedule, constant
+from pyrosparse.infer.shrink import Shrink
 
 
 def fit(
@@ -46,6 +47,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     metrics: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    compact_every: int | None = None,
     capture: bool = True,
     compile: bool = False,
     progress: bool | None = None,
@@ -76,6 +78,10 @@ def fit(
                    themselves, such as a DataLoader, must do so by torch's global generator).
     metrics:       a file of one JSON line an epoch.
     seed:          of everything random; the caller's torch generator is left alone.
+    compact_every: after every so many epochs, cut what is dead (gates below their method's
+                   threshold, and what is frozen at zero) out of network, guide and optimizer, so
+                   that the next epochs cost less. It is exact: what is cut is frozen. When training
+                   ends all is put back, and masks refer to the original network.
     capture:       take the Python out of the steps where possible; see ``CapturedSVI``.
     compile:       compile the captured steps too.
     progress:      show a progress bar; by default on a terminal only.
@@ -92,21 +98,32 @@ def fit(
     >>> [entry["epoch"] for entry in run.history]
     [1, 2]
     """
-    _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation)
+    _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation, compact_every)
     _check_data(data)
     run = Fit(model, guide, data, epochs, batch_size, seed)
     run.elbo = elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices), flush_denormals(), warnings.catch_warnings():
+    with (
+        torch.random.fork_rng(devices=devices),
+        flush_denormals(),
+        warnings.catch_warnings(),
+        run.whole_at_the_end(),
+    ):
         # NonFiniteLossError says it, and says where.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
         run.collect_parameters()
         run.optimizer = (optimizer or fused_adam)(parameter_groups(run.parameters, learning_rate))
-        if capture:
-            run.svi = CapturedSVI(
+        if compact_every is not None:
+            run.shrink = Shrink(run)
+
+        def captured() -> CapturedSVI | None:
+            if not capture:
+                return None
+            return CapturedSVI(
                 model, guide, run.optimizer, elbo, compile=compile, same_random_stream=False
             )
+
         base_rates = [group["lr"] for group in run.optimizer.param_groups]
         settings = {
             "epochs": epochs,
@@ -116,6 +133,7 @@ def fit(
             "kl_warmup": kl_warmup,
             "clip_norm": clip_norm,
             "patience": patience,
+            "compact_every": compact_every,
             "seed": seed,
             "n": run.n,
             "optimizer": type(run.optimizer).__name__,
@@ -132,6 +150,9 @@ def fit(
             module.train()
         for callback in callbacks:
             callback.on_start(run)
+        if run.shrink is not None and not run.epoch:
+            run.shrink.shrink()
+        run.svi = captured()
         # A captured step reads a weight that changes from a tensor.
         weight = torch.tensor(kl_scale, dtype=torch.float64)
         scaled = scale_kl(weight if kl_warmup else kl_scale)
@@ -168,6 +189,13 @@ def fit(
                         entry.update(callback.on_epoch_end(run) or {})
                     entry.update(_scores(model, guide, validation))
                     run.finished = run.epoch == epochs or _exhausted(run.history, patience)
+                    if run.shrink is not None and compact_every is not None:
+                        due = run.finished or run.epoch % compact_every == 0
+                        if due and run.shrink.shrink():
+                            run.svi = captured()
+                        if run.finished:
+                            run.shrink.restore()
+                        entry["kept"] = run.shrink.kept()
                     if run.finished and callbacks:
                         for callback in callbacks:
                             entry.update(callback.on_end(run) or {})
@@ -230,8 +258,12 @@ def _check(
     clip_norm: float | None,
     patience: int | None,
     validation: Any,
+    compact_every: int | None,
 ) -> None:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+    counts = {"epochs": epochs, "batch_size": batch_size}
+    if compact_every is not None:
+        counts["compact_every"] = compact_every
+    for name, value in counts.items():
         if int(value) != value or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value}")
     if not kl_scale >= 0 or kl_warmup < 0:

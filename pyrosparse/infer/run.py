@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -20,6 +21,7 @@ from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
+from pyrosparse.infer.shrink import Shrink
 from pyrosparse.lift import Lifted
 
 READ_EVERY = 50
@@ -31,6 +33,7 @@ class Fit:
 
     parameters: the trained tensors by name, unconstrained, in the order of their first use.
     optimizer:  the torch optimizer over them.
+    shrink:     what cuts dead features out; None where nothing does.
     svi:         the captured step, whose ``explain()`` says what was captured; None where steps are
                  taken eagerly.
     epoch, step: how many are done.
@@ -41,6 +44,7 @@ class Fit:
     optimizer: Optimizer
     elbo: Any
     svi: CapturedSVI | None = None
+    shrink: Shrink | None = None
 
     def __init__(
         self, model: Any, guide: Any, data: Any, epochs: int, batch_size: int, seed: int
@@ -95,7 +99,18 @@ class Fit:
         return len(self.data) if hasattr(self.data, "__len__") else None
 
     def collect_parameters(self) -> None:
-        """Run model and guide once, as SVI does, to learn which parameters there are."""
+        """Learn which parameters there are."""
+        for name, site in self.try_once().nodes.items():
+            if site["type"] == "param":
+                value: Any = site["value"]
+                tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
+                if not any(tensor is other for other in self.parameters.values()):
+                    self.parameters[name] = tensor
+        if not self.parameters:
+            raise ValueError("neither model nor guide has a parameter to train")
+
+    def try_once(self) -> poutine.Trace:
+        """Run guide and model once, as SVI does, leaving no trace; returns the parameter sites."""
         batch = next(iter(self.batches()), None)
         if batch is None:
             raise ValueError("there are no data to train on")
@@ -109,14 +124,16 @@ class Fit:
             trace = poutine.trace(self.guide).get_trace(*batch)
             poutine.replay(self.model, trace=trace)(*batch)
         torch.set_rng_state(state)
-        for name, site in capture.trace.nodes.items():
-            if site["type"] == "param":
-                value: Any = site["value"]
-                tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
-                if not any(tensor is other for other in self.parameters.values()):
-                    self.parameters[name] = tensor
-        if not self.parameters:
-            raise ValueError("neither model nor guide has a parameter to train")
+        return capture.trace
+
+    @contextmanager
+    def whole_at_the_end(self) -> Iterator[None]:
+        """Put back what was cut out of the network, also where training is interrupted."""
+        try:
+            yield
+        finally:
+            if self.shrink is not None:
+                self.shrink.restore()
 
     def take_step(
         self,
@@ -189,6 +206,7 @@ class Fit:
             "step": self.step,
             "history": self.history,
             "finished": self.finished,
+            "alive": self.shrink.alive if self.shrink is not None and not self.finished else None,
         }
 
     def restore(
@@ -208,6 +226,8 @@ class Fit:
                 f"{path} is the checkpoint of a run with other settings ({differences}): go on "
                 "with those, or delete it"
             )
+        if self.shrink is not None and state["alive"] is not None:
+            self.shrink.to(state["alive"])
         shapes = [
             [list(t.shape) for t in m.state_dict().values()]
             for m in modules(self.model, self.guide)

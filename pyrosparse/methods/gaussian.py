@@ -88,7 +88,7 @@ class Gaussian(Method):
     def keep(self, target: Target, q: Posterior) -> Tensor:
         return q["loc"].abs() if self.posterior == "point" else signal_to_noise(q)
 
-    def mean(self, target: Target, q: Posterior) -> Tensor:
+    def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         return q["loc"]
 
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:

@@ -166,6 +166,54 @@ def mean_field_by_hand(net: nn.Sequential, at_activations: bool) -> Step:
     return step
 
 
+ALPHA, TEMPERATURE = 1e-4, 0.1
+
+
+def beta_bernoulli_by_hand(net: nn.Sequential, collapsed: bool) -> Step:
+    """Gates before dense layers and behind convolutions, with pi in log space and in float64."""
+    layers = list(net)
+    gates: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    for layer in layers:
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            linear = isinstance(layer, nn.Linear)
+            count = layer.in_features if linear else layer.out_channels
+            log_a = torch.full((count,), math.log(0.95 / 0.05)).requires_grad_()
+            gates[layer] = (log_a, torch.zeros(count, requires_grad=True))
+    parameters = [*net.parameters(), *(tensor for pair in gates.values() for tensor in pair)]
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+
+    def gate(pair: tuple[Tensor, Tensor], examples: int) -> tuple[Tensor, Tensor]:
+        log_a, log_b = pair[0].double(), pair[1].double()
+        a, b = log_a.exp(), log_b.exp()
+        uniform = torch.rand_like(a).clamp_min(1e-16)
+        if collapsed:
+            log_pi = log_b + torch.lgamma(1 + 1 / a) + torch.lgamma(b) - torch.lgamma(1 + 1 / a + b)
+        else:
+            log_pi = torch.log(-torch.expm1(torch.log1p(-uniform) / b)) / a
+        logits = log_pi - torch.log(-torch.expm1(log_pi))
+        divergence = (a - ALPHA) / a * (-torch.digamma(b) - 1 / b - 0.57721566490153286)
+        divergence = divergence + log_a + log_b - math.log(ALPHA) - (b - 1) / b
+        noise = torch.logit(torch.rand(examples, len(a)), eps=6e-8)
+        return torch.sigmoid((logits.float() + noise) / TEMPERATURE), divergence.sum()
+
+    def step(x: Tensor, y: Tensor) -> float:
+        divergence, features = torch.zeros((), dtype=torch.float64), x
+        for layer in layers:
+            if layer not in gates:
+                features = layer(features)
+                continue
+            gains, own = gate(gates[layer], len(x))
+            divergence = divergence + own
+            if isinstance(layer, nn.Linear):
+                features = layer(features * gains)
+            else:
+                features = layer(features) * gains[:, :, None, None]
+        likelihood = F.cross_entropy(features, y, reduction="sum") * (N / len(x))
+        return finish(optimizer, likelihood + divergence.float())
+
+    return step
+
+
 def apply_layer(
     layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
@@ -195,6 +243,16 @@ WAYS = (
         "mean field, activations",
         lambda: NORMAL(estimator="activations"),
         functools.partial(mean_field_by_hand, at_activations=True),
+    ),
+    Way(
+        "beta-Bernoulli",
+        lambda: ps.BetaBernoulli(ALPHA, TEMPERATURE),
+        functools.partial(beta_bernoulli_by_hand, collapsed=False),
+    ),
+    Way(
+        "beta-Bernoulli, collapsed",
+        lambda: ps.BetaBernoulli(ALPHA, TEMPERATURE, pi="collapsed"),
+        functools.partial(beta_bernoulli_by_hand, collapsed=True),
     ),
 )
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import pyrosparse as ps
+from pyrosparse.compact import CompactNet
 from pyrosparse.hooks import gate
 from pyrosparse.target import Target, inputs, outputs
 
@@ -172,3 +174,25 @@ class Separable(nn.Module):
         weights = torch.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
         x = self.prelu(self.up(x * weights))
         return self.head(F.max_pool2d(x, 4).flatten(1))
+
+
+class Kinds(nn.Module):
+    """A network with an operation and an argument of every kind in its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.bn = nn.BatchNorm2d(3)
+        self.rnn = nn.LSTM(4, 3)
+        self.shift = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
+        x = F.relu(self.bn(self.conv(x))).mean((2, 3)) + self.shift
+        x = torch.cat([x, x.view(x.shape[0], 3)[:, :1]], 1)
+        return self.rnn(x)[0] * torch.full((), scale, dtype=x.dtype)
+
+
+def kinds() -> CompactNet:
+    """The same one every time, compact."""
+    torch.manual_seed(0)
+    return ps.compact(Kinds(), None, torch.randn(2, 1, 4, 4))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pyrosparse as ps
+from pyrosparse.compact.cut import cut
 from tests.compact.attention_nets import (
     PARTS,
     PRODUCTS,
@@ -230,3 +231,27 @@ def test_torchs_own_attention_is_a_barrier() -> None:
     small = compacted(net, {"first.weight": rows(12, 1, 2)}, draw(2, 5, 12))
     assert "MultiheadAttention has no rule" in small.account.barriers.values()
     assert small.first.out_features == 12
+
+
+@pytest.mark.parametrize("number, product", enumerate(PRODUCTS))
+def test_saved_and_loaded_and_cut_in_training(number, product, tmp_path) -> None:
+    for attention in (Heads(product=product), Fused(parts=PARTS[number])):
+        net = randomise(Block(attention, after=bool(number % 2)), number).eval()
+        masks = structured(net, 0.6, number)
+        small = ps.compact(net, masks, draw(1, 5, 5), at_least=1)
+        ps.save(tmp_path / "small.safetensors", small)
+        again = ps.load(tmp_path / "small.safetensors")
+        assert torch.equal(again(draw(3, 9, 5)), small(draw(3, 9, 5)))
+
+        keep = torch.ones(12).double().index_fill(0, torch.tensor([3, 4, 5, 7]), 0)
+        found = cut(net, {"attention.out.input": keep}, (draw(1, 5, 5),))
+        expected = run_masked(net, {"attention.out.input": keep}, draw(3, 9, 5))
+        masked = {name: p.detach().clone() for name, p in net.named_parameters()}
+        masked["attention.out.weight"] *= keep
+        for name, p in found.net.named_parameters():
+            p.data = masked[name].flatten()[found.positions[name]]
+        for module in found.net.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        assert found.net.get_submodule("attention.out").in_features == 8
+        assert same(found.net.train()(draw(3, 9, 5)), expected)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pyrosparse.compact.storage import FORMAT, StorageError, load_sparse, save_sparse
-from pyrosparse.compact.weights_file import load_weights
 from pyrosparse.infer import checkpoint
+from pyrosparse.weights_file import load_weights
 
 DTYPES = [
     torch.float64,

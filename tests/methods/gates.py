@@ -41,7 +41,7 @@ class LogNormalGate(ps.Method):
         gate = dist.LogNormal(q["loc"], q["log_scale"].exp())
         return pyro.sample(target.site, gate.to_event(1))
 
-    def mean(self, target: ps.Target, q: Posterior) -> Tensor:
+    def mean(self, target: ps.Target, q: Posterior, x: Tensor | None = None) -> Tensor:
         return (q["loc"] + 0.5 * (2 * q["log_scale"]).exp()).exp()
 
     def keep(self, target: ps.Target, q: Posterior) -> Tensor:

@@ -21,7 +21,7 @@ from pyrosparse.compact.rules.pieces import write_as_slice
 from pyrosparse.compact.rules.rule import Features, Flow, Heads, Rule, attribute
 from pyrosparse.compact.rules.sizes import Size, write_own_numbers
 
-__all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn"]
+__all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn_node"]
 
 _ACTIVATIONS = (
     "relu", "relu6", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "celu", "mish", "softplus",
@@ -143,7 +143,7 @@ def find(graph: fx.Graph, net: nn.Module) -> tuple[dict[fx.Node, Rule], dict[fx.
     return rules, barriers
 
 
-def learn(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
+def learn_node(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
     """The rule of a node whose operands are known, and what is known of its result."""
     node = rule.node
     write_as_slice(flow, node)

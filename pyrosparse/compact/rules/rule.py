@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,14 +76,20 @@ class Flow:
     spare:    of ``wanted``, how many are there only because heads must be of one size.
     parts:    the compact network's modules and tensors by name.
     at_least: how many features every layer keeps at both its ends.
+    trained:  whether parameters will still change, so that only zeros are constants.
     """
 
     def __init__(
-        self, net: nn.Module, shapes: Mapping[fx.Node, torch.Size], at_least: int = 0
+        self,
+        net: nn.Module,
+        shapes: Mapping[fx.Node, torch.Size],
+        at_least: int = 0,
+        trained: bool = False,
     ) -> None:
         self.net = net
         self.shapes = shapes
         self.at_least = at_least
+        self.trained = trained
         self.features: dict[fx.Node, Features] = {}
         self.heads: dict[fx.Node, Heads] = {}
         self.inputs: dict[fx.Node, set[fx.Node]] = {}
@@ -102,6 +108,9 @@ class Flow:
 
     def learn(self, node: fx.Node, features: Features | Heads) -> None:
         """Note what is known of a tensor; nothing of it is wanted yet."""
+        if self.trained:
+            known = features.constant & (features.value == 0)
+            features = replace(features, constant=known, value=torch.zeros_like(features.value))
         if isinstance(features, Heads):
             self.heads[node] = features
         else:

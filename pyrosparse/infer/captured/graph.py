@@ -16,6 +16,8 @@ import pyro.infer.trace_elbo
 import torch
 from pyro.infer.util import Dice
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.distributions import Distribution
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -102,7 +104,9 @@ def trace(
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         return [loss.detach(), *gradients]
 
-    with _values_stay_on_tensors():
+    # Without this make_fx opens a mode for every operation, to note its shape: half of the time.
+    shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+    with _values_stay_on_tensors(), tracing(shapes):
         module = make_fx(step, tracing_mode="real")(parameters, arguments)
     for node in module.graph.nodes:
         if _has_shape_by_value(node):

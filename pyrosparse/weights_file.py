@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pyrosparse.compact.network_file import FORMAT as NETWORK
 from pyrosparse.compact.storage import FORMAT as SPARSE
 from pyrosparse.compact.storage import StorageError, load_sparse
 from pyrosparse.infer import checkpoint
@@ -46,6 +47,11 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
             metadata = file.metadata() or {}
         if SPARSE in metadata:
             return load_sparse(path)
+        if NETWORK in metadata:
+            raise StorageError(
+                f"{path} holds a whole network that compact made, whose weights fit no other: read "
+                "it with ps.load(path); its state_dict() has the weights"
+            )
         if metadata.get("format") == checkpoint.FORMAT:
             return _of_checkpoint(checkpoint.load(path), path)
         return load_file(path)

@@ -1,0 +1,218 @@
+"""Training that shrinks as it goes: dead features leave parameters, guide and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyrosparse.compact.cut import Cut, cut, put, take
+from pyrosparse.guide import Contents, Entry
+from pyrosparse.lift import Lifted
+
+if TYPE_CHECKING:
+    from pyrosparse.infer.run import Fit
+
+
+class Shrink:
+    """Cuts dead features out of the lifted network of a run, and puts all back at the end.
+
+    What is dead (a gate below its method's threshold, or anything frozen at zero) is frozen, so
+    that it stays dead, and then cut: the smaller network computes exactly what the frozen one
+    would. Every cut is made from the whole network, so that a run is resumed by ``to`` alone.
+
+    run: of a lifted network, with its parameters and optimizer.
+
+    alive: what is left of each target of the whole network, boolean, by the target's name.
+
+    Raises what ``cut`` raises, and TypeError where there is no lifted network.
+    """
+
+    def __init__(self, run: Fit) -> None:
+        self.run = run
+        self.lifted = run.lifted
+        self.inputs = inputs = _inputs(run)
+        self.whole = self.lifted.contents
+        self.alive = {entry.target.key: entry.mask.clone() for entry in self.whole.entries}
+        self.positions: dict[str, Tensor] = {}
+        # What cannot be cut should say so now, and not after an epoch.
+        cut(self.whole.net, {}, inputs)
+
+    def shrink(self) -> bool:
+        """Cut what has died since; returns whether anything did."""
+        masks = self.lifted.masks()
+        alive = {key: mask.clone() for key, mask in self.alive.items()}
+        for entry in self.lifted.guide.entries:
+            key = entry.target.key
+            left = entry.mask if entry.target.kind == "weight" else masks[key] != 0
+            put(alive[key], self._positions(key), left)
+        if all(torch.equal(alive[key], self.alive[key]) for key in alive) and self.positions:
+            return False
+        self.to(alive)
+        return True
+
+    def to(self, alive: Mapping[str, Tensor]) -> None:
+        """Go on with the network in which this is left of every target, and nothing else."""
+        before, old_positions = self._restore_whole()
+        made = cut(self.whole.net, alive, self.inputs)
+        features = {entry.target.key: _features(made, entry) for entry in self.whole.entries}
+        self.alive = {}
+        for key, positions in features.items():
+            # What can no longer be reached is dead with the rest.
+            reached = torch.zeros_like(alive[key])
+            put(reached, positions, torch.ones_like(positions, dtype=torch.bool))
+            self.alive[key] = alive[key] & reached
+        self._erase(made)
+        self.lifted.freeze(self.alive)
+        parts, self.positions = [], {f"net.{key}": value for key, value in made.positions.items()}
+        for entry in self.whole.entries:
+            target, positions = entry.target, features[entry.target.key]
+            value = made.net.get_parameter(target.name) if target.kind == "weight" else None
+            tensors: dict[str, Tensor] = {}
+            for key, (module, leaf) in entry.located.items():
+                tensor = getattr(module, leaf)
+                if value is not None and tensor is entry.parameter():
+                    tensors[key] = value
+                elif tensor.shape == target.shape:
+                    tensors[key] = take(tensor, positions)
+                    self.positions[f"guide.posterior.{target.key}.{key}"] = positions
+                else:
+                    tensors[key] = tensor
+            self.positions[f"guide.posterior.{target.key}.mask"] = positions
+            small = replace(target, shape=tuple(positions.shape), value=value)
+            parts.append((entry.method, small, tensors))
+        contents = Contents.of(made.net, parts)
+        for entry in contents.entries:
+            key = entry.target.key
+            entry.mask.copy_(take(self.alive[key], features[key]))
+        self.lifted.hold(contents)
+        self.lifted.guide.find_frozen()
+        self._follow(before, old_positions)
+
+    def _erase(self, made: Cut) -> None:
+        """Set to zero what was cut out of the whole network, whatever it was trained to."""
+        for name, tensor in self.whole.net.state_dict().items():
+            if tensor.is_floating_point():
+                left = torch.zeros_like(tensor)
+                if name in made.positions:
+                    positions = made.positions[name]
+                    put(left, positions, torch.ones(positions.shape).to(left))
+                tensor.mul_(left)
+
+    def restore(self) -> None:
+        """Put everything back into the whole network; what was cut is frozen at zero there."""
+        if not self.positions:
+            return
+        before, positions = self._restore_whole()
+        self.lifted.freeze(self.alive)
+        self._follow(before, positions)
+
+    def kept(self) -> dict[str, int]:
+        """How many elements of each target are left, by its name."""
+        return {key: int(mask.count_nonzero()) for key, mask in self.alive.items()}
+
+    def _positions(self, key: str) -> Tensor:
+        found = self.positions.get(f"guide.posterior.{key}.mask")
+        return torch.arange(self.alive[key].numel()) if found is None else found
+
+    def _restore_whole(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Hold the whole network, with the values trained since; returns the tensors so far and
+        their positions."""
+        before, positions = _state(self.lifted), self.positions
+        self.lifted.hold(self.whole)
+        self.positions = {}
+        for name, tensor in _state(self.lifted).items():
+            other = before.get(name)
+            if other is None or other is tensor:
+                continue
+            if name in positions:
+                put(tensor, positions[name], other)
+            else:
+                tensor.detach().copy_(other.detach())
+        return before, positions
+
+    def _follow(self, before: Mapping[str, Tensor], old_positions: Mapping[str, Tensor]) -> None:
+        """Give the run and its optimizer the new tensors in place of those before."""
+        after, whole = _state(self.lifted), _state_of(self.whole)
+        prefix = self.lifted._site_prefix
+        for label, tensor in self.run.parameters.items():
+            name = label.removeprefix(prefix)
+            if before.get(name) is not tensor or after[name] is tensor:
+                continue
+            self.run.parameters[label] = after[name]
+            memory = self.run.optimizer.state.pop(tensor, None)
+            if memory is not None:
+                self.run.optimizer.state[after[name]] = {
+                    key: self._moved(name, value, tensor, whole[name], old_positions)
+                    for key, value in memory.items()
+                }
+            _replace(self.run.optimizer, tensor, after[name])
+
+    def _moved(
+        self,
+        name: str,
+        value: Any,
+        of: Tensor,
+        whole: Tensor,
+        old_positions: Mapping[str, Tensor],
+    ) -> Any:
+        """An optimizer's memory of a parameter's elements, for those that it has now."""
+        if not isinstance(value, Tensor) or value.shape != of.shape:
+            return value
+        if name in old_positions:
+            everything = torch.zeros_like(whole.detach(), dtype=value.dtype)
+            put(everything, old_positions[name], value)
+            value = everything
+        return take(value, self.positions[name]) if name in self.positions else value
+
+
+def _inputs(run: Fit) -> tuple[Any, ...]:
+    """What the model calls the lifted network with, two data of it."""
+    seen: list[tuple[Any, ...]] = []
+
+    def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if kwargs:
+            raise ValueError(
+                f"the lifted network is called with {', '.join(kwargs)} by name: call it by "
+                "position, so that compact_every can trace it"
+            )
+        seen.append(tuple(x[:2] if isinstance(x, Tensor) and x.dim() else x for x in args))
+
+    handle = run.lifted.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        run.try_once()
+    finally:
+        handle.remove()
+    if not seen:
+        raise ValueError("the model does not call the lifted network: there is nothing to cut")
+    return seen[0]
+
+
+def _features(made: Cut, entry: Entry) -> Tensor:
+    """The positions of what is left of a target."""
+    target = entry.target
+    if target.kind == "weight":
+        return made.positions[target.name]
+    everything = torch.ones(target.shape, dtype=torch.bool)
+    both = made.features.get(target.name, (everything, everything))
+    return both[target.kind == "output"].nonzero().flatten()
+
+
+def _state(lifted: Lifted) -> dict[str, Tensor]:
+    return _state_of(lifted.contents)
+
+
+def _state_of(contents: Contents) -> dict[str, Tensor]:
+    """All tensors by the names that they have in a lifted network's state dict."""
+    net = {f"net.{key}": value for key, value in contents.net.state_dict(keep_vars=True).items()}
+    posterior = contents.posterior.state_dict(keep_vars=True)
+    return net | {f"guide.posterior.{key}": value for key, value in posterior.items()}
+
+
+def _replace(optimizer: Optimizer, old: Tensor, new: Tensor) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = [new if one is old else one for one in group["params"]]
