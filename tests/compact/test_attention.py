@@ -233,7 +233,7 @@ def test_torchs_own_attention_is_a_barrier() -> None:
     assert small.first.out_features == 12
 
 
-@pytest.mark.parametrize("number, product", enumerate(PRODUCTS))
+@pytest.mark.parametrize("number, product", list(enumerate(PRODUCTS)))
 def test_saved_and_loaded_and_cut_in_training(number, product, tmp_path) -> None:
     for attention in (Heads(product=product), Fused(parts=PARTS[number])):
         net = randomise(Block(attention, after=bool(number % 2)), number).eval()
