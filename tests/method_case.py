@@ -21,12 +21,14 @@ class MethodCase:
     """What must hold of any method.
 
     bad: options that ``make`` must refuse with ValueError.
+    capture_dtype: in which captured and eager training are compared.
     recovery: options of ``make`` for the sparse regression; ``recovery_threshold`` its threshold.
     """
 
     bad: ClassVar[list[dict[str, Any]]] = []
     recovery: ClassVar[dict[str, Any]] = {}
     recovery_threshold: ClassVar[float] = 5.0
+    capture_dtype: ClassVar[torch.dtype] = torch.float32
 
     def make(self, **options: Any) -> ps.Method:
         raise NotImplementedError
@@ -202,10 +204,11 @@ class MethodCase:
     @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
     def test_captured_steps_train_as_eager_ones(self, name: str, elbo: type) -> None:
         x, y = batch(name, 20)
+        x = x.to(self.capture_dtype)
         batches = list(zip(x.split(8), y.split(8), strict=True))  # the last one is smaller
 
         def train(captured: bool) -> tuple[ps.Lifted, list[float]]:
-            bnn = self.lifted(name)
+            bnn = self.lifted(name).to(self.capture_dtype)
             model = ps.classifier(bnn, 20)
             optimizer = torch.optim.Adam(bnn.parameters(), lr=1e-3, fused=True)
             svi = ps.infer.CapturedSVI(model, bnn.guide, optimizer, elbo())

@@ -56,6 +56,7 @@ def compact(
     masks: Mapping[str, Tensor] | None = None,
     example: Tensor | Sequence[Any] | None = None,
     *,
+    gates: Mapping[str, nn.Module] | None = None,
     at_least: int | None = None,
 ) -> CompactNet:
     r"""A smaller network that computes exactly what the masked network does in evaluation mode.
@@ -71,6 +72,8 @@ def compact(
     example:  what the network is called with, a tensor or the sequence of its arguments; it gives
               the shapes. It can be left out where the network begins with a dense layer, or
               with a convolution and takes images of a usual size.
+    gates:    as ``Lifted.gates()`` gives them, for gains that depend on the input: the compact
+              network computes them anew for every datum.
     at_least: how many features each layer keeps at both ends. 0 lets a layer go altogether (a
               branch beside a shortcut, say); None refuses that.
 
@@ -94,7 +97,7 @@ def compact(
     """
     if at_least is not None and at_least < 0:
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
-    reference = masked(net, masks)
+    reference = masked(net, masks, gates)
     inputs = _arguments(reference, example)
     working = copy.deepcopy(reference)
     graph = trace(working, len(inputs))

@@ -13,9 +13,10 @@ from torch.overrides import TorchFunctionMode
 from pyrosparse.compact.layers import BATCH_NORMS, CONVOLUTIONS
 from pyrosparse.compact.measure import evaluating
 from pyrosparse.compact.parts import Gain, Scatter, Select
+from pyrosparse.input_gate import InputGate
 
 _COUNTED = (nn.Linear, *CONVOLUTIONS)
-_FREE = (Gain, Select, Scatter)
+_FREE = (Gain, Select, Scatter, InputGate)
 _PRODUCTS = ("scaled_dot_product_attention", "matmul", "__matmul__", "bmm", "einsum")
 _POOLS = {f"{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)}
 

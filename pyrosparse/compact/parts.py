@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyrosparse.input_gate import InputGate
+
 
 class Gain(nn.Module):
     """Features times fixed gains, where no layer's weights can take them in.
@@ -161,4 +163,4 @@ class ReducedLayerNorm(nn.Module):
         return f"{len(self.index)} features, {len(self.constants)} constants, eps={self.eps}"
 
 
-PARTS = (Gain, Select, Scatter, ReducedLayerNorm)
+PARTS = (Gain, Select, Scatter, ReducedLayerNorm, InputGate)

@@ -20,6 +20,7 @@ from pyrosparse.compact.rules.mixing import Mixing
 from pyrosparse.compact.rules.pieces import write_as_slice
 from pyrosparse.compact.rules.rule import Features, Flow, Heads, Rule, attribute
 from pyrosparse.compact.rules.sizes import Size, write_own_numbers
+from pyrosparse.input_gate import InputGate
 
 __all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn_node"]
 
@@ -67,6 +68,7 @@ _MODULES: dict[type[nn.Module], type[Rule]] = {
     nn.Softmax: attention.Softmax,
     nn.Flatten: shaping.Flatten,
     Gain: pointwise.Gains,
+    InputGate: pointwise.InputGates,
     Scatter: joining.Scattered,
     Select: shaping.Selected,
 }  # fmt: skip
