@@ -20,6 +20,8 @@ class Pointwise(Rule):
         x = flow.features.get(self.source)
         if x is None:
             return None
+        if type(self) is Pointwise and self.source in flow.averages:
+            flow.averages.add(self.node)
         return Features.of(x.dim, x.constant, self.apply(x.value))
 
     def apply(self, values: Tensor) -> Tensor:
