@@ -156,16 +156,26 @@ class MethodCase:
         assert not torch.equal(other.eval().mean_forward(x), expected)
         assert torch.equal(bnn.mean_forward(x), expected)
 
-    def test_masked_network_equals_a_plain_one_with_zeros(self, name: str) -> None:
+    def half_pruned(self, name: str) -> tuple[ps.Lifted, ps.Masks]:
+        """A lifted network with half of each target frozen at zero; one of one element stays."""
         bnn = self.moved(name).eval()
-        x, _ = batch(name)
-        # Half of each target goes; a target of one element stays.
         levels = {
             key: float(score.median() if score.numel() > 1 else score.min())
             for key, score in bnn.scores().items()
         }
         masks = bnn.masks(levels)
         bnn.freeze(masks)
+        return bnn, masks
+
+    def test_compact_network_computes_what_the_masked_one_does(self, name: str) -> None:
+        bnn, masks = self.half_pruned(name)
+        x, _ = batch(name)
+        small = ps.compact(bnn.net, masks, x, gates=bnn.gates(), at_least=1)
+        assert torch.allclose(small(x), bnn.mean_forward(x), rtol=1e-5, atol=1e-6)
+
+    def test_masked_network_equals_a_plain_one_with_zeros(self, name: str) -> None:
+        bnn, masks = self.half_pruned(name)
+        x, _ = batch(name)
         plain = copy.deepcopy(bnn.net)
         with torch.no_grad():
             for entry in bnn.guide.entries:
