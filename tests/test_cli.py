@@ -1,6 +1,7 @@
 """The command line, as a person calls it."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from pyrosparse.compact.storage import load_sparse
 from pyrosparse.compress import METHODS, Settings
 from pyrosparse.infer import checkpoint
 
-SMALL = ["--epochs", "2", "--network-options", '{"hidden": [8]}']
+NET = ["--network-options", '{"hidden": [8]}']
+SMALL = ["--method", "bayesian-magnitude", "--epochs", "2", *NET]
+# One size of batch only, because a step of every other size is captured anew.
+GATES = ["--epochs", "6", "--pretrain", "2", "--batch-size", "647", "--gate-rate", "2", *NET]
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +65,14 @@ def test_compress_leaves_a_whole_folder(workplace: Path) -> None:
     text = succeed("compress", *SMALL)
     folder = workplace / "runs" / "digits-fcn-bayesian-magnitude-0.9-seed0"
     assert text.splitlines()[-1] == str(folder.relative_to(workplace) / "report.html")
-    for word in ("fc1.weight", "test accuracy", "nats per datum", "log Bayes factor", "prior"):
+    words = ("fc1.weight", "test accuracy", "nats per datum", "log Bayes factor", "prior")
+    for word in (*words, "multiply-accumulates", "times fewer", "zeros are scattered"):
         assert word in text
     assert {file.name for file in folder.iterdir()} == {
+        "account.txt",
         "bayes_factor_parts.png",
         "checkpoint.safetensors",
+        "compact.safetensors",
         "config.json",
         "learning_curves.png",
         "metrics.jsonl",
@@ -82,6 +89,47 @@ def test_compress_leaves_a_whole_folder(workplace: Path) -> None:
     assert summary["sparse_bytes"] == (folder / "weights.safetensors").stat().st_size
     assert summary["sparse_bytes"] < summary["dense_bytes"]
     assert not any(bool(torch.signbit(weight[weight == 0]).any()) for weight in prunable)
+
+
+def test_compress_without_options_leaves_a_compact_network(workplace: Path) -> None:
+    text = succeed("compress", *GATES, "--kl-scale", "0.3")
+    folder = workplace / "runs" / "digits-fcn-beta-bernoulli-0.3-seed0"
+    assert text.splitlines()[-1] == str(folder.relative_to(workplace) / "report.html")
+    assert {file.name for file in folder.iterdir()} == {
+        "account.txt",
+        "checkpoint.safetensors",
+        "compact.safetensors",
+        "config.json",
+        "kept_units.png",
+        "learning_curves.png",
+        "metrics.jsonl",
+        "pretraining.jsonl",
+        "pretraining.safetensors",
+        "report.html",
+        "summary.json",
+        "weights.safetensors",
+    }
+    summary = json.loads((folder / "summary.json").read_text())
+    small, compaction = pyrosparse.load(folder / "compact.safetensors"), summary["compaction"]
+    assert (folder / "account.txt").read_text() == f"{small.account}\n"
+    assert summary["compact_bytes"] == (folder / "compact.safetensors").stat().st_size
+    (inputs, of_inputs), (hidden, of_hidden) = compaction["units"].values()
+    assert (of_inputs, of_hidden) == (64, 8) and inputs + hidden < 72
+    assert compaction["report"]["structure"] == small.account.structure
+    assert set(summary["latency_speedup"]) == {"1", "128"}
+    assert f"64-8 │ {inputs}-{hidden}" in re.sub(" +", " ", text)
+    # The compact network, the sparse weights and what was said of them are one network.
+    test = data.load("digits").test
+    net = networks.fcn((1, 8, 8), hidden=(8,))
+    net.load_state_dict(load_sparse(folder / "weights.safetensors"))
+    with torch.no_grad():
+        assert torch.allclose(net(test.x), small(test.x), atol=1e-5)
+        right = (small(test.x).argmax(1) == test.y).double().mean()
+    assert float(right) == pytest.approx(summary["test_accuracy"])
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["units"] == {"fc1.input": inputs, "fc2.input": hidden}
+    page = (folder / "report.html").read_text()
+    assert "The compact network" in page and "Units that are kept" in page and "gamma 0.3" in page
 
 
 def test_a_finished_run_is_not_repeated(workplace: Path) -> None:
@@ -167,16 +215,45 @@ def test_weights_that_do_not_serve() -> None:
     assert "could run code" in fail("compress", *SMALL, "--weights", "code.pt")
 
 
+def test_gates_on_given_weights_are_not_pretrained() -> None:
+    succeed("compress", *SMALL, "--method", "none", "--output", "dense", "--quiet")
+    words = ["compress", *GATES, "--weights", "dense/weights.safetensors", "--output", "run"]
+    succeed(*words, "--quiet")
+    assert not Path("run", "pretraining.safetensors").exists()
+    dense, run = (json.loads(Path(f, "summary.json").read_text()) for f in ("dense", "run"))
+    before, _ = run["compaction"]["report"]["quality"]
+    assert before["accuracy"] == dense["test_accuracy"]
+
+
+def test_gates_that_close_everything_are_said_to() -> None:
+    text = succeed("compress", *GATES, "--kl-scale", "1e6", "--output", "run")
+    assert "There is no compact network: nothing is left of" in text
+    assert "a lower --kl-scale" in text
+    assert not Path("run", "compact.safetensors").exists()
+    assert "a lower --kl-scale" in Path("run", "report.html").read_text()
+    summary = json.loads(Path("run", "summary.json").read_text())
+    assert summary["compaction"]["report"] is None and "latency_speedup" not in summary
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--network", "fnc"], "did you mean 'fcn'?"),
         (["--dataset", "digit"], "did you mean 'digits'?"),
         (["--method", "bayesian-magnitud"], "did you mean 'bayesian-magnitude'?"),
-        (["--sparsity", "1"], "sparsity must be in [0, 1)"),
-        (["--ramp", "2"], "ramp"),
-        (["--likelihood", "total"], "'mean' or 'sum'"),
+        (["--sparsity", "0.9"], "beta-bernoulli has no option sparsity"),
+        (["--method", "magnitude", "--kl-scale", "2"], "magnitude has no option kl_scale"),
+        (["--method", "magnitude", "--sparsity", "1"], "sparsity must be in [0, 1)"),
+        (["--method", "magnitude", "--ramp", "2"], "ramp"),
+        (["--method", "bayesian-random", "--likelihood", "total"], "'mean' or 'sum'"),
         (["--scale", "-1"], "scale must be positive"),
+        (["--normalise", "none"], "unknown normalisation"),
+        (["--pi", "drawn"], "'sampled' or 'collapsed'"),
+        (["--kl-scale", "much"], "--kl-scale is not JSON"),
+        (["--kl-scale", "0"], "kl_scale must be positive"),
+        (["--kl-scale", '{"conv1.*": 2}'], "kl_scale names no weight for 'fc1.input'"),
+        (["--pretrain", "-1"], "pretrain is a number of epochs"),
+        (["--epochs", "0"], "epochs is a number of epochs"),
         (["--network-options", "{"], "not JSON"),
         (["--network-options", "[1]"], "JSON object"),
         (["--epochs", "many"], "epochs"),
@@ -236,6 +313,17 @@ def test_the_command_of_a_report_repeats_the_run() -> None:
     assert Settings(**saved) == settings
 
 
+def test_the_command_of_a_report_repeats_a_run_with_gates() -> None:
+    gamma = {"fc1.*": 2.0, "*": 0.5}
+    settings = Settings(
+        network_options={"hidden": [8]}, kl_scale=gamma, epochs=1, pretrain=0, normalise="unit"
+    )
+    _, *words = shlex.split(run_folder.command(settings))
+    succeed(*words, "--output", "run", "--quiet")
+    saved = json.loads(Path("run", "config.json").read_text())["settings"]
+    assert Settings(**saved) == settings
+
+
 SUITE = """
 title = "A [small] suite"
 source = "nobody"
@@ -269,6 +357,55 @@ def test_bench_goes_on_and_table_compares() -> None:
     lines = succeed("table", "small.toml", "--markdown").splitlines()
     assert lines[0].startswith("| cell |") and [line[:1] for line in lines[1:4]] == ["|", "|", "|"]
     assert lines[-1].startswith("4 runs; pyrosparse ")
+
+
+GATED_SUITE = """
+title = "Gates"
+source = "nobody"
+[settings]
+method = "beta-bernoulli"
+network_options = { hidden = [8] }
+batch_size = 647
+pretrain = 2
+epochs = 1
+[[grid]]
+kl_scale = [1, 2]
+[[grid]]
+kl_scale = { "fc1.*" = 30, "*" = 3 }
+[[paper]]
+dataset = "digits"
+network = "fcn"
+method = "beta-bernoulli"
+kl_scale = [1, 3]
+error = [12.34, 9.0]
+speedup = [1.5, 2.5]
+memory = [70.0, 45.67]
+"""
+
+
+def test_bench_and_table_of_gates() -> None:
+    Path("gated.toml").write_text(GATED_SUITE)
+    text = succeed("bench", "gated.toml", "--jobs", "2")
+    assert "digits-fcn-beta-bernoulli-3-seed0" in text and "3 runs added" in text
+    lines = bench.read(Path("runs", "bench", "gated.jsonl"))
+    pretrained = Path("runs", "bench", "gated", "pretrained")
+    assert len(list(pretrained.glob("*.safetensors"))) == 1
+    assert len({line["compact"]["quality"][0]["nll"] for line in lines}) == 1
+    assert all(line["pretraining_seconds"] > 0 for line in lines)
+    keys = {"kept", "structure", "parameters", "macs", "paper", "seconds", "bytes", "units"}
+    assert keys <= lines[0]["compact"].keys()
+    text = succeed("table", "gated.toml", "--plot", "plot.svg")
+    for word in ("12.34", "45.67", "64-8", "1 / 128"):
+        assert word in text
+    assert Path("plot.svg").read_text().startswith("<svg")
+    markdown = succeed("table", "gated.toml", "--markdown")
+    assert "| digits-fcn-beta-bernoulli-1 | 1 |" in markdown
+    assert "nothing is missing" in succeed("bench", "gated.toml")
+
+
+def test_a_suite_without_gates_has_no_such_plot() -> None:
+    Path("small.toml").write_text(SUITE)
+    assert "no method with gates" in fail("table", "small.toml", "--plot", "plot.svg")
 
 
 def test_bench_prefers_published_results() -> None:

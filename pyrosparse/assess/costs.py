@@ -50,20 +50,32 @@ def costs(summary: Summary) -> list[Cost]:
 
 
 def remark(summary: Summary) -> str:
-    """What a reader of the costs should know: why there is no compact network, or why one is
-    hardly smaller than the network it came from; or ""."""
+    """What a reader of the costs should know: why there is no compact network, or why zeros saved
+    little work; or "".
+
+    >>> from pyrosparse.compress import Compaction
+    >>> compaction = Compaction(None, "", "nothing is left of 'fc1'", {"fc1.input": (0, 64)})
+    >>> remark(Summary("Toy", 9, 0, 9, 0.1, 2.3, 23, 0, [], 300, 280, 2.0, None, compaction))
+    "There is no compact network: nothing is left of 'fc1'. The gates closed all of fc1.input: ..."
+    """
     compaction = summary.compaction
     if compaction is None:
         return ""
     if compaction.problem:
-        return f"There is no compact network: {compaction.problem}."
+        closed = [key for key, (kept, _) in compaction.units.items() if not kept]
+        advice = (
+            f" The gates closed all of {', '.join(closed)}: a lower --kl-scale keeps more."
+            if closed
+            else ""
+        )
+        return f"There is no compact network: {compaction.problem}.{advice}"
     assert compaction.report is not None
     before, after = compaction.report.total_macs
-    if summary.sparsity > 0 and after > 0.8 * before:
+    if summary.sparsity > 0 and after > 1.5 * before * (1 - summary.sparsity):
         return (
-            f"The compact network is hardly smaller, though {100 * summary.sparsity:.4g} % of the "
-            "weights are zero: they are scattered, and nearly every unit has some that are not. "
-            "Only whole units can be cut out; --method beta-bernoulli is made for that."
+            f"Of the weights {100 * summary.sparsity:.4g} % are zero, but of the work "
+            f"{100 * after / before:.3g} % stays: the zeros are scattered, and only units without "
+            "any other weight can be cut out. --method beta-bernoulli closes whole units."
         )
     return ""
 

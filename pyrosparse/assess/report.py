@@ -37,7 +37,7 @@ _CAPTIONS = {
         "axis is linear up to one nat from zero, logarithmic beyond."
     ),
     "sparsity_by_layer": "The share of each layer's weights that is exactly zero.",
-    "kept_units": "The share of the units that each gate keeps, by epoch; what is cut out stays gone.",
+    "kept_units": "The share of its units that each gate keeps; what is cut out stays gone.",
 }
 
 _NOTES = (

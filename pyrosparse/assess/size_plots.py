@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from pyrosparse.assess.style import BLUE, GREEN, GREY, ORANGE, STYLE, by_epoch
 from pyrosparse.bench import CostRow
@@ -72,12 +73,13 @@ def trade_off(rows: Sequence[CostRow]) -> Figure:
         figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
         for number, (name, members) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), number + 1)
-            for method in dict.fromkeys(row.settings.method for row in members):
+            methods = dict.fromkeys(row.settings.method for row in members)
+            for method, colour in zip(methods, itertools.cycle((BLUE, ORANGE, GREEN, GREY))):
                 own = [row for row in members if row.settings.method == method]
-                _curve(axes, own, method)
+                _curve(axes, own, method, colour)
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-            axes.xaxis.set_minor_formatter(ScalarFormatter())
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
             axes.tick_params(axis="x", which="minor", labelsize=8)
             axes.set_title(name)
             axes.set_xlabel("speed-up in FLOPs, as the paper counts")
@@ -86,9 +88,9 @@ def trade_off(rows: Sequence[CostRow]) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, rows: Sequence[CostRow], method: str) -> None:
+def _curve(axes: Axes, rows: Sequence[CostRow], method: str, colour: str) -> None:
     ours = sorted((row.speedup or 0.0, row.error, row.settings.level) for row in rows)
-    axes.plot([x for x, _, _ in ours], [y for _, y, _ in ours], "o-", color=BLUE, label=method)
+    axes.plot([x for x, _, _ in ours], [y for _, y, _ in ours], "o-", color=colour, label=method)
     for x, y, level in ours:
         axes.annotate(f"{level:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     published = sorted(
@@ -97,5 +99,6 @@ def _curve(axes: Axes, rows: Sequence[CostRow], method: str) -> None:
         if {"speedup", "error"} <= row.paper.keys()
     )
     if published:
-        x, y = zip(*published, strict=True)
-        axes.plot(x, y, "s--", color=ORANGE, label=f"{method}, the paper's")
+        speedups, errors = zip(*published, strict=True)
+        style = {"color": colour, "mfc": "none", "linewidth": 1.2}
+        axes.plot(speedups, errors, "s--", label=f"{method}, the paper's", **style)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import save as serialize
 
 from pyrosparse.compact import Stored, save, save_sparse
@@ -127,8 +128,11 @@ def summarize(outcome: Outcome, folder: Path) -> Summary:
     >>> summary.prunable, summary.nonzero
     (592, 59)
     """
-    # Clones: tied parameters share their memory, which safetensors refuses.
-    state = {name: tensor.clone() for name, tensor in outcome.net.state_dict().items()}
+    # Clones in the plain layout: safetensors refuses shared memory (tied parameters) and others.
+    state = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in outcome.net.state_dict().items()
+    }
     weights = folder / "weights.safetensors"
     stored = save_sparse(weights, state)
     compaction, compact_bytes = _save_compact(outcome, folder)

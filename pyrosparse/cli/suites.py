@@ -52,9 +52,7 @@ def table(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            help="A file, .svg or .png, for error against speed-up; of suites with gates."
-        ),
+        typer.Option(help="For error against speed-up, of a suite with gates: .svg or .png."),
     ] = None,
 ) -> None:
     """Print a suite's results beside the paper's: accuracies, or with gates error and size."""

@@ -11,32 +11,19 @@ from torch import Tensor, nn
 
 from pyrosparse.compact.cut import cut
 from pyrosparse.compact.masked import masked
+from pyrosparse.compress.methods import beta_bernoulli
 from pyrosparse.compress.outcome import Trained
 from pyrosparse.compress.pretraining import FILE, pretrain
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 from pyrosparse.infer import Callback, Fit, fit, schedules
 from pyrosparse.lift import lift
-from pyrosparse.methods import BetaBernoulli, Gaussian
+from pyrosparse.methods import Gaussian
 from pyrosparse.models import classifier
 from pyrosparse.target import gates, weights
 
 # A cut costs about as much as some hundred steps of a small network.
 _STEPS_BETWEEN_CUTS = 500
-
-
-def beta_bernoulli(settings: Settings) -> BetaBernoulli:
-    """The method of the gates as the settings say.
-
-    >>> beta_bernoulli(Settings(kl_scale=4)).kl_scale
-    4
-    """
-    return BetaBernoulli(
-        temperature=settings.temperature,
-        kl_scale=settings.kl_scale,
-        pi=settings.pi,
-        initial=settings.initial,
-    )
 
 
 def train(

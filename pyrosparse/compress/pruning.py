@@ -6,37 +6,14 @@ from pathlib import Path
 
 from torch import nn
 
+from pyrosparse.compress.methods import pruner
 from pyrosparse.compress.outcome import Trained
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
-from pyrosparse.infer import Callback, Evaluation, fit, schedules
+from pyrosparse.infer import Callback, Evaluation, fit
 from pyrosparse.lift import lift
 from pyrosparse.methods import Gaussian
 from pyrosparse.models import classifier
-from pyrosparse.prune import BayesFactorPruner, Pruner
-
-
-def pruner(settings: Settings) -> Pruner | None:
-    """The callback that prunes as the settings say; None for the unpruned network.
-
-    >>> pruner(Settings(method="none")) is None
-    True
-    """
-    if settings.method == "none":
-        return None
-    ramp = schedules.cubic(end=settings.ramp) if settings.ramp > 0 else schedules.constant
-    criterion = settings.method.removeprefix("bayesian-")
-    if criterion == settings.method:
-        return Pruner(criterion, settings.sparsity, ramp=ramp, freeze=settings.freeze)
-    return BayesFactorPruner(
-        criterion,
-        settings.sparsity,
-        threshold=settings.threshold,
-        likelihood=settings.likelihood,
-        per_datum=settings.per_datum,
-        ramp=ramp,
-        freeze=settings.freeze,
-    )
 
 
 def train(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pyrosparse import data as data_sets
 from pyrosparse import networks
+from pyrosparse.compress.methods import beta_bernoulli, pruner
 from pyrosparse.data.pixels import Normalisation
 from pyrosparse.errors import unknown_name
 from pyrosparse.prune.bayes_factor import THRESHOLD
@@ -155,6 +156,10 @@ class Settings:
             least = 1 if name == "epochs" else 0
             if value is not None and (int(value) != value or value < least):
                 raise ValueError(f"{name} is a number of epochs, {least} or more; got {value}")
+        if self.gated:
+            beta_bernoulli(self)
+        else:
+            pruner(self)
 
     @property
     def gated(self) -> bool:
