@@ -2,11 +2,12 @@
 
 from pyrosparse import data, distributions, evidence, infer, networks, prune
 from pyrosparse.compact import compact, export_onnx, load, report, save
+from pyrosparse.distill import distill
 from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.masks import Masks
 from pyrosparse.method import Method, from_pyro
-from pyrosparse.methods import BetaBernoulli, Gaussian, Horseshoe
+from pyrosparse.methods import BetaBernoulli, DependentBetaBernoulli, Gaussian, Horseshoe
 from pyrosparse.models import classifier, regressor
 from pyrosparse.target import Target, gates, inputs, outputs, weights
 
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BetaBernoulli",
+    "DependentBetaBernoulli",
     "Gaussian",
     "Horseshoe",
     "Lifted",
@@ -23,6 +25,7 @@ __all__ = [
     "classifier",
     "compact",
     "data",
+    "distill",
     "distributions",
     "evidence",
     "export_onnx",

@@ -192,6 +192,17 @@ class Lifted(PyroModule):
                     masks[key] = entry.method.mean(entry.target, entry.posterior(), None) * keep
         return masks
 
+    def gates(self) -> dict[str, nn.Module]:
+        """The gates whose gains depend on the input, by target name, as modules that ``compact``
+        puts into the network; those of other methods are in ``masks`` alone."""
+        found = {}
+        with torch.no_grad():
+            for entry in self.guide.entries:
+                gate = entry.method.gate(entry.target, entry.posterior())
+                if gate is not None:
+                    found[entry.target.key] = gate
+        return found
+
     def zero(self, masks: Mapping[str, Tensor]) -> None:
         """Set what the masks remove to zero in the network's own parameters, once: training goes
         on from there.

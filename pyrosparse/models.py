@@ -34,11 +34,11 @@ class classifier:
 
     def __init__(self, network: Network, n: int) -> None:
         self.network = network
-        self.n = _positive_count(n)
+        self.n = positive_count(n)
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         logits = self.network(x)
-        with _data_plate(self.n, x):
+        with data_plate(self.n, x):
             return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
 
@@ -68,7 +68,7 @@ class regressor:
         if not noise > 0:
             raise ValueError(f"noise must be positive, got {noise}")
         self.network = network
-        self.n = _positive_count(n)
+        self.n = positive_count(n)
         self.noise = noise
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -79,17 +79,19 @@ class regressor:
                 "broadcasting them would score every target against every prediction"
             )
         likelihood = dist.Normal(mean, self.noise).to_event(mean.dim() - 1)
-        with _data_plate(self.n, x):
+        with data_plate(self.n, x):
             return pyro.sample("y", likelihood, obs=y)
 
 
-def _positive_count(n: int) -> int:
+def positive_count(n: int) -> int:
+    """The number of data; raises ValueError where it is none."""
     if int(n) != n or n < 1:
         raise ValueError(f"n, the number of data, must be a positive whole number, got {n}")
     return int(n)
 
 
-def _data_plate(n: int, x: Tensor) -> pyro.plate:
+def data_plate(n: int, x: Tensor) -> pyro.plate:
+    """The plate ``data`` over a minibatch of n data, which scales its likelihood to all."""
     # The user's minibatch is the subsample: naming it spares a permutation of all n indices
     # at every step, which `subsample_size` alone would draw and throw away.
     return pyro.plate("data", n, subsample=torch.arange(len(x), device=x.device))

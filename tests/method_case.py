@@ -21,12 +21,14 @@ class MethodCase:
     """What must hold of any method.
 
     bad: options that ``make`` must refuse with ValueError.
+    capture_dtype: in which captured and eager training are compared.
     recovery: options of ``make`` for the sparse regression; ``recovery_threshold`` its threshold.
     """
 
     bad: ClassVar[list[dict[str, Any]]] = []
     recovery: ClassVar[dict[str, Any]] = {}
     recovery_threshold: ClassVar[float] = 5.0
+    capture_dtype: ClassVar[torch.dtype] = torch.float32
 
     def make(self, **options: Any) -> ps.Method:
         raise NotImplementedError
@@ -154,16 +156,26 @@ class MethodCase:
         assert not torch.equal(other.eval().mean_forward(x), expected)
         assert torch.equal(bnn.mean_forward(x), expected)
 
-    def test_masked_network_equals_a_plain_one_with_zeros(self, name: str) -> None:
+    def half_pruned(self, name: str) -> tuple[ps.Lifted, ps.Masks]:
+        """A lifted network with half of each target frozen at zero; one of one element stays."""
         bnn = self.moved(name).eval()
-        x, _ = batch(name)
-        # Half of each target goes; a target of one element stays.
         levels = {
             key: float(score.median() if score.numel() > 1 else score.min())
             for key, score in bnn.scores().items()
         }
         masks = bnn.masks(levels)
         bnn.freeze(masks)
+        return bnn, masks
+
+    def test_compact_network_computes_what_the_masked_one_does(self, name: str) -> None:
+        bnn, masks = self.half_pruned(name)
+        x, _ = batch(name)
+        small = ps.compact(bnn.net, masks, x, gates=bnn.gates(), at_least=1)
+        assert torch.allclose(small(x), bnn.mean_forward(x), rtol=1e-5, atol=1e-6)
+
+    def test_masked_network_equals_a_plain_one_with_zeros(self, name: str) -> None:
+        bnn, masks = self.half_pruned(name)
+        x, _ = batch(name)
         plain = copy.deepcopy(bnn.net)
         with torch.no_grad():
             for entry in bnn.guide.entries:
@@ -202,10 +214,11 @@ class MethodCase:
     @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
     def test_captured_steps_train_as_eager_ones(self, name: str, elbo: type) -> None:
         x, y = batch(name, 20)
+        x = x.to(self.capture_dtype)
         batches = list(zip(x.split(8), y.split(8), strict=True))  # the last one is smaller
 
         def train(captured: bool) -> tuple[ps.Lifted, list[float]]:
-            bnn = self.lifted(name)
+            bnn = self.lifted(name).to(self.capture_dtype)
             model = ps.classifier(bnn, 20)
             optimizer = torch.optim.Adam(bnn.parameters(), lr=1e-3, fused=True)
             svi = ps.infer.CapturedSVI(model, bnn.guide, optimizer, elbo())

@@ -13,6 +13,7 @@ TINY = {
     "fit_and_prune": {"epochs": 2, "hidden": 8},
     "own_prior": {"epochs": 1, "hidden": 8},
     "compare_with_nuts": {"epochs": 2, "samples": 3, "warmup": 3, "hidden": 2},
+    "compress_resnet": {"pretrain": 1, "epochs": 1, "size": 16, "digits": 60},
     "evidence": {"epochs": 1, "draws": 2, "hidden": 8},
 }
 

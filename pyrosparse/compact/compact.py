@@ -13,8 +13,7 @@ from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError, check
 from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.masked import masked
-from pyrosparse.compact.rules import Flow, Mixing, Rule, find
-from pyrosparse.compact.rules.shaping import Size
+from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn_node
 from pyrosparse.compact.trace import shapes, trace
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
@@ -57,6 +56,7 @@ def compact(
     masks: Mapping[str, Tensor] | None = None,
     example: Tensor | Sequence[Any] | None = None,
     *,
+    gates: Mapping[str, nn.Module] | None = None,
     at_least: int | None = None,
 ) -> CompactNet:
     r"""A smaller network that computes exactly what the masked network does in evaluation mode.
@@ -72,6 +72,8 @@ def compact(
     example:  what the network is called with, a tensor or the sequence of its arguments; it gives
               the shapes. It can be left out where the network begins with a dense layer, or
               with a convolution and takes images of a usual size.
+    gates:    as ``Lifted.gates()`` gives them, for gains that depend on the input: the compact
+              network computes them anew for every datum.
     at_least: how many features each layer keeps at both ends. 0 lets a layer go altogether (a
               branch beside a shortcut, say); None refuses that.
 
@@ -95,7 +97,7 @@ def compact(
     """
     if at_least is not None and at_least < 0:
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
-    reference = masked(net, masks)
+    reference = masked(net, masks, gates)
     inputs = _arguments(reference, example)
     working = copy.deepcopy(reference)
     graph = trace(working, len(inputs))
@@ -103,6 +105,7 @@ def compact(
     rules, barriers = find(graph, working)
     learn(graph, rules, barriers, flow)
     live = want(graph, rules, flow)
+    barriers = {node: why for node, why in barriers.items() if node in live}
     if at_least is None:
         _refuse_empty(rules, flow)
     small = rewrite(graph, rules, live, flow)
@@ -116,11 +119,11 @@ def learn(
 ) -> None:
     """Carry forward what is constant."""
     for node in graph.nodes:
-        features = rules[node].learn(flow)
+        rules[node], features = learn_node(rules[node], flow)
         if features is not None:
             flow.learn(node, features)
         elif not isinstance(rules[node], Size):
-            knows = any(operand in flow.features for operand in node.all_input_nodes)
+            knows = any(operand in flow.wanted for operand in node.all_input_nodes)
             if type(rules[node]) is not Rule and knows:
                 barriers[node] = f"not in a form that is known of {_operation(node, rules[node])}"
             elif not knows and not _has_parameters(rules[node].module):
@@ -136,16 +139,16 @@ def _operation(node: fx.Node, rule: Rule) -> str:
 
 def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node]:
     """Ask backward for what is wanted; the nodes that are left."""
-    live: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if node in flow.features:
+        if node in flow.wanted:
             wanted = bool(flow.wanted[node].any())
         else:
-            wanted = node.op in ("placeholder", "output") or any(n in live for n in node.users)
-        if wanted:
-            live.add(node)
+            users = [user for user in node.users if user in flow.live]
+            wanted = any(rules[user].reads(node) for user in users)
+        if wanted or node.op in ("placeholder", "output"):
+            flow.live.add(node)
             rules[node].want(flow)
-    return live
+    return flow.live
 
 
 def rewrite(
@@ -201,6 +204,9 @@ def _account(
         left = node in flow.new and str(node.target) in dict(small.named_modules())
         after = small.get_submodule(str(node.target)) if left else None
         stay = int((features.constant & wanted).sum())
+        notes = [f"{stay} constant outputs stay: they are read as they are"] if stay else []
+        if flow.spare[node]:
+            notes.append(f"{flow.spare[node]} outputs stay: all heads are of one size")
         layers.append(
             Layer(
                 str(node.target),
@@ -208,7 +214,7 @@ def _account(
                 (rule.shape[0] * rule.shape[2], int(rule.columns.sum()) if left else 0),
                 (len(wanted), int(wanted.sum()) if left else 0),
                 (parameter_count(rule.module), parameter_count(after) if after is not None else 0),
-                f"{stay} constant outputs stay: they are read as they are" if stay else "",
+                "; ".join(notes),
             )
         )
     named = {

@@ -149,7 +149,7 @@ def put(whole: Tensor, positions: Tensor, values: Tensor) -> None:
     tensor([5., 0., 7.])
     """
     flat = whole.detach().flatten().clone()
-    flat[positions.to(flat.device).flatten()] = values.detach().flatten()
+    flat[positions.to(flat.device).flatten()] = values.detach().flatten().to(flat.device)
     whole.detach().copy_(flat.view(whole.shape))
 
 

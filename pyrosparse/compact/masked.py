@@ -12,11 +12,16 @@ from torch.nn.utils import parametrize
 from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED
 from pyrosparse.compact.parts import Gain
 from pyrosparse.errors import unknown_name
+from pyrosparse.input_gate import InputGate
 
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
 
-def masked(net: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.Module:
+def masked(
+    net: nn.Module,
+    masks: Mapping[str, Tensor] | None = None,
+    gates: Mapping[str, nn.Module] | None = None,
+) -> nn.Module:
     """A copy of the network in evaluation mode that computes what the masked network computes.
 
     masks: of weights, by parameter name and of its shape; of gates, gains by ``<module>.input`` or
@@ -24,6 +29,9 @@ def masked(net: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.Modu
 
     .. math:: W (g \\odot x) = (W \\,\\mathrm{diag}\\, g)\\, x, \\qquad
               g \\odot (W x + b) = (\\mathrm{diag}\\, g\\, W)\\, x + g \\odot b.
+
+    gates: as of ``Lifted.gates()``, put before or behind their modules; of the masks of these only
+           counts where they are 0, as their gains are in the gates.
 
     Only where that cannot be (before layer or group normalisation) is the gain a module of its own.
     Parametrizations are made permanent.
@@ -46,7 +54,8 @@ def masked(net: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.Modu
             _make_permanent(module)
     parameters = dict(net.named_parameters())
     modules = dict(net.named_modules())
-    gates = {}
+    gates = dict(gates or {})
+    gains = {}
     for key, mask in (masks or {}).items():
         if key in parameters:
             _check_shape(key, mask, tuple(parameters[key].shape))
@@ -57,15 +66,30 @@ def masked(net: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.Modu
         if kind not in ("input", "output") or name not in modules:
             gate_names = [f"{n}.output" for n, m in modules.items() if n and isinstance(m, MIXING)]
             raise unknown_name("mask", key, [*parameters, *gate_names])
-        gates[key] = mask
+        gains[key] = (mask != 0).to(mask) if key in gates else mask
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
     # A gain before a normalisation puts a module around it, so these come last.
-    for key in sorted(gates, key=lambda key: key.endswith("input")):
+    for key in sorted(gains, key=lambda key: key.endswith("input")):
         name, _, kind = key.rpartition(".")
-        replacement = _fold(key, kind, modules[name], gates[key].detach().to(like))
+        replacement = _fold(key, kind, modules[name], gains[key].detach().to(like))
         if replacement is not modules[name]:
             net = _replace(net, name, replacement)
+    for key, gate in gates.items():
+        name, _, kind = key.rpartition(".")
+        if kind not in ("input", "output") or name not in modules:
+            raise unknown_name("gate", key, [f"{name}.input" for name in modules if name])
+        gate = _open_where(copy.deepcopy(gate), gains.get(key))
+        around = net.get_submodule(name)
+        pair = (gate, around) if kind == "input" else (around, gate)
+        net = _replace(net, name, nn.Sequential(*pair))
     return net.eval()
+
+
+def _open_where(gate: nn.Module, kept: Tensor | None) -> nn.Module:
+    """A gate that is shut where nothing is kept."""
+    if kept is not None and isinstance(gate, InputGate):
+        gate.gain.mul_(kept.to(gate.gain))
+    return gate
 
 
 def _make_permanent(module: nn.Module) -> None:

@@ -29,7 +29,7 @@ _NAMES = """
     expm1 eye feature_alpha_dropout flatten flip fliplr flipud float floor floor_divide floordiv
     fmax fmin fmod fold frac full full_like gather ge gelu getitem glu greater greater_equal
     grid_sample group_norm gt half hardshrink hardsigmoid hardswish hardtanh heaviside hypot
-    index_add index_copy index_fill index_select inner instance_norm int interpolate inv
+    index_add index_copy index_fill index_select inner instance_norm int interpolate inv invert
     is_floating_point isclose isfinite isinf isnan kron kthvalue layer_norm le leaky_relu lerp
     less less_equal lgamma linear linspace local_response_norm log log10 log1p log2 log_softmax
     logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit

@@ -13,9 +13,11 @@ from torch.overrides import TorchFunctionMode
 from pyrosparse.compact.layers import BATCH_NORMS, CONVOLUTIONS
 from pyrosparse.compact.measure import evaluating
 from pyrosparse.compact.parts import Gain, Scatter, Select
+from pyrosparse.input_gate import InputGate
 
 _COUNTED = (nn.Linear, *CONVOLUTIONS)
-_FREE = (Gain, Select, Scatter)
+_FREE = (Gain, Select, Scatter, InputGate)
+_PRODUCTS = ("scaled_dot_product_attention", "matmul", "__matmul__", "bmm", "einsum")
 _POOLS = {f"{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)}
 
 
@@ -57,7 +59,7 @@ def beta_bernoulli_counts(net: nn.Module, *inputs: Any) -> PaperCounts:
     inputs: what the network is called with; the first of them has one datum a row.
 
     Raises ValueError where the network has parameters of other layers than dense ones,
-    convolutions and batch normalisations: for them the paper has no count.
+    convolutions and batch normalisations, or attention: for them the paper has no count.
 
     Source: Lee et al. (2018), "Adaptive network sparsification with dependent variational
     beta-Bernoulli dropout", section 5 and Table 1.
@@ -118,6 +120,8 @@ class _Pools(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "").removesuffix("_with_indices")
+        if name in _PRODUCTS:
+            raise ValueError(f"the beta-Bernoulli paper has no count for {name}")
         pooled = result[0] if isinstance(result, tuple) else result
         if name in _POOLS:
             size = (kwargs or {}).get("kernel_size", args[1] if len(args) > 1 else None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyrosparse.input_gate import InputGate
+
 
 class Gain(nn.Module):
     """Features times fixed gains, where no layer's weights can take them in.
@@ -55,9 +57,11 @@ class Scatter(nn.Module):
     .. math:: y_j = c_j + \sum_k x_{k, i} \quad \text{where feature } j \text{ is the } i
               \text{-th of operand } k
 
-    operands: tensors (..., features_k, ...) that agree in all dimensions but ``dim``.
-    indices:  one per operand, (features_k,), the places in the sum, or None for all of them.
-    constant: (features,), or None for zeros.
+    operands:  tensors (..., features_k, ...) that agree in all dimensions but ``dim``.
+    indices:   one per operand, (features_k,), the places in the sum, or None for all of them.
+    constant:  (features,), or None for zeros.
+    broadcast: whether operands may be 1 long in the other dimensions, as positions are that are
+               the same for every datum.
 
     >>> join = Scatter(3, [torch.tensor([0, 2]), None], None, dim=1)
     >>> join(torch.ones(1, 2), torch.ones(1, 3))
@@ -65,11 +69,17 @@ class Scatter(nn.Module):
     """
 
     def __init__(
-        self, features: int, indices: list[Tensor | None], constant: Tensor | None, dim: int
+        self,
+        features: int,
+        indices: list[Tensor | None],
+        constant: Tensor | None,
+        dim: int,
+        broadcast: bool = False,
     ) -> None:
         super().__init__()
         self.features = features
         self.dim = dim
+        self.broadcast = broadcast
         self.count = len(indices)
         for number, index in enumerate(indices):
             self.register_buffer(f"index{number}", index)
@@ -82,6 +92,9 @@ class Scatter(nn.Module):
 
     def forward(self, *operands: Tensor) -> Tensor:
         indices = self.indices
+        if self.broadcast:
+            zeros = sum(torch.zeros_like(x.narrow(self.dim, 0, 1)) for x in operands)
+            operands = tuple(x + zeros for x in operands)
         whole = [x for x, index in zip(operands, indices, strict=True) if index is None]
         if whole:
             total = whole[0]
@@ -150,4 +163,4 @@ class ReducedLayerNorm(nn.Module):
         return f"{len(self.index)} features, {len(self.constants)} constants, eps={self.eps}"
 
 
-PARTS = (Gain, Select, Scatter, ReducedLayerNorm)
+PARTS = (Gain, Select, Scatter, ReducedLayerNorm, InputGate)

@@ -51,7 +51,12 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
             ]
             if parameter.default is not parameter.empty
         }
-        graph = _Tracer().trace(net, concrete_args=defaults or None)
+        try:
+            graph = _Tracer().trace(net, concrete_args=defaults or None)
+        except Exception:
+            tracer = _Tracer()
+            tracer.proxy_buffer_attributes = True
+            graph = tracer.trace(net, concrete_args=defaults or None)
     except Exception as error:
         raise ValueError(
             f"torch.fx cannot trace the forward of {type(net).__name__} ({error}). Control flow "
@@ -72,6 +77,16 @@ def shapes(net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> dict[fx
 
 
 class _Tracer(fx.Tracer):
+    """Goes into modules as far as it can.
+
+    Buffers are numbers of the program, unless that does not work: a mask that is cut to the length
+    of a sequence can be traced only as an operand.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._proxies: dict[str, Any] = {}
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, PARTS) or super().is_leaf_module(m, module_qualified_name)
 
@@ -83,16 +98,29 @@ class _Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         before = set(self.graph.nodes)
-        stack = self.module_stack.copy()
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            # Whatever a foreign forward raises on proxies: the module stays one operation.
-            for node in reversed(self.graph.nodes):
-                if node not in before:
-                    self.graph.erase_node(node)
-            self.module_stack = stack
-            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+        stack, buffers = self.module_stack.copy(), self.proxy_buffer_attributes
+        for as_operands in (False, True):
+            self.proxy_buffer_attributes = buffers or as_operands
+            try:
+                return super().call_module(m, forward, args, kwargs)
+            except Exception:
+                # Whatever a foreign forward raises on proxies: the module stays one operation.
+                self._forget({node for node in self.graph.nodes if node not in before})
+                self.module_stack = stack.copy()
+            finally:
+                self.proxy_buffer_attributes = buffers
+        return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        self._proxies = parameter_proxy_cache
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def _forget(self, nodes: set[fx.Node]) -> None:
+        for name in [name for name, proxy in self._proxies.items() if proxy.node in nodes]:
+            del self._proxies[name]
+        for node in reversed(self.graph.nodes):
+            if node in nodes:
+                self.graph.erase_node(node)
 
 
 class _Shapes(fx.Interpreter):

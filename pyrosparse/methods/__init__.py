@@ -1,7 +1,8 @@
 """The methods, one file each: a sparsity prior with its guide."""
 
 from pyrosparse.methods.beta_bernoulli import BetaBernoulli
+from pyrosparse.methods.dependent_beta_bernoulli import DependentBetaBernoulli
 from pyrosparse.methods.gaussian import Gaussian
 from pyrosparse.methods.horseshoe import Horseshoe
 
-__all__ = ["BetaBernoulli", "Gaussian", "Horseshoe"]
+__all__ = ["BetaBernoulli", "DependentBetaBernoulli", "Gaussian", "Horseshoe"]

@@ -75,7 +75,7 @@ class Way:
     """
 
     name: str
-    method: Callable[[], ps.Method]
+    method: Callable[[nn.Sequential], ps.Method]
     by_hand: Callable[[nn.Sequential], Step] | None
 
 
@@ -98,7 +98,8 @@ class Row:
 
     def lifted(self, name: str) -> tuple[ps.Lifted, ps.classifier]:
         """The lifted network and its model, under names of their own in Pyro's param store."""
-        bnn = ps.lift(self.net(), self.way.method(), name=name)
+        net = self.net()
+        bnn = ps.lift(net, self.way.method(net), name=name)
         return bnn, ps.classifier(bnn, N)
 
 
@@ -169,16 +170,22 @@ def mean_field_by_hand(net: nn.Sequential, at_activations: bool) -> Step:
 ALPHA, TEMPERATURE = 1e-4, 0.1
 
 
+def gated_layers(net: nn.Sequential) -> dict[nn.Module, int]:
+    """The layers with gates, on the inputs of dense ones and the outputs of others; how many."""
+    return {
+        layer: layer.in_features if isinstance(layer, nn.Linear) else layer.out_channels
+        for layer in net
+        if isinstance(layer, (nn.Linear, nn.Conv2d))
+    }
+
+
 def beta_bernoulli_by_hand(net: nn.Sequential, collapsed: bool) -> Step:
     """Gates before dense layers and behind convolutions, with pi in log space and in float64."""
     layers = list(net)
     gates: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-    for layer in layers:
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            linear = isinstance(layer, nn.Linear)
-            count = layer.in_features if linear else layer.out_channels
-            log_a = torch.full((count,), math.log(0.95 / 0.05)).requires_grad_()
-            gates[layer] = (log_a, torch.zeros(count, requires_grad=True))
+    for layer, count in gated_layers(net).items():
+        log_a = torch.full((count,), math.log(0.95 / 0.05)).requires_grad_()
+        gates[layer] = (log_a, torch.zeros(count, requires_grad=True))
     parameters = [*net.parameters(), *(tensor for pair in gates.values() for tensor in pair)]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
 
@@ -214,6 +221,53 @@ def beta_bernoulli_by_hand(net: nn.Sequential, collapsed: bool) -> Step:
     return step
 
 
+def dependent_by_hand(net: nn.Sequential) -> Step:
+    """Gates that depend on what they see; q(pi) stays where the first stage began."""
+    layers = list(net)
+    counts = gated_layers(net)
+    gates = {layer: [torch.ones(n), torch.ones(n), torch.zeros(n)] for layer, n in counts.items()}
+    for tensor in itertools.chain(*gates.values()):
+        tensor.requires_grad_()
+    norms = {layer: nn.BatchNorm1d(n, affine=False) for layer, n in counts.items()}
+    parameters = [*net.parameters(), *itertools.chain(*gates.values())]
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+    a = 0.95 / 0.05
+    # The mean of log pi is -1 / a; a point of b = 1 and alpha.
+    frozen = (a - ALPHA) / a * -1.0 + math.log(a) - math.log(ALPHA)
+
+    def gate(layer: nn.Module, features: Tensor) -> tuple[Tensor, Tensor]:
+        slope, loc, log_scale = gates[layer]
+        pooled = features.detach()
+        pooled = pooled.mean((2, 3)) if pooled.dim() == 4 else pooled
+        uniform = torch.rand(counts[layer], dtype=torch.float64).clamp_min(1e-16)
+        log_pi = (torch.log(uniform) / a).float()
+        shift = loc + log_scale.exp() * torch.randn(counts[layer])
+        clamped = torch.clamp(slope * norms[layer](pooled) + shift, 1e-6, 1 - 1e-6)
+        log_gate = log_pi + clamped.log()
+        logits = log_gate - torch.log(-torch.expm1(log_gate))
+        noise = torch.logit(torch.rand_like(logits), eps=6e-8)
+        scale, variance = log_scale.exp(), 5.0
+        divergence = 0.5 * (scale**2 + loc**2) / variance - log_scale
+        divergence = divergence + 0.5 * math.log(variance) - 0.5 + frozen
+        return torch.sigmoid((logits + noise) / TEMPERATURE), divergence.sum()
+
+    def step(x: Tensor, y: Tensor) -> float:
+        divergence, features = torch.zeros(()), x
+        for layer in layers:
+            if layer not in gates:
+                features = layer(features)
+                continue
+            dense = isinstance(layer, nn.Linear)
+            features = features if dense else layer(features)
+            gains, own = gate(layer, features)
+            divergence = divergence + own
+            features = layer(features * gains) if dense else features * gains[:, :, None, None]
+        likelihood = F.cross_entropy(features, y, reduction="sum") * (N / len(x))
+        return finish(optimizer, likelihood + divergence)
+
+    return step
+
+
 def apply_layer(
     layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
@@ -233,26 +287,33 @@ NORMAL = functools.partial(
 )
 
 WAYS = (
-    Way("point", lambda: ps.Gaussian(scale=PRIOR_SCALE), point_by_hand),
+    Way("point", lambda _: ps.Gaussian(scale=PRIOR_SCALE), point_by_hand),
     Way(
         "mean field, weights",
-        lambda: NORMAL(estimator="weights"),
+        lambda _: NORMAL(estimator="weights"),
         functools.partial(mean_field_by_hand, at_activations=False),
     ),
     Way(
         "mean field, activations",
-        lambda: NORMAL(estimator="activations"),
+        lambda _: NORMAL(estimator="activations"),
         functools.partial(mean_field_by_hand, at_activations=True),
     ),
     Way(
         "beta-Bernoulli",
-        lambda: ps.BetaBernoulli(ALPHA, TEMPERATURE),
+        lambda _: ps.BetaBernoulli(ALPHA, TEMPERATURE),
         functools.partial(beta_bernoulli_by_hand, collapsed=False),
     ),
     Way(
         "beta-Bernoulli, collapsed",
-        lambda: ps.BetaBernoulli(ALPHA, TEMPERATURE, pi="collapsed"),
+        lambda _: ps.BetaBernoulli(ALPHA, TEMPERATURE, pi="collapsed"),
         functools.partial(beta_bernoulli_by_hand, collapsed=True),
+    ),
+    Way(
+        "dependent beta-Bernoulli",
+        lambda net: ps.DependentBetaBernoulli(
+            ps.lift(net, ps.BetaBernoulli(ALPHA, TEMPERATURE), name="first")
+        ),
+        dependent_by_hand,
     ),
 )
 

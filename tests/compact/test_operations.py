@@ -221,6 +221,32 @@ def random_network(seed: int) -> nn.Module:
     return randomise(Net(), seed)
 
 
+class Positions(nn.Module):
+    """A parameter, one long where there is a batch, is added to the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.places = nn.Parameter(torch.linspace(-1, 1, 60).view(1, 10, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embed(x) + self.places[:, : x.size(1)]))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("dead", [[0, 1], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize("read", [slice(0, 6), slice(0, 3), slice(0, 2)])
+def test_positions_that_are_the_same_for_every_datum(batch: int, dead: list, read: slice) -> None:
+    """An example of one datum does not show which of the two has the batch."""
+    net = randomise(Positions()).eval()
+    net.embed.weight.data[dead] = 0
+    net.head.weight.data[:, [n for n in range(6) if n not in range(6)[read]]] = 0
+    small = ps.compact(net, None, torch.randn(batch, 5, 3).double(), at_least=0)
+    for shape in ((1, 5, 3), (3, 7, 3)):
+        x = torch.randn(*shape).double()
+        assert same(small(x), net(x))
+
+
 @given(st.integers(0, 10**6), st.sampled_from([0.3, 0.6, 0.9]), st.sampled_from([0, 1, 2]))
 @settings(max_examples=60, deadline=None)
 def test_random_networks(seed: int, density: float, at_least: int) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import pyrosparse as ps
 from pyrosparse import networks
 from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts
+from tests.compact.attention_nets import Heads
 
 IMAGE = torch.zeros(1, 1, 28, 28)
 
@@ -156,6 +157,11 @@ def test_other_layers_have_no_count() -> None:
     with pytest.raises(ValueError, match="no count for '1', LayerNorm"):
         beta_bernoulli_counts(net, torch.zeros(1, 4))
     assert ps.report(net, net, torch.zeros(1, 4), batch_sizes=()).paper is None
+    for product in ("function", "written"):
+        attention = Heads(product=product)
+        with pytest.raises(ValueError, match="no count for"):
+            beta_bernoulli_counts(attention, torch.zeros(1, 3, 12))
+        assert attention.training
 
 
 def test_the_report_has_it_and_the_quality() -> None:

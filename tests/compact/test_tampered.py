@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pyrosparse as ps
-from pyrosparse.compact import CompactNet, StorageError, load_sparse, load_weights, save_sparse
+from pyrosparse.compact import CompactNet, StorageError, load_sparse, save_sparse
 from pyrosparse.compact.network_file import FORMAT
 from pyrosparse.compact.operations import ATTRIBUTES, METHODS, function
+from pyrosparse.weights_file import load_weights
 from tests.compact.cases import kinds
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], object]

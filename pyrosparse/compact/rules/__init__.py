@@ -13,12 +13,16 @@ from torch.nn import functional as F
 
 from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED
 from pyrosparse.compact.parts import Gain, Scatter, Select
-from pyrosparse.compact.rules import joining, pointwise, shaping
+from pyrosparse.compact.rules import attention, joining, pointwise, shaping
+from pyrosparse.compact.rules.heads import Split, with_heads
 from pyrosparse.compact.rules.layer_norm import LayerNorm
 from pyrosparse.compact.rules.mixing import Mixing
-from pyrosparse.compact.rules.rule import Flow, Rule, attribute
+from pyrosparse.compact.rules.pieces import write_as_slice
+from pyrosparse.compact.rules.rule import Features, Flow, Heads, Rule, attribute
+from pyrosparse.compact.rules.sizes import Size, write_own_numbers
+from pyrosparse.input_gate import InputGate
 
-__all__ = ["Flow", "Mixing", "Rule", "find"]
+__all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn_node"]
 
 _ACTIVATIONS = (
     "relu", "relu6", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "celu", "mish", "softplus",
@@ -61,8 +65,10 @@ _MODULES: dict[type[nn.Module], type[Rule]] = {
     nn.PReLU: pointwise.PReLU,
     nn.GroupNorm: pointwise.GroupNorm,
     nn.LayerNorm: LayerNorm,
+    nn.Softmax: attention.Softmax,
     nn.Flatten: shaping.Flatten,
     Gain: pointwise.Gains,
+    InputGate: pointwise.InputGates,
     Scatter: joining.Scattered,
     Select: shaping.Selected,
 }  # fmt: skip
@@ -91,8 +97,13 @@ _CALLS: dict[Any, type[Rule]] = {
     **dict.fromkeys(["flatten", "view", "reshape", torch.flatten, torch.reshape], shaping.Flatten),
     **dict.fromkeys(["mean", "amax", "amin", torch.mean, torch.amax, torch.amin], shaping.Mean),
     **dict.fromkeys(["permute", "transpose", torch.permute, torch.transpose], shaping.Permute),
-    **dict.fromkeys(["size", "dim", getattr], shaping.Size),
+    **dict.fromkeys(["unflatten", torch.unflatten], Split),
+    **dict.fromkeys(["size", "dim", getattr], Size),
     **dict.fromkeys([torch.cat, torch.concat, torch.concatenate], joining.Concatenation),
+    **dict.fromkeys(["matmul", operator.matmul, torch.matmul], attention.MatrixProduct),
+    **dict.fromkeys(["softmax", torch.softmax, F.softmax], attention.Softmax),
+    **dict.fromkeys(["masked_fill", torch.masked_fill], attention.Fill),
+    F.scaled_dot_product_attention: attention.ScaledDotProduct,
     F.pad: shaping.Pad,
     operator.getitem: shaping.Slice,
 }
@@ -132,6 +143,17 @@ def find(graph: fx.Graph, net: nn.Module) -> tuple[dict[fx.Node, Rule], dict[fx.
             barriers[node] = why
         rules[node] = (rule or Rule)(node, module)
     return rules, barriers
+
+
+def learn_node(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
+    """The rule of a node whose operands are known, and what is known of its result."""
+    node = rule.node
+    write_as_slice(flow, node)
+    if write_own_numbers(flow, node) and rule.module is None and type(rule) is not Rule:
+        kind = _rule_of_call(node) if node.all_input_nodes else None
+        rule = (kind or Rule)(node)
+    rule = with_heads(rule, flow)
+    return rule, rule.learn(flow)
 
 
 def _rule_of_call(node: fx.Node) -> type[Rule] | None:

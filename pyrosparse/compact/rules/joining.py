@@ -168,11 +168,15 @@ class _Terms:
             varies = ~flow.read(operand, self.dim).constant
             here = wanted[places]
             self.takes.append(_at_least(varies & here, here, flow.at_least))
-        if not any(mask.any() for mask in self.takes):
-            # All of it is constant and yet read: some tensor must be there to add the numbers to.
-            some = next(n for n, places in enumerate(self.places) if len(places))
-            here = wanted[self.places[some]]
-            self.takes[some] = _at_least(here, torch.ones_like(here), 1)
+        # All of it may be constant, or come from parameters, and yet be read: some tensor must be
+        # there to add to, and those that have a batch must be, for others may have none.
+        some = [n for n, places in enumerate(self.places) if wanted[places].any()]
+        some = some or [n for n, places in enumerate(self.places) if len(places)]
+        for n in sorted(some, key=lambda n: -len(flow.inputs[self.operands[n]])):
+            taken = [m for m in range(len(self.takes)) if self.takes[m].any()]
+            if not taken or not flow.inputs[self.operands[n]] <= self._inputs(flow, taken):
+                here = wanted[self.places[n]]
+                self.takes[n] = _at_least(here, torch.ones_like(here), 1)
         for operand, mask in zip(self.operands, self.takes, strict=True):
             flow.want(operand, self.dim, mask)
 
@@ -194,7 +198,12 @@ class _Terms:
         if not number.any() and all(index is None for index in indices):
             return operands, None
         values = flow.tensor(number) if number.any() else None
-        return operands, Scatter(int(wanted.sum()), indices, values, self.dim)
+        each = [flow.inputs[operand] for operand in self.operands]
+        alike = all(inputs == each[0] for inputs in each)
+        return operands, Scatter(int(wanted.sum()), indices, values, self.dim, not alike)
+
+    def _inputs(self, flow: Flow, operands: list[int]) -> set[fx.Node]:
+        return set().union(*(flow.inputs[self.operands[n]] for n in operands))
 
 
 class Concatenation(Rule):

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pyrosparse.compact.layers import TRANSPOSED
+from pyrosparse.compact.rules.regular import level
 from pyrosparse.compact.rules.rule import Features, Flow, Rule, with_parameters
 
 
@@ -61,7 +62,7 @@ class Mixing(Rule):
         x = flow.read(self.source, self._dim(flow))
         wanted = flow.wanted[self.node].view(groups, outputs)
         active = wanted.any(1, keepdim=True)
-        self.rows = _level(wanted.int(), int(wanted.sum(1).max())) & active
+        self.rows = level(wanted.int(), int(wanted.sum(1).max())) & active
         flow.wanted[self.node] = self.rows.flatten()
 
         # What the bias, or the channel of ones, can stand for. That channel has no group to be in.
@@ -69,7 +70,7 @@ class Mixing(Rule):
         varies = ~foldable.view(groups, inputs)
         used = (self.uses & self.rows.unsqueeze(2)).any(1) & varies
         count = max(int(used.sum(1).max()), 1, min(flow.at_least, inputs))
-        self.columns = _level(2 * used.int() + varies.int(), count) & active
+        self.columns = level(2 * used.int() + varies.int(), count) & active
         flow.want(self.source, x.dim, self.columns.flatten())
 
     def rewrite(self, flow: Flow) -> fx.Node:
@@ -133,14 +134,3 @@ def _pads_with_zeros(module: nn.Module) -> bool:
     if padding == "same":
         return any(side > 1 for side in module.kernel_size)  # type: ignore[union-attr]
     return any(padding) if isinstance(padding, tuple) else bool(padding)
-
-
-def _level(preference: Tensor, count: int) -> Tensor:
-    """In each row the ``count`` elements of the highest preference, the first of equal ones.
-
-    >>> _level(torch.tensor([[0, 1, 0], [1, 0, 1]]), 2)
-    tensor([[ True,  True, False],
-            [ True, False,  True]])
-    """
-    order = preference.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros_like(preference, dtype=torch.bool).scatter(1, order, True)

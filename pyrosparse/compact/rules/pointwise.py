@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from pyrosparse.compact.parts import Gain
 from pyrosparse.compact.rules.rule import Features, Flow, Rule, arguments, with_parameters
+from pyrosparse.input_gate import InputGate
 
 
 class Pointwise(Rule):
@@ -19,6 +20,8 @@ class Pointwise(Rule):
         x = flow.features.get(self.source)
         if x is None:
             return None
+        if type(self) is Pointwise and self.source in flow.averages:
+            flow.averages.add(self.node)
         return Features.of(x.dim, x.constant, self.apply(x.value))
 
     def apply(self, values: Tensor) -> Tensor:
@@ -176,6 +179,27 @@ class Gains(Parametric):
 
     def sliced(self, module: nn.Module, wanted: Tensor) -> nn.Module:
         return Gain(self.module.gain[wanted.to(self.module.gain.device)], self.module.dim)
+
+
+class InputGates(Parametric):
+    """Gains that depend on the feature's own size; constant where they are zero."""
+
+    module: InputGate
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.read(self.source, self.module.dim % len(flow.shapes[self.source]))
+        gate = copy.deepcopy(self.module).double().cpu()
+        gains = gate.gains(x.value.unsqueeze(0))
+        shut = gate.gain == 0
+        return Features.of(x.dim, x.constant | shut, torch.where(shut, 0.0, gains[0] * x.value))
+
+    def sliced(self, module: nn.Module, wanted: Tensor) -> nn.Module:
+        gate = self.module
+        kept = wanted.to(gate.gain.device)
+        scale, offset, floor, gain = (
+            tensor[kept] for tensor in (gate.scale, gate.offset, gate.floor, gate.gain)
+        )
+        return InputGate(scale, offset, floor, gain, dim=gate.dim)
 
 
 class GroupNorm(Rule):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,15 +43,37 @@ class Features:
         return cls(dim, constant, torch.where(constant, value, 0.0))
 
 
+@dataclass
+class Heads:
+    """What is known of features that a tensor holds in several dimensions: heads times features.
+
+    dims:            the dimensions that hold them, the outer ones first.
+    sizes:           of those dimensions.
+    constant, value: as of ``Features``, (features,) in row-major order of the sizes.
+
+    >>> Heads((1, 3), (4, 8), torch.zeros(32).bool(), torch.zeros(32)).sizes
+    (4, 8)
+    """
+
+    dims: tuple[int, ...]
+    sizes: tuple[int, ...]
+    constant: Tensor
+    value: Tensor
+
+
 class Flow:
     """The graph on its way from the masked network to the compact one.
 
     Every tensor of known ``features`` has, in the compact graph, exactly those that are ``wanted``.
-    A tensor of which nothing is known stays whole.
+    A tensor of which nothing is known stays whole, and the rules that know of no ``heads`` know
+    nothing of a tensor that has them.
 
     shapes:   of the old graph's tensors, on the example.
-    features: filled forward, ``wanted`` (bool masks) backward, ``new`` (the compact graph's nodes)
-              forward again.
+    features: filled forward, as are ``heads``; ``wanted`` (bool masks) and ``live`` (what is left)
+              backward, ``new`` (the compact graph's nodes) forward again.
+    inputs:   which of the network's inputs a tensor is made of; parameters are made of none.
+    averages: tensors that sum to 1 over their last dimension.
+    spare:    of ``wanted``, how many are there only because heads must be of one size.
     parts:    the compact network's modules and tensors by name.
     at_least: how many features every layer keeps at both its ends.
     trained:  whether parameters will still change, so that only zeros are constants.
@@ -68,20 +91,30 @@ class Flow:
         self.at_least = at_least
         self.trained = trained
         self.features: dict[fx.Node, Features] = {}
+        self.heads: dict[fx.Node, Heads] = {}
+        self.inputs: dict[fx.Node, set[fx.Node]] = {}
+        for node in shapes:
+            known = [self.inputs[x] for x in node.all_input_nodes if x in shapes]
+            self.inputs[node] = {node} if node.op == "placeholder" else set().union(*known)
+        self.averages: set[fx.Node] = set()
         self.wanted: dict[fx.Node, Tensor] = {}
+        self.spare: Counter[fx.Node] = Counter()
+        self.live: set[fx.Node] = set()
         self.new: dict[fx.Node, fx.Node] = {}
         self.graph = fx.Graph()
         self.parts: dict[str, Any] = {}
         parameters = [p for p in net.parameters() if p.is_floating_point()]
         self.like = parameters[0].detach() if parameters else torch.zeros(())
 
-    def learn(self, node: fx.Node, features: Features) -> None:
+    def learn(self, node: fx.Node, features: Features | Heads) -> None:
         """Note what is known of a tensor; nothing of it is wanted yet."""
         if self.trained:
-            features = Features.of(
-                features.dim, features.constant & (features.value == 0), features.value
-            )
-        self.features[node] = features
+            known = features.constant & (features.value == 0)
+            features = replace(features, constant=known, value=torch.zeros_like(features.value))
+        if isinstance(features, Heads):
+            self.heads[node] = features
+        else:
+            self.features[node] = features
         self.wanted[node] = torch.zeros_like(features.constant)
 
     def read(self, node: fx.Node, dim: int) -> Features:
@@ -94,8 +127,10 @@ class Flow:
     def want(self, node: fx.Node, dim: int, mask: Tensor) -> None:
         """Ask for features along a dimension; along another than is known, for all."""
         known = self.features.get(node)
-        if known is not None:
-            self.wanted[node] |= mask if known.dim == dim else torch.ones_like(known.constant)
+        if known is not None and known.dim == dim:
+            self.wanted[node] |= mask
+        else:
+            self.want_all(node)
 
     def want_all(self, node: fx.Node) -> None:
         """Ask for a tensor whole."""
@@ -159,9 +194,13 @@ class Rule:
         """The first operand."""
         return self.node.all_input_nodes[0]
 
-    def learn(self, flow: Flow) -> Features | None:
+    def learn(self, flow: Flow) -> Features | Heads | None:
         """What is known of the result; None where nothing is."""
         return None
+
+    def reads(self, operand: fx.Node) -> bool:
+        """Whether the new operation still has that operand."""
+        return True
 
     def want(self, flow: Flow) -> None:
         """Ask the operands for what the wanted part of the result takes."""

@@ -119,7 +119,7 @@ class Slice(Rule):
         x = flow.features.get(self.source)
         index = self.node.args[1]
         self.index = index if isinstance(index, tuple) else (index,)
-        plain = all(isinstance(i, int) or _is_fixed(i) for i in self.index)
+        plain = all(isinstance(i, int) or is_fixed(i) for i in self.index)
         if x is None or not plain:
             return None
         self.old_dim = x.dim
@@ -135,15 +135,23 @@ class Slice(Rule):
         old[self.places[flow.wanted[self.node]]] = True
         self.takes = old
         flow.want(self.source, self.old_dim, old)
+        flow.spare[self.source] += flow.spare[self.node]
 
     def rewrite(self, flow: Flow) -> fx.Node:
-        operand = flow.take(self.source, self.old_dim, self.takes)
-        index = tuple(slice(None) if n == self.old_dim else i for n, i in enumerate(self.index))
+        operand, range_ = self._range(flow)
+        index = tuple(range_ if n == self.old_dim else i for n, i in enumerate(self.index))
         if all(i == slice(None) for i in index):
             return operand
-        new = flow.copy(self.node, {self.source: operand})
-        new.args = (operand, index)
-        return new
+        return flow.graph.call_function(operator.getitem, (operand, index))
+
+    def _range(self, flow: Flow) -> tuple[fx.Node, slice]:
+        """The operand, and the range of its features that is left, which need not be copied."""
+        present = flow.wanted[self.source]
+        places = (present.cumsum(0) - 1)[self.takes]
+        first, last = int(places[0]), int(places[-1])
+        if self.old_dim < len(self.index) and last - first + 1 == len(places) < int(present.sum()):
+            return flow.new[self.source], slice(first, last + 1)
+        return flow.take(self.source, self.old_dim, self.takes), slice(None)
 
 
 class Selected(Slice):
@@ -193,52 +201,30 @@ class Permute(Mean):
         x = flow.features.get(self.source)
         if x is None:
             return None
-        rank = len(flow.shapes[self.source])
-        order = list(range(rank))
-        dims = self.node.args[1:]
-        if len(dims) == 1 and isinstance(dims[0], (tuple, list)):
-            dims = tuple(dims[0])
-        if self.node.kwargs or not all(isinstance(d, int) for d in dims):
+        places = order(self.node, len(flow.shapes[self.source]))
+        if places is None:
             return None
-        if self.node.target in ("transpose", torch.transpose):
-            first, second = (int(d) % rank for d in dims)  # type: ignore[arg-type]
-            order[first], order[second] = second, first
-        else:
-            order = [int(d) % rank for d in dims]  # type: ignore[arg-type]
         self.old_dim = x.dim
-        return Features(order.index(x.dim), x.constant, x.value)
+        return Features(places.index(x.dim), x.constant, x.value)
 
 
-class Size(Rule):
-    """The size of another dimension than that of the features, which nothing here changes."""
-
-    def want(self, flow: Flow) -> None:
-        source = self.source
-        if source not in flow.features:
-            return
-        if self._reads(flow, flow.features[source].dim):
-            flow.want_all(source)
-        elif not flow.wanted[source].any():
-            flow.wanted[source][0] = True  # any of them has that size
-
-    def _reads(self, flow: Flow, dim: int) -> bool:
-        """Whether the size of that dimension is used."""
-        rank = len(flow.shapes[self.source])
-        if self.node.target == "dim" or self.node.args[1:] in (("device",), ("dtype",), ("ndim",)):
-            return False
-        if self.node.target == "size" and len(self.node.args) == 2:
-            read = [self.node.args[1]]
-        elif self.node.target == "size" or self.node.args[1:] == ("shape",):
-            # The whole shape: look at what is taken from it.
-            if not all(user.target is operator.getitem for user in self.node.users):
-                return True
-            read = [user.args[1] for user in self.node.users]
-        else:
-            return True
-        return any(not isinstance(d, int) or d % rank == dim for d in read)
+def order(node: fx.Node, rank: int) -> list[int] | None:
+    """Which old dimension stands at each place after ``permute`` or ``transpose``."""
+    dims = node.args[1:]
+    if len(dims) == 1 and isinstance(dims[0], (tuple, list)):
+        dims = tuple(dims[0])
+    if node.kwargs or not all(isinstance(d, int) for d in dims):
+        return None
+    given = [int(d) % rank for d in dims]  # type: ignore[arg-type]
+    if node.target not in ("transpose", torch.transpose):
+        return given
+    places = list(range(rank))
+    first, second = given
+    places[first], places[second] = second, first
+    return places
 
 
-def _is_fixed(index: object) -> bool:
+def is_fixed(index: object) -> bool:
     if not isinstance(index, slice):
         return False
     return all(end is None or isinstance(end, int) for end in (index.start, index.stop, index.step))

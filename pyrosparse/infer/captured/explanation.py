@@ -6,7 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrosparse.infer.captured.svi import Captured, CapturedSVI
+    from pyrosparse.infer.captured.capture import Captured
+    from pyrosparse.infer.captured.svi import CapturedSVI
 
 
 def explain(svi: CapturedSVI) -> str:

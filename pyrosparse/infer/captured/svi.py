@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, cast
 
 import pyro
@@ -18,10 +17,11 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyrosparse.infer.captured.capture import Captured, why_not_traced, writable
 from pyrosparse.infer.captured.compiled import compiled
 from pyrosparse.infer.captured.difference import difference
 from pyrosparse.infer.captured.explanation import explain
-from pyrosparse.infer.captured.graph import Run, StepGraph, trace
+from pyrosparse.infer.captured.graph import trace
 from pyrosparse.infer.captured.guards import Guards
 from pyrosparse.infer.captured.optimizers import Optim, Update
 from pyrosparse.infer.captured.signature import is_recorded, same_kind, signature
@@ -35,31 +35,6 @@ _MOST_CAPTURES = 8
 
 _MOST_SIGNATURES = 64
 """Kinds of arguments of which steps are captured."""
-
-
-@dataclass
-class Captured:
-    """One captured step: for arguments of one kind, while what it was traced with holds."""
-
-    parameters: dict[str, Tensor]
-    graph: StepGraph
-    run: Run
-    same_stream: Run
-    guards: Guards
-    signature: Any
-    compiled: bool = False
-    runs: int = 0
-    checks: int = 1
-    largest_loss: float = 0.0
-
-    def inputs(self, arguments: list[Tensor]) -> list[Tensor]:
-        graph = self.graph
-        return [*self.parameters.values(), *arguments, *graph.outside, *graph.constants]
-
-    def written(self, arguments: list[Tensor]) -> list[Tensor]:
-        """The tensors that a step writes to."""
-        inputs = self.inputs(arguments)
-        return [inputs[position] for position in self.graph.written()]
 
 
 class CapturedSVI:
@@ -174,7 +149,7 @@ class CapturedSVI:
         if not self.parameters:
             # Once beforehand, as the first run of a model may make parameters and plates.
             guards = Guards(self._roots())
-            before = State(_writable(guards, ()), guards.generators)
+            before = State(writable(guards, ()), guards.generators)
             self._gradients(args, kwargs)
             before.restore()
         return self._find(args, kwargs)[0] is not None
@@ -233,7 +208,7 @@ class CapturedSVI:
         self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor]
     ) -> Captured | None:
         guards = Guards(self._roots())
-        before = State(_writable(guards, arguments), guards.generators)
+        before = State(writable(guards, arguments), guards.generators)
         try:
             # What the model itself raises is the caller's to see.
             self._gradients(args, kwargs)
@@ -269,7 +244,7 @@ class CapturedSVI:
                 [one for one in leaves if isinstance(one, Tensor)],
             )
         except Exception as error:
-            self._fall_back(_why_not_traced(error))
+            self._fall_back(why_not_traced(error))
             return None
         finally:
             before.restore()
@@ -340,7 +315,7 @@ class CapturedSVI:
         """Compare a capture with the eager step; everything is put back where it was."""
         # An eager step that disagrees may write to other tensors than the graph.
         guards = captured.guards
-        written = _writable(guards, arguments) if gradients else captured.written(arguments)
+        written = writable(guards, arguments) if gradients else captured.written(arguments)
         start = State(written, guards.generators)
         wrong = None
         try:
@@ -433,31 +408,3 @@ def _backward_of(loss: Callable[..., Any]) -> Callable[..., Any]:
         return value.detach() if isinstance(value, Tensor) else value
 
     return loss_and_grads
-
-
-_SMALL = 1 << 20
-"""Elements up to which a tensor that is no module's is kept while a step is tried."""
-
-
-def _writable(guards: Guards, arguments: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors that a model may write to and that are worth keeping: not its data."""
-    owned = [
-        tensor
-        for module in guards.modules
-        for part in (module._parameters, module._buffers)
-        for tensor in part.values()
-        if tensor is not None
-    ]
-    small = [tensor for tensor in guards.tensors if tensor.numel() <= _SMALL]
-    return list({id(tensor): tensor for tensor in (*owned, *small, *arguments)}.values())
-
-
-def _why_not_traced(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    first = text[0] if text else ""
-    if "_local_scalar_dense" in str(error) or "item" in first:
-        return (
-            "the model reads a tensor's value in Python (item, float, a branch on a tensor), which "
-            "a graph cannot hold"
-        )
-    return f"tracing it raises {type(error).__name__}: {first[:300]}"

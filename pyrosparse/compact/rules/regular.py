@@ -1,0 +1,54 @@
+"""Masks whose groups keep equally many members: what groups of a convolution and heads need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def level(preference: Tensor, count: int) -> Tensor:
+    """In each row the ``count`` elements of the highest preference, the first of equal ones.
+
+    >>> level(torch.tensor([[0, 1, 0], [1, 0, 1]]), 2)
+    tensor([[ True,  True, False],
+            [ True, False,  True]])
+    """
+    order = preference.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(preference, dtype=torch.bool).scatter(1, order, True)
+
+
+def regular(mask: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The mask with as few more elements as make of it a block: sizes (2, 3) -> (2, 2), say.
+
+    mask: (a * b * ...,) bool, elements in row-major order of the sizes (a, b, ...). Of the result
+    every part that is left has equally many members, at each level.
+
+    >>> regular(torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 1]).bool(), (3, 3)).int().tolist()
+    [1, 1, 0, 0, 0, 0, 1, 0, 1]
+    """
+    blocks = mask.view(*sizes)
+    kept = torch.ones((), dtype=torch.bool)
+    for depth, size in enumerate(sizes):
+        used = blocks.flatten(depth + 1).any(-1) if depth + 1 < len(sizes) else blocks
+        if depth:
+            rows = used.view(-1, size)
+            used = level(rows.int(), int(rows.sum(1).max())).view(used.shape)
+        kept = used & kept[..., None]
+    return kept.flatten()
+
+
+def block(mask: Tensor, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of what a mask from ``regular`` keeps.
+
+    >>> block(torch.tensor([1, 1, 0, 0, 0, 0, 1, 0, 1]).bool(), (3, 3))
+    (2, 2)
+    """
+    blocks = mask.view(*sizes)
+    counts = []
+    for _ in sizes:
+        kept = blocks.flatten(1).any(1) if blocks.dim() > 1 else blocks
+        counts.append(int(kept.sum()))
+        blocks = blocks[kept][0] if kept.any() else blocks[0]
+    return tuple(counts)

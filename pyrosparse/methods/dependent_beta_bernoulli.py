@@ -1,0 +1,171 @@
+"""Dependent beta-Bernoulli dropout: gates that close for some inputs and not for others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyrosparse.distributions import LogitKumaraswamy, relaxed_bernoulli
+from pyrosparse.input_gate import LIMITS, InputGate, pooled
+from pyrosparse.method import Method, Posterior
+from pyrosparse.methods.beta_bernoulli import BetaBernoulli
+from pyrosparse.target import Kind, Target, gates
+
+_EPSILON = 1e-5
+_MOMENTUM = 0.1
+
+
+class DependentBetaBernoulli(Method):
+    r"""Dependent beta-Bernoulli dropout, the second stage after ``BetaBernoulli``: whether a
+    feature passes depends on its own size.
+
+    .. math::
+        \beta_k \sim \mathcal N(0, s^2), \quad
+        z_{nk} \sim \mathrm{Bernoulli}(\varphi_k(x_{nk})), \qquad
+        \varphi_k(x) = \pi_k \, \mathrm{clamp}\Big(\gamma_k \frac{x - \mu_k}{\sigma_k} + \beta_k,
+            \epsilon, 1 - \epsilon\Big)
+
+    with :math:`q(\beta_k) = \mathcal N(\eta_k, \kappa_k^2)`. :math:`q(\pi)` is the first stage's
+    and no longer trained, so that a feature can only become rarer. x is what the gate sees, without
+    its gradient; of images and sequences the mean over positions. :math:`\mu_k` and
+    :math:`\sigma_k` are those of the minibatch in training mode, when their running averages are
+    kept, and these in evaluation mode. At test time the gain is :math:`E_q[\pi_k]` times the clamp
+    at :math:`\beta = \eta`, and 0 where that is below 0.001: other features for every input.
+
+    bnn:   the lifted network of the first stage; its gates' q(pi) are copied.
+    scale: s; the paper's.
+
+    Targets: those of the first stage's gates; lift the same network. ``keep`` scores E[pi], which
+    no gain exceeds. The sites are the log odds of pi and ``<site>.shift``, beta.
+
+    Raises ValueError where ``bnn`` has no target of ``BetaBernoulli``, where scale is not positive,
+    and on targets that it does not have.
+
+    Source: Lee et al. (2019), eqs. 20 to 25.
+
+    >>> import pyrosparse as ps
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> first = ps.lift(net, ps.BetaBernoulli())
+    >>> bnn = ps.lift(net, DependentBetaBernoulli(first)).eval()
+    >>> bnn.mean_forward(torch.ones(5, 4)).shape
+    torch.Size([5, 2])
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("input", "output")
+    threshold: ClassVar[float] = BetaBernoulli.threshold
+
+    def __init__(self, bnn: Any, *, scale: float = math.sqrt(5)) -> None:
+        if not (scale > 0 and math.isfinite(scale)):
+            raise ValueError(f"scale must be positive and finite, got {scale}")
+        self.scale = scale
+        self._first: dict[str, tuple[BetaBernoulli, Tensor, Tensor]] = {}
+        for entry in getattr(getattr(bnn, "guide", None), "entries", ()):
+            if isinstance(entry.method, BetaBernoulli):
+                q = entry.posterior()
+                log_a, log_b = (q[key].detach().clone() for key in ("log_a", "log_b"))
+                self._first[entry.target.key] = (entry.method, log_a, log_b)
+        if not self._first:
+            raise ValueError(
+                "the first stage is missing: give the lifted network that was trained with "
+                "BetaBernoulli"
+            )
+
+    def targets(self, net: nn.Module) -> list[Target]:
+        return [target for target in gates(net) if target.key in self._first]
+
+    def init(self, target: Target) -> dict[str, Tensor]:
+        _, log_a, log_b = self._stage(target)
+        if log_a.shape != target.shape:
+            raise ValueError(
+                f"{target.key!r} has {target.shape[0]} features, in the first stage {len(log_a)}: "
+                "lift the network of the first stage"
+            )
+        ones = torch.ones_like(log_a)
+        return {
+            "slope": ones,
+            "shift": ones,
+            "log_scale": torch.zeros_like(log_a),
+            "_log_a": log_a,
+            "_log_b": log_b,
+            "_running_mean": torch.zeros_like(log_a),
+            "_running_variance": ones,
+        }
+
+    def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        assert x is not None and target.axis is not None
+        first, _, _ = self._stage(target)
+        prior = LogitKumaraswamy(torch.full_like(q["_log_a"], first.alpha), 1)
+        with poutine.scale(scale=first.scale_of(target)):
+            logits = pyro.sample(target.site, prior.to_event(1))
+        zeros = torch.zeros_like(q["shift"])
+        normal = dist.Normal(zeros, self.scale + zeros)
+        shift = pyro.sample(f"{target.site}.shift", normal.to_event(1))
+        log_pi = F.logsigmoid(logits)
+        if first.pi == "collapsed" and getattr(logits, "_drawn_by_guide", False):
+            log_pi = _probability(q).log_mean
+        # Running averages are kept here alone: the mean must not change anything.
+        standard = F.batch_norm(
+            pooled(x.detach(), target.axis),
+            q["_running_mean"],
+            q["_running_variance"],
+            training=q.training,
+            momentum=_MOMENTUM,
+            eps=_EPSILON,
+        )
+        log_gate = log_pi + torch.clamp(q["slope"] * standard + shift, *LIMITS).log()
+        # logit of exp(log_gate), which the clamp keeps away from 1.
+        return relaxed_bernoulli(log_gate - torch.log(-torch.expm1(log_gate)), first.temperature)
+
+    def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        first, _, _ = self._stage(target)
+        probability = LogitKumaraswamy(log_a=q["_log_a"], log_b=q["_log_b"])
+        with poutine.scale(scale=first.scale_of(target)):
+            logits = pyro.sample(target.site, probability.to_event(1))
+        shift = dist.Normal(q["shift"], q["log_scale"].exp())
+        pyro.sample(f"{target.site}.shift", shift.to_event(1))
+        return logits
+
+    def keep(self, target: Target, q: Posterior) -> Tensor:
+        return _probability(q).mean
+
+    def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        if x is None:
+            return _probability(q).mean
+        return self.gate(target, q).gains(x.detach())
+
+    def gate(self, target: Target, q: Posterior) -> InputGate:
+        assert target.axis is not None
+        scale = q["slope"] * (q["_running_variance"] + _EPSILON).rsqrt()
+        gain = _probability(q).mean
+        floor = self.threshold / gain
+        offset = q["shift"] - scale * q["_running_mean"]
+        return InputGate(scale, offset, floor, gain, target.axis)
+
+    def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
+        first, _, _ = self._stage(target)
+        q["_log_a"].masked_fill_(removed, math.log(first.alpha))
+        q["_log_b"].masked_fill_(removed, 0.0)
+        q["shift"].masked_fill_(removed, 0.0)
+        q["log_scale"].masked_fill_(removed, math.log(self.scale))
+
+    def _stage(self, target: Target) -> tuple[BetaBernoulli, Tensor, Tensor]:
+        if target.key not in self._first:
+            raise ValueError(
+                f"{target.key!r} had no gate in the first stage, which gated "
+                f"{', '.join(self._first)}"
+            )
+        return self._first[target.key]
+
+    def __repr__(self) -> str:
+        return f"DependentBetaBernoulli(scale={self.scale:g}) after {len(self._first)} gates"
+
+
+def _probability(q: Posterior) -> Any:
+    return LogitKumaraswamy(log_a=q["_log_a"], log_b=q["_log_b"]).base

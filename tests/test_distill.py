@@ -1,0 +1,106 @@
+"""Distillation as a likelihood term."""
+
+import math
+from typing import Any
+
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor, nn
+
+import pyrosparse as ps
+from pyrosparse.evidence import evaluate
+
+
+def data(n: int = 30) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 4, generator=generator), torch.randint(3, (n,), generator=generator)
+
+
+def networks() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(1)
+    return nn.Linear(4, 3), nn.Linear(4, 3)
+
+
+def log_joint(model: Any, bnn: ps.Lifted, *args: Tensor) -> Tensor:
+    """The scaled log likelihood at the guide's point."""
+    with torch.no_grad():
+        trace = poutine.trace(bnn.guide).get_trace(*args)
+        replayed = poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args)
+        replayed.compute_log_prob()
+        sites = [site for site in replayed.nodes.values() if site["type"] == "sample"]
+        return sum(site["log_prob_sum"] for site in sites if site["is_observed"])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_likelihood_is_the_stated_one(weight: float, temperature: float) -> None:
+    net, teacher = networks()
+    bnn = ps.lift(net, ps.Gaussian())
+    x, y = data()
+    model = ps.distill(bnn, teacher, 90, weight=weight, temperature=temperature)
+    with torch.no_grad():
+        student, taught = net(x).double(), teacher(x).double()
+    labels = student.log_softmax(1)[torch.arange(30), y]
+    soft = (taught / temperature).softmax(1)
+    divergence = (soft * (soft.log() - (student / temperature).log_softmax(1))).sum(1)
+    expected = (1 - weight) * labels.sum() - weight * temperature**2 * divergence.sum()
+    assert float(log_joint(model, bnn, x, y)) == pytest.approx(3 * float(expected), rel=1e-5)
+    assert torch.equal(
+        log_joint(model, bnn, x, y), log_joint(model, bnn, x, y, model.teach(x, batch_size=7))
+    )
+
+
+def test_a_teacher_that_is_the_student_teaches_nothing_and_stays_as_it_was() -> None:
+    net, _ = networks()
+    bnn = ps.lift(net, ps.Gaussian())
+    x, y = data()
+    model = ps.distill(bnn, net, 30, weight=1.0)
+    assert float(log_joint(model, bnn, x, y)) == pytest.approx(0.0, abs=1e-5)
+    before = model.teach(x)
+    ps.fit(ps.classifier(bnn, 30), bnn.guide, (x, y), epochs=3, learning_rate=0.1, progress=False)
+    assert torch.equal(model.teach(x), before)
+    assert float(log_joint(model, bnn, x, y)) < -1
+
+
+def test_evaluation_is_of_the_labels_alone() -> None:
+    net, teacher = networks()
+    bnn = ps.lift(net, ps.Gaussian())
+    x, y = data()
+    model = ps.distill(bnn, teacher, 30)
+    assert evaluate(model, bnn.guide, (x, y)) == evaluate(ps.classifier(bnn, 30), bnn.guide, (x, y))
+
+
+@pytest.mark.parametrize(
+    "method", [ps.Gaussian(), ps.Gaussian(posterior="normal"), ps.BetaBernoulli()]
+)
+def test_the_student_comes_near_its_teacher_whatever_the_method(method: ps.Method) -> None:
+    net, teacher = networks()
+    bnn = ps.lift(net, method)
+    x, y = data(200)
+    model = ps.distill(bnn, teacher, 200, weight=1.0, temperature=1.0)
+
+    def distance() -> float:
+        with torch.no_grad():
+            logits = bnn.eval().mean_forward(x).log_softmax(1)
+            return float(nn.functional.kl_div(logits, teacher(x).softmax(1), reduction="batchmean"))
+
+    before = distance()
+    run = ps.fit(
+        model, bnn.guide, (x, y, model.teach(x)),
+        epochs=40, learning_rate=0.02, elbo=TraceMeanField_ELBO(), progress=False,
+    )  # fmt: skip
+    assert run.svi is not None and run.svi.fallback is None
+    assert distance() < 0.2 * before
+
+
+def test_bad_arguments_are_refused() -> None:
+    net, teacher = networks()
+    bnn = ps.lift(net, ps.Gaussian())
+    for options in ({"weight": 1.1}, {"weight": math.nan}, {"temperature": 0.0}, {"n": 0}):
+        with pytest.raises(ValueError):
+            ps.distill(**({"network": bnn, "teacher": teacher, "n": 10} | options))
+    x, y = data()
+    with pytest.raises(ValueError, match="must be of the same classes"):
+        ps.distill(bnn, nn.Linear(4, 2), 30)(x, y)
