@@ -100,5 +100,5 @@ def _curve(axes: Axes, rows: Sequence[CostRow], method: str, colour: str) -> Non
     )
     if published:
         speedups, errors = zip(*published, strict=True)
-        style = {"color": colour, "mfc": "none", "linewidth": 1.2}
-        axes.plot(speedups, errors, "s--", label=f"{method}, the paper's", **style)
+        label = f"{method}, the paper's"
+        axes.plot(speedups, errors, "s--", color=colour, mfc="none", linewidth=1.2, label=label)
