@@ -19,7 +19,8 @@ class CostRow:
 
     settings: of the cell's first seed.
     errors:   test errors by seed, in %.
-    kept:     units by gate, ``137-90-37``, rounded; "" where there are no gates.
+    kept:     units by gate, ``137-90-37``, rounded; those of an average datum where they depend on
+              it; "" where there are no gates.
     speedup, memory: FLOPs before over after, and memory after in % of before, both as the paper
               counts them; None where a network of the cell has no compact form or no such count.
     latency:  measured time before over after, by batch size.
@@ -53,9 +54,14 @@ def cost_table(suite: Suite, results: Path) -> list[CostRow]:
 
 def _row(cell: str, lines: list[dict[str, Any]], suite: Suite) -> CostRow:
     compact = [line.get("compact", {}) for line in lines]
-    counts = [one["paper"] for one in compact if one.get("paper")]
+    # What a datum needs, where that depends on the datum, as in the paper's tables.
+    counts = [one.get("active_counts", one.get("paper")) for one in compact]
+    counts = [pair for pair in counts if pair]
     whole = len(counts) == len(lines)
-    kept = [[pair[0] for pair in one.get("units", {}).values()] for one in compact]
+    kept = [
+        list(one.get("active", {}).values()) or [pair[0] for pair in one.get("units", {}).values()]
+        for one in compact
+    ]
     times = [one.get("seconds", {}) for one in compact]
     return CostRow(
         cell=cell,

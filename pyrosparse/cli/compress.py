@@ -95,6 +95,10 @@ def compress(
     initial: Annotated[
         float | None, _option("How open gates are at first; by default 0.95.", _GATES)
     ] = None,
+    second_epochs: Annotated[
+        int | None,
+        _option("Epochs of gates that depend on the input; by default a third as many.", _GATES),
+    ] = None,
     sparsity: Annotated[
         float | None,
         _option("Fraction of the weights that goes, in [0, 1); by default 0.9.", _PRUNING),
@@ -156,6 +160,7 @@ def compress(
             "temperature": temperature,
             "pi": pi,
             "initial": initial,
+            "second_epochs": second_epochs,
         },
     )
     folder = output or run_folder.default_folder(settings)

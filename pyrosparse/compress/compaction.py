@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from pyrosparse.compact import CompactionError, CompactNet, Report, compact, report
+from pyrosparse.compact import CompactionError, CompactNet, PaperCounts, Report, compact, report
 from pyrosparse.data import DataSet
 from pyrosparse.masks import Masks
 
@@ -23,6 +24,8 @@ class Compaction:
     account: what was taken away, layer by layer, as a text; "" where there is no compact network.
     problem: why there is none, or "".
     units:   by gate, (kept, of) units; empty where the method has no gates.
+    active:  by gate, how many units a test datum needs on average; empty where all need the same.
+    counts:  the cost before, and that of the active units, as the beta-Bernoulli paper counts.
 
     >>> Compaction(None, "", "it cannot be traced", {"fc1.input": (40, 64)}).kept
     '40'
@@ -32,6 +35,8 @@ class Compaction:
     account: str
     problem: str
     units: dict[str, tuple[int, int]]
+    active: Mapping[str, float] = field(default_factory=dict)
+    counts: tuple[PaperCounts, PaperCounts] | None = None
 
     @property
     def kept(self) -> str:
@@ -40,19 +45,31 @@ class Compaction:
 
     def figures(self) -> dict[str, Any]:
         """Its numbers by name: ``kept``, ``units``, ``problem``, and all of the report."""
-        own = {"kept": self.kept, "units": self.units, "problem": self.problem}
+        own: dict[str, Any] = {"kept": self.kept, "units": self.units, "problem": self.problem}
+        if self.active:
+            own["active"] = dict(self.active)
+        if self.counts is not None:
+            own["active_counts"] = [asdict(one) for one in self.counts]
         return own | (asdict(self.report) if self.report is not None else {})
 
 
 def compacted(
-    net: nn.Module, original: nn.Module, data: DataSet, *, masks: Masks | None = None
+    net: nn.Module,
+    original: nn.Module,
+    data: DataSet,
+    *,
+    masks: Masks | None = None,
+    gates: Mapping[str, nn.Module] | None = None,
+    active: Mapping[str, float] | None = None,
+    counts: tuple[PaperCounts, PaperCounts] | None = None,
 ) -> tuple[CompactNet | None, Compaction]:
     """Make the compact form of a network, where there is one, and measure it.
 
     net:      with exact zeros, or the network that masks are of; it is left as it is.
     original: what the compact network is compared with.
     data:     whose test data both are judged on.
-    masks:    as for ``compact``.
+    masks, gates: as for ``compact``.
+    active, counts: as in ``Compaction``.
 
     Both are timed in torch's own memory layout, which is how ``load`` gives a network back.
 
@@ -64,17 +81,18 @@ def compacted(
     >>> compaction.report.structure
     '3-10'
     """
-    gates = [key for key in masks or () if key not in dict(net.named_parameters())]
-    units = {key: (int(masks[key].count_nonzero()), masks[key].numel()) for key in gates if masks}
+    names = [key for key in masks or () if key not in dict(net.named_parameters())]
+    units = {key: (int(masks[key].count_nonzero()), masks[key].numel()) for key in names if masks}
+    active = active or {}
     example = data.train.x[:1]
     try:
-        small = compact(net, masks, example)
+        small = compact(net, masks, example, gates=gates)
     except (ValueError, CompactionError) as error:
         # The training is not lost because of it, and says so.
-        return None, Compaction(None, "", str(error), units)
+        return None, Compaction(None, "", str(error), units, active, counts)
     small = _plain(small)
     measured = report(_plain(original), small, example, data=data.test)
-    return small, Compaction(measured, str(small.account), "", units)
+    return small, Compaction(measured, str(small.account), "", units, active, counts)
 
 
 def _plain(net: Any) -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from pyrosparse.compact import quality
-from pyrosparse.compress import gating, pruning
+from pyrosparse.compact.masked import masked
+from pyrosparse.compress import dependent, gating, pruning
 from pyrosparse.compress.compaction import compacted
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
@@ -20,6 +21,7 @@ def compress(
     *,
     folder: Path | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    first: Path | None = None,
     progress: bool | None = None,
 ) -> Outcome:
     """Train, compress and evaluate one network as the settings say.
@@ -29,6 +31,7 @@ def compress(
              goes on from it.
     weights: a state dict to start from instead of a random initialisation; with gates, in place
              of the pretraining.
+    first:   where the first of two stages is, or is put; by default ``first`` in the folder.
 
     Raises ValueError where the weights do not fit the network, and what ``data.load``,
     ``networks.create`` and ``fit`` raise.
@@ -41,7 +44,17 @@ def compress(
     """
     net, data = made(settings, weights)
     settings = settings.for_data(len(data.train))
-    if settings.gated:
+    if settings.method == "dependent-beta-bernoulli":
+        trained = dependent.train(
+            settings,
+            net,
+            data,
+            start_trained=weights is not None,
+            folder=folder,
+            first=first,
+            progress=progress,
+        )
+    elif settings.gated:
         trained = gating.train(
             settings,
             net,
@@ -52,6 +65,15 @@ def compress(
         )
     else:
         trained = pruning.train(settings, net, data, folder=folder, progress=progress)
-    test = quality(trained.net, data.test)
-    small, compaction = compacted(net, trained.original, data, masks=trained.masks)
+    gated = masked(net, trained.masks, trained.gates) if trained.gates else trained.net
+    test = quality(gated, data.test)
+    small, compaction = compacted(
+        net,
+        trained.original,
+        data,
+        masks=trained.masks,
+        gates=trained.gates,
+        active=trained.active,
+        counts=trained.counts,
+    )
     return Outcome(settings, data, trained, test, small, compaction)

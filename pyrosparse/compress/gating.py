@@ -63,7 +63,6 @@ def train(
         pretraining = pretrain(settings, net, data, file=file, progress=progress)
     original = copy.deepcopy(net)
     model = classifier(bnn, n=n)
-    steps = math.ceil(n / settings.batch_size)
     run = fit(
         model,
         bnn.guide,
@@ -75,7 +74,7 @@ def train(
         kl_warmup=settings.kl_warmup,
         callbacks=[KeptUnits()],
         validation=data.validation,
-        compact_every=math.ceil(_STEPS_BETWEEN_CUTS / steps) if _can_cut(net, data) else None,
+        compact_every=epochs_between_cuts(settings, net, data),
         checkpoint=folder / "checkpoint.safetensors" if folder else None,
         metrics=folder / "metrics.jsonl" if folder else None,
         seed=settings.seed,
@@ -100,11 +99,12 @@ class KeptUnits(Callback):
         }
 
 
-def _can_cut(net: nn.Module, data: DataSet) -> bool:
-    """Whether training can shrink the network; what cannot be traced is trained whole."""
+def epochs_between_cuts(settings: Settings, net: nn.Module, data: DataSet) -> int | None:
+    """After how many epochs what is dead is cut; None where the network cannot be traced, which is
+    then trained whole."""
     example: Tensor = data.train.x[:2]
     try:
         cut(net, {}, (example,))
     except ValueError:
-        return False
-    return True
+        return None
+    return math.ceil(_STEPS_BETWEEN_CUTS / math.ceil(len(data.train) / settings.batch_size))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from pyrosparse.compact import CompactNet, Quality
+from pyrosparse.compact import CompactNet, PaperCounts, Quality
 from pyrosparse.compress.compaction import Compaction
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
@@ -21,12 +22,17 @@ from pyrosparse.models import classifier
 class Trained:
     """What the training of a method leaves.
 
-    net:      the network with what goes at zero, exactly, and the gains of gates in its weights.
+    net:      the network with what goes at zero, exactly, and the gains of gates in its weights;
+              what depends on the input is not in it.
     original: the network before anything went, where the method begins with one; else ``net``.
     bnn, model: the lifted network and the Pyro model it was trained in.
     run:      the training run with its history.
     masks:    of gates, with their gains; None where the method has none.
     pretraining: the run that trained ``original``; None where there was none.
+    gates:    those whose gains depend on the input, as of ``Lifted.gates()``.
+    first:    the run of the first of two stages; None where there is one.
+    active:   how many units a test datum needs on average, by gate; empty where all need the same.
+    counts:   the cost of ``original``, and that of these, as the beta-Bernoulli paper counts.
     """
 
     net: nn.Module
@@ -36,6 +42,10 @@ class Trained:
     run: Fit
     masks: Masks | None = None
     pretraining: Fit | None = None
+    gates: Mapping[str, nn.Module] = field(default_factory=dict)
+    first: Fit | None = None
+    active: Mapping[str, float] = field(default_factory=dict)
+    counts: tuple[PaperCounts, PaperCounts] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,6 @@ class Outcome:
     @property
     def seconds(self) -> float:
         """The time of training, with pretraining and validation."""
-        before = self.trained.pretraining
-        entries = [*(before.history if before is not None else []), *self.history]
+        before = [run for run in (self.trained.pretraining, self.trained.first) if run is not None]
+        entries = [*(entry for run in before for entry in run.history), *self.history]
         return float(sum(entry["seconds"] for entry in entries))

@@ -24,6 +24,7 @@ PRUNING = {
 }
 GATING = {
     "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2018)",
+    "dependent-beta-bernoulli": "then, in a second stage, input by input (Lee et al. 2018)",
 }
 METHODS = {**GATING, **PRUNING}
 
@@ -53,6 +54,7 @@ _GATING_OWN: dict[str, Any] = {
     "pi": "collapsed",
     "initial": 0.95,
 }
+_DEPENDENT_OWN: dict[str, Any] = {**_GATING_OWN, "second_epochs": None}
 # Gates move by the gate rate a step: few data need more epochs for as many steps.
 _EPOCHS, _STEPS = 30, 2000
 _PRETRAINING_EPOCHS, _PRETRAINING_STEPS = 20, 1000
@@ -60,6 +62,13 @@ _WEIGHT_DECAY = 1e-4
 
 # Any, for the type checker's sake: there is a value after ``__post_init__`` or ``for_data``.
 _OWN: Any = None
+
+
+def _own(method: str) -> dict[str, Any]:
+    """The options of a method, with its own values."""
+    if method == "dependent-beta-bernoulli":
+        return _DEPENDENT_OWN
+    return _GATING_OWN if method in GATING else _PRUNING_OWN
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ class Settings:
     freeze:     pruned weights stay zero; otherwise they regrow between rounds.
     threshold, likelihood, per_datum: the gate, as for ``BayesFactorPruner``; nats.
 
-    Of gates (``beta-bernoulli``):
+    Of gates (``beta-bernoulli``, ``dependent-beta-bernoulli``):
 
     pretrain:    epochs of training without gates, where no weights are given to start from; 20,
                  and more where that makes less than 1000 steps.
@@ -99,6 +108,7 @@ class Settings:
     kl_warmup:   epochs in which the weight of the KL divergence rises from 0; a fifteenth of all.
     gate_rate:   the learning rate of the gates; 0.05.
     temperature, pi, initial: as for ``BetaBernoulli``; 0.3, collapsed, 0.95.
+    second_epochs: of the dependent gates; a third of the first stage's.
 
     Raises ValueError on unknown names, options out of range and options of another method.
 
@@ -133,6 +143,7 @@ class Settings:
     temperature: float = _OWN
     pi: Literal["sampled", "collapsed"] = _OWN
     initial: float = _OWN
+    second_epochs: int = _OWN
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -140,20 +151,20 @@ class Settings:
         networks.describe(self.network)
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
-        own, other = (_PRUNING_OWN, _GATING_OWN)[:: -1 if self.gated else 1]
-        for name in other.keys() - own.keys():
+        own = _own(self.method)
+        for name in (_PRUNING_OWN | _DEPENDENT_OWN).keys() - own.keys():
             if getattr(self, name) is not None:
-                family = PRUNING if self.gated else GATING
+                others = ", ".join(method for method in METHODS if name in _own(method))
                 raise ValueError(
-                    f"{self.method} has no option {name}: it is one of {', '.join(family)}; leave "
-                    "it out, or choose another method"
+                    f"{self.method} has no option {name}: it is one of {others}; leave it out, or "
+                    "choose another method"
                 )
         for name, value in own.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "pretrain", "kl_warmup"):
+        for name in ("epochs", "pretrain", "kl_warmup", "second_epochs"):
             value = getattr(self, name)
-            least = 1 if name == "epochs" else 0
+            least = 1 if name in ("epochs", "second_epochs") else 0
             if value is not None and (int(value) != value or value < least):
                 raise ValueError(f"{name} is a number of epochs, {least} or more; got {value}")
         if self.gated:
@@ -187,12 +198,14 @@ class Settings:
         if not self.gated:
             return self
         steps = math.ceil(n / self.batch_size)
+        dependent = "second_epochs" in _own(self.method)
         epochs = self.epochs or max(_EPOCHS, math.ceil(_STEPS / steps))
         pretraining = max(_PRETRAINING_EPOCHS, math.ceil(_PRETRAINING_STEPS / steps))
         return replace(
             self,
             epochs=epochs,
             pretrain=pretraining if self.pretrain is None else self.pretrain,
+            second_epochs=self.second_epochs or (math.ceil(epochs / 3) if dependent else _OWN),
             kl_warmup=round(epochs / 15) if self.kl_warmup is None else self.kl_warmup,
             scale=(_WEIGHT_DECAY * n) ** -0.5 if self.scale is None else self.scale,
         )
