@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from pyrosparse.assess.active_features import ActiveFeatures
 from pyrosparse.assess.style import STYLE
+from pyrosparse.compact.active_features import ActiveFeatures
 
 
 def class_correlations(active: Mapping[str, ActiveFeatures]) -> Figure:

@@ -1,6 +1,7 @@
 """Networks that are really smaller: compaction, what they cost, sparse files of weights."""
 
 from pyrosparse.compact.account import Account, Layer
+from pyrosparse.compact.active_features import ActiveFeatures, active_features, mean_counts
 from pyrosparse.compact.check import CompactionError
 from pyrosparse.compact.compact import CompactNet, compact
 from pyrosparse.compact.measure import file_bytes, latency, macs
@@ -13,6 +14,7 @@ from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_s
 
 __all__ = [
     "Account",
+    "ActiveFeatures",
     "CompactNet",
     "CompactionError",
     "ExportError",
@@ -22,6 +24,7 @@ __all__ = [
     "Report",
     "StorageError",
     "Stored",
+    "active_features",
     "beta_bernoulli_counts",
     "compact",
     "export_onnx",
@@ -30,6 +33,7 @@ __all__ = [
     "load",
     "load_sparse",
     "macs",
+    "mean_counts",
     "quality",
     "report",
     "save",

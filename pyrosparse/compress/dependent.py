@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from pyrosparse.assess.active_features import active_features, mean_counts
 from pyrosparse.compact import beta_bernoulli_counts
+from pyrosparse.compact.active_features import active_features, mean_counts
 from pyrosparse.compact.masked import masked
 from pyrosparse.compress import gating
 from pyrosparse.compress.outcome import Trained

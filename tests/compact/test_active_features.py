@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import pyrosparse as ps
-from pyrosparse.assess.active_features import ActiveFeatures, active_features, mean_counts
 from pyrosparse.assess.gate_plots import class_correlations, input_regions
+from pyrosparse.compact.active_features import ActiveFeatures, active_features, mean_counts
 
 
 def dependent() -> tuple[nn.Sequential, ps.Lifted]:
