@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyrosparse.assess.summary import Summary
 from pyrosparse.compact import Report
+from pyrosparse.compress import Compaction
 
 Cost = tuple[str, str, str, str]
 
@@ -35,6 +36,9 @@ def costs(summary: Summary) -> list[Cost]:
         kept, of = (sum(pair[side] for pair in compaction.units.values()) for side in (0, 1))
         whole = "-".join(str(size) for _, size in compaction.units.values())
         rows.append(("units kept by the gates", whole, compaction.kept, f"{100 * kept / of:.1f} %"))
+    if compaction.active:
+        mean = "-".join(f"{units:.0f}" for units in compaction.active.values())
+        rows.append(("units active for an average datum", "", mean, ""))
     rows += [
         ("units that leave the layers", "", report.structure, ""),
         _fewer("parameters", *report.parameters),
@@ -44,9 +48,11 @@ def costs(summary: Summary) -> list[Cost]:
         rows.append(_fewer("bytes of the file", summary.dense_bytes, summary.compact_bytes))
     for size, (before, after) in report.seconds.items():
         what = f"time of a batch of {size}"
-        change = f"{before / after:.1f} times faster"
+        faster = before >= after
+        factor = before / after if faster else after / before
+        change = f"{factor:.1f} times {'faster' if faster else 'slower'}"
         rows.append((what, f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms", change))
-    return rows + _quality(report) + _paper(report)
+    return rows + _quality(report) + _paper(compaction)
 
 
 def remark(summary: Summary) -> str:
@@ -96,12 +102,15 @@ def _quality(report: Report) -> list[Cost]:
     ]
 
 
-def _paper(report: Report) -> list[Cost]:
-    if report.paper is None:
-        return []
-    before, after = report.paper
-    share = f"{100 * after.memory / before.memory:.2f} %"
-    return [
-        _fewer("FLOPs as the paper counts", before.flops, after.flops),
-        ("memory as the paper counts", f"{before.memory:,}", f"{after.memory:,}", share),
-    ]
+def _paper(compaction: Compaction) -> list[Cost]:
+    whole = compaction.report.paper if compaction.report is not None else None
+    rows = []
+    for counts, of in ((whole, "as the paper counts"), (compaction.counts, "of active units")):
+        if counts is not None:
+            before, after = counts
+            share = f"{100 * after.memory / before.memory:.2f} %"
+            rows += [
+                _fewer(f"FLOPs {of}", before.flops, after.flops),
+                (f"memory {of}", f"{before.memory:,}", f"{after.memory:,}", share),
+            ]
+    return rows
