@@ -23,7 +23,7 @@ PRUNING = {
     "bayesian-magnitude": "prune the smallest where the Bayes factor allows (Mathew and Rowe 2023)",
 }
 GATING = {
-    "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2018)",
+    "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2019)",
 }
 METHODS = {**GATING, **PRUNING}
 
