@@ -32,7 +32,6 @@ ALLOWED = {
     "prune": LIFTING | {"evidence", "infer", "prune"},
     "locks.py": set(),
     "compress": RUNNING | {"compress"},
-    "bench": RUNNING | {"compress", "machine", "bench"},
     "assess": RUNNING | {"compress", "bench", "assess"},
 }
 
