@@ -20,9 +20,9 @@ def costs(summary: Summary) -> list[Cost]:
     >>> for row in costs(toy):
     ...     print(*[cell for cell in row if cell], sep=" | ")
     units kept by the gates | 4 | 2 | 50.0 %
-    units that leave the layers | 3-2
+    outputs of the layers | 3-2
     parameters | 23 | 14 | 1.6 times fewer
-    multiply-accumulates a datum | 12 | 6 | 2.0 times fewer
+    multiply-accumulates | 12 | 6 | 2.0 times fewer
     bytes of the file | 300 | 270 | 1.1 times fewer
     time of a batch of 1 | 2.000 ms | 1.000 ms | 2.0 times faster
     """
@@ -36,17 +36,27 @@ def costs(summary: Summary) -> list[Cost]:
         whole = "-".join(str(size) for _, size in compaction.units.values())
         rows.append(("units kept by the gates", whole, compaction.kept, f"{100 * kept / of:.1f} %"))
     rows += [
-        ("units that leave the layers", "", report.structure, ""),
+        ("outputs of the layers", "", report.structure, ""),
         _fewer("parameters", *report.parameters),
-        _fewer("multiply-accumulates a datum", *report.total_macs),
+        _fewer("multiply-accumulates", *report.total_macs),
     ]
     if summary.compact_bytes is not None:
         rows.append(_fewer("bytes of the file", summary.dense_bytes, summary.compact_bytes))
     for size, (before, after) in report.seconds.items():
-        what = f"time of a batch of {size}"
-        change = f"{before / after:.1f} times faster"
-        rows.append((what, f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms", change))
+        times = f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms"
+        rows.append((f"time of a batch of {size}", *times, " ".join(speed(before, after))))
     return rows + _quality(report) + _paper(report)
+
+
+def speed(before: float, after: float) -> tuple[str, str]:
+    """How two times compare, as a factor and a word.
+
+    >>> speed(1.0, 2.0)
+    ('2.0 times', 'slower')
+    """
+    if after > before:
+        return f"{after / before:.1f} times", "slower"
+    return f"{before / after:.1f} times", "faster"
 
 
 def remark(summary: Summary) -> str:
@@ -102,6 +112,6 @@ def _paper(report: Report) -> list[Cost]:
     before, after = report.paper
     share = f"{100 * after.memory / before.memory:.2f} %"
     return [
-        _fewer("FLOPs as the paper counts", before.flops, after.flops),
-        ("memory as the paper counts", f"{before.memory:,}", f"{after.memory:,}", share),
+        _fewer("FLOPs, the paper's count", before.flops, after.flops),
+        ("memory, the paper's count", f"{before.memory:,}", f"{after.memory:,}", share),
     ]
