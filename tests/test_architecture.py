@@ -11,6 +11,8 @@ ROOT = Path(pyrosparse.__file__).parent
 BASE = {"errors", "files"}
 CORE = BASE | {"target", "method", "masks"}
 LIFTING = CORE | {"lift", "guide", "hooks", "param_store"}
+RUNNING = LIFTING | {"evidence", "compact", "infer", "prune", "methods", "models"}
+RUNNING |= {"data", "networks", "locks"}
 ALLOWED = {
     "target.py": BASE,
     "method.py": BASE | {"target"},
@@ -28,6 +30,9 @@ ALLOWED = {
     "compact": LIFTING | {"input_gate", "evidence", "compact"},
     "infer": LIFTING | {"evidence", "compact", "infer"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
+    "locks.py": set(),
+    "compress": RUNNING | {"compress"},
+    "assess": RUNNING | {"compress", "bench", "assess"},
 }
 
 

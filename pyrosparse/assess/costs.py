@@ -21,9 +21,9 @@ def costs(summary: Summary) -> list[Cost]:
     >>> for row in costs(toy):
     ...     print(*[cell for cell in row if cell], sep=" | ")
     units kept by the gates | 4 | 2 | 50.0 %
-    units that leave the layers | 3-2
+    outputs of the layers | 3-2
     parameters | 23 | 14 | 1.6 times fewer
-    multiply-accumulates a datum | 12 | 6 | 2.0 times fewer
+    multiply-accumulates | 12 | 6 | 2.0 times fewer
     bytes of the file | 300 | 270 | 1.1 times fewer
     time of a batch of 1 | 2.000 ms | 1.000 ms | 2.0 times faster
     """
@@ -40,19 +40,36 @@ def costs(summary: Summary) -> list[Cost]:
         mean = "-".join(f"{units:.0f}" for units in compaction.active.values())
         rows.append(("units active for an average datum", "", mean, ""))
     rows += [
-        ("units that leave the layers", "", report.structure, ""),
+        ("outputs of the layers", "", report.structure, ""),
         _fewer("parameters", *report.parameters),
-        _fewer("multiply-accumulates a datum", *report.total_macs),
+        _fewer("multiply-accumulates", *report.total_macs),
     ]
     if summary.compact_bytes is not None:
         rows.append(_fewer("bytes of the file", summary.dense_bytes, summary.compact_bytes))
     for size, (before, after) in report.seconds.items():
+<<<<<<< HEAD
         what = f"time of a batch of {size}"
         faster = before >= after
         factor = before / after if faster else after / before
         change = f"{factor:.1f} times {'faster' if faster else 'slower'}"
         rows.append((what, f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms", change))
     return rows + _quality(report) + _paper(compaction)
+=======
+        times = f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms"
+        rows.append((f"time of a batch of {size}", *times, " ".join(speed(before, after))))
+    return rows + _quality(report) + _paper(report)
+>>>>>>> compress
+
+
+def speed(before: float, after: float) -> tuple[str, str]:
+    """How two times compare, as a factor and a word.
+
+    >>> speed(1.0, 2.0)
+    ('2.0 times', 'slower')
+    """
+    if after > before:
+        return f"{after / before:.1f} times", "slower"
+    return f"{before / after:.1f} times", "faster"
 
 
 def remark(summary: Summary) -> str:
@@ -102,6 +119,7 @@ def _quality(report: Report) -> list[Cost]:
     ]
 
 
+<<<<<<< HEAD
 def _paper(compaction: Compaction) -> list[Cost]:
     whole = compaction.report.paper if compaction.report is not None else None
     rows = []
@@ -114,3 +132,14 @@ def _paper(compaction: Compaction) -> list[Cost]:
                 (f"memory {of}", f"{before.memory:,}", f"{after.memory:,}", share),
             ]
     return rows
+=======
+def _paper(report: Report) -> list[Cost]:
+    if report.paper is None:
+        return []
+    before, after = report.paper
+    share = f"{100 * after.memory / before.memory:.2f} %"
+    return [
+        _fewer("FLOPs, the paper's count", before.flops, after.flops),
+        ("memory, the paper's count", f"{before.memory:,}", f"{after.memory:,}", share),
+    ]
+>>>>>>> compress

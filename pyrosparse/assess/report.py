@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pyrosparse.assess import lead, plots
-from pyrosparse.assess.costs import costs, remark
+from pyrosparse.assess.costs import costs, remark, speed
 from pyrosparse.assess.summary import Summary, headline
 
 _EPOCHS = {
@@ -149,10 +149,11 @@ def _cards(summary: Summary) -> str:
 def _size_cards(summary: Summary) -> list[tuple[str, str]]:
     compaction = summary.compaction
     if compaction is not None and compaction.report is not None and compaction.units:
-        size, (before, after) = max(compaction.report.seconds.items())
+        size, times = max(compaction.report.seconds.items())
+        factor, word = speed(*times)
         return [
             (compaction.kept, "units kept by the gates"),
-            (f"{before / after:.1f} ×", f"faster, measured at a batch of {size}"),
+            (factor, f"{word}, measured at a batch of {size}"),
         ]
     return [
         (f"{100 * summary.sparsity:.4g} %", f"sparsity, {summary.nonzero:,} weights left"),

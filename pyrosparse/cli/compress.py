@@ -97,7 +97,7 @@ def compress(
     ] = None,
     second_epochs: Annotated[
         int | None,
-        _option("Epochs of gates that depend on the input; by default a third as many.", _GATES),
+        _option("Epochs of gates that depend on the input; by default as many.", _GATES),
     ] = None,
     sparsity: Annotated[
         float | None,

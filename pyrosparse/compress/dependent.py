@@ -21,9 +21,6 @@ from pyrosparse.methods import DependentBetaBernoulli, Gaussian
 from pyrosparse.models import classifier
 from pyrosparse.target import weights
 
-_RATES = {"guide.*": 1e-2, "*": 1e-3}
-"""The paper's, of gates and weights."""
-
 
 def train(
     settings: Settings,
@@ -72,7 +69,7 @@ def train(
         data.train,
         epochs=settings.second_epochs,
         batch_size=settings.batch_size,
-        learning_rate=_RATES,
+        learning_rate={"guide.*": settings.gate_rate, "*": settings.learning_rate},
         schedule=schedules.cosine(0.01),
         callbacks=[gating.KeptUnits()],
         validation=data.validation,

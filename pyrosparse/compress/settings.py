@@ -23,8 +23,12 @@ PRUNING = {
     "bayesian-magnitude": "prune the smallest where the Bayes factor allows (Mathew and Rowe 2023)",
 }
 GATING = {
+<<<<<<< HEAD
     "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2018)",
     "dependent-beta-bernoulli": "then, in a second stage, input by input (Lee et al. 2018)",
+=======
+    "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2019)",
+>>>>>>> compress
 }
 METHODS = {**GATING, **PRUNING}
 
@@ -108,7 +112,7 @@ class Settings:
     kl_warmup:   epochs in which the weight of the KL divergence rises from 0; a fifteenth of all.
     gate_rate:   the learning rate of the gates; 0.05.
     temperature, pi, initial: as for ``BetaBernoulli``; 0.3, collapsed, 0.95.
-    second_epochs: of the dependent gates; a third of the first stage's.
+    second_epochs: of the dependent gates; as many as in the first stage.
 
     Raises ValueError on unknown names, options out of range and options of another method.
 
@@ -205,7 +209,7 @@ class Settings:
             self,
             epochs=epochs,
             pretrain=pretraining if self.pretrain is None else self.pretrain,
-            second_epochs=self.second_epochs or (math.ceil(epochs / 3) if dependent else _OWN),
+            second_epochs=self.second_epochs or (epochs if dependent else _OWN),
             kl_warmup=round(epochs / 15) if self.kl_warmup is None else self.kl_warmup,
             scale=(_WEIGHT_DECAY * n) ** -0.5 if self.scale is None else self.scale,
         )

@@ -84,5 +84,5 @@ def test_the_network_on_disk_needs_no_other_code(outcome: Outcome, tmp_path: Pat
 def test_the_option_is_of_this_method_alone() -> None:
     with pytest.raises(ValueError, match="it is one of dependent-beta-bernoulli"):
         Settings(second_epochs=3)
-    assert settings(second_epochs=None).for_data(1294).second_epochs == 4
+    assert settings(second_epochs=None).for_data(1294).second_epochs == 12
     assert Settings().for_data(1294).second_epochs is None
