@@ -47,18 +47,9 @@ def costs(summary: Summary) -> list[Cost]:
     if summary.compact_bytes is not None:
         rows.append(_fewer("bytes of the file", summary.dense_bytes, summary.compact_bytes))
     for size, (before, after) in report.seconds.items():
-<<<<<<< HEAD
-        what = f"time of a batch of {size}"
-        faster = before >= after
-        factor = before / after if faster else after / before
-        change = f"{factor:.1f} times {'faster' if faster else 'slower'}"
-        rows.append((what, f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms", change))
-    return rows + _quality(report) + _paper(compaction)
-=======
         times = f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms"
         rows.append((f"time of a batch of {size}", *times, " ".join(speed(before, after))))
-    return rows + _quality(report) + _paper(report)
->>>>>>> compress
+    return rows + _quality(report) + _paper(compaction)
 
 
 def speed(before: float, after: float) -> tuple[str, str]:
@@ -119,27 +110,15 @@ def _quality(report: Report) -> list[Cost]:
     ]
 
 
-<<<<<<< HEAD
 def _paper(compaction: Compaction) -> list[Cost]:
     whole = compaction.report.paper if compaction.report is not None else None
     rows = []
-    for counts, of in ((whole, "as the paper counts"), (compaction.counts, "of active units")):
+    for counts, of in ((whole, ", the paper's count"), (compaction.counts, " of active units")):
         if counts is not None:
             before, after = counts
             share = f"{100 * after.memory / before.memory:.2f} %"
             rows += [
-                _fewer(f"FLOPs {of}", before.flops, after.flops),
-                (f"memory {of}", f"{before.memory:,}", f"{after.memory:,}", share),
+                _fewer(f"FLOPs{of}", before.flops, after.flops),
+                (f"memory{of}", f"{before.memory:,}", f"{after.memory:,}", share),
             ]
     return rows
-=======
-def _paper(report: Report) -> list[Cost]:
-    if report.paper is None:
-        return []
-    before, after = report.paper
-    share = f"{100 * after.memory / before.memory:.2f} %"
-    return [
-        _fewer("FLOPs, the paper's count", before.flops, after.flops),
-        ("memory, the paper's count", f"{before.memory:,}", f"{after.memory:,}", share),
-    ]
->>>>>>> compress

@@ -23,12 +23,8 @@ PRUNING = {
     "bayesian-magnitude": "prune the smallest where the Bayes factor allows (Mathew and Rowe 2023)",
 }
 GATING = {
-<<<<<<< HEAD
-    "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2018)",
-    "dependent-beta-bernoulli": "then, in a second stage, input by input (Lee et al. 2018)",
-=======
     "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2019)",
->>>>>>> compress
+    "dependent-beta-bernoulli": "then, in a second stage, input by input (Lee et al. 2019)",
 }
 METHODS = {**GATING, **PRUNING}
 
