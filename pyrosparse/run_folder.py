@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 import pyrosparse
 from pyrosparse import machine
-from pyrosparse.assess import plots, report, size_plots
+from pyrosparse.assess import gate_plots, plots, report, size_plots
 from pyrosparse.assess.summary import Summary, summarize
+from pyrosparse.compact import active_features
 from pyrosparse.compress import Outcome, Settings, compress
 from pyrosparse.compress.pretraining import FILE as PRETRAINING
 from pyrosparse.files import write_atomically
@@ -118,10 +119,25 @@ def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
         drawn["learning_curves"] = plots.learning_curves(history, threshold=threshold)
     if settings.gated:
         drawn["kept_units"] = size_plots.kept_units(history, outcome.compaction.units)
+        if outcome.trained.gates:
+            drawn |= _dependent_figures(outcome)
     elif settings.method != "none":
         drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
         layers = {layer.name: layer.sparsity for layer in summary.layers}
         drawn["sparsity_by_layer"] = plots.sparsity_by_layer(layers)
+    return drawn
+
+
+def _dependent_figures(outcome: Outcome) -> dict[str, Figure]:
+    """What gates that depend on the input have to do with the classes."""
+    data = outcome.data
+    classes = len(data.classes)
+    active = active_features(outcome.trained.bnn, data.test, classes=classes)
+    drawn = {"class_correlations": gate_plots.class_correlations(active)}
+    first = next(iter(active.values()))
+    channels, height, width = data.image_shape
+    if channels == 1 and len(first.frequency) == height * width:
+        drawn["input_regions"] = gate_plots.input_regions(first, (height, width), data.classes)
     return drawn
 
 

@@ -37,6 +37,11 @@ _CAPTIONS = {
         "axis is linear up to one nat from zero, logarithmic beyond."
     ),
     "sparsity_by_layer": "The share of each layer's weights that is exactly zero.",
+    "class_correlations": (
+        "How alike two classes are in the mean gains of their gates, over the test data: near 1 "
+        "where they use the same units."
+    ),
+    "input_regions": "The mean gain of every pixel, by class: where it is 0 the pixel is not read.",
     "kept_units": "The share of its units that each gate keeps; what is cut out stays gone.",
 }
 
