@@ -45,7 +45,8 @@ def compress(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the report's path.")] = False,
     seed: Annotated[int, _option("Of everything random.")] = _DEFAULT.seed,
     epochs: Annotated[
-        int | None, _option("Passes over the data; by default 30, of few data more.", _TRAINING)
+        int | None,
+        _option("Passes over the data; by default 30, with gates on few data more.", _TRAINING),
     ] = None,
     batch_size: Annotated[
         int | None, _option("Data in a step; by default 100, pruning 64.", _TRAINING)
@@ -77,7 +78,7 @@ def compress(
     ] = None,
     pretrain: Annotated[
         int | None,
-        _option("Epochs without gates, unless --weights are given; by default 20.", _GATES),
+        _option("Epochs without gates, unless --weights are given; by default 20 or more.", _GATES),
     ] = None,
     kl_warmup: Annotated[
         int | None,

@@ -146,3 +146,15 @@ def test_pretrained_networks_are_shared_by_what_makes_them(tmp_path: Path) -> No
     alone = compress(TINY, progress=False)
     assert json.dumps(alone.compaction.units) == json.dumps(outcome.compaction.units)
     assert alone.test == outcome.test
+
+
+def test_without_options_digits_stay_right_in_a_smaller_and_faster_network() -> None:
+    outcome = compress(Settings(), progress=False)
+    report = outcome.compaction.report
+    assert report is not None and report.quality is not None
+    assert report.quality[1].nll == pytest.approx(outcome.test.nll, abs=1e-5)
+    assert outcome.test.accuracy > 0.95
+    before, after = report.total_macs
+    assert before > 30 * after
+    slow, fast = report.seconds[128]
+    assert slow > 3 * fast
