@@ -1,5 +1,7 @@
 """Every test starts from the same random state and an empty Pyro param store."""
 
+import os
+
 import pyro
 import pytest
 import torch
@@ -8,6 +10,10 @@ from hypothesis import settings
 # The same examples in every run, and no time limit on a busy machine.
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("tests")
+
+# Tests run side by side, a process for each core: more threads would only get in one another's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,7 @@ def results(folder: Path, lines: list[dict[str, Any]]) -> Path:
 
 def test_beta_bernoulli_is_the_papers_grid() -> None:
     suite = bench.load("beta-bernoulli")
-    assert suite.gated and len(suite.jobs) == 10
+    assert suite.gated and len(suite.jobs) == 20
     assert {job.cell for job in suite.jobs} == set(suite.paper)
     for job in suite.jobs:
         settings, gamma = job.settings, job.settings.level
@@ -54,6 +54,8 @@ def test_beta_bernoulli_is_the_papers_grid() -> None:
     figures = suite.paper["mnist-lenet_500_300-beta-bernoulli-6"]
     assert figures == {"error": 1.49, "speedup": 28.28, "memory": 3.55}
     assert suite.paper["mnist-lenet5_caffe-beta-bernoulli-8"]["memory"] == 5.87
+    dependent = suite.paper["mnist-lenet_500_300-dependent-beta-bernoulli-6"]
+    assert dependent == {"error": 1.59, "speedup": 47.07, "memory": 2.22}
 
 
 @pytest.mark.parametrize("name", ["bayesian-pruning", "fcn-width"])
@@ -104,7 +106,9 @@ def test_the_plot_has_a_panel_a_network_and_the_papers_points(tmp_path: Path) ->
         "lenet_500_300 on mnist",
         "lenet5_caffe on mnist",
     ]
-    ours, papers = panels[0].lines
+    # A line of ours and one of the paper's for each of the two methods.
+    ours, papers, _, dependent = panels[0].lines
     assert list(ours.get_xdata()) == [20.0] * 5
     assert list(papers.get_xdata()) == [13.38, 16.23, 21.79, 28.28, 33.81]
+    assert list(dependent.get_xdata()) == [34.98, 38.75, 43.27, 47.07, 52.09]
     assert {text.get_text() for text in panels[0].texts} == {"1", "2", "4", "6", "8"}
