@@ -7,7 +7,7 @@ from pyrosparse.compact.compact import CompactNet, compact
 from pyrosparse.compact.measure import file_bytes, latency, macs
 from pyrosparse.compact.network_file import load, save
 from pyrosparse.compact.onnx_file import ExportError, export_onnx
-from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts
+from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts, dependent_counts
 from pyrosparse.compact.quality import Quality, quality
 from pyrosparse.compact.report import Report, report
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
@@ -27,6 +27,7 @@ __all__ = [
     "active_features",
     "beta_bernoulli_counts",
     "compact",
+    "dependent_counts",
     "export_onnx",
     "file_bytes",
     "latency",

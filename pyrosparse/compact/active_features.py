@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.compact.compact import compact
-from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts
+from pyrosparse.compact.paper_counts import PaperCounts, dependent_counts
 from pyrosparse.evidence.traces import batches, evaluation_mode
 from pyrosparse.guide import Entry
 from pyrosparse.lift import Lifted
@@ -133,24 +132,25 @@ def _before_gate(module: nn.Module, kind: str, note: Callable[[Tensor], None]) -
 def mean_counts(
     net: nn.Module, active: Mapping[str, ActiveFeatures], *inputs: Tensor
 ) -> PaperCounts:
-    """FLOPs and memory of a network that computes, for every input, the features that pass, as
-    the beta-Bernoulli paper counts them: with the average number of each gate, rounded.
+    """FLOPs and memory of a network for an average input, as the beta-Bernoulli paper counts them:
+    every layer computes the units that pass for some input from the inputs that pass for this one.
+
+    The average numbers of each gate are rounded, and those that pass most often are counted.
 
     net:    the network that was lifted.
-    active: as of ``active_features``; the features that pass most often are counted.
+    active: as of ``active_features``.
     inputs: what the network is called with.
 
-    Raises what ``compact`` and ``beta_bernoulli_counts`` raise.
+    Raises what ``dependent_counts`` raises.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> active = {"2.input": ActiveFeatures(torch.tensor([1.0, 1.0, 0.1]), None)}
-    >>> mean_counts(net, active, torch.ones(1, 4)).memory  # of 4-2-2
-    16
+    >>> mean_counts(net, active, torch.ones(1, 4)).memory  # 3 units of 4, then 2 of 2
+    21
     """
-    masks = {}
+    kept, few = {}, {}
     for key, features in active.items():
-        count = max(1, round(features.mean))
-        mask = torch.zeros_like(features.frequency)
-        mask[features.frequency.topk(count).indices] = 1.0
-        masks[key] = mask
-    return beta_bernoulli_counts(compact(net, masks, inputs, at_least=1), *inputs)
+        kept[key] = features.union
+        often = features.frequency.topk(max(1, round(features.mean))).indices
+        few[key] = torch.zeros_like(features.union).index_fill(0, often, True)
+    return dependent_counts(net, kept, few, *inputs)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pyrosparse.compact.compact import compact
 from pyrosparse.compact.layers import BATCH_NORMS, CONVOLUTIONS
 from pyrosparse.compact.measure import evaluating
 from pyrosparse.compact.parts import Gain, Scatter, Select
@@ -68,29 +69,106 @@ def beta_bernoulli_counts(net: nn.Module, *inputs: Any) -> PaperCounts:
     >>> beta_bernoulli_counts(net.append(nn.Linear(300, 10)), torch.zeros(1, 784))
     PaperCounts(flops=1090800, memory=545810)
     """
+    layers, pools = _counted(net, inputs)
+    return _total(net, list(layers.values()), pools)
+
+
+def dependent_counts(
+    net: nn.Module, kept: Mapping[str, Tensor], active: Mapping[str, Tensor], *inputs: Any
+) -> PaperCounts:
+    """FLOPs and memory of a network whose gates depend on the input, in the same way.
+
+    Whether a unit passes is known once it is computed: so a layer computes all units that are kept,
+    each from those of its inputs that pass.
+
+    net:    the network that was lifted.
+    kept:   masks of what passes for some input, as for ``compact``.
+    active: masks of as many features as pass for one.
+    inputs: what the network is called with.
+
+    Raises ValueError as ``beta_bernoulli_counts``, and what ``compact`` raises.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> half = {"0.input": torch.tensor([1, 1, 0, 0])}
+    >>> dependent_counts(net, {}, half, torch.zeros(1, 4)).memory  # 3 units of 2, 2 units of 3
+    17
+    """
+    whole, few = (
+        compact(net, {key: mask.float() for key, mask in masks.items()}, inputs, at_least=1)
+        for masks in (kept, active)
+    )
+    layers, pools = _counted(whole, inputs)
+    reading, _ = _counted(few, inputs)
+    layers = {
+        name: replace(layer, taken=reading[name].taken, unfolded=reading[name].unfolded)
+        for name, layer in layers.items()
+    }
+    return _total(whole, list(layers.values()), pools)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's counts.
+
+    taken:    weights of one output.
+    units:    units or channels; outputs: units times positions.
+    unfolded: numbers of the unfolded input at one position; 0 for a dense layer.
+    shared:   whether its weights are those of a layer before.
+    """
+
+    taken: int
+    units: int
+    outputs: int
+    unfolded: int
+    shared: bool
+
+    @property
+    def flops(self) -> int:
+        return (2 * self.taken + 1) * self.outputs
+
+    @property
+    def memory(self) -> int:
+        if self.unfolded:
+            weights = self.taken * self.units
+            return weights * (not self.shared) + self.unfolded * (self.outputs // self.units)
+        return (self.taken + 1) * self.units * (not self.shared)
+
+
+def _total(net: nn.Module, layers: list[_Layer], pools: int) -> PaperCounts:
+    flops = sum(layer.flops for layer in layers) - (layers[-1].outputs if layers else 0)
+    norms = sum(2 * m.num_features for m in net.modules() if isinstance(m, BATCH_NORMS))
+    return PaperCounts(flops + pools, sum(layer.memory for layer in layers) + norms)
+
+
+def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, _Layer], int]:
+    """The counts of every call of a layer, by its name, and the operations of all pools."""
     _refuse_others(net)
     batch = len(inputs[0])
-    flops: list[int] = []
-    memory = 0
-    last = 0
+    layers: dict[str, _Layer] = {}
     seen: set[int] = set()
 
-    def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal memory, last
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        taken, outputs = weight[0].numel(), output.numel() // batch
-        last = outputs
-        flops.append((2 * taken + 1) * outputs)
-        if id(weight) not in seen:
+    def count(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            dense = isinstance(module, nn.Linear)
+            label = name
+            while label in layers:  # it is called once more
+                label += "'"
+            layers[label] = _Layer(
+                weight[0].numel(),
+                len(weight),
+                output.numel() // batch,
+                0 if dense else args[0].shape[1] * weight[0, 0].numel(),
+                id(weight) in seen,
+            )
             seen.add(id(weight))
-            memory += weight.numel() + (len(weight) if isinstance(module, nn.Linear) else 0)
-        if not isinstance(module, nn.Linear):
-            memory += args[0].shape[1] * weight[0, 0].numel() * (outputs // len(weight))
+
+        return note
 
     handles = [
-        module.register_forward_hook(count)
-        for module in net.modules()
+        module.register_forward_hook(count(name))
+        for name, module in net.named_modules()
         if isinstance(module, _COUNTED)
     ]
     pools = _Pools()
@@ -100,8 +178,7 @@ def beta_bernoulli_counts(net: nn.Module, *inputs: Any) -> PaperCounts:
     finally:
         for handle in handles:
             handle.remove()
-    memory += sum(2 * m.num_features for m in net.modules() if isinstance(m, BATCH_NORMS))
-    return PaperCounts(sum(flops) - last + pools.operations // batch, memory)
+    return layers, pools.operations // batch
 
 
 class _Pools(TorchFunctionMode):

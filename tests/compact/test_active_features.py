@@ -80,18 +80,42 @@ def test_gates_that_do_not_depend_on_the_input_pass_as_the_masks_say() -> None:
     assert counts == ps.report(net, expected, torch.ones(1, 4), batch_sizes=()).paper[1]
 
 
-def test_a_network_of_so_many_features_is_counted() -> None:
+def share(passing: int, kept: int, size: int) -> ActiveFeatures:
+    """Some features pass always, others of those that are kept for one input in a million."""
+    frequency = torch.zeros(size)
+    frequency[:kept] = 1e-6
+    frequency[:passing] = 1.0
+    return ActiveFeatures(frequency, None)
+
+
+def test_what_an_input_needs_is_counted_from_what_passes_to_what_is_kept() -> None:
     net = ps.networks.lenet_500_300((1, 28, 28), 10)
     active = {
-        key: ActiveFeatures(torch.cat([torch.ones(kept), torch.zeros(size - kept)]), None)
-        for key, kept, size in (
-            ("fc1.input", 137, 784), ("fc2.input", 90, 500), ("fc3.input", 37, 300)
-        )
-    }  # fmt: skip
+        "fc1.input": share(93, 150, 784),
+        "fc2.input": share(35, 98, 500),
+        "fc3.input": share(25, 44, 300),
+    }
     counts = mean_counts(net, active, torch.zeros(1, 1, 28, 28))
     # Products and sums, biases, and activations but for the last layer's.
-    assert counts.flops == (2 * 137 + 1) * 90 + (2 * 90 + 1) * 37 + 2 * 37 * 10
-    assert counts.memory == 138 * 90 + 91 * 37 + 38 * 10
+    assert counts.flops == (2 * 93 + 1) * 98 + (2 * 35 + 1) * 44 + 2 * 25 * 10
+    assert counts.memory == 94 * 98 + 36 * 44 + 26 * 10
+
+
+def test_convolutions_compute_all_channels_from_those_that_pass() -> None:
+    net = ps.networks.lenet5_caffe((1, 28, 28), 10)
+    whole = {
+        "conv1.output": share(20, 20, 20),
+        "conv2.output": share(50, 50, 50),
+        "fc1.input": share(800, 800, 800),
+        "fc2.input": share(500, 500, 500),
+    }
+    x = torch.zeros(1, 1, 28, 28)
+    all_of_it = mean_counts(net, whole, x)
+    assert (all_of_it.flops, all_of_it.memory) == (4_615_940, 477_410)
+    fewer = mean_counts(net, whole | {"conv1.output": share(5, 20, 20)}, x)
+    # conv2 has 50 channels of 8 x 8 positions, from 5 channels in place of 20.
+    assert all_of_it.flops - fewer.flops == 2 * 15 * 25 * 50 * 64
+    assert all_of_it.memory - fewer.memory == 15 * 25 * 50 + 15 * 25 * 64
 
 
 def test_plots_have_a_panel_for_each_target_and_class() -> None:
