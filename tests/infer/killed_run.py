@@ -81,12 +81,16 @@ def main(folder: Path, kills: int, seed: int) -> None:
     for _ in range(kills):
         last = stamp(killed)
         pid = start(killed)
-        while stamp(killed) == last and os.waitpid(pid, os.WNOHANG) == (0, 0):
+        ended = False
+        while stamp(killed) == last and not ended:
             time.sleep(0.001)
+            ended = os.waitpid(pid, os.WNOHANG) != (0, 0)
         time.sleep(chance.uniform(0.0, 1.5) * epoch)
         if checkpoint.load(killed)["finished"]:
-            os.waitpid(pid, 0)
+            if not ended:
+                os.waitpid(pid, 0)
             break
+        assert not ended, "the process ended before its run did"
         os.kill(pid, signal.SIGKILL)
         hits += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     assert os.waitpid(start(killed), 0)[1] == 0

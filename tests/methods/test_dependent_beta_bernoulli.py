@@ -35,7 +35,7 @@ class TestDependent(MethodCase):
     def lifted(self, name: str = "mlp") -> ps.Lifted:
         torch.manual_seed(0)
         net = NETS[name]()
-        first = ps.lift(net, ps.BetaBernoulli(initial=0.7))
+        first = ps.lift(net, ps.BetaBernoulli(initial=0.7, temperature=1.0))
         return ps.lift(net, ps.DependentBetaBernoulli(first))
 
     def test_score_grows_with_the_size_of_the_location(self) -> None:
