@@ -48,8 +48,16 @@ class CostRow:
 
 
 def cost_table(suite: Suite, results: Path) -> list[CostRow]:
-    """The cells of a suite that have results, in the suite's order, with what size they came to."""
-    return [_row(cell, lines, suite) for cell, lines in by_cell(suite, results).items()]
+    """The cells of a suite that have results, with what size they came to: networks in the suite's
+    order, of each the methods, of each along gamma."""
+    rows = [_row(cell, lines, suite) for cell, lines in by_cell(suite, results).items()]
+    networks = [(job.settings.dataset, job.settings.network) for job in suite.jobs]
+
+    def place(row: CostRow) -> tuple[int, str, float]:
+        one = row.settings
+        return networks.index((one.dataset, one.network)), one.method, one.level or 0.0
+
+    return sorted(rows, key=place)
 
 
 def _row(cell: str, lines: list[dict[str, Any]], suite: Suite) -> CostRow:

@@ -58,6 +58,19 @@ def test_beta_bernoulli_is_the_papers_grid() -> None:
     assert dependent == {"error": 1.59, "speedup": 47.07, "memory": 2.22}
 
 
+def test_results_of_gates_are_those_of_their_suite(tmp_path: Path) -> None:
+    suite, file = bench.load("beta-bernoulli"), ROOT / "docs" / "results" / "beta-bernoulli.jsonl"
+    done = {one["id"] for one in bench.read(file)}
+    runs = [job for job in suite.jobs if job.id in done]
+    only = bench.Suite(suite.name, "", "", runs, suite.paper)
+    assert runs and not list(bench.run(only, results=file, scratch=tmp_path))
+    rows = [row for row in bench.cost_table(suite, file) if "500_300-beta" in row.cell]
+    assert [row.settings.level for row in rows] == [1, 2, 4, 6, 8]
+    # More of the divergence leaves less of the network.
+    speedups = [row.speedup or 0.0 for row in rows]
+    assert speedups == sorted(speedups)
+
+
 @pytest.mark.parametrize("name", ["bayesian-pruning", "fcn-width"])
 def test_results_that_are_there_are_those_of_their_suite(name: str, tmp_path: Path) -> None:
     suite, file = bench.load(name), ROOT / "docs" / "results" / f"{name}.jsonl"
