@@ -14,7 +14,6 @@ from pyrosparse.compress import gating
 from pyrosparse.compress.outcome import Trained
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
-from pyrosparse.infer import fit, schedules
 from pyrosparse.lift import lift
 from pyrosparse.locks import locked
 from pyrosparse.methods import DependentBetaBernoulli, Gaussian
@@ -57,26 +56,17 @@ def train(
         before = gating.train(
             settings, net, data, start_trained=start_trained, folder=first, progress=progress
         )
-    n = len(data.train)
     method = DependentBetaBernoulli(before.bnn)
     pairs = [(Gaussian(scale=settings.scale), weights(net)), (method, method.targets(net))]
     bnn = lift(net, pairs)
     bnn.freeze(before.bnn.masks())
-    model = classifier(bnn, n=n)
-    run = fit(
-        model,
-        bnn.guide,
-        data.train,
+    run = gating.fit_gates(
+        settings,
+        bnn,
+        data,
         epochs=settings.second_epochs,
-        batch_size=settings.batch_size,
-        learning_rate={"guide.*": settings.gate_rate, "*": settings.learning_rate},
-        schedule=schedules.cosine(0.01),
-        callbacks=[gating.KeptUnits()],
-        validation=data.validation,
-        compact_every=gating.epochs_between_cuts(settings, net, data),
-        checkpoint=folder / "checkpoint.safetensors" if folder else None,
-        metrics=folder / "metrics.jsonl" if folder else None,
-        seed=settings.seed,
+        kl_warmup=0,
+        folder=folder,
         progress=progress,
     )
     bnn.freeze({key: gate.union for key, gate in active_features(bnn, data.train).items()})
@@ -91,7 +81,7 @@ def train(
         masked(net, masks),
         before.original,
         bnn,
-        model,
+        classifier(bnn, n=len(data.train)),
         run,
         masks,
         before.pretraining,

@@ -17,7 +17,7 @@ from pyrosparse.compress.pretraining import FILE, pretrain
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 from pyrosparse.infer import Callback, Fit, fit, schedules
-from pyrosparse.lift import lift
+from pyrosparse.lift import Lifted, lift
 from pyrosparse.methods import Gaussian
 from pyrosparse.models import classifier
 from pyrosparse.target import gates, weights
@@ -52,7 +52,6 @@ def train(
     >>> [key for key in trained.masks if key.endswith("input")]
     ['fc1.input', 'fc2.input']
     """
-    n = len(data.train)
     bnn = lift(
         net,
         [(Gaussian(scale=settings.scale), weights(net)), (beta_bernoulli(settings), gates(net))],
@@ -62,27 +61,51 @@ def train(
         file = folder / FILE if folder else None
         pretraining = pretrain(settings, net, data, file=file, progress=progress)
     original = copy.deepcopy(net)
-    model = classifier(bnn, n=n)
-    run = fit(
-        model,
+    run = fit_gates(
+        settings,
+        bnn,
+        data,
+        epochs=settings.epochs,
+        kl_warmup=settings.kl_warmup,
+        folder=folder,
+        progress=progress,
+    )
+    masks = bnn.masks()
+    bnn.freeze(masks)
+    model = classifier(bnn, n=len(data.train))
+    return Trained(masked(net, masks), original, bnn, model, run, masks, pretraining)
+
+
+def fit_gates(
+    settings: Settings,
+    bnn: Lifted,
+    data: DataSet,
+    *,
+    epochs: int,
+    kl_warmup: int,
+    folder: Path | None,
+    progress: bool | None,
+) -> Fit:
+    """Train gates together with the weights, as the settings say, and cut what is dead meanwhile.
+
+    Raises what ``fit`` raises."""
+    return fit(
+        classifier(bnn, n=len(data.train)),
         bnn.guide,
         data.train,
-        epochs=settings.epochs,
+        epochs=epochs,
         batch_size=settings.batch_size,
         learning_rate={"guide.*": settings.gate_rate, "*": settings.learning_rate},
         schedule=schedules.cosine(0.01),
-        kl_warmup=settings.kl_warmup,
+        kl_warmup=kl_warmup,
         callbacks=[KeptUnits()],
         validation=data.validation,
-        compact_every=epochs_between_cuts(settings, net, data),
+        compact_every=_epochs_between_cuts(settings, bnn.net, data),
         checkpoint=folder / "checkpoint.safetensors" if folder else None,
         metrics=folder / "metrics.jsonl" if folder else None,
         seed=settings.seed,
         progress=progress,
     )
-    masks = bnn.masks()
-    bnn.freeze(masks)
-    return Trained(masked(net, masks), original, bnn, model, run, masks, pretraining)
 
 
 class KeptUnits(Callback):
@@ -99,7 +122,7 @@ class KeptUnits(Callback):
         }
 
 
-def epochs_between_cuts(settings: Settings, net: nn.Module, data: DataSet) -> int | None:
+def _epochs_between_cuts(settings: Settings, net: nn.Module, data: DataSet) -> int | None:
     """After how many epochs what is dead is cut; None where the network cannot be traced, which is
     then trained whole."""
     example: Tensor = data.train.x[:2]
