@@ -12,7 +12,6 @@ from torch.nn.utils import parametrize
 from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED
 from pyrosparse.compact.parts import Gain
 from pyrosparse.errors import unknown_name
-from pyrosparse.input_gate import InputGate
 
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
@@ -78,18 +77,10 @@ def masked(
         name, _, kind = key.rpartition(".")
         if kind not in ("input", "output") or name not in modules:
             raise unknown_name("gate", key, [f"{name}.input" for name in modules if name])
-        gate = _open_where(copy.deepcopy(gate), gains.get(key))
-        around = net.get_submodule(name)
+        gate, around = copy.deepcopy(gate), net.get_submodule(name)
         pair = (gate, around) if kind == "input" else (around, gate)
         net = _replace(net, name, nn.Sequential(*pair))
     return net.eval()
-
-
-def _open_where(gate: nn.Module, kept: Tensor | None) -> nn.Module:
-    """A gate that is shut where nothing is kept."""
-    if kept is not None and isinstance(gate, InputGate):
-        gate.gain.mul_(kept.to(gate.gain))
-    return gate
 
 
 def _make_permanent(module: nn.Module) -> None:

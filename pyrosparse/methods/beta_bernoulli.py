@@ -89,12 +89,17 @@ class BetaBernoulli(Method):
 
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         assert x is not None
+        return relaxed_bernoulli(self.logits(target, q), self.temperature, (len(x),))
+
+    def logits(self, target: Target, q: Posterior) -> Tensor:
+        """Sample the log odds of pi under the prior; returns those that z is drawn with,
+        (features,)."""
         prior = LogitKumaraswamy(torch.full_like(q["log_a"], self.alpha), 1)
         with poutine.scale(scale=self.scale_of(target)):
             logits = pyro.sample(target.site, prior.to_event(1))
         if self.pi == "collapsed" and getattr(logits, "_drawn_by_guide", False):
-            logits = _posterior(q).base.logit_mean
-        return relaxed_bernoulli(logits, self.temperature, (len(x),))
+            return _posterior(q).base.logit_mean
+        return logits
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         with poutine.scale(scale=self.scale_of(target)):

@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
-import pyro.poutine as poutine
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrosparse.distributions import LogitKumaraswamy, relaxed_bernoulli
+from pyrosparse.distributions import Kumaraswamy, relaxed_bernoulli
 from pyrosparse.input_gate import LIMITS, InputGate, pooled
 from pyrosparse.method import Method, Posterior
 from pyrosparse.methods.beta_bernoulli import BetaBernoulli
@@ -101,15 +100,10 @@ class DependentBetaBernoulli(Method):
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         assert x is not None and target.axis is not None
         first, _, _ = self._stage(target)
-        prior = LogitKumaraswamy(torch.full_like(q["_log_a"], first.alpha), 1)
-        with poutine.scale(scale=first.scale_of(target)):
-            logits = pyro.sample(target.site, prior.to_event(1))
+        log_pi = F.logsigmoid(first.logits(target, _first(q)))
         zeros = torch.zeros_like(q["shift"])
         normal = dist.Normal(zeros, self.scale + zeros)
         shift = pyro.sample(f"{target.site}.shift", normal.to_event(1))
-        log_pi = F.logsigmoid(logits)
-        if first.pi == "collapsed" and getattr(logits, "_drawn_by_guide", False):
-            log_pi = _probability(q).log_mean
         # Running averages are kept here alone: the mean must not change anything.
         standard = F.batch_norm(
             pooled(x.detach(), target.axis),
@@ -125,33 +119,30 @@ class DependentBetaBernoulli(Method):
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         first, _, _ = self._stage(target)
-        probability = LogitKumaraswamy(log_a=q["_log_a"], log_b=q["_log_b"])
-        with poutine.scale(scale=first.scale_of(target)):
-            logits = pyro.sample(target.site, probability.to_event(1))
+        logits = first.guide(target, _first(q), x)
         shift = dist.Normal(q["shift"], q["log_scale"].exp())
         pyro.sample(f"{target.site}.shift", shift.to_event(1))
         return logits
 
     def keep(self, target: Target, q: Posterior) -> Tensor:
-        return _probability(q).mean
+        return Kumaraswamy(log_a=q["_log_a"], log_b=q["_log_b"]).mean
 
     def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         if x is None:
-            return _probability(q).mean
+            return self.keep(target, q)
         return self.gate(target, q).gains(x.detach())
 
     def gate(self, target: Target, q: Posterior) -> InputGate:
         assert target.axis is not None
         scale = q["slope"] * (q["_running_variance"] + _EPSILON).rsqrt()
-        gain = _probability(q).mean
+        gain = self.keep(target, q)
         floor = self.threshold / gain
         offset = q["shift"] - scale * q["_running_mean"]
         return InputGate(scale, offset, floor, gain, target.axis)
 
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
         first, _, _ = self._stage(target)
-        q["_log_a"].masked_fill_(removed, math.log(first.alpha))
-        q["_log_b"].masked_fill_(removed, 0.0)
+        first.forget(target, _first(q), removed)
         q["shift"].masked_fill_(removed, 0.0)
         q["log_scale"].masked_fill_(removed, math.log(self.scale))
 
@@ -167,5 +158,6 @@ class DependentBetaBernoulli(Method):
         return f"DependentBetaBernoulli(scale={self.scale:g}) after {len(self._first)} gates"
 
 
-def _probability(q: Posterior) -> Any:
-    return LogitKumaraswamy(log_a=q["_log_a"], log_b=q["_log_b"]).base
+def _first(q: Posterior) -> Posterior:
+    """The posterior of the first stage, which is no longer trained."""
+    return Posterior(log_a=q["_log_a"], log_b=q["_log_b"])
