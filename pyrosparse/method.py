@@ -69,9 +69,8 @@ class Method(ABC):
            wanted: then what is common to them."""
 
     def gate(self, target: Target, q: Posterior) -> nn.Module | None:
-        """The part of the mean gain that depends on the input, as a module that multiplies an
-        activation by it; None where nothing does. ``mean`` without an activation is the other
-        factor."""
+        """The mean gain as a module that multiplies an activation by it, where it depends on the
+        input; None where it does not."""
         return None
 
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:  # noqa: B027

@@ -196,10 +196,10 @@ def fit(
                         if run.finished:
                             run.shrink.restore()
                         entry["kept"] = run.shrink.kept()
-                    if run.finished and callbacks:
+                    if run.finished and (callbacks or run.shrink is not None):
                         for callback in callbacks:
                             entry.update(callback.on_end(run) or {})
-                        # Again, as callbacks may have changed the network that is handed over.
+                        # Again, as callbacks and the last cut may have changed what is handed over.
                         entry.update(_scores(model, guide, validation))
                 entry["seconds"] = round(time.perf_counter() - started, 3)
                 run.refuse_broken_parameters(checkpoint)
