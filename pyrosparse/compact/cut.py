@@ -55,7 +55,7 @@ def cut(net: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...]) ->
     tensor([[0, 2],
             [3, 5]])
     """
-    working = masked(_generic(net), {k: m != 0 for k, m in masks.items() if _can_cut(net, k)})
+    working = masked(generic(net), {k: m != 0 for k, m in masks.items() if _can_cut(net, k)})
     _refuse_modes(working, len(inputs))
     graph = trace(working, len(inputs))
     with torch.no_grad():
@@ -87,7 +87,7 @@ def _can_cut(net: nn.Module, key: str) -> bool:
     return True
 
 
-def _generic(net: nn.Module) -> nn.Module:
+def generic(net: nn.Module) -> nn.Module:
     """A copy on the CPU, in float64, of which no number is zero by chance."""
     working = copy.deepcopy(net).cpu().double()
     generator = torch.Generator().manual_seed(0)

@@ -43,7 +43,8 @@ class Mixing(Rule):
         self.flat = flat.view(*self.shape, -1)
         self.padded = self.transposed or _pads_with_zeros(module)
 
-    def _dim(self, flow: Flow) -> int:
+    def dim(self, flow: Flow) -> int:
+        """The dimension of the operand that holds the inputs."""
         if isinstance(self.module, nn.Linear):
             return len(flow.shapes[self.source]) - 1
         return 1
@@ -51,7 +52,7 @@ class Mixing(Rule):
     def learn(self, flow: Flow) -> Features | None:
         if self.weight.dim() > 2 and len(flow.shapes[self.source]) != self.weight.dim():
             return None  # a convolution without a batch dimension
-        x = flow.read(self.source, self._dim(flow))
+        x = flow.read(self.source, self.dim(flow))
         silent = x.constant & (x.value == 0) if self.padded else x.constant
         per_group = silent.view(self.groups, 1, -1)
         varies = (self.uses & ~per_group).any(2).flatten()
@@ -59,7 +60,7 @@ class Mixing(Rule):
 
     def want(self, flow: Flow) -> None:
         groups, outputs, inputs = self.shape
-        x = flow.read(self.source, self._dim(flow))
+        x = flow.read(self.source, self.dim(flow))
         wanted = flow.wanted[self.node].view(groups, outputs)
         active = wanted.any(1, keepdim=True)
         self.rows = level(wanted.int(), int(wanted.sum(1).max())) & active
@@ -74,7 +75,7 @@ class Mixing(Rule):
         flow.want(self.source, x.dim, self.columns.flatten())
 
     def rewrite(self, flow: Flow) -> fx.Node:
-        x = flow.read(self.source, self._dim(flow))
+        x = flow.read(self.source, self.dim(flow))
         columns, rows = self.columns.flatten(), self.rows.flatten()
         operand = flow.take(self.source, x.dim, columns)
         if rows.all() and columns.all():
