@@ -7,14 +7,26 @@ from pyrosparse.infer.fit import fit
 from pyrosparse.infer.kl_scale import kl_scale
 from pyrosparse.infer.non_finite import NonFiniteLossError
 from pyrosparse.infer.run import Fit
+from pyrosparse.infer.sum_product import (
+    LoopyRegimeWarning,
+    Messages,
+    sum_product,
+    sum_product_messages,
+    tree_sum_product,
+)
 
 __all__ = [
     "Callback",
     "CapturedSVI",
     "Evaluation",
     "Fit",
+    "LoopyRegimeWarning",
+    "Messages",
     "NonFiniteLossError",
     "fit",
     "kl_scale",
     "schedules",
+    "sum_product",
+    "sum_product_messages",
+    "tree_sum_product",
 ]
