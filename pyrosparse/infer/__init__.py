@@ -7,7 +7,7 @@ from pyrosparse.infer.fit import fit
 from pyrosparse.infer.kl_scale import kl_scale
 from pyrosparse.infer.non_finite import NonFiniteLossError
 from pyrosparse.infer.run import Fit
-from pyrosparse.infer.sum_product import (
+from pyrosparse.supports.sum_product import (
     LoopyRegimeWarning,
     Messages,
     sum_product,

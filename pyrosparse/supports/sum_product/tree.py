@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrosparse.infer.sum_product import scan
-from pyrosparse.infer.sum_product.transition import Transition
+from pyrosparse.supports.sum_product import scan
+from pyrosparse.supports.sum_product.transition import Transition
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrosparse.infer.sum_product import scan
-from pyrosparse.infer.sum_product.transition import Transition
+from pyrosparse.supports.sum_product import scan
+from pyrosparse.supports.sum_product.transition import Transition
 
 Pair = tuple[float, float]
 
