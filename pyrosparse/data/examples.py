@@ -101,6 +101,7 @@ class Examples:
 class DataSet:
     """A named data set in three parts; `validation` is None if nothing was held out.
 
+    bounds: what pixels 0 and 1 are in x, each (C, 1, 1); None if x are no pixels.
     Raises ValueError if the parts differ in shape or a label has no class.
 
     >>> import torch
@@ -114,6 +115,7 @@ class DataSet:
     validation: Examples | None
     test: Examples
     classes: tuple[str, ...]
+    bounds: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         for part in (self.train, self.validation, self.test):
@@ -138,4 +140,5 @@ class DataSet:
         """
         validation = None if self.validation is None else self.validation.to(device)
         train, test = self.train.to(device), self.test.to(device)
-        return replace(self, train=train, validation=validation, test=test)
+        bounds = None if self.bounds is None else (self.bounds[0].to(device), self.bounds[1].to(device))
+        return replace(self, train=train, validation=validation, test=test, bounds=bounds)
