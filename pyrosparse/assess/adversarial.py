@@ -82,11 +82,11 @@ class adversarial_classifier:
         moved = adversarial_examples(self.network, x, y, self.epsilon, bounds=self.bounds)
         # One call, as a lifted network draws one set of weights a call.
         logits, attacked = self.network(torch.cat([x, moved])).chunk(2)
-        clean = poutine.mask(mask=False) if self.weight == 1 else poutine.scale(scale=1 - self.weight)
+        clean = (
+            poutine.mask(mask=False) if self.weight == 1 else poutine.scale(scale=1 - self.weight)
+        )
         with data_plate(self.n, x):
-            pyro.factor(
-                "adversarial", self.weight * dist.Categorical(logits=attacked).log_prob(y)
-            )
+            pyro.factor("adversarial", self.weight * dist.Categorical(logits=attacked).log_prob(y))
             with clean:
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 

@@ -140,5 +140,7 @@ class DataSet:
         """
         validation = None if self.validation is None else self.validation.to(device)
         train, test = self.train.to(device), self.test.to(device)
-        bounds = None if self.bounds is None else (self.bounds[0].to(device), self.bounds[1].to(device))
+        bounds = (
+            None if self.bounds is None else (self.bounds[0].to(device), self.bounds[1].to(device))
+        )
         return replace(self, train=train, validation=validation, test=test, bounds=bounds)
