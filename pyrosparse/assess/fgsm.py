@@ -106,7 +106,7 @@ def fgsm(
     with evaluating(net):
         for batch in labelled_batches(data, batch_size):
             x, y = _checked_batch(batch)
-            x, y = x.to(device), y.to(device).long()
+            x, y = x.to(device), y.to(device)
             box = checked_bounds(bounds, x)
             direction = _ascent(forward, name, x, y)
             with torch.no_grad():
@@ -224,8 +224,9 @@ def _ascent(forward: Callable[[Tensor], Any], name: str, x: Tensor, y: Tensor) -
         check_logits(name, logits, y)
         if logits.shape[1] < 2:
             raise ValueError(f"{name} knows one class only: there is nothing to be wrong about")
-        true = logits.gather(1, y[:, None]).squeeze(1)
-        others = logits.scatter(1, y[:, None], -math.inf).logsumexp(1)
+        labels = y.long()[:, None]
+        true = logits.gather(1, labels).squeeze(1)
+        others = logits.scatter(1, labels, -math.inf).logsumexp(1)
         gradient = None
         if logits.requires_grad:
             (gradient,) = torch.autograd.grad((others - true).sum(), x, allow_unused=True)

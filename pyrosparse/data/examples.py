@@ -101,7 +101,7 @@ class Examples:
 class DataSet:
     """A named data set in three parts; `validation` is None if nothing was held out.
 
-    bounds: what pixels 0 and 1 are in x, each (C, 1, 1); None if x are no pixels.
+    bounds: what pixels 0 and 1 are in x, each (C, 1, 1), on the CPU; None if x are no pixels.
     Raises ValueError if the parts differ in shape or a label has no class.
 
     >>> import torch
@@ -140,7 +140,4 @@ class DataSet:
         """
         validation = None if self.validation is None else self.validation.to(device)
         train, test = self.train.to(device), self.test.to(device)
-        bounds = (
-            None if self.bounds is None else (self.bounds[0].to(device), self.bounds[1].to(device))
-        )
-        return replace(self, train=train, validation=validation, test=test, bounds=bounds)
+        return replace(self, train=train, validation=validation, test=test)

@@ -135,6 +135,7 @@ def test_batches_of_any_kind_and_size_agree() -> None:
     expected = fgsm(net, data, EPSILONS)
     assert fgsm(net, data, EPSILONS, batch_size=7) == expected
     assert fgsm(net, Examples(*data), EPSILONS, batch_size=50) == expected
+    assert fgsm(net, (data[0], data[1].int()), EPSILONS) == expected
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=11)
     assert fgsm(net, loader, EPSILONS) == expected
     with torch.inference_mode():
@@ -202,6 +203,7 @@ X, Y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
         (nn.Identity(), (X, X, Y), [0.1], {}, "3 parts"),
         (nn.Identity(), (X.long(), Y), [0.1], {}, "floating point"),
         (nn.Identity(), (X, Y + 3), [0.1], {}, r"classes 0\.\.2"),
+        (nn.Identity(), (X, Y.float()), [0.1], {}, "float32"),
         (nn.Identity(), (X[:, :1], Y), [0.1], {}, "one class"),
         (NoGradient(), (X, Y), [0.1], {}, "no gradient reaches"),
         (nn.Identity(), spent(), [0.1], {}, "no data"),
@@ -324,7 +326,7 @@ def test_the_likelihood_is_the_mixture_of_clean_and_adversarial(weight: float) -
         trace = poutine.trace(poutine.replay(model, guide)).get_trace(x, y)
         trace.compute_log_prob()
         names = {"y", "adversarial"} & set(trace.nodes)
-        return sum(float(trace.nodes[name]["log_prob_sum"]) for name in names)
+        return sum(trace.nodes[name]["log_prob_sum"].item() for name in names)
 
     def log_likelihood(inputs: Tensor) -> float:
         return -nn.functional.cross_entropy(net(inputs), y, reduction="sum").item()
