@@ -528,6 +528,19 @@ def test_load_takes_a_folder(tmp_path: Path) -> None:
         assert data.load(name, validation=0).name == "pets"
 
 
+@pytest.mark.parametrize("normalise", ["unit", "standard"])
+def test_bounds_are_what_pixels_0_and_1_became(normalise: str) -> None:
+    digits = data.load("digits", normalise=normalise)
+    low, high = digits.bounds
+    assert low.shape == high.shape == (1, 1, 1)
+    # In the digits are pixels of 0 and of 1, which are to lie on the bounds without a rounding.
+    assert torch.equal(low.flatten(), digits.train.x.min()[None])
+    assert torch.equal(high.flatten(), digits.train.x.max()[None])
+    pixels = data.load("digits", normalise="unit").test.x
+    assert torch.allclose((digits.test.x - low) / (high - low), pixels, atol=1e-6)
+    assert torch.equal(digits.to("cpu").bounds[1], high)
+
+
 def test_colours_are_normalised_by_channel_and_a_constant_one_stays_finite(tmp_path: Path) -> None:
     write_images(tmp_path)
     animals = data.image_folder(tmp_path, validation=0)

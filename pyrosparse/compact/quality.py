@@ -55,16 +55,14 @@ def quality(net: nn.Module, data: Any, *, batch_size: int = 256) -> Quality:
     >>> quality(nn.Identity(), data).accuracy
     1.0
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     device = next((parameter.device for parameter in net.parameters()), None)
     edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
     correct, nll, count = 0, 0.0, 0
     gaps = torch.zeros(BINS, dtype=torch.float64)
     with torch.no_grad(), evaluating(net):
-        for *inputs, labels in _checked(data, batch_size):
+        for *inputs, labels in labelled_batches(data, batch_size):
             logits = net(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs))
-            _check(type(net).__name__, logits, labels)
+            check_logits(type(net).__name__, logits, labels)
             labels = labels.cpu().long()
             # In float64: the confidence of a sure network is 1 in float32, and its log 0.
             logs = logits.cpu().double().log_softmax(1)
@@ -81,8 +79,10 @@ def quality(net: nn.Module, data: Any, *, batch_size: int = 256) -> Quality:
     return Quality(correct / count, nll / count, float(gaps.abs().sum()) / count)
 
 
-def _checked(data: Any, batch_size: int) -> Any:
-    """The minibatches, where the data can be ones."""
+def labelled_batches(data: Any, batch_size: int) -> Any:
+    """Minibatches of inputs with the classes last; raises ValueError where data cannot be that."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if isinstance(data, tuple):
         if len(data) < 2 or not all(isinstance(part, Tensor) for part in data):
             raise ValueError(
@@ -97,7 +97,9 @@ def _checked(data: Any, batch_size: int) -> Any:
     return batches(data, batch_size)
 
 
-def _check(name: str, logits: Any, labels: Tensor) -> None:
+def check_logits(name: str, logits: Any, labels: Tensor) -> None:
+    """Refuse labels (N,) that are no classes, and what a network gave for them if it is no logits
+    (N, classes), or not finite."""
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"the labels must be classes, int64 (N,); got {labels.dtype} {tuple(labels.shape)}"

@@ -38,8 +38,8 @@ def load(
     training data that is held out, at random by `seed`; which data are test data is fixed.
     `normalise`: "standard" makes mean 0 and variance 1 of each channel of the training part
     (Bayesian pruning; beta-Bernoulli on CIFAR), "unit" leaves pixels in [0, 1] (beta-Bernoulli on
-    MNIST). `root` has torchvision's layout, and is `default_root()` if None; torchvision downloads
-    what is missing.
+    MNIST); `DataSet.bounds` says what pixels 0 and 1 became. `root` has torchvision's layout, and
+    is `default_root()` if None; torchvision downloads what is missing.
 
     digits: (1, 8, 8), from scikit-learn, a fifth as test data. mnist, fashion-mnist: (1, 28, 28).
     cifar10: (3, 32, 32), from cifar-10-batches-py, else from cifar10-jpeg/cifar10-jpeg.zip,

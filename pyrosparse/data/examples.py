@@ -101,6 +101,7 @@ class Examples:
 class DataSet:
     """A named data set in three parts; `validation` is None if nothing was held out.
 
+    bounds: what pixels 0 and 1 are in x, each (C, 1, 1), on the CPU; None if x are no pixels.
     Raises ValueError if the parts differ in shape or a label has no class.
 
     >>> import torch
@@ -114,6 +115,7 @@ class DataSet:
     validation: Examples | None
     test: Examples
     classes: tuple[str, ...]
+    bounds: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         for part in (self.train, self.validation, self.test):

@@ -62,15 +62,21 @@ def prepare(pixels: Pixels, validation: float, normalise: Normalisation, seed: i
         deviation, mean = torch.std_mean(train_x, dim=(0, 2, 3), correction=0, keepdim=True)
         deviation = deviation.where(deviation > 0, 1.0)  # a constant channel becomes zeros, not NaN
 
+    def normalised(x: Tensor) -> Tensor:
+        return x.sub_(mean).div_(deviation)
+
     def examples(x: Tensor, y: Tensor) -> Examples:
-        return Examples(x.sub_(mean).div_(deviation), y)
+        return Examples(normalised(x), y)
 
     train = examples(train_x, pixels.train_y[rest])
     validation_part = None
     if held_out:
         validation_part = examples(_unit(pixels.train_x[chosen]), pixels.train_y[chosen])
     test = examples(_unit(pixels.test_x), pixels.test_y)
-    return DataSet(pixels.name, train, validation_part, test, pixels.classes)
+    # By the same arithmetic as the pixels, so that none lies outside by a rounding.
+    black = torch.zeros(1, train.x.shape[1], 1, 1)
+    bounds = normalised(black.clone())[0], normalised(black + 1)[0]
+    return DataSet(pixels.name, train, validation_part, test, pixels.classes, bounds)
 
 
 def _unit(x: Tensor) -> Tensor:
