@@ -1,13 +1,20 @@
 """Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
 
-from pyrosparse import data, distributions, evidence, infer, networks, prune
+from pyrosparse import data, distributions, evidence, infer, networks, prune, supports
 from pyrosparse.compact import compact, export_onnx, load, report, save
 from pyrosparse.distill import distill
 from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.masks import Masks
 from pyrosparse.method import Method, from_pyro
-from pyrosparse.methods import BetaBernoulli, DependentBetaBernoulli, Gaussian, Horseshoe
+from pyrosparse.methods import (
+    BetaBernoulli,
+    DependentBetaBernoulli,
+    Gaussian,
+    Horseshoe,
+    SupportMRF,
+    generative,
+)
 from pyrosparse.models import classifier, regressor
 from pyrosparse.target import Target, gates, inputs, outputs, weights
 
@@ -21,6 +28,7 @@ __all__ = [
     "Lifted",
     "Masks",
     "Method",
+    "SupportMRF",
     "Target",
     "classifier",
     "compact",
@@ -32,6 +40,7 @@ __all__ = [
     "fit",
     "from_pyro",
     "gates",
+    "generative",
     "infer",
     "inputs",
     "lift",
@@ -42,5 +51,6 @@ __all__ = [
     "regressor",
     "report",
     "save",
+    "supports",
     "weights",
 ]

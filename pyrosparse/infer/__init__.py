@@ -7,6 +7,7 @@ from pyrosparse.infer.fit import fit
 from pyrosparse.infer.kl_scale import kl_scale
 from pyrosparse.infer.non_finite import NonFiniteLossError
 from pyrosparse.infer.run import Fit
+from pyrosparse.infer.turbo import Exchange, Turbo, TurboVBI
 from pyrosparse.supports.sum_product import (
     LoopyRegimeWarning,
     Messages,
@@ -19,10 +20,13 @@ __all__ = [
     "Callback",
     "CapturedSVI",
     "Evaluation",
+    "Exchange",
     "Fit",
     "LoopyRegimeWarning",
     "Messages",
     "NonFiniteLossError",
+    "Turbo",
+    "TurboVBI",
     "fit",
     "kl_scale",
     "schedules",

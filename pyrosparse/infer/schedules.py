@@ -55,3 +55,18 @@ def cubic(end: float = 1.0, start: float = 0.0) -> Schedule:
     if not 0 <= start < end:
         raise ValueError(f"a ramp needs 0 <= start < end, got {start} and {end}")
     return lambda progress: 1 - (1 - min(max((progress - start) / (end - start), 0.0), 1.0)) ** 3
+
+
+def geometric(start: float, final: float, end: float = 1.0) -> Schedule:
+    """From ``start`` to ``final``, by the same factor in equal shares of training, until ``end``.
+
+    Raises ValueError unless start, final and end are positive.
+
+    >>> round(geometric(0.1, 0.001, end=0.5)(0.25), 6)
+    0.01
+    """
+    if not min(start, final, end) > 0:
+        raise ValueError(
+            f"a geometric path needs positive start, final and end, got {start}, {final}, {end}"
+        )
+    return lambda progress: start * (final / start) ** min(progress / end, 1.0)

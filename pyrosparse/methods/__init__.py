@@ -4,5 +4,13 @@ from pyrosparse.methods.beta_bernoulli import BetaBernoulli
 from pyrosparse.methods.dependent_beta_bernoulli import DependentBetaBernoulli
 from pyrosparse.methods.gaussian import Gaussian
 from pyrosparse.methods.horseshoe import Horseshoe
+from pyrosparse.methods.support_mrf import SupportMRF, generative
 
-__all__ = ["BetaBernoulli", "DependentBetaBernoulli", "Gaussian", "Horseshoe"]
+__all__ = [
+    "BetaBernoulli",
+    "DependentBetaBernoulli",
+    "Gaussian",
+    "Horseshoe",
+    "SupportMRF",
+    "generative",
+]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrosparse.evidence import BayesFactor, LogPosterior, log_bayes_factor, log_posterior
 from pyrosparse.infer import Callback, Fit
+from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.infer.schedules import Schedule, constant
 from pyrosparse.masks import Masks
 from pyrosparse.prune.criteria import Criterion
@@ -124,16 +125,6 @@ def weights_of(run: Fit) -> dict[str, Tensor]:
         for entry in run.lifted.guide.entries
         if entry.target.kind == "weight"
     }
-
-
-def forget_momentum(
-    optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], masks: Masks
-) -> None:
-    """Clear the optimizer's memory of pruned weights, which would move them off zero."""
-    for name, mask in masks.items():
-        for value in optimizer.state.get(weights[name], {}).values():
-            if isinstance(value, Tensor) and value.shape == mask.shape:
-                value.mul_(mask)
 
 
 def _removes(masks: Masks, weights: dict[str, Tensor]) -> bool:

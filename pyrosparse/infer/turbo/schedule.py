@@ -1,0 +1,136 @@
+"""Turbo-VBI as a callback of ``fit``, with a path to few weights and units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.momentum import forget_momentum
+from pyrosparse.infer.run import Fit
+from pyrosparse.infer.schedules import Schedule
+from pyrosparse.infer.turbo.exchange import Exchange
+from pyrosparse.supports.units import UnitFactor
+
+
+class Turbo(Callback):
+    """Exchanges messages with the support prior after every epoch of ``fit``, and takes away for
+    good what has become inactive.
+
+    units:      a factor that makes whole units go; None for none.
+    active:     the wanted share of active weights as a function of progress in [0, 1], such as
+                ``schedules.geometric(0.12, 0.0114, end=0.75)``; by default slab and spike stay
+                where they are, and the data decide.
+    contrast:   slab rate / spike rate as a function of progress, with ``active``; by default the
+                method's own.
+    strength:   of the unit factor, as in ``UnitFactor.tempered``, as a function of progress; by
+                default all of it from the start.
+    prune_from: the progress from which inactive weights, and units that are off, are frozen at
+                zero; 1 is at the end only.
+    removal:    the share of a layer's units that may go at one exchange, in (0, 1].
+    at_least:   how many units each layer keeps: one number, or numbers by glob on the names of
+                layers (the first that matches counts; 1 where none does).
+    examples:   of how many data ``likelihood="curvature"`` estimates the Fisher information.
+
+    Recorded each epoch: what ``Exchange`` returns, and ``kept``, the share of weights not frozen.
+    At the end, what leads nowhere or comes from nowhere is frozen too: ``Lifted.masks`` then gives
+    the support.
+
+    Raises ValueError on shares out of range; where training starts, what ``Exchange`` raises, and
+    ValueError together with ``compact_every``.
+
+    Source: Xia, Tsang and Lau (2023), algorithm 1; the path and the pruning along it are ours.
+
+    >>> Turbo(units=UnitFactor(cost=40.0), at_least={"conv*": 3, "*": 15}).removal
+    0.11
+    """
+
+    def __init__(
+        self,
+        *,
+        units: UnitFactor | None = None,
+        active: Schedule | None = None,
+        contrast: Schedule | None = None,
+        strength: Schedule | None = None,
+        prune_from: float = 0.1,
+        removal: float = 0.11,
+        at_least: int | Mapping[str, int] = 1,
+        examples: int = 5000,
+    ) -> None:
+        if not 0 <= prune_from <= 1:
+            raise ValueError(f"prune_from is a share of training, in [0, 1], got {prune_from}")
+        if not 0 < removal <= 1:
+            raise ValueError(f"removal is a share of a layer's units, in (0, 1], got {removal}")
+        for least in at_least.values() if isinstance(at_least, Mapping) else [at_least]:
+            if int(least) != least or least < 1:
+                raise ValueError(f"at_least is a number of units, 1 or more; got {least}")
+        self.units = units
+        self.active = active
+        self.contrast = contrast
+        self.strength = strength
+        self.prune_from = prune_from
+        self.removal = removal
+        self.at_least = at_least
+        self.examples = examples
+
+    def on_start(self, run: Fit) -> None:
+        if run.shrink is not None:
+            raise ValueError(
+                "compact_every cuts the weights that messages run between: leave it out, and use "
+                "ps.compact after training"
+            )
+        batch = next(iter(run.batches()))
+        self.exchange = Exchange(run.lifted, units=self.units, example=(batch[0][:1],))
+
+    def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        progress = run.epoch / run.epochs
+        prunes = progress >= self.prune_from
+        if self.exchange.needs_curvature:
+            seed = run.seed * 1_000_003 + run.epoch
+            self.exchange.estimate_curvature(run.model, run.data, examples=self.examples, seed=seed)
+        record = self.exchange(
+            active=_at(self.active, progress),
+            contrast=_at(self.contrast, progress),
+            strength=1.0 if self.strength is None else self.strength(progress),
+            removable=self._removable(prunes),
+        )
+        if prunes:
+            self._freeze(run)
+        return record | {"kept": self._kept()}
+
+    def on_end(self, run: Fit) -> dict[str, Any]:
+        self._freeze(run)
+        return {"kept": self._kept()}
+
+    def _freeze(self, run: Fit) -> None:
+        masks = self.exchange.masks()
+        run.lifted.freeze(masks)
+        weights = {key: entry.parameter() for key, (entry, _) in self.exchange.entries.items()}
+        forget_momentum(run.optimizer, weights, masks)
+
+    def _removable(self, prunes: bool) -> dict[str, int] | None:
+        """How many more units of each layer may go."""
+        if self.exchange.units is None:
+            return None
+        removable = {}
+        for layer, idle in self.exchange.idle().items():
+            on = int((~idle).sum())
+            least = _least(self.at_least, layer)
+            removable[layer] = max(min(math.ceil(self.removal * on), on - least), 0) * prunes
+        return removable
+
+    def _kept(self) -> float:
+        masks = [entry.mask for entry, _ in self.exchange.entries.values()]
+        return sum(int(m.count_nonzero()) for m in masks) / sum(m.numel() for m in masks)
+
+
+def _least(at_least: int | Mapping[str, int], layer: str) -> int:
+    if not isinstance(at_least, Mapping):
+        return at_least
+    return next((n for glob, n in at_least.items() if fnmatchcase(layer, glob)), 1)
+
+
+def _at(schedule: Schedule | None, progress: float) -> float | None:
+    return None if schedule is None else schedule(progress)
