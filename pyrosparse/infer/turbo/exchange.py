@@ -14,7 +14,7 @@ from pyrosparse.guide import Entry
 from pyrosparse.infer.turbo.curvature import curvature
 from pyrosparse.infer.turbo.ends import idle_units, units_of, without_idle_units, without_units
 from pyrosparse.lift import Lifted
-from pyrosparse.masks import Masks
+from pyrosparse.masks import Masks, largest
 from pyrosparse.methods.support_mrf import LARGEST, SupportMRF
 from pyrosparse.supports.units import UnitFactor
 
@@ -86,11 +86,14 @@ class Exchange:
         and ``units``, how many are on in each layer, where there is a unit factor.
         """
         before = {key: method.prior_log_odds(q) for key, method, q in self._posteriors()}
-        # Messages and rates depend on each other.
-        for _ in range(1 if active is None else 2):
-            if active is not None:
-                self._place(active, contrast)
+        if active is None:
             self._pass(strength, removable)
+        else:
+            # Messages and rates depend on each other; the rates have the last word.
+            self._place(active, contrast)
+            for _ in range(2):
+                self._pass(strength, removable)
+                self._place(active, contrast)
         for _, method, q in self._posteriors():
             method.update(q)
         after = {key: method.prior_log_odds(q) for key, method, q in self._posteriors()}
@@ -134,17 +137,21 @@ class Exchange:
         """Which weights are active: support log-odds above 0, and not frozen."""
         return Masks({key: self._log_odds(key) > 0 for key in self.entries})
 
-    def masks(self, at_least: int = 1) -> Masks:
+    def masks(self, least: float = 0.0) -> Masks:
         """What stays: active weights between units that are on, without those that lead nowhere or
         come from nowhere.
 
-        at_least: keep at least so many weights of each target, those of the highest log-odds.
+        least: the share of the weights that counts as active at least, those of the highest
+               log-odds.
         """
         masks = self.masks_of_weights()
-        for key, mask in masks.items():
-            if int(mask.count_nonzero()) < at_least:
-                scores = self._log_odds(key).flatten()
-                mask.view(-1)[scores.topk(min(at_least, len(scores))).indices] = True
+        wanted = math.ceil(least * self._count())
+        if masks.kept < wanted:
+            scores = torch.cat([self._log_odds(key).flatten() for key in masks])
+            best = largest(scores, wanted).split([mask.numel() for mask in masks.values()])
+            masks = Masks(
+                {key: part.view(masks[key].shape) for key, part in zip(masks, best, strict=True)}
+            )
         if self.units is None:
             return masks
         off = {group: ~(belief > 0) for group, belief in self.beliefs.items()}
@@ -195,8 +202,12 @@ class Exchange:
     def _place(self, active: float, contrast: float | None) -> None:
         """Move slab and spike to where a share of the weights is active."""
         wanted = active * self._count()
-        rate = float(next(self._posteriors())[2]["_slab_rate"])
-        low, high = math.log(rate / 1.2), math.log(rate * 1.4)
+        rates = [float(q["_slab_rate"]) for _, _, q in self._posteriors()]
+        # At first each weight has a rate of its own. After that they move by little at a time:
+        # where units decide, a small step can take very many weights.
+        narrow = min(rates) == max(rates)
+        low = math.log(min(rates) / (1.2 if narrow else 1e3))
+        high = math.log(max(rates) * (1.4 if narrow else 1e3))
 
         def set_rates(log_rate: float) -> None:
             for _, method, q in self._posteriors():

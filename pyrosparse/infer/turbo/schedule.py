@@ -97,15 +97,15 @@ class Turbo(Callback):
             removable=self._removable(prunes),
         )
         if prunes:
-            self._freeze(run)
+            self._freeze(run, _at(self.active, progress) or 0.0)
         return record | {"kept": self._kept()}
 
     def on_end(self, run: Fit) -> dict[str, Any]:
-        self._freeze(run)
+        self._freeze(run, 0.0)
         return {"kept": self._kept()}
 
-    def _freeze(self, run: Fit) -> None:
-        masks = self.exchange.masks()
+    def _freeze(self, run: Fit, least: float) -> None:
+        masks = self.exchange.masks(least)
         run.lifted.freeze(masks)
         weights = {key: entry.parameter() for key, (entry, _) in self.exchange.entries.items()}
         forget_momentum(run.optimizer, weights, masks)
