@@ -28,8 +28,9 @@ LANES = 64
 TILE = 64
 """Nodes that are transposed together, so that they stay in the first cache."""
 
-LIMITS = {torch.float32: 40.0, torch.float64: 80.0}
-"""Log-odds beyond which a node is taken as observed; the messages it sends are then constant."""
+LIMITS = {torch.float32: 60.0, torch.float64: 300.0}
+"""Log-odds beyond which a node counts as observed: messages stay within 21 nats, so that all odds
+are in range, and what an observed node sends is exact to rounding."""
 
 NODES_OF_A_THREAD = 2**17
 """Below this many, starting a thread takes longer than it saves."""
@@ -38,7 +39,7 @@ NODES_OF_A_THREAD = 2**17
 FASTMATH = {"contract", "nsz", "arcp"}
 OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
 
-FORMATS = {
+FORMATS: dict[Any, tuple[Any, Any, int]] = {
     types.float32: (np.float32, np.int32, 23),
     types.float64: (np.float64, np.int64, 52),
 }
@@ -48,8 +49,7 @@ TERMS = {32: (7, 9), 64: (13, 21)}
 """Last term of the series of exp and log by the bits of a number: rounding hides the others."""
 
 
-@intrinsic
-def reinterpret(context: Any, value: Any, kind: Any) -> Any:
+def _reinterpret(context: Any, value: Any, kind: Any) -> Any:
     """The bits of a number read as a number of another kind, both of one width."""
     result = kind.instance_type
 
@@ -57,6 +57,9 @@ def reinterpret(context: Any, value: Any, kind: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(result))
 
     return result(value, kind), generate
+
+
+reinterpret: Any = intrinsic(_reinterpret)
 
 
 def exp(x: Any) -> Any:
@@ -73,12 +76,8 @@ def log(x: Any) -> Any:
 def _exp(x: Any) -> Callable[[Any], Any]:
     real, integer, mantissa = FORMATS[x]
     terms = tuple(real(1 / math.factorial(k)) for k in range(TERMS[x.bitwidth][0], -1, -1))
-    ln2, log2e, half, bias = (
-        real(math.log(2)),
-        real(1 / math.log(2)),
-        real(0.5),
-        2 ** (x.bitwidth - mantissa - 2) - 1,
-    )
+    ln2, log2e, half = real(math.log(2)), real(1 / math.log(2)), real(0.5)
+    bias = 2 ** (x.bitwidth - mantissa - 2) - 1
 
     def compiled_exp(x: Any) -> Any:
         # e^x = 2^n e^r with |r| <= ln(2) / 2, where the Taylor series is short.
