@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 Pair = tuple[float, float]
@@ -58,3 +59,15 @@ def log_odds(s: Tensor, log_density: Tensor) -> Tensor:
     weight = log_density.view(-1, *[1] * (s.dim() - 1))
     one = torch.where(s == 1, weight, -math.inf).logsumexp(0)
     return one - torch.where(s == 0, weight, -math.inf).logsumexp(0)
+
+
+@st.composite
+def forests(draw, most=7):
+    """Parents of a forest whose nodes are in any order."""
+    n = draw(st.integers(1, most))
+    parent = [draw(st.integers(-1, node - 1)) for node in range(n)]
+    order = draw(st.permutations(range(n)))
+    shuffled = [-1] * n
+    for node, above in enumerate(parent):
+        shuffled[order[node]] = order[above] if above >= 0 else -1
+    return shuffled

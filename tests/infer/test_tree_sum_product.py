@@ -9,21 +9,10 @@ from hypothesis import strategies as st
 
 from pyrosparse.infer import sum_product, tree_sum_product
 from tests import enumeration
+from tests.enumeration import forests
 
 PROBABILITIES = st.floats(0.01, 0.99)
 PAIRS = st.tuples(PROBABILITIES, PROBABILITIES)
-
-
-@st.composite
-def forests(draw, most=7):
-    """Parents of a forest whose nodes are in any order."""
-    n = draw(st.integers(1, most))
-    parent = [draw(st.integers(-1, node - 1)) for node in range(n)]
-    order = draw(st.permutations(range(n)))
-    shuffled = [-1] * n
-    for node, above in enumerate(parent):
-        shuffled[order[node]] = order[above] if above >= 0 else -1
-    return shuffled
 
 
 @given(forests(), PAIRS)
