@@ -25,8 +25,9 @@ from pyrosparse.infer.sum_product.transition import Transition
 LANES = 64
 """Chains of a block: several vector registers, which hide how long a division takes."""
 
-TILE = 64
-"""Nodes that are transposed together, so that they stay in the first cache."""
+GROUP, TILE = 16, 64
+"""Chains and nodes that are transposed together: the lines stay in the first cache, and the pages
+of so many chains in its table."""
 
 LIMITS = {torch.float32: 60.0, torch.float64: 300.0}
 """Log-odds beyond which a node counts as observed: messages stay within 21 nats, so that all odds
@@ -113,25 +114,27 @@ def _log(x: Any) -> Callable[[Any], Any]:
     return compiled_log
 
 
+# Slices and unsigned indices, because an index that might be negative is slow: it is checked.
+
+
 @numba.njit(**OPTIONS)
 def load(log_odds: Any, heard: Any, with_heard: bool, first: Any, stride: int, node: Any) -> None:
     """Gather what the nodes of a block start from: node[l, w] of lane w at first[w] + l stride."""
     length, lanes = len(node), len(first)
-    if stride == 1:
-        for begin in range(0, length, TILE):
-            end = min(begin + TILE, length)
-            for w in range(lanes):
-                # Slices, because an index that might be negative does not compile to vectors.
+    if stride == 1 and length >= TILE:
+        for group in range(0, lanes, GROUP):
+            for begin in range(0, length, TILE):
+                end = min(begin + TILE, length)
                 tile = node[begin:end]
-                own = log_odds[first[w] + begin : first[w] + end]
-                if with_heard:
-                    others = heard[first[w] + begin : first[w] + end]
-                    for i in range(end - begin):
-                        tile[i, w] = own[i] + others[i]
-                else:
+                for w in range(group, min(group + GROUP, lanes)):
+                    own = log_odds[first[w] + begin : first[w] + end]
                     for i in range(end - begin):
                         tile[i, w] = own[i]
-    elif first[lanes - 1] == first[0] + lanes - 1:
+                    if with_heard:
+                        others = heard[first[w] + begin : first[w] + end]
+                        for i in range(end - begin):
+                            tile[i, w] += others[i]
+    elif first[lanes - 1] - first[0] == lanes - 1:
         for i in range(length):
             at = first[0] + i * stride
             own = log_odds[at : at + lanes]
@@ -144,29 +147,35 @@ def load(log_odds: Any, heard: Any, with_heard: bool, first: Any, stride: int, n
                     node[i, w] = own[w]
     else:
         for i in range(length):
-            for w in range(lanes):
-                at = first[w] + i * stride
-                node[i, w] = log_odds[at] + heard[at] if with_heard else log_odds[at]
+            own = log_odds[i * stride :]
+            if with_heard:
+                others = heard[i * stride :]
+                for w in range(lanes):
+                    node[i, w] = own[np.uint64(first[w])] + others[np.uint64(first[w])]
+            else:
+                for w in range(lanes):
+                    node[i, w] = own[np.uint64(first[w])]
 
 
 @numba.njit(**OPTIONS)
 def store(total: Any, heard: Any, with_heard: bool, first: Any, stride: int, out: Any) -> None:
     """Scatter what the nodes of a block have heard to where ``load`` found them."""
     length, lanes = len(total), len(first)
-    if stride == 1:
-        for begin in range(0, length, TILE):
-            end = min(begin + TILE, length)
-            for w in range(lanes):
+    if stride == 1 and length >= TILE:
+        for group in range(0, lanes, GROUP):
+            for begin in range(0, length, TILE):
+                end = min(begin + TILE, length)
                 tile = total[begin:end]
-                result = out[first[w] + begin : first[w] + end]
-                if with_heard:
-                    others = heard[first[w] + begin : first[w] + end]
-                    for i in range(end - begin):
-                        result[i] = tile[i, w] + others[i]
-                else:
-                    for i in range(end - begin):
-                        result[i] = tile[i, w]
-    elif first[lanes - 1] == first[0] + lanes - 1:
+                for w in range(group, min(group + GROUP, lanes)):
+                    result = out[first[w] + begin : first[w] + end]
+                    if with_heard:
+                        others = heard[first[w] + begin : first[w] + end]
+                        for i in range(end - begin):
+                            result[i] = tile[i, w] + others[i]
+                    else:
+                        for i in range(end - begin):
+                            result[i] = tile[i, w]
+    elif first[lanes - 1] - first[0] == lanes - 1:
         for i in range(length):
             at = first[0] + i * stride
             result = out[at : at + lanes]
@@ -179,9 +188,14 @@ def store(total: Any, heard: Any, with_heard: bool, first: Any, stride: int, out
                     result[w] = total[i, w]
     else:
         for i in range(length):
-            for w in range(lanes):
-                at = first[w] + i * stride
-                out[at] = total[i, w] + heard[at] if with_heard else total[i, w]
+            result = out[i * stride :]
+            if with_heard:
+                others = heard[i * stride :]
+                for w in range(lanes):
+                    result[np.uint64(first[w])] = total[i, w] + others[np.uint64(first[w])]
+            else:
+                for w in range(lanes):
+                    result[np.uint64(first[w])] = total[i, w]
 
 
 @numba.njit(**OPTIONS)
@@ -248,9 +262,12 @@ def blocks(
     first = np.empty(LANES, np.int64)
     for block in range(begin, end):
         lanes = min(LANES, chains - block * LANES)
+        grid, chain = divmod(block * LANES, inside)
         for w in range(lanes):
-            chain = block * LANES + w
-            first[w] = chain // inside * (inside * length) + chain % inside
+            first[w] = grid * inside * length + chain
+            chain += 1
+            if chain == inside:
+                grid, chain = grid + 1, 0
         load(log_odds, heard, with_heard, first[:lanes], stride, node)
         scan(node, total, message, start, p00, p01, p10, p11, limit)
         store(total, heard, add_heard, first[:lanes], stride, out)
