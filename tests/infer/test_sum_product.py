@@ -1,8 +1,11 @@
 """Sum-product on chains and grids: against enumeration, and the compiled one against torch."""
 
 import math
+import subprocess
+import sys
 import warnings
 
+import numba
 import pytest
 import torch
 from hypothesis import given
@@ -155,6 +158,22 @@ def test_threads_share_the_work(monkeypatch):
     monkeypatch.setattr(kernels, "NODES_OF_A_THREAD", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(sum_product(u, (0.3, 0.4), (0.35, 0.4)), alone)
+
+
+def test_where_no_folder_can_be_written_to_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(numba.core.caching._CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cache"):
+        numba.njit(cache=True)(abs_of)
+    assert kernels.kept_on_disk(abs_of)(-2.0) == 2.0
+
+
+def abs_of(x):
+    return abs(x)
+
+
+def test_the_compiler_is_imported_only_where_it_is_needed():
+    program = "import sys, pyrosparse.infer; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @given(CONVERGENT, CONVERGENT, SEEDS)

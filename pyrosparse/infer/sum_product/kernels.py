@@ -25,7 +25,7 @@ from pyrosparse.infer.sum_product.transition import Transition
 LANES = 64
 """Chains of a block: several vector registers, which hide how long a division takes."""
 
-GROUP, TILE = 16, 64
+GROUP, TILE = 16, 32
 """Chains and nodes that are transposed together: the lines stay in the first cache, and the pages
 of so many chains in its table."""
 
