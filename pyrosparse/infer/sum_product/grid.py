@@ -66,8 +66,8 @@ def sum_product(
 
     and a node hears F + G. A sweep updates all rows, then all columns. With chains along one axis
     the result is exact after one pass; with both, ``u + sum_product(u, ...)`` approximates the
-    log-odds of the marginals. Below :math:`p_{00} p_{11} = 4 p_{01} p_{10}` the fixed point is
-    unique, and sweeps converge to it without damping.
+    log-odds of the marginals. Where :math:`p_{00} p_{11} < 4 p_{01} p_{10} < 16 p_{00} p_{11}` on
+    both axes, the fixed point is unique and sweeps converge to it without damping.
 
     log_odds:  u, (K, M) or (..., K, M) for a batch of grids, float32 or float64, in nats; infinite
                where a node is observed.
@@ -81,13 +81,13 @@ def sum_product(
                (``Messages.column``); zero by default. Without effect for one axis.
     out:       the shape of ``log_odds``: a tensor to write the result to.
 
-    Returns the shape and dtype of ``log_odds``; no gradient passes. On the CPU it is compiled, runs
-    on as many threads as torch does and takes, without damping or tolerance, no memory beyond the
-    result. Elsewhere it is a loop in torch.
+    Returns the shape and dtype of ``log_odds``; no gradient passes. On the CPU it is compiled and
+    runs on as many threads as torch does; without damping or tolerance it takes no memory beyond
+    the result but two buffers of 64 chains a thread. Elsewhere it is a loop in torch.
 
-    Warns with LoopyRegimeWarning where both axes are coupled and one of them beyond the bound.
+    Warns with LoopyRegimeWarning where both axes are coupled and one of them not within the bound.
     Raises ValueError on log-odds that are NaN, empty or without two dimensions, on probabilities
-    outside (0, 1), and on other arguments out of range; TypeError on another dtype.
+    less than 1e-9 away from 0 or 1, and on other arguments out of range; TypeError on another dtype.
 
     Source: Xia et al. (2023), eqs. 36 and 37; Kschischang et al. (2001).
 
