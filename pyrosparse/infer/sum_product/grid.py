@@ -87,7 +87,8 @@ def sum_product(
 
     Warns with LoopyRegimeWarning where both axes are coupled and one of them not within the bound.
     Raises ValueError on log-odds that are NaN, empty or without two dimensions, on probabilities
-    less than 1e-9 away from 0 or 1, and on other arguments out of range; TypeError on another dtype.
+    less than 1e-9 away from 0 or 1, and on other arguments out of range; TypeError on another
+    dtype.
 
     Source: Xia et al. (2023), eqs. 36 and 37; Kschischang et al. (2001).
 
