@@ -1,16 +1,20 @@
 """Distributions that Pyro lacks, written for the shapes and magnitudes of network weights."""
 
+from pyrosparse.distributions.grid_support import GridSupport
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
 from pyrosparse.distributions.kumaraswamy import Kumaraswamy
 from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
 from pyrosparse.distributions.point import Point
 from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, relaxed_bernoulli
+from pyrosparse.distributions.tree_support import TreeSupport
 
 __all__ = [
+    "GridSupport",
     "IsotropicNormal",
     "Kumaraswamy",
     "LogitKumaraswamy",
     "Point",
+    "TreeSupport",
     "log_relaxed_bernoulli",
     "relaxed_bernoulli",
 ]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrosparse.supports.sum_product import scan
 from pyrosparse.supports.sum_product.transition import Transition
 
 Pair = tuple[float, float]
@@ -36,6 +35,7 @@ class Messages:
     sweeps: int
 
 
+@torch.no_grad()
 def sum_product(
     log_odds: Tensor,
     row: Pair | None,
@@ -66,8 +66,8 @@ def sum_product(
 
     and a node hears F + G. A sweep updates all rows, then all columns. With chains along one axis
     the result is exact after one pass; with both, ``u + sum_product(u, ...)`` approximates the
-    log-odds of the marginals. Below :math:`p_{00} p_{11} = 4 p_{01} p_{10}` the fixed point is
-    unique, and sweeps converge to it without damping.
+    log-odds of the marginals. Where :math:`p_{00} p_{11} < 4 p_{01} p_{10} < 16 p_{00} p_{11}` on
+    both axes, the fixed point is unique and sweeps converge to it without damping.
 
     log_odds:  u, (K, M) or (..., K, M) for a batch of grids, float32 or float64, in nats; infinite
                where a node is observed.
@@ -81,13 +81,14 @@ def sum_product(
                (``Messages.column``); zero by default. Without effect for one axis.
     out:       the shape of ``log_odds``: a tensor to write the result to.
 
-    Returns the shape and dtype of ``log_odds``; no gradient passes. On the CPU it is compiled, runs
-    on as many threads as torch does and takes, without damping or tolerance, no memory beyond the
-    result. Elsewhere it is a loop in torch.
+    Returns the shape and dtype of ``log_odds``; no gradient passes. On the CPU it is compiled and
+    runs on as many threads as torch does; without damping or tolerance it takes no memory beyond
+    the result but two buffers of 64 chains a thread. Elsewhere it is a loop in torch.
 
-    Warns with LoopyRegimeWarning where both axes are coupled and one of them beyond the bound.
-    Raises ValueError on log-odds that are NaN, empty or without two dimensions, on probabilities outside
-    (0, 1), and on other arguments out of range; TypeError on another dtype.
+    Warns with LoopyRegimeWarning where both axes are coupled and one of them not within the bound.
+    Raises ValueError on log-odds that are NaN, empty or without two dimensions, on probabilities
+    less than 1e-9 away from 0 or 1, and on other arguments out of range; TypeError on another
+    dtype.
 
     Source: Xia et al. (2023), eqs. 36 and 37; Kschischang et al. (2001).
 
@@ -97,7 +98,9 @@ def sum_product(
     tensor([[0.0000, 2.0467, 1.4402]])
     """
     chains = _checked(log_odds, row, column, sweeps, damping, tolerance, start)
-    result = _result(log_odds, out)
+    _check_out(out, log_odds)
+    log_odds = log_odds.detach().contiguous()
+    result = torch.empty_like(log_odds) if out is None or not out.is_contiguous() else out
     if len(chains) == 1:
         chains[0].messages(log_odds, None, out=result)
     elif damping == 0 and tolerance is None:
@@ -111,9 +114,10 @@ def sum_product(
     else:
         by_axis, _, _ = _iterate(log_odds, chains, sweeps, damping, tolerance, start)
         torch.add(*by_axis, out=result)
-    return result
+    return result if out is None or out is result else out.copy_(result)
 
 
+@torch.no_grad()
 def sum_product_messages(
     log_odds: Tensor,
     row: Pair | None,
@@ -136,8 +140,9 @@ def sum_product_messages(
     (True, True)
     """
     chains = _checked(log_odds, row, column, sweeps, damping, tolerance, start)
+    log_odds = log_odds.detach().contiguous()
     if len(chains) == 1:
-        result = _result(log_odds, None)
+        result = torch.empty_like(log_odds)
         chains[0].messages(log_odds, None, out=result)
         return Messages(result, None, 0.0, 1)
     (by_row, by_column), residual, made = _iterate(
@@ -146,7 +151,6 @@ def sum_product_messages(
     return Messages(by_row.add_(by_column), by_column, residual, made)
 
 
-@torch.no_grad()
 def _iterate(
     log_odds: Tensor,
     chains: list[_Chains],
@@ -179,11 +183,15 @@ class _Chains:
     dim: int
     transition: Transition
 
-    @torch.no_grad()
     def messages(
         self, log_odds: Tensor, heard: Tensor | None, *, out: Tensor, add_heard: bool = False
     ) -> None:
-        scan.chain_messages(log_odds, heard, self.transition, self.dim, out, add_heard=add_heard)
+        if log_odds.is_cpu:
+            # Here, because the compiler takes longer to import than many programs need.
+            from pyrosparse.supports.sum_product.kernels import chain_messages
+        else:
+            from pyrosparse.supports.sum_product.scan import chain_messages
+        chain_messages(log_odds, heard, self.transition, self.dim, out, add_heard=add_heard)
 
 
 def _checked(
@@ -227,26 +235,25 @@ def _checked(
     couplings = [abs(chain.transition.coupling) for chain in chains]
     if len(chains) == 2 and min(couplings) > 1e-12 and max(couplings) >= math.log(4):
         warnings.warn(
-            "rows and columns are coupled beyond p00 p11 = 4 p01 p10 "
-            f"(row {row}, column {column}), where sum-product on a grid need not converge, nor to "
-            "one answer: weaken the coupling, or use damping and look at the residual of "
-            "sum_product_messages",
+            f"rows {row} and columns {column} are coupled beyond p00 p11 = 4 p01 p10 (or, where "
+            "neighbours differ, p01 p10 = 4 p00 p11): there sum-product on a grid need not "
+            "converge, nor to one answer; weaken the coupling, or use damping and look at the "
+            "residual of sum_product_messages",
             LoopyRegimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return chains
 
 
 def _refuse_nan(name: str, values: Tensor) -> None:
-    # Unlike isnan, this needs no memory; NaN is the least and the greatest of any that hold it.
-    if bool(values.detach().amin().isnan()):
+    # Unlike isnan, this takes no memory: the least of numbers with NaN among them is NaN.
+    if bool(values.amin().isnan()):
         raise ValueError(f"{name} holds NaN, expected log-odds, finite or infinite")
 
 
-def _result(log_odds: Tensor, out: Tensor | None) -> Tensor:
-    """Where to write the result: ``out``, or a new tensor."""
+def _check_out(out: Tensor | None, log_odds: Tensor) -> None:
     if out is None:
-        return torch.empty_like(log_odds, requires_grad=False)
+        return
     if (out.shape, out.dtype, out.device) != (log_odds.shape, log_odds.dtype, log_odds.device):
         raise ValueError(
             f"out must be like log_odds, {tuple(log_odds.shape)} of {log_odds.dtype} on "
@@ -254,4 +261,3 @@ def _result(log_odds: Tensor, out: Tensor | None) -> Tensor:
         )
     if out.untyped_storage().data_ptr() == log_odds.untyped_storage().data_ptr():
         raise ValueError("out must not share memory with log_odds, which every sweep reads")
-    return out

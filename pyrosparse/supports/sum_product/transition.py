@@ -14,8 +14,8 @@ class Transition:
 
     A run of ones has the mean length 1 / p10, a gap 1 / p01.
 
-    p01, p10: probabilities at least 1e-12 away from 0 and 1, so that all messages are in the range
-              of float32.
+    p01, p10: probabilities at least 1e-9 away from 0 and 1, so that all odds are in the range of
+              float32.
 
     Raises ValueError on a probability outside.
 
@@ -28,9 +28,9 @@ class Transition:
 
     def __post_init__(self) -> None:
         for name, p in (("p01", self.p01), ("p10", self.p10)):
-            if not 1e-12 <= p <= 1 - 1e-12:
+            if not 1e-9 <= p <= 1 - 1e-9:
                 raise ValueError(
-                    f"the transition's {name} must be a probability in (0, 1), at least 1e-12 away "
+                    f"the transition's {name} must be a probability in (0, 1), at least 1e-9 away "
                     f"from both ends, got {p}"
                 )
 

@@ -32,7 +32,7 @@ def tree_sum_product(log_odds: Tensor, parent: Tensor, transition: tuple[float, 
     together, so the time goes with the depth of the forest.
 
     Raises ValueError on log-odds that are NaN, on parents of another shape, out of range or in a
-    cycle, and on probabilities outside (0, 1); TypeError on other dtypes.
+    cycle, and on probabilities less than 1e-9 away from 0 or 1; TypeError on other dtypes.
 
     Source: Pearl (1988), belief propagation in causal trees.
 
