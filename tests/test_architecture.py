@@ -12,14 +12,16 @@ BASE = {"errors", "files"}
 CORE = BASE | {"target", "method", "masks"}
 LIFTING = CORE | {"lift", "guide", "hooks", "param_store"}
 RUNNING = LIFTING | {"evidence", "compact", "infer", "prune", "methods", "models"}
-RUNNING |= {"data", "networks", "locks"}
+RUNNING |= {"data", "networks", "locks", "supports"}
 ALLOWED = {
     "target.py": BASE,
     "method.py": BASE | {"target"},
     "masks.py": BASE,
-    "distributions": {"distributions"},
+    "sum_product": BASE | {"sum_product"},
+    "distributions": {"distributions", "sum_product"},
+    "supports": BASE | {"supports", "distributions", "sum_product"},
     "input_gate.py": BASE,
-    "methods": BASE | {"input_gate", "method", "target", "methods", "distributions"},
+    "methods": BASE | {"input_gate", "method", "target", "methods", "distributions", "supports"},
     "hooks.py": CORE,
     "param_store.py": CORE,
     "guide.py": LIFTING,
@@ -28,7 +30,7 @@ ALLOWED = {
     "distill.py": LIFTING | {"models"},
     "evidence": LIFTING | {"evidence"},
     "compact": LIFTING | {"input_gate", "evidence", "compact"},
-    "infer": LIFTING | {"evidence", "compact", "infer"},
+    "infer": LIFTING | {"evidence", "compact", "infer", "methods", "supports", "sum_product"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
     "locks.py": set(),
     "compress": RUNNING | {"compress"},

@@ -198,7 +198,7 @@ class GridSupport(TorchDistribution):
             raise NotImplementedError(
                 f"the normaliser and the marginals of a {tuple(self.event_shape)} grid with both "
                 f"axes coupled are out of reach: a side may have at most {EXACT_SIDE} nodes; use "
-                "log_density, or pyrosparse.supports.sum_product for approximate marginals"
+                "log_density, or pyrosparse.sum_product for approximate marginals"
             )
         chain, transposed = self._lines()
         lines = field.mT if transposed else field

@@ -8,7 +8,7 @@ from pyrosparse.infer.kl_scale import kl_scale
 from pyrosparse.infer.non_finite import NonFiniteLossError
 from pyrosparse.infer.run import Fit
 from pyrosparse.infer.turbo import Exchange, Turbo, TurboVBI
-from pyrosparse.supports.sum_product import (
+from pyrosparse.sum_product import (
     LoopyRegimeWarning,
     Messages,
     sum_product,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pyrosparse.distributions import GridSupport
 from pyrosparse.supports.prior import SupportPrior
-from pyrosparse.supports.sum_product import sum_product
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product import sum_product
+from pyrosparse.sum_product.transition import Transition
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Chain(SupportPrior):
     >>> import torch
     >>> evidence = torch.tensor([[3.0, 0.0, 0.0]])
     >>> Chain((0.1, 0.1)).messages(evidence)
-    tensor([[0.0000, 1.8058, 1.3168]])
+    tensor([[0.0000, 1.8325, 1.3228]])
     """
 
     transition: tuple[float, float]

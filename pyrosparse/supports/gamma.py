@@ -61,7 +61,7 @@ def evidence(second_moment: Tensor, slab: Gamma, spike: Gamma) -> Tensor:
     r"""What a weight says for its being active, :math:`\Lambda = \ln Z_1 - \ln Z_0`, in nats.
 
     >>> evidence(torch.tensor([0.0, 1.0]), Gamma(1, 0.05), Gamma(1, 0.0005))
-    tensor([-2.3026,  3.6...])
+    tensor([-2.3026,  4.4637])
     """
     return slab.log_evidence(second_moment) - spike.log_evidence(second_moment)
 

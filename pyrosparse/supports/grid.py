@@ -11,8 +11,8 @@ from torch import Tensor
 from pyrosparse.distributions import GridSupport
 from pyrosparse.errors import unknown_name
 from pyrosparse.supports.prior import SupportPrior
-from pyrosparse.supports.sum_product import sum_product
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product import sum_product
+from pyrosparse.sum_product.transition import Transition
 
 Layout = Literal["kernel", "tiled", "channel"]
 _LAYOUTS = ("kernel", "tiled", "channel")
@@ -44,7 +44,7 @@ class Grid(SupportPrior):
     >>> import torch
     >>> evidence = torch.zeros(1, 1, 3, 3)
     >>> evidence[..., 1, 1] = 5.0
-    >>> Grid((0.3, 0.3), (0.3, 0.3)).messages(evidence)[0, 0, 1] > 0.5
+    >>> Grid((0.35, 0.35), (0.35, 0.35)).messages(evidence)[0, 0, 1] > 0.5
     tensor([ True, False,  True])
     """
 

@@ -11,8 +11,8 @@ from torch import Size, Tensor
 
 from pyrosparse.distributions import TreeSupport
 from pyrosparse.supports.prior import SupportPrior
-from pyrosparse.supports.sum_product import tree_sum_product
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product import tree_sum_product
+from pyrosparse.sum_product.transition import Transition
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Tree(SupportPrior):
     Raises ValueError on probabilities outside (0, 1).
 
     >>> Tree((0.1, 0.1)).messages(torch.tensor([[[0.0, 3.0, 0.0]]]))
-    tensor([[[1.8058, 0.0000, 1.8058]]])
+    tensor([[[1.8325, 0.0000, 1.8325]]])
     """
 
     transition: tuple[float, float]

@@ -26,8 +26,8 @@ from rich.table import Table
 from torch import Tensor
 
 from pyrosparse.infer import sum_product
-from pyrosparse.supports.sum_product import scan
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product import scan
+from pyrosparse.sum_product.transition import Transition
 
 SHAPES = [(512, 4608), (4096, 4096), (1024, 5, 5), (64, 512, 3, 3)]
 ROW, COLUMN = (0.288, 0.51), (0.325, 0.542)

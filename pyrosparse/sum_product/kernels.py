@@ -20,7 +20,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product.transition import Transition
 
 LANES = 64
 """Chains of a block: several vector registers, which hide how long a division takes."""

@@ -16,8 +16,8 @@ from pyrosparse.infer import (
     sum_product,
     sum_product_messages,
 )
-from pyrosparse.supports.sum_product import kernels, scan
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product import kernels, scan
+from pyrosparse.sum_product.transition import Transition
 from tests import enumeration
 
 PROBABILITIES = st.floats(0.01, 0.99)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product.transition import Transition
 
 Pair = tuple[float, float]
 
@@ -188,9 +188,9 @@ class _Chains:
     ) -> None:
         if log_odds.is_cpu:
             # Here, because the compiler takes longer to import than many programs need.
-            from pyrosparse.supports.sum_product.kernels import chain_messages
+            from pyrosparse.sum_product.kernels import chain_messages
         else:
-            from pyrosparse.supports.sum_product.scan import chain_messages
+            from pyrosparse.sum_product.scan import chain_messages
         chain_messages(log_odds, heard, self.transition, self.dim, out, add_heard=add_heard)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrosparse.supports.sum_product import scan
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product import scan
+from pyrosparse.sum_product.transition import Transition
 
 
 @torch.no_grad()

@@ -1,12 +1,12 @@
 """Sum-product: exact on chains and trees, approximate on grids."""
 
-from pyrosparse.supports.sum_product.grid import (
+from pyrosparse.sum_product.grid import (
     LoopyRegimeWarning,
     Messages,
     sum_product,
     sum_product_messages,
 )
-from pyrosparse.supports.sum_product.tree import tree_sum_product
+from pyrosparse.sum_product.tree import tree_sum_product
 
 __all__ = [
     "LoopyRegimeWarning",

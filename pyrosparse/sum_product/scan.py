@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrosparse.supports.sum_product.transition import Transition
+from pyrosparse.sum_product.transition import Transition
 
 
 def forward(x: Tensor, transition: Transition) -> Tensor:
