@@ -173,6 +173,8 @@ def reductions(bnn: Lifted, *, rows: bool = False) -> dict[str, Tensor]:
                     "Gaussian(posterior='normal'), or write its normal_posterior"
                 )
             change = model_reduction(*normal).masked_fill(~entry.mask, 0.0)
+            if change.isnan().any():
+                raise ValueError(f"the posterior of {target.key!r} has diverged: it has NaN")
             found[target.key] = change.flatten(1).sum(1) if rows and change.dim() > 1 else change
     if not found:
         raise ValueError("the lifted network has no weight among its targets: nothing to reduce")

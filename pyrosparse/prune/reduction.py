@@ -1,0 +1,278 @@
+"""Pruning as far as the evidence goes: Bayesian model reduction in batches, checked by the ELBO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyrosparse.evidence import ElboEstimate, elbo, elbo_difference, reductions
+from pyrosparse.infer import Callback, Fit
+from pyrosparse.lift import Lifted
+from pyrosparse.masks import Masks, largest
+from pyrosparse.prune.pruner import check_weights, forget_momentum, sparsity_of, weights_of
+
+STANDARD_ERRORS = 2.0
+"""By how many of its standard errors a gain of the ELBO must exceed zero."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Weights that were to go together, and what the ELBO said of it.
+
+    masks:  what stays where they go.
+    before, after: the ELBO without and with them gone, on common random numbers, nats.
+
+    >>> zero = ElboEstimate(torch.zeros(2))
+    >>> Batch(Masks(), zero, ElboEstimate(torch.tensor([1.0, 1.5]))).accepted
+    True
+    """
+
+    masks: Masks
+    before: ElboEstimate
+    after: ElboEstimate
+
+    @property
+    def gain(self) -> ElboEstimate:
+        """The joint change of the ELBO, nats."""
+        return elbo_difference(self.before, self.after)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the gain less two of its standard errors is positive."""
+        return self.gain.mean - STANDARD_ERRORS * self.gain.standard_error > 0
+
+
+def ranked(bnn: Lifted, fraction: float, *, rows: bool = False) -> Masks:
+    r"""What stays where a fraction of what is left goes: the weights of the largest change of log
+    evidence, over all targets together.
+
+    bnn:      a lifted network whose methods have normal posteriors, as for ``reductions``.
+    fraction: of the weights that are left, in (0, 1); at least one goes.
+    rows:     whole rows of weights, which are all that enters a unit, instead of single ones.
+
+    One weight or row of each target stays in any case. Returns boolean masks of weights, with
+    those that are frozen at zero already gone.
+
+    Raises ValueError on a fraction out of range, and what ``reductions`` raises.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
+    >>> ranked(bnn, 0.25).kept
+    9
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    changes = reductions(bnn, rows=rows)
+    alive, movable = {}, []
+    for entry in bnn.guide.entries:
+        if entry.target.key not in changes:
+            continue
+        key, change = entry.target.key, changes[entry.target.key]
+        left = entry.mask if change.shape == entry.mask.shape else entry.mask.flatten(1).any(1)
+        alive[key] = left
+        stays = largest((-change).masked_fill(~left, -torch.inf), 1)
+        movable.append(change.masked_fill(~left | stays, -torch.inf).flatten())
+    together = torch.cat(movable)
+    count = math.ceil(fraction * sum(int(left.count_nonzero()) for left in alive.values()))
+    gone = largest(together, min(count, int((together > -torch.inf).sum())))
+    parts = gone.split([left.numel() for left in alive.values()])
+    masks = Masks()
+    for entry in bnn.guide.entries:
+        key = entry.target.key
+        if key in alive:
+            part = parts[len(masks)].view(alive[key].shape)
+            part = part.view(-1, *[1] * (entry.mask.dim() - 1)) if rows else part
+            masks[key] = entry.mask & ~part
+    return masks
+
+
+def prune_batch(
+    model: Callable[..., Any],
+    bnn: Lifted,
+    data: Any,
+    *,
+    fraction: float = 0.1,
+    rows: bool = False,
+    draws: int = 16,
+    seed: int = 0,
+    batch_size: int = 1000,
+    before: ElboEstimate | None = None,
+) -> Batch | None:
+    r"""Take a batch of weights out of a trained network where the ELBO gains by it.
+
+    .. math:: \mathrm{ELBO}(q_{-B}) - \mathrm{ELBO}(q) > 2 \,\mathrm{s.e.}
+
+    The batch B is that of ``ranked``; :math:`q_{-B}` is the posterior with B at zero and the rest
+    as it was. The ELBO judges the batch jointly, where the changes of evidence of its weights
+    would not add up.
+
+    model, bnn, data: a Pyro model of the lifted network, and data, as for ``elbo``.
+    fraction, rows:   as for ``ranked``.
+    draws, seed, batch_size: as for ``elbo``; both ELBOs have the same random numbers.
+    before: the ELBO now, where it is known for these draws, this seed and these data.
+
+    Returns the batch, or None where nothing is left that could go. One that is accepted is frozen
+    at zero; of one that is not, the network is as it was.
+
+    Raises what ``ranked`` and ``elbo`` raise.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
+    >>> data = (torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64))
+    >>> batch = prune_batch(ps.classifier(bnn, 10), bnn, data, draws=4)
+    >>> batch.accepted, batch.masks.kept
+    (True, 10)
+    """
+    kept = {entry.target.key: entry.mask for entry in bnn.guide.entries}
+    # What an optimizer moved of it since it went would count as a gain.
+    bnn.freeze(kept)
+    masks = ranked(bnn, fraction, rows=rows)
+    if masks.kept == sum(int(kept[key].count_nonzero()) for key in masks):
+        return None
+    options = {"draws": draws, "seed": seed, "batch_size": batch_size}
+    if before is None:
+        before = elbo(model, bnn.guide, data, **options)
+    state = {key: value.clone() for key, value in bnn.state_dict().items()}
+    bnn.freeze(masks)
+    batch = Batch(masks, before, elbo(model, bnn.guide, data, **options))
+    if not batch.accepted:
+        bnn.load_state_dict(state)
+    return batch
+
+
+def reduce(
+    model: Callable[..., Any],
+    bnn: Lifted,
+    data: Any,
+    *,
+    fraction: float = 0.1,
+    rows: bool = False,
+    draws: int = 16,
+    seed: int = 0,
+    batch_size: int = 1000,
+) -> list[Batch]:
+    """Prune a trained posterior, without training again, as long as the ELBO gains: batch by
+    batch, until one is refused.
+
+    Arguments and errors as for ``prune_batch``.
+
+    Returns the batches, in order; the last one is refused, or nothing could go after it.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
+    >>> data = (torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64))
+    >>> batches = reduce(ps.classifier(bnn, 10), bnn, data, fraction=0.5, draws=4)
+    >>> [batch.masks.kept for batch in batches]
+    [6, 3, 1]
+    """
+    batches: list[Batch] = []
+    before: ElboEstimate | None = None
+    while True:
+        batch = prune_batch(
+            model,
+            bnn,
+            data,
+            fraction=fraction,
+            rows=rows,
+            draws=draws,
+            seed=seed,
+            batch_size=batch_size,
+            before=before,
+        )
+        if batch is None:
+            return batches
+        batches.append(batch)
+        if not batch.accepted:
+            return batches
+        before = batch.after
+
+
+class ReductionPruner(Callback):
+    r"""Prunes a batch after an epoch, as long as the evidence lets it: no sparsity is chosen.
+
+    .. math:: \mathrm{ELBO}(q_{-B}) - \mathrm{ELBO}(q) > 2 \,\mathrm{s.e.}
+
+    After each epoch the weights of the largest change of log evidence go, where the ELBO on all
+    training data gains by it jointly (``prune_batch``), and training goes on with the others. The
+    first batch that is refused is the last one. It is for normal posteriors under a normal
+    prior, such as ``Gaussian(posterior="normal")``.
+
+    fraction: of the weights that are left, the share that goes in a batch.
+    rows:     whole rows of weights, which are all that enters a unit, instead of single ones.
+    warmup:   epochs before the first batch. The posterior must have come to rest: standard
+              deviations that are still too small let too much go.
+    every:    epochs from batch to batch.
+    draws:    of the guide, for each ELBO.
+
+    After the last epoch nothing goes, so that there is training after every batch. Recorded each
+    epoch: ``sparsity`` and ``pruned``; with a batch, ``elbo`` (with what was accepted gone),
+    ``elbo_gain`` and ``elbo_gain_error``, its standard error, in nats.
+
+    Raises ValueError on options out of range.
+
+    Source: Beckers et al. (2022), arXiv 2210.09134, for iterated model reduction; the joint test
+    is ours.
+
+    >>> ReductionPruner(warmup=10).fraction
+    0.2
+    """
+
+    def __init__(
+        self,
+        *,
+        fraction: float = 0.2,
+        rows: bool = False,
+        warmup: int = 0,
+        every: int = 1,
+        draws: int = 8,
+    ) -> None:
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+        for name, value, least in (("warmup", warmup, 0), ("every", every, 1), ("draws", draws, 2)):
+            if int(value) != value or value < least:
+                raise ValueError(f"{name} must be a whole number, {least} or more; got {value}")
+        self.fraction = fraction
+        self.rows = rows
+        self.warmup = warmup
+        self.every = every
+        self.draws = draws
+        self.stopped = False
+
+    def on_start(self, run: Fit) -> None:
+        check_weights(run)
+        reductions(run.lifted)
+
+    def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        due = self.warmup <= run.epoch < run.epochs
+        if self.stopped or not due or (run.epoch - self.warmup) % self.every:
+            return {"pruned": False, "sparsity": sparsity_of(weights_of(run))}
+        batch = prune_batch(
+            run.model,
+            run.lifted,
+            run.data,
+            fraction=self.fraction,
+            rows=self.rows,
+            draws=self.draws,
+            seed=run.seed * 1_009 + run.epoch,
+        )
+        self.stopped = batch is None or not batch.accepted
+        entry = {"pruned": not self.stopped, "sparsity": sparsity_of(weights_of(run))}
+        if batch is None:
+            return entry
+        if batch.accepted:
+            forget_momentum(run.optimizer, run.lifted)
+        return entry | {
+            "elbo": (batch.after if batch.accepted else batch.before).mean,
+            "elbo_gain": batch.gain.mean,
+            "elbo_gain_error": batch.gain.standard_error,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stopped": self.stopped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stopped = state["stopped"]
