@@ -24,6 +24,9 @@ _EPOCHS = {
     "log_bayes_factor": "log BF",
     "log_bayes_factor_likelihood": "likelihood",
     "log_bayes_factor_prior": "prior",
+    "elbo": "ELBO",
+    "elbo_gain": "gain",
+    "elbo_gain_error": "its standard error",
     "seconds": "seconds",
 }
 

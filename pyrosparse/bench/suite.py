@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrosparse.compress import Settings
-from pyrosparse.compress.settings import GATING
+from pyrosparse.compress.settings import PRUNING
 from pyrosparse.errors import unknown_name
 
 
@@ -119,5 +119,5 @@ def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> 
 def _cell(dataset: str, network: str, method: str, level: float | None) -> str:
     if method == "none" or level is None:
         return f"{dataset}-{network}-none"
-    shown = level if method in GATING else 100 * level
+    shown = 100 * level if method in PRUNING else level
     return f"{dataset}-{network}-{method}-{shown:g}"
