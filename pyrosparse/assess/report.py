@@ -39,6 +39,11 @@ _CAPTIONS = {
         "The log Bayes factor is the sum of what the likelihood and the prior have to say. The "
         "axis is linear up to one nat from zero, logarithmic beyond."
     ),
+    "elbo_gains": (
+        "What the ELBO on all training data gained by each batch of weights, with two standard "
+        "errors; the first batch that is refused is the last. The axis is linear up to one nat "
+        "from zero, logarithmic beyond."
+    ),
     "sparsity_by_layer": "The share of each layer's weights that is exactly zero.",
     "class_correlations": (
         "How alike two classes are in the mean gains of their gates, over the test data: near 1 "
