@@ -18,19 +18,24 @@ from pyrosparse.prune.pruner import check_weights, forget_momentum, sparsity_of,
 STANDARD_ERRORS = 2.0
 """By how many of its standard errors a gain of the ELBO must exceed zero."""
 
+HALVINGS = 4
+"""How often a batch that is refused is halved before it is given up."""
+
 
 @dataclass(frozen=True)
 class Batch:
     """Weights that were to go together, and what the ELBO said of it.
 
-    masks:  what stays where they go.
+    fraction: their share of the weights, or rows, that were left.
+    masks:    what stays where they go.
     before, after: the ELBO without and with them gone, on common random numbers, nats.
 
     >>> zero = ElboEstimate(torch.zeros(2))
-    >>> Batch(Masks(), zero, ElboEstimate(torch.tensor([1.0, 1.5]))).accepted
+    >>> Batch(0.1, Masks(), zero, ElboEstimate(torch.tensor([1.0, 1.5]))).accepted
     True
     """
 
+    fraction: float
     masks: Masks
     before: ElboEstimate
     after: ElboEstimate
@@ -108,15 +113,16 @@ def prune_batch(
 
     The batch B is that of ``ranked``; :math:`q_{-B}` is the posterior with B at zero and the rest
     as it was. The ELBO judges the batch jointly, where the changes of evidence of its weights
-    would not add up.
+    would not add up. One that is refused is halved, four times at most, to those of the largest
+    change.
 
     model, bnn, data: a Pyro model of the lifted network, and data, as for ``elbo``.
     fraction, rows:   as for ``ranked``.
     draws, seed, batch_size: as for ``elbo``; both ELBOs have the same random numbers.
     before: the ELBO now, where it is known for these draws, this seed and these data.
 
-    Returns the batch, or None where nothing is left that could go. One that is accepted is frozen
-    at zero; of one that is not, the network is as it was.
+    Returns the last batch tried, or None where nothing is left that could go. One that is
+    accepted is frozen at zero; where none is, the network is as it was.
 
     Raises what ``ranked`` and ``elbo`` raise.
 
@@ -127,19 +133,22 @@ def prune_batch(
     >>> batch.accepted, batch.masks.kept
     (True, 10)
     """
-    kept = {entry.target.key: entry.mask for entry in bnn.guide.entries}
+    kept = {entry.target.key: entry.mask.clone() for entry in bnn.guide.entries}
     # What an optimizer moved of it since it went would count as a gain.
     bnn.freeze(kept)
-    masks = ranked(bnn, fraction, rows=rows)
-    if masks.kept == sum(int(kept[key].count_nonzero()) for key in masks):
-        return None
     options = {"draws": draws, "seed": seed, "batch_size": batch_size}
-    if before is None:
-        before = elbo(model, bnn.guide, data, **options)
     state = {key: value.clone() for key, value in bnn.state_dict().items()}
-    bnn.freeze(masks)
-    batch = Batch(masks, before, elbo(model, bnn.guide, data, **options))
-    if not batch.accepted:
+    batch = None
+    for share in (fraction / 2**halving for halving in range(HALVINGS + 1)):
+        masks = ranked(bnn, share, rows=rows)
+        if all(torch.equal(mask, kept[key]) for key, mask in masks.items()):
+            return None
+        if before is None:
+            before = elbo(model, bnn.guide, data, **options)
+        bnn.freeze(masks)
+        batch = Batch(share, masks, before, elbo(model, bnn.guide, data, **options))
+        if batch.accepted:
+            break
         bnn.load_state_dict(state)
     return batch
 
@@ -156,7 +165,7 @@ def reduce(
     batch_size: int = 1000,
 ) -> list[Batch]:
     """Prune a trained posterior, without training again, as long as the ELBO gains: batch by
-    batch, until one is refused.
+    batch, until one is refused however often it is halved.
 
     Arguments and errors as for ``prune_batch``.
 
@@ -188,7 +197,7 @@ def reduce(
         batches.append(batch)
         if not batch.accepted:
             return batches
-        before = batch.after
+        before, fraction = batch.after, min(fraction, 2 * batch.fraction)
 
 
 class ReductionPruner(Callback):
@@ -197,11 +206,11 @@ class ReductionPruner(Callback):
     .. math:: \mathrm{ELBO}(q_{-B}) - \mathrm{ELBO}(q) > 2 \,\mathrm{s.e.}
 
     After each epoch the weights of the largest change of log evidence go, where the ELBO on all
-    training data gains by it jointly (``prune_batch``), and training goes on with the others. The
-    first batch that is refused is the last one. It is for normal posteriors under a normal
-    prior, such as ``Gaussian(posterior="normal")``.
+    training data gains by it jointly (``prune_batch``), and training goes on with the others. A
+    batch that is refused is halved; the first that is refused even then is the last. It is for
+    normal posteriors under a normal prior, such as ``Gaussian(posterior="normal")``.
 
-    fraction: of the weights that are left, the share that goes in a batch.
+    fraction: of the weights that are left, the share that goes in a batch, at most.
     rows:     whole rows of weights, which are all that enters a unit, instead of single ones.
     warmup:   epochs before the first batch. The posterior must have come to rest: standard
               deviations that are still too small let too much go.
@@ -240,6 +249,7 @@ class ReductionPruner(Callback):
         self.warmup = warmup
         self.every = every
         self.draws = draws
+        self.share = fraction
         self.stopped = False
 
     def on_start(self, run: Fit) -> None:
@@ -254,7 +264,7 @@ class ReductionPruner(Callback):
             run.model,
             run.lifted,
             run.data,
-            fraction=self.fraction,
+            fraction=self.share,
             rows=self.rows,
             draws=self.draws,
             seed=run.seed * 1_009 + run.epoch,
@@ -265,6 +275,7 @@ class ReductionPruner(Callback):
             return entry
         if batch.accepted:
             forget_momentum(run.optimizer, run.lifted)
+            self.share = min(self.fraction, 2 * batch.fraction)
         return entry | {
             "elbo": (batch.after if batch.accepted else batch.before).mean,
             "elbo_gain": batch.gain.mean,
@@ -272,7 +283,7 @@ class ReductionPruner(Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"stopped": self.stopped}
+        return {"share": self.share, "stopped": self.stopped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stopped = state["stopped"]
+        self.share, self.stopped = state["share"], state["stopped"]

@@ -125,7 +125,8 @@ def test_a_gain_must_exceed_two_standard_errors():
         draws = torch.tensor([-1.0, 1.0, -1.0, 1.0])
         draws = draws / draws.std() * 2 + shift  # a standard error of 1
         assert (
-            ps.prune.Batch(ps.Masks(), zero, ps.evidence.ElboEstimate(draws)).accepted == accepted
+            ps.prune.Batch(0.1, ps.Masks(), zero, ps.evidence.ElboEstimate(draws)).accepted
+            == accepted
         )
 
 
