@@ -12,6 +12,7 @@ from pyrosparse.evidence.log_posterior import (
 from pyrosparse.evidence.model_reduction import (
     group_reduction,
     model_reduction,
+    normal_posteriors,
     reduced_posterior,
     reductions,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "log_bayes_factor",
     "log_posterior",
     "model_reduction",
+    "normal_posteriors",
     "reduced_posterior",
     "reductions",
 ]

@@ -160,6 +160,27 @@ def reductions(bnn: Lifted, *, rows: bool = False) -> dict[str, Tensor]:
     {'weight': (2,)}
     """
     found = {}
+    masks = {entry.target.key: entry.mask for entry in bnn.guide.entries}
+    for key, normal in normal_posteriors(bnn).items():
+        change = model_reduction(*normal).masked_fill(~masks[key], 0.0)
+        found[key] = change.flatten(1).sum(1) if rows and change.dim() > 1 else change
+    return found
+
+
+def normal_posteriors(bnn: Lifted) -> dict[str, tuple[Tensor, Tensor, Tensor | float]]:
+    """Location, scale and prior scale of every weight of a lifted network, by target, detached.
+
+    Gates are left out; all are of the target's shape, but a prior scale that is one number.
+
+    Raises ValueError as ``reductions`` does, and where a posterior has NaN.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(3, 2), ps.Gaussian(posterior="normal"))
+    >>> loc, scale, prior_scale = normal_posteriors(bnn)["weight"]
+    >>> tuple(scale.shape), prior_scale
+    ((2, 3), 1.0)
+    """
+    found = {}
     with torch.no_grad():
         for entry in bnn.guide.entries:
             target = entry.target
@@ -172,10 +193,10 @@ def reductions(bnn: Lifted, *, rows: bool = False) -> dict[str, Tensor]:
                     f"{target.key!r}, which model reduction needs: use one that has, such as "
                     "Gaussian(posterior='normal'), or write its normal_posterior"
                 )
-            change = model_reduction(*normal).masked_fill(~entry.mask, 0.0)
-            if change.isnan().any():
+            loc, scale, prior_scale = normal
+            if loc.isnan().any() or scale.isnan().any():
                 raise ValueError(f"the posterior of {target.key!r} has diverged: it has NaN")
-            found[target.key] = change.flatten(1).sum(1) if rows and change.dim() > 1 else change
+            found[target.key] = loc.detach(), scale, prior_scale
     if not found:
         raise ValueError("the lifted network has no weight among its targets: nothing to reduce")
     return found

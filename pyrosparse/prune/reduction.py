@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from pyrosparse.evidence import ElboEstimate, elbo, elbo_difference, reductions
+from pyrosparse.evidence import (
+    ElboEstimate,
+    elbo,
+    elbo_difference,
+    normal_posteriors,
+    reductions,
+)
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.lift import Lifted
 from pyrosparse.masks import Masks, largest
 from pyrosparse.prune.pruner import check_weights, forget_momentum, sparsity_of, weights_of
+
+Order = Literal["signal", "evidence"]
 
 STANDARD_ERRORS = 2.0
 """By how many of its standard errors a gain of the ELBO must exceed zero."""
@@ -51,47 +60,47 @@ class Batch:
         return self.gain.mean - STANDARD_ERRORS * self.gain.standard_error > 0
 
 
-def ranked(bnn: Lifted, fraction: float, *, rows: bool = False) -> Masks:
-    r"""What stays where a fraction of what is left goes: the weights of the largest change of log
-    evidence, over all targets together.
+def ranked(bnn: Lifted, fraction: float, *, rows: bool = False, order: Order = "signal") -> Masks:
+    r"""What stays where a fraction of what is left goes, over all targets together.
+
+    .. math:: \Delta F_j = \log \frac{s_p}{s_j} - \frac{m_j^2}{2 s_j^2}
 
     bnn:      a lifted network whose methods have normal posteriors, as for ``reductions``.
     fraction: of the weights that are left, in (0, 1); at least one goes.
     rows:     whole rows of weights, which are all that enters a unit, instead of single ones.
+    order:    what goes first. ``signal``: the smallest second term, of rows its mean. The first
+              term is saved whatever else goes, but what several weights lose together is not the
+              sum of the second. ``evidence``: the largest change, which takes first what is most
+              overrated.
 
     One weight or row of each target stays in any case. Returns boolean masks of weights, with
     those that are frozen at zero already gone.
 
-    Raises ValueError on a fraction out of range, and what ``reductions`` raises.
+    Raises ValueError on options out of range, and what ``reductions`` raises.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
     >>> ranked(bnn, 0.25).kept
     9
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-    changes = reductions(bnn, rows=rows)
+    _check(fraction, order)
+    entries = {entry.target.key: entry for entry in bnn.guide.entries}
+    scores = reductions(bnn, rows=rows) if order == "evidence" else _signals(bnn, rows)
     alive, movable = {}, []
-    for entry in bnn.guide.entries:
-        if entry.target.key not in changes:
-            continue
-        key, change = entry.target.key, changes[entry.target.key]
-        left = entry.mask if change.shape == entry.mask.shape else entry.mask.flatten(1).any(1)
+    for key, score in scores.items():
+        mask = entries[key].mask
+        left = mask if score.shape == mask.shape else mask.flatten(1).any(1)
         alive[key] = left
-        stays = largest((-change).masked_fill(~left, -torch.inf), 1)
-        movable.append(change.masked_fill(~left | stays, -torch.inf).flatten())
+        stays = largest((-score).masked_fill(~left, -torch.inf), 1)
+        movable.append(score.masked_fill(~left | stays, -torch.inf).flatten())
     together = torch.cat(movable)
     count = math.ceil(fraction * sum(int(left.count_nonzero()) for left in alive.values()))
     gone = largest(together, min(count, int((together > -torch.inf).sum())))
-    parts = gone.split([left.numel() for left in alive.values()])
     masks = Masks()
-    for entry in bnn.guide.entries:
-        key = entry.target.key
-        if key in alive:
-            part = parts[len(masks)].view(alive[key].shape)
-            part = part.view(-1, *[1] * (entry.mask.dim() - 1)) if rows else part
-            masks[key] = entry.mask & ~part
+    for key, part in zip(alive, gone.split([one.numel() for one in alive.values()]), strict=True):
+        mask = entries[key].mask
+        shape = [1] * (mask.dim() - 1) if rows else mask.shape[1:]
+        masks[key] = mask & ~part.view(len(mask), *shape)
     return masks
 
 
@@ -100,8 +109,9 @@ def prune_batch(
     bnn: Lifted,
     data: Any,
     *,
-    fraction: float = 0.1,
+    fraction: float = 0.5,
     rows: bool = False,
+    order: Order = "signal",
     draws: int = 16,
     seed: int = 0,
     batch_size: int = 1000,
@@ -113,11 +123,10 @@ def prune_batch(
 
     The batch B is that of ``ranked``; :math:`q_{-B}` is the posterior with B at zero and the rest
     as it was. The ELBO judges the batch jointly, where the changes of evidence of its weights
-    would not add up. One that is refused is halved, four times at most, to those of the largest
-    change.
+    would not add up. One that is refused is halved, four times at most, to those that go first.
 
     model, bnn, data: a Pyro model of the lifted network, and data, as for ``elbo``.
-    fraction, rows:   as for ``ranked``.
+    fraction, rows, order: as for ``ranked``.
     draws, seed, batch_size: as for ``elbo``; both ELBOs have the same random numbers.
     before: the ELBO now, where it is known for these draws, this seed and these data.
 
@@ -131,7 +140,7 @@ def prune_batch(
     >>> data = (torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64))
     >>> batch = prune_batch(ps.classifier(bnn, 10), bnn, data, draws=4)
     >>> batch.accepted, batch.masks.kept
-    (True, 10)
+    (True, 6)
     """
     kept = {entry.target.key: entry.mask.clone() for entry in bnn.guide.entries}
     # What an optimizer moved of it since it went would count as a gain.
@@ -140,7 +149,7 @@ def prune_batch(
     state = {key: value.clone() for key, value in bnn.state_dict().items()}
     batch = None
     for share in (fraction / 2**halving for halving in range(HALVINGS + 1)):
-        masks = ranked(bnn, share, rows=rows)
+        masks = ranked(bnn, share, rows=rows, order=order)
         if all(torch.equal(mask, kept[key]) for key, mask in masks.items()):
             return None
         if before is None:
@@ -158,8 +167,9 @@ def reduce(
     bnn: Lifted,
     data: Any,
     *,
-    fraction: float = 0.1,
+    fraction: float = 0.5,
     rows: bool = False,
+    order: Order = "signal",
     draws: int = 16,
     seed: int = 0,
     batch_size: int = 1000,
@@ -174,7 +184,7 @@ def reduce(
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
     >>> data = (torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64))
-    >>> batches = reduce(ps.classifier(bnn, 10), bnn, data, fraction=0.5, draws=4)
+    >>> batches = reduce(ps.classifier(bnn, 10), bnn, data, draws=4)
     >>> [batch.masks.kept for batch in batches]
     [6, 3, 1]
     """
@@ -187,6 +197,7 @@ def reduce(
             data,
             fraction=fraction,
             rows=rows,
+            order=order,
             draws=draws,
             seed=seed,
             batch_size=batch_size,
@@ -200,18 +211,33 @@ def reduce(
         before, fraction = batch.after, min(fraction, 2 * batch.fraction)
 
 
+def _signals(bnn: Lifted, rows: bool) -> dict[str, Tensor]:
+    signals = {}
+    for key, (loc, scale, _) in normal_posteriors(bnn).items():
+        signal = -0.5 * (loc / scale).square()
+        signals[key] = signal.flatten(1).mean(1) if rows and signal.dim() > 1 else signal
+    return signals
+
+
+def _check(fraction: float, order: Order) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    if order not in ("signal", "evidence"):
+        raise ValueError(f"order must be 'signal' or 'evidence', got {order!r}")
+
+
 class ReductionPruner(Callback):
     r"""Prunes a batch after an epoch, as long as the evidence lets it: no sparsity is chosen.
 
     .. math:: \mathrm{ELBO}(q_{-B}) - \mathrm{ELBO}(q) > 2 \,\mathrm{s.e.}
 
-    After each epoch the weights of the largest change of log evidence go, where the ELBO on all
+    After each epoch the weights that the evidence speaks least for go, where the ELBO on all
     training data gains by it jointly (``prune_batch``), and training goes on with the others. A
     batch that is refused is halved; the first that is refused even then is the last. It is for
     normal posteriors under a normal prior, such as ``Gaussian(posterior="normal")``.
 
     fraction: of the weights that are left, the share that goes in a batch, at most.
-    rows:     whole rows of weights, which are all that enters a unit, instead of single ones.
+    rows, order: as for ``ranked``.
     warmup:   epochs before the first batch. The posterior must have come to rest: standard
               deviations that are still too small let too much go.
     every:    epochs from batch to batch.
@@ -223,29 +249,30 @@ class ReductionPruner(Callback):
 
     Raises ValueError on options out of range.
 
-    Source: Beckers et al. (2022), arXiv 2210.09134, for iterated model reduction; the joint test
-    is ours.
+    Source: Beckers et al. (2022), arXiv 2210.09134, for iterated model reduction; the order
+    and the joint test are ours.
 
     >>> ReductionPruner(warmup=10).fraction
-    0.2
+    0.5
     """
 
     def __init__(
         self,
         *,
-        fraction: float = 0.2,
+        fraction: float = 0.5,
         rows: bool = False,
+        order: Order = "signal",
         warmup: int = 0,
         every: int = 1,
         draws: int = 8,
     ) -> None:
-        if not 0 < fraction < 1:
-            raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+        _check(fraction, order)
         for name, value, least in (("warmup", warmup, 0), ("every", every, 1), ("draws", draws, 2)):
             if int(value) != value or value < least:
                 raise ValueError(f"{name} must be a whole number, {least} or more; got {value}")
         self.fraction = fraction
         self.rows = rows
+        self.order = order
         self.warmup = warmup
         self.every = every
         self.draws = draws
@@ -266,6 +293,7 @@ class ReductionPruner(Callback):
             run.data,
             fraction=self.share,
             rows=self.rows,
+            order=self.order,
             draws=self.draws,
             seed=run.seed * 1_009 + run.epoch,
         )
