@@ -115,6 +115,7 @@ def prune_batch(
     draws: int = 16,
     seed: int = 0,
     batch_size: int = 1000,
+    subset: int | None = None,
     before: ElboEstimate | None = None,
 ) -> Batch | None:
     r"""Take a batch of weights out of a trained network where the ELBO gains by it.
@@ -127,7 +128,7 @@ def prune_batch(
 
     model, bnn, data: a Pyro model of the lifted network, and data, as for ``elbo``.
     fraction, rows, order: as for ``ranked``.
-    draws, seed, batch_size: as for ``elbo``; both ELBOs have the same random numbers.
+    draws, seed, batch_size, subset: as for ``elbo``; both ELBOs have the same random numbers.
     before: the ELBO now, where it is known for these draws, this seed and these data.
 
     Returns the last batch tried, or None where nothing is left that could go. One that is
@@ -145,7 +146,12 @@ def prune_batch(
     kept = {entry.target.key: entry.mask.clone() for entry in bnn.guide.entries}
     # What an optimizer moved of it since it went would count as a gain.
     bnn.freeze(kept)
-    options = {"draws": draws, "seed": seed, "batch_size": batch_size}
+    options: dict[str, Any] = {
+        "draws": draws,
+        "seed": seed,
+        "batch_size": batch_size,
+        "subset": subset,
+    }
     state = {key: value.clone() for key, value in bnn.state_dict().items()}
     batch = None
     for share in (fraction / 2**halving for halving in range(HALVINGS + 1)):
@@ -173,6 +179,7 @@ def reduce(
     draws: int = 16,
     seed: int = 0,
     batch_size: int = 1000,
+    subset: int | None = None,
 ) -> list[Batch]:
     """Prune a trained posterior, without training again, as long as the ELBO gains: batch by
     batch, until one is refused however often it is halved.
@@ -201,6 +208,7 @@ def reduce(
             draws=draws,
             seed=seed,
             batch_size=batch_size,
+            subset=subset,
             before=before,
         )
         if batch is None:
@@ -241,7 +249,7 @@ class ReductionPruner(Callback):
     warmup:   epochs before the first batch. The posterior must have come to rest: standard
               deviations that are still too small let too much go.
     every:    epochs from batch to batch.
-    draws:    of the guide, for each ELBO.
+    draws, subset: for each ELBO, as for ``elbo``.
 
     After the last epoch nothing goes, so that there is training after every batch. Recorded each
     epoch: ``sparsity`` and ``pruned``; with a batch, ``elbo`` (with what was accepted gone),
@@ -264,7 +272,8 @@ class ReductionPruner(Callback):
         order: Order = "signal",
         warmup: int = 0,
         every: int = 1,
-        draws: int = 8,
+        draws: int = 32,
+        subset: int | None = None,
     ) -> None:
         _check(fraction, order)
         for name, value, least in (("warmup", warmup, 0), ("every", every, 1), ("draws", draws, 2)):
@@ -276,6 +285,7 @@ class ReductionPruner(Callback):
         self.warmup = warmup
         self.every = every
         self.draws = draws
+        self.subset = subset
         self.share = fraction
         self.stopped = False
 
@@ -295,6 +305,7 @@ class ReductionPruner(Callback):
             rows=self.rows,
             order=self.order,
             draws=self.draws,
+            subset=self.subset,
             seed=run.seed * 1_009 + run.epoch,
         )
         self.stopped = batch is None or not batch.accepted
