@@ -55,7 +55,7 @@ def suites() -> list[str]:
     """The names of the suites that come with the package.
 
     >>> suites()
-    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'fcn-width']
+    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'evidence', 'fcn-width']
     """
     folder = resources.files("pyrosparse") / "suites"
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))

@@ -133,7 +133,7 @@ def compress(
     ] = None,
     fraction: Annotated[
         float | None,
-        _option("Share of the weights left that goes in a batch; by default 0.2.", _EVIDENCE),
+        _option("Share of what is left that goes in a batch, at most; by default 0.5.", _EVIDENCE),
     ] = None,
     rows: Annotated[
         bool | None,

@@ -56,6 +56,8 @@ def reduction_pruner(settings: Settings) -> ReductionPruner | None:
         warmup=settings.warmup or 0,
         # Where there are many short epochs, some lie between two batches.
         every=max(1, (settings.epochs or 0) // 30),
+        draws=64,
+        subset=5000,
     )
     return pruner if settings.method == "model-reduction" else None
 

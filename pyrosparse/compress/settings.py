@@ -64,7 +64,7 @@ _EVIDENCE_OWN: dict[str, Any] = {
     "batch_size": 100,
     "learning_rate": 1e-3,
     "scale": 0.1,
-    "fraction": 0.2,
+    "fraction": 0.5,
     "rows": False,
     "warmup": None,
 }
@@ -128,7 +128,7 @@ class Settings:
 
     Of pruning by the evidence (``model-reduction``; ``mean-field`` does without):
 
-    fraction, rows: as for ``ReductionPruner``; 0.2, single weights.
+    fraction, rows: as for ``ReductionPruner``; 0.5, single weights.
     warmup:         epochs before the first batch goes; a quarter of all.
 
     Raises ValueError on unknown names, options out of range and options of another method.

@@ -276,7 +276,10 @@ class ReductionPruner(Callback):
         subset: int | None = None,
     ) -> None:
         _check(fraction, order)
-        for name, value, least in (("warmup", warmup, 0), ("every", every, 1), ("draws", draws, 2)):
+        counts = [("warmup", warmup, 0), ("every", every, 1), ("draws", draws, 2)]
+        if subset is not None:
+            counts.append(("subset", subset, 1))
+        for name, value, least in counts:
             if int(value) != value or value < least:
                 raise ValueError(f"{name} must be a whole number, {least} or more; got {value}")
         self.fraction = fraction

@@ -340,7 +340,9 @@ def test_methods_without_a_normal_posterior_are_refused_before_the_first_step(me
         train(ReductionPruner(), method=method)
 
 
-@pytest.mark.parametrize("wrong", [{"warmup": -1}, {"every": 0}, {"draws": 1}, {"warmup": 0.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"warmup": -1}, {"every": 0}, {"draws": 1}, {"warmup": 0.5}, {"subset": 0}]
+)
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ReductionPruner(**wrong)
