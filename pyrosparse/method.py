@@ -84,6 +84,14 @@ class Method(ABC):
         whose noise is to be drawn at the activations, or None to draw it at the weight."""
         return None
 
+    def normal_posterior(
+        self, target: Target, q: Posterior
+    ) -> tuple[Tensor, Tensor, Tensor | float] | None:
+        """Location and standard deviation of an independent normal posterior over the weight, and
+        the standard deviation of its independent normal prior, whose mean is 0; None where either
+        is something else. Where it is not None, ``forget`` makes the posterior the prior."""
+        return None
+
     def targets(self, net: nn.Module) -> list[Target]:
         """The targets used when the user names none."""
         return weights(net) if "weight" in self.kinds else gates(net)

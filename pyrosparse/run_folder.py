@@ -121,8 +121,11 @@ def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
         drawn["kept_units"] = size_plots.kept_units(history, outcome.compaction.units)
         if outcome.trained.gates:
             drawn |= _dependent_figures(outcome)
-    elif settings.method != "none":
-        drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
+    elif settings.method not in ("none", "mean-field"):
+        if settings.method == "model-reduction":
+            drawn["elbo_gains"] = plots.elbo_gains(history)
+        else:
+            drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
         layers = {layer.name: layer.sparsity for layer in summary.layers}
         drawn["sparsity_by_layer"] = plots.sparsity_by_layer(layers)
     return drawn

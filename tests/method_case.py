@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 import pyrosparse as ps
 from tests.monte_carlo import assert_mean
@@ -110,6 +111,33 @@ class MethodCase:
         with torch.no_grad():
             closed, sampled = losses(TraceMeanField_ELBO()), losses(Trace_ELBO())
         assert_mean(sampled - closed, 0.0, rounding=1e-8)
+
+    def test_normal_posterior_is_what_guide_and_prior_draw_from_and_forgetting_makes_it_the_prior(
+        self,
+    ) -> None:
+        bnn = self.moved().double().eval()
+        x = batch("mlp")[0].double()
+        entries = [entry for entry in bnn.guide.entries if entry.target.kind == "weight"]
+        if all(e.method.normal_posterior(e.target, e.posterior()) is None for e in entries):
+            pytest.skip("it has none")
+        guide = poutine.trace(bnn.guide).get_trace(x)
+        prior = poutine.trace(poutine.replay(bnn, trace=guide)).get_trace(x)
+        for entry in entries:
+            normal = entry.method.normal_posterior(entry.target, entry.posterior())
+            assert normal is not None
+            loc, scale, prior_scale = normal
+            value = guide.nodes[entry.target.site]["value"]
+            for trace, law in (
+                (guide, Normal(loc, scale)),
+                (prior, Normal(torch.zeros_like(loc), prior_scale)),
+            ):
+                site = trace.nodes[entry.target.site]["fn"]
+                torch.testing.assert_close(site.log_prob(value), law.log_prob(value).sum())
+            bnn.freeze({entry.target.key: torch.zeros(entry.target.shape)})
+            forgotten = entry.method.normal_posterior(entry.target, entry.posterior())
+            assert forgotten is not None
+            assert not forgotten[0].any()
+            torch.testing.assert_close(forgotten[1], torch.zeros_like(scale) + forgotten[2])
 
     def test_score_grows_with_the_size_of_the_location(self) -> None:
         for entry in self.moved().guide.entries:

@@ -14,7 +14,11 @@ def title(summary: Summary, settings: Mapping[str, Any]) -> str:
     method = settings["method"]
     if summary.compaction is not None and summary.compaction.units:
         return f"{text}, {method}, gamma {_gamma(settings)}"
-    return text if method == "none" else f"{text}, {method}, {100 * summary.sparsity:.4g} % sparse"
+    if method == "none":
+        return text
+    if method == "mean-field":
+        return f"{text}, {method}"
+    return f"{text}, {method}, {100 * summary.sparsity:.4g} % sparse"
 
 
 def sentence(
@@ -27,7 +31,7 @@ def sentence(
     start = f" from the weights in {weights['file']}" if weights else ""
     what = (
         "without pruning"
-        if settings["method"] == "none"
+        if settings["method"] in ("none", "mean-field")
         else _gates_sentence(summary, settings)
         if summary.compaction is not None and summary.compaction.units
         else f"with {settings['method']} pruning, until {100 * summary.sparsity:.4g} % of its "

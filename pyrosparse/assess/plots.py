@@ -79,6 +79,40 @@ def bayes_factor_parts(history: History) -> Figure:
     return figure
 
 
+def elbo_gains(history: History) -> Figure:
+    """What the ELBO gained by each batch of weights that was tried, and the sparsity after it.
+
+    history: as ``Fit.history`` has it, of a run with ``ReductionPruner``. Gains are in nats with
+    two standard errors, filled where the batch went. Raises ValueError on an empty history.
+
+    >>> entry = {"epoch": 1, "elbo_gain": 80.0, "elbo_gain_error": 9.0, "pruned": True}
+    >>> len(elbo_gains([entry | {"sparsity": 0.2}]).axes)
+    2
+    """
+    epochs = _epochs(history)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        for pruned, fill, label in ((True, GREEN, "went"), (False, "none", "refused")):
+            tried = [e for e in history if "elbo_gain" in e and e["pruned"] == pruned]
+            if tried:
+                errors = [2 * entry["elbo_gain_error"] for entry in tried]
+                axes.errorbar(
+                    *(_epochs(tried), _column(tried, "elbo_gain"), errors),
+                    fmt="o",
+                    color=GREEN,
+                    mfc=fill,
+                    label=label,
+                )
+        axes.set_yscale("symlog", linthresh=1)
+        by_epoch(axes, "What the ELBO gained by each batch", "nats")
+        other = _sparsity_axis(axes, epochs, history)
+        handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.12, 1))
+    return figure
+
+
 def sparsity_by_layer(sparsities: Mapping[str, float]) -> Figure:
     """One bar a layer: the fraction of its weights that is zero.
 
@@ -145,12 +179,7 @@ def _evidence_and_sparsity(axes: Axes, history: History, threshold: float | None
     if threshold is not None:
         axes.axhline(threshold, color=GREY, linestyle="--", linewidth=1, label="threshold")
     by_epoch(axes, "Evidence and sparsity", "log Bayes factor (nats per datum)")
-    other = axes.twinx()
-    other.spines.right.set_visible(True)
-    other.plot(epochs, _column(history, "sparsity"), "-", color=ORANGE, label="sparsity")
-    other.set_ylim(0, 1.02)
-    other.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    other.set_ylabel("sparsity")
+    other = _sparsity_axis(axes, epochs, history)
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     # Below the axes: no corner of the panel is sure to be free.
     axes.legend(
@@ -162,6 +191,16 @@ def _evidence_and_sparsity(axes: Axes, history: History, threshold: float | None
         handletextpad=0.4,
         fontsize=9,
     )
+
+
+def _sparsity_axis(axes: Axes, epochs: list[int], history: History) -> Axes:
+    other = axes.twinx()
+    other.spines.right.set_visible(True)
+    other.plot(epochs, _column(history, "sparsity"), "-", color=ORANGE, label="sparsity")
+    other.set_ylim(0, 1.02)
+    other.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    other.set_ylabel("sparsity")
+    return other
 
 
 def _epochs(history: History) -> list[int]:

@@ -24,6 +24,9 @@ _EPOCHS = {
     "log_bayes_factor": "log BF",
     "log_bayes_factor_likelihood": "likelihood",
     "log_bayes_factor_prior": "prior",
+    "elbo": "ELBO",
+    "elbo_gain": "gain",
+    "elbo_gain_error": "its standard error",
     "seconds": "seconds",
 }
 
@@ -35,6 +38,11 @@ _CAPTIONS = {
     "bayes_factor_parts": (
         "The log Bayes factor is the sum of what the likelihood and the prior have to say. The "
         "axis is linear up to one nat from zero, logarithmic beyond."
+    ),
+    "elbo_gains": (
+        "What the ELBO on all training data gained by each batch of weights, with two standard "
+        "errors; the first batch that is refused is the last. The axis is linear up to one nat "
+        "from zero, logarithmic beyond."
     ),
     "sparsity_by_layer": "The share of each layer's weights that is exactly zero.",
     "class_correlations": (

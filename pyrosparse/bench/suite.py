@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrosparse.compress import Settings
-from pyrosparse.compress.settings import GATING
+from pyrosparse.compress.settings import PRUNING
 from pyrosparse.errors import unknown_name
 
 
@@ -55,7 +55,7 @@ def suites() -> list[str]:
     """The names of the suites that come with the package.
 
     >>> suites()
-    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'fcn-width']
+    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'evidence', 'fcn-width']
     """
     folder = resources.files("pyrosparse") / "suites"
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
@@ -119,5 +119,5 @@ def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> 
 def _cell(dataset: str, network: str, method: str, level: float | None) -> str:
     if method == "none" or level is None:
         return f"{dataset}-{network}-none"
-    shown = level if method in GATING else 100 * level
+    shown = 100 * level if method in PRUNING else level
     return f"{dataset}-{network}-{method}-{shown:g}"

@@ -23,6 +23,7 @@ def _option(text: str, panel: str = "Options") -> Any:
 
 
 _TRAINING, _PRUNING, _GATES = "Training", "Pruning of weights", "Gates on units"
+_EVIDENCE = "Pruning by the evidence"
 
 
 @app.command()
@@ -58,7 +59,7 @@ def compress(
         float | None,
         _option(
             "Standard deviation of the Gaussian prior; by default that of a weight decay of "
-            "1e-4, pruning 1.",
+            "1e-4, pruning 1, for the evidence 0.1.",
             _TRAINING,
         ),
     ] = None,
@@ -130,6 +131,18 @@ def compress(
         bool | None,
         _option("Compare the log Bayes factor per datum, the default, or in all.", _PRUNING),
     ] = None,
+    fraction: Annotated[
+        float | None,
+        _option("Share of what is left that goes in a batch, at most; by default 0.5.", _EVIDENCE),
+    ] = None,
+    rows: Annotated[
+        bool | None,
+        _option("Whole rows of weights go, or, the default, single ones.", _EVIDENCE),
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        _option("Epochs before the first batch; by default a quarter of all.", _EVIDENCE),
+    ] = None,
 ) -> None:
     """Train a network, make it smaller, evaluate it, and leave a folder with a report.
 
@@ -162,6 +175,9 @@ def compress(
             "pi": pi,
             "initial": initial,
             "second_epochs": second_epochs,
+            "fraction": fraction,
+            "rows": rows,
+            "warmup": warmup,
         },
     )
     folder = output or run_folder.default_folder(settings)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from pyrosparse.compact import quality
 from pyrosparse.compact.masked import masked
-from pyrosparse.compress import dependent, gating, pruning
+from pyrosparse.compress import dependent, gating, pruning, reducing
 from pyrosparse.compress.compaction import compacted
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
-from pyrosparse.compress.settings import Settings
+from pyrosparse.compress.settings import EVIDENCE, Settings
 
 
 def compress(
@@ -63,6 +63,8 @@ def compress(
             folder=folder,
             progress=progress,
         )
+    elif settings.method in EVIDENCE:
+        trained = reducing.train(settings, net, data, folder=folder, progress=progress)
     else:
         trained = pruning.train(settings, net, data, folder=folder, progress=progress)
     gated = masked(net, trained.masks, trained.gates) if trained.gates else trained.net

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyrosparse.infer import schedules
 from pyrosparse.methods import BetaBernoulli
-from pyrosparse.prune import BayesFactorPruner, Pruner
+from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
 
 if TYPE_CHECKING:
     from pyrosparse.compress.settings import Settings
@@ -38,6 +38,28 @@ def pruner(settings: Settings) -> Pruner | None:
         ramp=ramp,
         freeze=settings.freeze,
     )
+
+
+def reduction_pruner(settings: Settings) -> ReductionPruner | None:
+    """The callback that prunes by model reduction as the settings say; None for the unpruned
+    network.
+
+    Raises ValueError on options out of range.
+
+    >>> from pyrosparse.compress import Settings
+    >>> reduction_pruner(Settings(method="mean-field")) is None
+    True
+    """
+    pruner = ReductionPruner(
+        fraction=settings.fraction,
+        rows=settings.rows,
+        warmup=settings.warmup or 0,
+        # Where there are many short epochs, some lie between two batches.
+        every=max(1, (settings.epochs or 0) // 30),
+        draws=64,
+        subset=5000,
+    )
+    return pruner if settings.method == "model-reduction" else None
 
 
 def beta_bernoulli(settings: Settings) -> BetaBernoulli:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pyrosparse import data as data_sets
 from pyrosparse import networks
-from pyrosparse.compress.methods import beta_bernoulli, pruner
+from pyrosparse.compress.methods import beta_bernoulli, pruner, reduction_pruner
 from pyrosparse.data.pixels import Normalisation
 from pyrosparse.errors import unknown_name
 from pyrosparse.prune.bayes_factor import THRESHOLD
@@ -26,7 +26,11 @@ GATING = {
     "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2019)",
     "dependent-beta-bernoulli": "then, in a second stage, input by input (Lee et al. 2019)",
 }
-METHODS = {**GATING, **PRUNING}
+EVIDENCE = {
+    "mean-field": "train only, with a normal posterior: the unpruned network of model-reduction",
+    "model-reduction": "prune weights as far as the evidence goes, to a sparsity nobody chooses",
+}
+METHODS = {**GATING, **PRUNING, **EVIDENCE}
 
 # What a method has where nothing else is said; an option that is not here is not of its family.
 _PRUNING_OWN: dict[str, Any] = {
@@ -55,9 +59,19 @@ _GATING_OWN: dict[str, Any] = {
     "initial": 0.95,
 }
 _DEPENDENT_OWN: dict[str, Any] = {**_GATING_OWN, "second_epochs": None}
+_EVIDENCE_OWN: dict[str, Any] = {
+    "epochs": None,
+    "batch_size": 100,
+    "learning_rate": 1e-3,
+    "scale": 0.1,
+    "fraction": 0.5,
+    "rows": False,
+    "warmup": None,
+}
 # Gates move by the gate rate a step: few data need more epochs for as many steps.
 _EPOCHS, _STEPS = 30, 2000
 _PRETRAINING_EPOCHS, _PRETRAINING_STEPS = 20, 1000
+_EVIDENCE_STEPS = 4000
 _WEIGHT_DECAY = 1e-4
 
 # Any, for the type checker's sake: there is a value after ``__post_init__`` or ``for_data``.
@@ -68,6 +82,8 @@ def _own(method: str) -> dict[str, Any]:
     """The options of a method, with its own values."""
     if method == "dependent-beta-bernoulli":
         return _DEPENDENT_OWN
+    if method in EVIDENCE:
+        return _EVIDENCE_OWN
     return _GATING_OWN if method in GATING else _PRUNING_OWN
 
 
@@ -85,11 +101,11 @@ class Settings:
     validation:    the share of the training data that is held out.
     seed:          of the initial weights, the order of data and everything else random.
     epochs:        30; where gates are trained 30 too, and more where that makes less than 2000
-                   steps.
-    batch_size:    64; with gates 100.
+                   steps; for the evidence 30, and more where that makes less than 4000 steps.
+    batch_size:    64; with gates and for the evidence 100.
     learning_rate: of Adam, on the weights; 1e-3, with gates 2e-3 (falling to 1 % of it).
     scale:         standard deviation of the Gaussian prior; 1, with gates (1e-4 n)^-1/2 for n
-                   training data, which is a weight decay of 1e-4.
+                   training data, which is a weight decay of 1e-4; for the evidence 0.1.
 
     Of pruning (``none`` takes them too, and does without):
 
@@ -109,6 +125,11 @@ class Settings:
     gate_rate:   the learning rate of the gates; 0.05.
     temperature, pi, initial: as for ``BetaBernoulli``; 0.3, collapsed, 0.95.
     second_epochs: of the dependent gates; as many as in the first stage.
+
+    Of pruning by the evidence (``model-reduction``; ``mean-field`` does without):
+
+    fraction, rows: as for ``ReductionPruner``; 0.5, single weights.
+    warmup:         epochs before the first batch goes; a quarter of all.
 
     Raises ValueError on unknown names, options out of range and options of another method.
 
@@ -144,6 +165,9 @@ class Settings:
     pi: Literal["sampled", "collapsed"] = _OWN
     initial: float = _OWN
     second_epochs: int = _OWN
+    fraction: float = _OWN
+    rows: bool = _OWN
+    warmup: int = _OWN
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -152,7 +176,7 @@ class Settings:
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
         own = _own(self.method)
-        for name in (_PRUNING_OWN | _DEPENDENT_OWN).keys() - own.keys():
+        for name in (_PRUNING_OWN | _DEPENDENT_OWN | _EVIDENCE_OWN).keys() - own.keys():
             if getattr(self, name) is not None:
                 others = ", ".join(method for method in METHODS if name in _own(method))
                 raise ValueError(
@@ -162,13 +186,15 @@ class Settings:
         for name, value in own.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "pretrain", "kl_warmup", "second_epochs"):
+        for name in ("epochs", "pretrain", "kl_warmup", "second_epochs", "warmup"):
             value = getattr(self, name)
             least = 1 if name in ("epochs", "second_epochs") else 0
             if value is not None and (int(value) != value or value < least):
                 raise ValueError(f"{name} is a number of epochs, {least} or more; got {value}")
         if self.gated:
             beta_bernoulli(self)
+        elif self.method in EVIDENCE:
+            reduction_pruner(self)
         else:
             pruner(self)
 
@@ -180,9 +206,11 @@ class Settings:
     @property
     def level(self) -> float | None:
         """What tells the runs of a method apart: the sparsity, or gamma (where it has several
-        values, the last); None for the unpruned network."""
+        values, the last), or the prior's scale; None for the unpruned network."""
         if self.method == "none":
             return None
+        if self.method in EVIDENCE:
+            return self.scale
         if not self.gated:
             return self.sparsity
         if isinstance(self.kl_scale, Mapping):
@@ -195,9 +223,13 @@ class Settings:
         >>> Settings().for_data(54_000).epochs, Settings().for_data(1294).epochs
         (30, 154)
         """
+        steps = math.ceil(n / self.batch_size)
+        if self.method in EVIDENCE:
+            epochs = self.epochs or max(_EPOCHS, math.ceil(_EVIDENCE_STEPS / steps))
+            warmup = math.ceil(epochs / 4) if self.warmup is None else self.warmup
+            return replace(self, epochs=epochs, warmup=warmup)
         if not self.gated:
             return self
-        steps = math.ceil(n / self.batch_size)
         dependent = "second_epochs" in _own(self.method)
         epochs = self.epochs or max(_EPOCHS, math.ceil(_STEPS / steps))
         pretraining = max(_PRETRAINING_EPOCHS, math.ceil(_PRETRAINING_STEPS / steps))

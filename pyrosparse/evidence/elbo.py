@@ -42,6 +42,7 @@ def elbo(
     draws: int = 16,
     seed: int = 0,
     batch_size: int = 1000,
+    subset: int | None = None,
 ) -> ElboEstimate:
     r"""The ELBO of a guide on all data, by Monte Carlo.
 
@@ -54,8 +55,13 @@ def elbo(
 
     data, batch_size: as for ``log_posterior``.
     draws:            draws of the guide; at least 2 for a standard error.
+    subset:           take so many data at random for each draw, without replacement, and scale
+                      their likelihood up to all: more draws for the same work, which is more
+                      precise where it is the draws that differ. The estimate has no bias, and its
+                      standard error counts both. For data that are tensors; all by default.
 
-    Raises ValueError when fewer than 2 draws are asked for, or one is not finite.
+    Raises ValueError when fewer than 2 draws are asked for, or one is not finite, and where data
+    that are not tensors are to be subsampled.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -70,9 +76,10 @@ def elbo(
     with torch.random.fork_rng(devices=_devices()), torch.no_grad(), evaluation_mode(model, guide):
         for draw in range(draws):
             torch.manual_seed(seed * 1_000_003 + draw)
+            part, scale = (data, 1.0) if subset is None else _subset(data, subset)
             with poutine.block():
                 guide_trace = None
-                for batch in batches(data, batch_size):
+                for batch in batches(part, batch_size):
                     if guide_trace is None:
                         guide_trace = poutine.trace(guide).get_trace(*batch)
                         guide_trace.compute_log_prob()
@@ -80,7 +87,7 @@ def elbo(
                     replayed = poutine.replay(model, trace=guide_trace)
                     trace = poutine.trace(replayed).get_trace(*batch)
                     trace.compute_log_prob()
-                    values[draw] += log_prob_sum(trace, observed=True)
+                    values[draw] += scale * log_prob_sum(trace, observed=True)
                 if guide_trace is None:
                     raise ValueError("there are no data to evaluate the ELBO on")
                 values[draw] += latent + log_prob_sum(trace, observed=False)
@@ -110,6 +117,23 @@ def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
             "numbers need the same number"
         )
     return ElboEstimate(after.draws - before.draws)
+
+
+def _subset(data: Any, size: int) -> tuple[Any, float]:
+    """Some of the data, drawn by torch's generator, and how many times as many there are."""
+    if size < 1:
+        raise ValueError(f"subset must be 1 or more, got {size}")
+    if isinstance(data, tuple):
+        index = torch.randperm(len(data[0]))[:size]
+        part: Any = tuple(tensor[index.to(tensor.device)] for tensor in data)
+    elif hasattr(data, "subset"):
+        index = torch.randperm(len(data))[:size]
+        part = data.subset(index.to(data.y.device))
+    else:
+        raise ValueError(
+            "only data that are tensors can be subsampled: give Examples or a tuple, or no subset"
+        )
+    return part, (len(data[0]) if isinstance(data, tuple) else len(data)) / len(index)
 
 
 def _devices() -> list[int]:

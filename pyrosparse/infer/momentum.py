@@ -1,29 +1,29 @@
-"""The optimizer's memory of weights that are frozen."""
+"""The optimizer's memory of what is frozen."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from pyrosparse.masks import Masks
+from pyrosparse.lift import Lifted
 
 
-def forget_momentum(
-    optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], masks: Masks
-) -> None:
-    """Clear the optimizer's memory of pruned weights, which would move them off zero.
+def forget_momentum(optimizer: torch.optim.Optimizer, lifted: Lifted) -> None:
+    """Clear the optimizer's memory of what is frozen at zero, which would move it on.
 
-    weights: the parameters by name, as the optimizer has them.
-
-    >>> weight = torch.nn.Parameter(torch.ones(2))
-    >>> adam = torch.optim.Adam([weight])
-    >>> weight.sum().backward()
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(2, 1), ps.Gaussian())
+    >>> adam = torch.optim.Adam(bnn.parameters())
+    >>> bnn.net.weight.sum().backward()
     >>> adam.step()
-    >>> forget_momentum(adam, {"w": weight}, Masks(w=torch.tensor([True, False])))
-    >>> adam.state[weight]["exp_avg"]
-    tensor([0.1000, 0.0000])
+    >>> bnn.freeze({"weight": torch.tensor([[True, False]])})
+    >>> forget_momentum(adam, bnn)
+    >>> adam.state[bnn.net.weight]["exp_avg"]
+    tensor([[0.1000, 0.0000]])
     """
-    for name, mask in masks.items():
-        for value in optimizer.state.get(weights[name], {}).values():
-            if isinstance(value, Tensor) and value.shape == mask.shape:
-                value.mul_(mask)
+    for entry in lifted.guide.entries:
+        for _, module, leaf in entry.parameters if entry.frozen else ():
+            memory = optimizer.state.get(module.get_parameter(leaf), {})
+            for value in memory.values():
+                if isinstance(value, Tensor) and value.shape == entry.mask.shape:
+                    value.mul_(entry.mask)

@@ -97,3 +97,8 @@ class Gaussian(Method):
 
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor] | None:
         return (q["loc"], q["log_scale"].exp()) if self.estimator == "activations" else None
+
+    def normal_posterior(
+        self, target: Target, q: Posterior
+    ) -> tuple[Tensor, Tensor, Tensor | float] | None:
+        return None if self.posterior == "point" else (q["loc"], q["log_scale"].exp(), self.scale)

@@ -3,5 +3,17 @@
 from pyrosparse.prune.bayes_factor import BayesFactorPruner
 from pyrosparse.prune.criteria import magnitude, random
 from pyrosparse.prune.pruner import Pruner
+from pyrosparse.prune.reduction import Batch, Order, ReductionPruner, prune_batch, ranked, reduce
 
-__all__ = ["BayesFactorPruner", "Pruner", "magnitude", "random"]
+__all__ = [
+    "Batch",
+    "BayesFactorPruner",
+    "Order",
+    "Pruner",
+    "ReductionPruner",
+    "magnitude",
+    "prune_batch",
+    "random",
+    "ranked",
+    "reduce",
+]

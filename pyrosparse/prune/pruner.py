@@ -65,20 +65,7 @@ class Pruner(Callback):
         """Take note of this round's Bayes factor."""
 
     def on_start(self, run: Fit) -> None:
-        guide = run.lifted.guide
-        if run.guide is not guide:
-            raise ValueError(
-                "pruning sets locations of the lifted network's own guide: fit with it"
-            )
-        weights = [target.name for target in run.lifted.targets if target.kind == "weight"]
-        if not weights:
-            raise ValueError("the lifted network has no weight among its targets: nothing to prune")
-        apart = [name for name in weights if name not in guide.shared]
-        if apart:
-            raise ValueError(
-                f"the posterior of {', '.join(apart)} is not located at the network's own weight, "
-                "so that setting it to zero prunes nothing: use a prior whose site is the weight"
-            )
+        check_weights(run)
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
         before = log_posterior(run.model, run.guide, run.data)
@@ -112,10 +99,28 @@ class Pruner(Callback):
         changes = _removes(masks, weights)
         if self.freeze:
             run.lifted.freeze(masks)
-            forget_momentum(run.optimizer, weights, masks)
+            forget_momentum(run.optimizer, run.lifted)
         else:
             run.lifted.zero(masks)
         return changes
+
+
+def check_weights(run: Fit) -> None:
+    """Refuse a run whose weights cannot be pruned by setting their locations to zero.
+
+    Raises ValueError."""
+    guide = run.lifted.guide
+    if run.guide is not guide:
+        raise ValueError("pruning sets locations of the lifted network's own guide: fit with it")
+    weights = [target.name for target in run.lifted.targets if target.kind == "weight"]
+    if not weights:
+        raise ValueError("the lifted network has no weight among its targets: nothing to prune")
+    apart = [name for name in weights if name not in guide.shared]
+    if apart:
+        raise ValueError(
+            f"the posterior of {', '.join(apart)} is not located at the network's own weight, "
+            "so that setting it to zero prunes nothing: use a prior whose site is the weight"
+        )
 
 
 def weights_of(run: Fit) -> dict[str, Tensor]:
@@ -131,7 +136,8 @@ def _removes(masks: Masks, weights: dict[str, Tensor]) -> bool:
     return any(bool(weights[name][~mask].count_nonzero()) for name, mask in masks.items())
 
 
-def _sparsity(weights: dict[str, Tensor]) -> float:
+def sparsity_of(weights: dict[str, Tensor]) -> float:
+    """The fraction of all weights that is zero."""
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
     return zeros / sum(weight.numel() for weight in weights.values())
 
@@ -139,7 +145,7 @@ def _sparsity(weights: dict[str, Tensor]) -> float:
 def _record(run: Fit, pruned: bool, after: LogPosterior, factor: BayesFactor) -> dict[str, Any]:
     return {
         "pruned": pruned,
-        "sparsity": _sparsity(weights_of(run)),
+        "sparsity": sparsity_of(weights_of(run)),
         "train_nll": -after.likelihood_per_datum,
         "log_bayes_factor": factor.total,
         "log_bayes_factor_likelihood": factor.likelihood,

@@ -77,6 +77,40 @@ def test_seeds_repeat_and_different_seeds_share_no_draw():
     assert not set(first.draws.tolist()) & set(other.draws.tolist())
 
 
+@pytest.mark.parametrize("as_examples", [True, False])
+def test_subsets_of_the_data_leave_the_estimate_unbiased(as_examples):
+    truth = LinearGaussian(orthogonal=False)
+    bnn = truth.lifted()
+    loc, scale = torch.tensor([0.3, 0.4, -1.0]).double(), torch.tensor([0.4, 0.3, 0.5]).double()
+    set_posterior(bnn, loc, scale)
+    data = ps.data.Examples(*truth.data) if as_examples else truth.data
+    estimate = elbo(truth.model(bnn), bnn.guide, data, draws=300, subset=4)
+    assert_mean(estimate.draws, truth.elbo(loc, scale))
+    point = ps.lift(truth.net(), ps.Gaussian(scale=truth.prior))
+    all_of_it, whole = (
+        elbo(truth.model(point), point.guide, data, draws=2, subset=subset) for subset in (99, None)
+    )
+    torch.testing.assert_close(all_of_it.draws, whole.draws)
+
+
+def test_common_random_numbers_share_the_subsets_too():
+    truth = LinearGaussian(orthogonal=False)
+    bnn = truth.lifted()
+    loc, scale = torch.tensor([0.3, 0.4, -1.0]).double(), torch.tensor([0.4, 0.3, 0.5]).double()
+    estimates = []
+    for shift in (0.0, 0.01):
+        set_posterior(bnn, loc + shift, scale)
+        estimates.append(elbo(truth.model(bnn), bnn.guide, truth.data, draws=50, subset=6))
+    assert elbo_difference(*estimates).standard_error < 0.1 * estimates[0].standard_error
+
+
+def test_subsets_of_what_is_no_tensor_and_empty_ones_are_refused():
+    bnn = ps.lift(mlp(), ps.Gaussian())
+    for data, subset, message in (([batch("mlp")], 3, "tensors"), (batch("mlp"), 0, "1 or more")):
+        with pytest.raises(ValueError, match=message):
+            elbo(ps.classifier(bnn, 7), bnn.guide, data, subset=subset)
+
+
 def test_callers_random_state_mode_and_handlers_are_left_alone():
     bnn = ps.lift(mlp(), ps.Gaussian(posterior="normal", estimator="activations"))
     state = torch.get_rng_state()

@@ -105,10 +105,8 @@ class Turbo(Callback):
         return {"kept": self._kept()}
 
     def _freeze(self, run: Fit, least: float) -> None:
-        masks = self.exchange.masks(least)
-        run.lifted.freeze(masks)
-        weights = {key: entry.parameter() for key, (entry, _) in self.exchange.entries.items()}
-        forget_momentum(run.optimizer, weights, masks)
+        run.lifted.freeze(self.exchange.masks(least))
+        forget_momentum(run.optimizer, run.lifted)
 
     def _removable(self, prunes: bool) -> dict[str, int] | None:
         """How many more units of each layer may go."""
