@@ -80,7 +80,7 @@ def _refuse_other_settings(job: Job, line: dict[str, Any], results: Path) -> Non
 def _run_job(job: Job, scratch: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     weights, before = None, 0.0
-    if job.settings.gated and job.settings.pretrain != 0:
+    if job.settings.starts_trained and job.settings.pretrain != 0:
         weights, before = shared(job.settings, scratch / "pretrained")
     outcome = compress(
         job.settings,

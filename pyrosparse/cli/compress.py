@@ -23,7 +23,7 @@ def _option(text: str, panel: str = "Options") -> Any:
 
 
 _TRAINING, _PRUNING, _GATES = "Training", "Pruning of weights", "Gates on units"
-_EVIDENCE = "Pruning by the evidence"
+_EVIDENCE, _TURBO = "Pruning by the evidence", "Turbo-VBI"
 
 
 @app.command()
@@ -143,6 +143,30 @@ def compress(
         int | None,
         _option("Epochs before the first batch; by default a quarter of all.", _EVIDENCE),
     ] = None,
+    active: Annotated[
+        float | None,
+        _option("Share of the weights that is active at the end; by default 0.02.", _TURBO),
+    ] = None,
+    unit_cost: Annotated[
+        str | None,
+        _option(
+            "What must speak for a unit if it is to stay; nats; by default 300. Or numbers by "
+            "layer, as JSON: '{\"conv*\": 100, \"*\": 300}'.",
+            _TURBO,
+        ),
+    ] = None,
+    least_units: Annotated[
+        str | None,
+        _option(
+            "How many units a layer keeps; by default 4. Or numbers by layer, as JSON: "
+            "'{\"conv*\": 5, \"*\": 20}'.",
+            _TURBO,
+        ),
+    ] = None,
+    fine_tune: Annotated[
+        int | None,
+        _option("Epochs for what is left; by default 30, on few data more.", _TURBO),
+    ] = None,
 ) -> None:
     """Train a network, make it smaller, evaluate it, and leave a folder with a report.
 
@@ -168,7 +192,7 @@ def compress(
             "likelihood": likelihood,
             "per_datum": per_datum,
             "pretrain": pretrain,
-            "kl_scale": None if kl_scale is None else _number_or_object("--kl-scale", kl_scale),
+            "kl_scale": _number_or_object("--kl-scale", kl_scale),
             "kl_warmup": kl_warmup,
             "gate_rate": gate_rate,
             "temperature": temperature,
@@ -178,6 +202,10 @@ def compress(
             "fraction": fraction,
             "rows": rows,
             "warmup": warmup,
+            "active": active,
+            "unit_cost": _number_or_object("--unit-cost", unit_cost),
+            "least_units": _number_or_object("--least-units", least_units),
+            "fine_tune": fine_tune,
         },
     )
     folder = output or run_folder.default_folder(settings)
@@ -192,9 +220,11 @@ def compress(
     typer.echo(folder / "report.html")
 
 
-def _number_or_object(option: str, text: str) -> Any:
+def _number_or_object(option: str, text: str | None) -> Any:
+    if text is None:
+        return None
     try:
-        return float(text)
+        return int(text) if text.isdecimal() else float(text)
     except ValueError:
         return _object(option, text)
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from pyrosparse.compact import quality
 from pyrosparse.compact.masked import masked
-from pyrosparse.compress import dependent, gating, pruning, reducing
+from pyrosparse.compress import dependent, gating, pruning, reducing, turbo
 from pyrosparse.compress.compaction import compacted
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
-from pyrosparse.compress.settings import EVIDENCE, Settings
+from pyrosparse.compress.settings import EVIDENCE, TURBO, Settings
 
 
 def compress(
@@ -56,6 +56,15 @@ def compress(
         )
     elif settings.gated:
         trained = gating.train(
+            settings,
+            net,
+            data,
+            start_trained=weights is not None,
+            folder=folder,
+            progress=progress,
+        )
+    elif settings.method in TURBO:
+        trained = turbo.train(
             settings,
             net,
             data,

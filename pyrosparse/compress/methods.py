@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyrosparse.infer import schedules
-from pyrosparse.methods import BetaBernoulli
+from pyrosparse.infer import Turbo, schedules
+from pyrosparse.methods import BetaBernoulli, SupportMRF
+from pyrosparse.supports import Grid, UnitFactor
 from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
 
 if TYPE_CHECKING:
@@ -76,4 +77,45 @@ def beta_bernoulli(settings: Settings) -> BetaBernoulli:
         kl_scale=settings.kl_scale,
         pi=settings.pi,
         initial=settings.initial,
+    )
+
+
+# The path of Turbo-VBI, in shares of training: the support shrinks until the first, the unit factor
+# grows until the second, and nothing is taken for good before the third.
+_SHRINKING, _COUPLING, _PRUNING = 0.75, 0.3, 0.1
+_AT_FIRST = 0.12
+_CONTRAST = (100.0, 1000.0)
+
+
+def support_prior(settings: Settings) -> SupportMRF:
+    """The method of Turbo-VBI as the settings say: with messages between weights, or none.
+
+    >>> from pyrosparse.compress import Settings
+    >>> support_prior(Settings(method="independent-support")).support.row
+    (0.3, 0.7)
+    """
+    coupled = settings.method == "turbo-vbi"
+    pair = (0.4, 0.4) if coupled else (0.3, 0.7)
+    return SupportMRF(support=Grid(pair, pair), contrast=_CONTRAST[0])
+
+
+def turbo(settings: Settings) -> Turbo:
+    """The callback that exchanges messages and prunes, as the settings say.
+
+    Raises ValueError on options out of range.
+
+    >>> from pyrosparse.compress import Settings
+    >>> turbo(Settings(method="turbo-vbi", least_units=3)).at_least
+    3
+    """
+    if not 0 < settings.active < 1:
+        raise ValueError(f"active is a share of the weights, in (0, 1), got {settings.active}")
+    coupled = settings.method == "turbo-vbi"
+    return Turbo(
+        units=UnitFactor(cost=settings.unit_cost) if coupled else None,
+        active=schedules.geometric(max(_AT_FIRST, settings.active), settings.active, _SHRINKING),
+        contrast=schedules.geometric(*_CONTRAST, _SHRINKING),
+        strength=lambda progress: min(1.0, progress / _COUPLING),
+        prune_from=_PRUNING,
+        at_least=settings.least_units if coupled else 1,
     )

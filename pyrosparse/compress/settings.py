@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pyrosparse import data as data_sets
 from pyrosparse import networks
-from pyrosparse.compress.methods import beta_bernoulli, pruner, reduction_pruner
+from pyrosparse.compress.methods import beta_bernoulli, pruner, reduction_pruner, turbo
 from pyrosparse.data.pixels import Normalisation
 from pyrosparse.errors import unknown_name
 from pyrosparse.prune.bayes_factor import THRESHOLD
@@ -30,7 +30,11 @@ EVIDENCE = {
     "mean-field": "train only, with a normal posterior: the unpruned network of model-reduction",
     "model-reduction": "prune weights as far as the evidence goes, to a sparsity nobody chooses",
 }
-METHODS = {**GATING, **PRUNING, **EVIDENCE}
+TURBO = {
+    "turbo-vbi": "take weights in clusters, and whole units, by messages (Xia et al. 2023)",
+    "independent-support": "the prior of turbo-vbi with no structure in it: weight by weight",
+}
+METHODS = {**GATING, **TURBO, **PRUNING, **EVIDENCE}
 
 # What a method has where nothing else is said; an option that is not here is not of its family.
 _PRUNING_OWN: dict[str, Any] = {
@@ -68,10 +72,25 @@ _EVIDENCE_OWN: dict[str, Any] = {
     "rows": False,
     "warmup": None,
 }
+_TURBO_OWN: dict[str, Any] = {
+    "epochs": None,
+    "batch_size": 128,
+    "learning_rate": 1.5e-3,
+    "scale": None,
+    "pretrain": None,
+    "kl_scale": 1.0,
+    "active": 0.02,
+    "unit_cost": 300.0,
+    "least_units": 4,
+    "fine_tune": None,
+}
+_INDEPENDENT_OWN = {k: v for k, v in _TURBO_OWN.items() if k not in ("unit_cost", "least_units")}
 # Gates move by the gate rate a step: few data need more epochs for as many steps.
 _EPOCHS, _STEPS = 30, 2000
 _PRETRAINING_EPOCHS, _PRETRAINING_STEPS = 20, 1000
 _EVIDENCE_STEPS = 4000
+_TURBO_EPOCHS, _TURBO_STEPS = 40, 4000
+_FINE_TUNING_EPOCHS, _FINE_TUNING_STEPS = 30, 2000
 _WEIGHT_DECAY = 1e-4
 
 # Any, for the type checker's sake: there is a value after ``__post_init__`` or ``for_data``.
@@ -84,6 +103,8 @@ def _own(method: str) -> dict[str, Any]:
         return _DEPENDENT_OWN
     if method in EVIDENCE:
         return _EVIDENCE_OWN
+    if method in TURBO:
+        return _TURBO_OWN if method == "turbo-vbi" else _INDEPENDENT_OWN
     return _GATING_OWN if method in GATING else _PRUNING_OWN
 
 
@@ -101,11 +122,14 @@ class Settings:
     validation:    the share of the training data that is held out.
     seed:          of the initial weights, the order of data and everything else random.
     epochs:        30; where gates are trained 30 too, and more where that makes less than 2000
-                   steps; for the evidence 30, and more where that makes less than 4000 steps.
-    batch_size:    64; with gates and for the evidence 100.
-    learning_rate: of Adam, on the weights; 1e-3, with gates 2e-3 (falling to 1 % of it).
+                   steps; for the evidence 30, and for Turbo-VBI 40, and more where that makes
+                   less than 4000 steps.
+    batch_size:    64; with gates and for the evidence 100; for Turbo-VBI 128.
+    learning_rate: of Adam, on the weights; 1e-3, with gates 2e-3 (falling to 1 % of it), for
+                   Turbo-VBI 1.5e-3.
     scale:         standard deviation of the Gaussian prior; 1, with gates (1e-4 n)^-1/2 for n
-                   training data, which is a weight decay of 1e-4; for the evidence 0.1.
+                   training data, which is a weight decay of 1e-4; for the evidence 0.1. With
+                   Turbo-VBI it is the prior before and after, and is as with gates.
 
     Of pruning (``none`` takes them too, and does without):
 
@@ -125,6 +149,16 @@ class Settings:
     gate_rate:   the learning rate of the gates; 0.05.
     temperature, pi, initial: as for ``BetaBernoulli``; 0.3, collapsed, 0.95.
     second_epochs: of the dependent gates; as many as in the first stage.
+
+    Of Turbo-VBI (``turbo-vbi``, ``independent-support``), with ``pretrain`` and ``kl_scale``:
+
+    active:      the share of the weights that is active at the end, in (0, 1); 0.02.
+    unit_cost:   in nats, what must speak for a unit if it is to stay: one number, or numbers by glob
+                 on the names of layers, as for ``UnitFactor``; 300.
+    least_units: how many units a layer keeps: one number, or numbers by glob on the names of
+                 layers; 4.
+    fine_tune:   epochs for what is left, without the prior's spike; 30, and more where that makes
+                 less than 2000 steps.
 
     Of pruning by the evidence (``model-reduction``; ``mean-field`` does without):
 
@@ -168,6 +202,10 @@ class Settings:
     fraction: float = _OWN
     rows: bool = _OWN
     warmup: int = _OWN
+    active: float = _OWN
+    unit_cost: float | Mapping[str, float] = _OWN
+    least_units: int | Mapping[str, int] = _OWN
+    fine_tune: int = _OWN
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -176,7 +214,7 @@ class Settings:
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
         own = _own(self.method)
-        for name in (_PRUNING_OWN | _DEPENDENT_OWN | _EVIDENCE_OWN).keys() - own.keys():
+        for name in (_PRUNING_OWN | _DEPENDENT_OWN | _EVIDENCE_OWN | _TURBO_OWN).keys() - own.keys():
             if getattr(self, name) is not None:
                 others = ", ".join(method for method in METHODS if name in _own(method))
                 raise ValueError(
@@ -186,7 +224,7 @@ class Settings:
         for name, value in own.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "pretrain", "kl_warmup", "second_epochs", "warmup"):
+        for name in ("epochs", "pretrain", "kl_warmup", "second_epochs", "warmup", "fine_tune"):
             value = getattr(self, name)
             least = 1 if name in ("epochs", "second_epochs") else 0
             if value is not None and (int(value) != value or value < least):
@@ -195,6 +233,8 @@ class Settings:
             beta_bernoulli(self)
         elif self.method in EVIDENCE:
             reduction_pruner(self)
+        elif self.method in TURBO:
+            turbo(self)
         else:
             pruner(self)
 
@@ -204,13 +244,20 @@ class Settings:
         return self.method in GATING
 
     @property
+    def starts_trained(self) -> bool:
+        """Whether the method begins with a trained network."""
+        return "pretrain" in _own(self.method)
+
+    @property
     def level(self) -> float | None:
         """What tells the runs of a method apart: the sparsity, or gamma (where it has several
-        values, the last), or the prior's scale; None for the unpruned network."""
+        values, the last), the prior's scale, or the share of active weights; None for the unpruned network."""
         if self.method == "none":
             return None
         if self.method in EVIDENCE:
             return self.scale
+        if self.method in TURBO:
+            return self.active
         if not self.gated:
             return self.sparsity
         if isinstance(self.kl_scale, Mapping):
@@ -228,18 +275,29 @@ class Settings:
             epochs = self.epochs or max(_EPOCHS, math.ceil(_EVIDENCE_STEPS / steps))
             warmup = math.ceil(epochs / 4) if self.warmup is None else self.warmup
             return replace(self, epochs=epochs, warmup=warmup)
-        if not self.gated:
+        if not self.starts_trained:
             return self
+        pretraining = max(_PRETRAINING_EPOCHS, math.ceil(_PRETRAINING_STEPS / steps))
+        pretrain = pretraining if self.pretrain is None else self.pretrain
+        scale = (_WEIGHT_DECAY * n) ** -0.5 if self.scale is None else self.scale
+        if self.method in TURBO:
+            fine_tuning = max(_FINE_TUNING_EPOCHS, math.ceil(_FINE_TUNING_STEPS / steps))
+            return replace(
+                self,
+                epochs=self.epochs or max(_TURBO_EPOCHS, math.ceil(_TURBO_STEPS / steps)),
+                pretrain=pretrain,
+                fine_tune=fine_tuning if self.fine_tune is None else self.fine_tune,
+                scale=scale,
+            )
         dependent = "second_epochs" in _own(self.method)
         epochs = self.epochs or max(_EPOCHS, math.ceil(_STEPS / steps))
-        pretraining = max(_PRETRAINING_EPOCHS, math.ceil(_PRETRAINING_STEPS / steps))
         return replace(
             self,
             epochs=epochs,
-            pretrain=pretraining if self.pretrain is None else self.pretrain,
+            pretrain=pretrain,
             second_epochs=self.second_epochs or (epochs if dependent else _OWN),
             kl_warmup=round(epochs / 15) if self.kl_warmup is None else self.kl_warmup,
-            scale=(_WEIGHT_DECAY * n) ** -0.5 if self.scale is None else self.scale,
+            scale=scale,
         )
 
     @classmethod

@@ -107,6 +107,12 @@ class Exchange:
         return record
 
     @property
+    def kept(self) -> float:
+        """The share of the weights that is not frozen at zero."""
+        masks = [entry.mask for entry, _ in self.entries.values()]
+        return sum(int(mask.count_nonzero()) for mask in masks) / self._count()
+
+    @property
     def needs_curvature(self) -> bool:
         """Whether a weight's q(w) takes its variance from the Fisher information."""
         return any(method.likelihood == "curvature" for _, method in self.entries.values())
@@ -202,6 +208,8 @@ class Exchange:
     def _place(self, active: float, contrast: float | None) -> None:
         """Move slab and spike to where a share of the weights is active."""
         wanted = active * self._count()
+        if self.kept * self._count() <= wanted:
+            return  # what is frozen already is more than is asked for
         rates = [float(q["_slab_rate"]) for _, _, q in self._posteriors()]
         # At first each weight has a rate of its own. After that they move by little at a time:
         # where units decide, a small step can take very many weights.

@@ -98,11 +98,11 @@ class Turbo(Callback):
         )
         if prunes:
             self._freeze(run, _at(self.active, progress) or 0.0)
-        return record | {"kept": self._kept()}
+        return record | {"kept": self.exchange.kept}
 
     def on_end(self, run: Fit) -> dict[str, Any]:
         self._freeze(run, 0.0)
-        return {"kept": self._kept()}
+        return {"kept": self.exchange.kept}
 
     def _freeze(self, run: Fit, least: float) -> None:
         run.lifted.freeze(self.exchange.masks(least))
@@ -118,10 +118,6 @@ class Turbo(Callback):
             least = _least(self.at_least, layer)
             removable[layer] = max(min(math.ceil(self.removal * on), on - least), 0) * prunes
         return removable
-
-    def _kept(self) -> float:
-        masks = [entry.mask for entry, _ in self.exchange.entries.values()]
-        return sum(int(m.count_nonzero()) for m in masks) / sum(m.numel() for m in masks)
 
 
 def _least(at_least: int | Mapping[str, int], layer: str) -> int:
