@@ -1,0 +1,170 @@
+"""Products of a matrix that has zeros with dense columns, one module a way to compute them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrosparse.compact.rectangles import rectangles
+
+BLOCKS = (4, 8, 16, 32)
+PANEL = 32  # rows
+MOST_RECTANGLES = 16
+
+
+class Compressed(nn.Module):
+    """A matrix in one of torch's compressed formats: W x with only what is stored of W.
+
+    matrix: (out, in), of layout ``torch.sparse_csr`` or ``torch.sparse_bsr``.
+
+    >>> Compressed(compressed(torch.eye(3)))(torch.ones(3, 2)).shape
+    torch.Size([3, 2])
+    """
+
+    matrix: Tensor
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] == 1:  # the product with a vector has half the overhead
+            return (self.matrix @ x[:, 0])[:, None]
+        return self.matrix @ x
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compressed:
+        # torch copies the formats with clone only.
+        memo[id(self)] = new = Compressed(self.matrix.clone())
+        return new.train(self.training)
+
+
+class Panels(nn.Module):
+    """Panels of rows, each a dense product with those columns that have a non-zero in the panel.
+
+    weight: (out, in).
+    height: rows of a panel.
+
+    >>> Panels(torch.eye(5), 2)(torch.ones(5, 1)).flatten()
+    tensor([1., 1., 1., 1., 1.])
+    """
+
+    def __init__(self, weight: Tensor, height: int) -> None:
+        super().__init__()
+        panels = weight.split(height)
+        self.count = len(panels)
+        # Neighbouring columns are a slice, which copies nothing.
+        self.spans: list[tuple[int, int] | None] = []
+        for number, panel in enumerate(panels):
+            columns = panel.count_nonzero(0).nonzero().flatten()
+            self.register_buffer(f"panel_{number}", panel[:, columns].contiguous())
+            first, last = (int(columns[0]), int(columns[-1])) if len(columns) else (0, -1)
+            dense = last - first + 1 == len(columns)
+            self.spans.append((first, len(columns)) if dense else None)
+            self.register_buffer(f"columns_{number}", None if dense else columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        products = []
+        for number, span in enumerate(self.spans):
+            if span is None:
+                read = x.index_select(0, getattr(self, f"columns_{number}"))
+            else:
+                read = x.narrow(0, *span)
+            products.append(getattr(self, f"panel_{number}") @ read)
+        return torch.cat(products)
+
+
+class Submatrix(nn.Module):
+    """One dense product of the rows and columns that have a non-zero.
+
+    weight: (out, in).
+
+    >>> Submatrix(torch.tensor([[0.0, 0.0], [0.0, 3.0]]))(torch.ones(2, 1)).flatten()
+    tensor([0., 3.])
+    """
+
+    rows: Tensor
+    columns: Tensor
+    matrix: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rows, columns = (weight.count_nonzero(dim).nonzero().flatten() for dim in (1, 0))
+        self.outputs = len(weight)
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
+        self.register_buffer("matrix", weight[rows][:, columns].contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = self.matrix @ x.index_select(0, self.columns)
+        return product.new_zeros(self.outputs, x.shape[1]).index_copy(0, self.rows, product)
+
+
+class Rectangles(nn.Module):
+    """A dense product for each of the rectangles in which the non-zeros lie.
+
+    weight: (out, in).
+    table:  the rectangles' (row, column, height, width), which cover all non-zeros.
+
+    >>> Rectangles(torch.eye(3)[:2], [(0, 0, 1, 1), (1, 1, 1, 1)])(torch.ones(3, 1)).flatten()
+    tensor([1., 1.])
+    """
+
+    def __init__(self, weight: Tensor, table: list[tuple[int, int, int, int]]) -> None:
+        super().__init__()
+        self.outputs, self.table = len(weight), table
+        for number, (row, column, height, width) in enumerate(table):
+            cluster = weight[row : row + height, column : column + width]
+            self.register_buffer(f"cluster_{number}", cluster.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = x.new_zeros(self.outputs, x.shape[1])
+        for number, (row, column, height, width) in enumerate(self.table):
+            cluster = getattr(self, f"cluster_{number}")
+            product.narrow(0, row, height).addmm_(cluster, x.narrow(0, column, width))
+        return product
+
+
+def products(weight: Tensor) -> dict[str, nn.Module]:
+    """The ways to multiply by a matrix with zeros, by name: CSR, BSR with square blocks, panels,
+    rows and columns, rectangles where there are no more than 16 of them.
+
+    weight: (out, in) -> modules (in, N) -> (out, N).
+
+    >>> list(products(torch.eye(64)))
+    ['csr', 'bsr 4', 'bsr 8', 'bsr 16', 'panels']
+    """
+    weight = weight.detach()
+    found: dict[str, nn.Module] = {"csr": Compressed(compressed(weight))}
+    for block in BLOCKS:
+        if any(side % block for side in weight.shape):
+            continue
+        matrix = compressed(weight, block)
+        # Blocks that hold half of the matrix or more cannot be worth their places.
+        if 2 * matrix.values().numel() < weight.numel():
+            found[f"bsr {block}"] = Compressed(matrix)
+    if len(weight) > PANEL:
+        found["panels"] = Panels(weight, PANEL)
+    if not (weight.count_nonzero(0).all() and weight.count_nonzero(1).all()):
+        found["submatrix"] = Submatrix(weight)
+    table, rest = rectangles((weight != 0).cpu().numpy(), record_bytes=0)
+    if len(table) <= MOST_RECTANGLES and not rest.any():
+        corners = [tuple(map(int, row)) for row in table]
+        found["rectangles"] = Rectangles(weight, corners)  # type: ignore[arg-type]
+    return found
+
+
+def compressed(weight: Tensor, block: int | None = None) -> Tensor:
+    """A matrix in torch's compressed rows, or in compressed rows of square blocks.
+
+    >>> compressed(torch.eye(4), 2).values().shape
+    torch.Size([2, 2, 2])
+    """
+    with warnings.catch_warnings():
+        # torch tells once that its compressed formats are in beta.
+        warnings.filterwarnings("ignore", "Sparse .* tensor support is in beta", UserWarning)
+        if block is None:
+            return weight.to_sparse_csr()
+        return weight.to_sparse_bsr((block, block))
