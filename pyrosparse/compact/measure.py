@@ -91,6 +91,22 @@ def file_bytes(net: nn.Module) -> int:
     return len(save(state))
 
 
+def batch_of(inputs: Sequence[Any], size: int) -> list[Any]:
+    """A network's arguments at another batch size: the first datum again and again.
+
+    inputs: tensors (N, ..), and arguments that are not one row a datum, which stay.
+
+    >>> [x.shape for x in batch_of([torch.ones(3, 4), torch.ones(7)], 2)]
+    [torch.Size([2, 4]), torch.Size([7])]
+    """
+    return [
+        x[:1].expand(size, *x.shape[1:]).contiguous()
+        if isinstance(x, Tensor) and x.dim() and len(x) == len(inputs[0])
+        else x
+        for x in inputs
+    ]
+
+
 def latency(
     nets: Sequence[nn.Module], *inputs: Any, repeats: int = 30, warm_up: int = 5
 ) -> list[float]:

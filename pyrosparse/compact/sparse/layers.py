@@ -84,7 +84,7 @@ def candidates(layer: nn.Linear | nn.Conv2d) -> Iterator[tuple[str, nn.Module]]:
     >>> layer = nn.Linear(64, 64)
     >>> layer.weight.data[2:] = 0
     >>> [name for name, _ in candidates(layer)]
-    ['csr', 'bsr 4', 'bsr 8', 'bsr 16', 'panels', 'submatrix', 'rectangles']
+    ['csr', 'bsr 4', 'bsr 8', 'bsr 16', 'submatrix', 'rectangles']
     """
     if isinstance(layer, nn.Linear):
         for name, product in products(layer.weight).items():

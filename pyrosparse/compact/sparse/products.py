@@ -134,7 +134,7 @@ def products(weight: Tensor) -> dict[str, nn.Module]:
     weight: (out, in) -> modules (in, N) -> (out, N).
 
     >>> list(products(torch.eye(64)))
-    ['csr', 'bsr 4', 'bsr 8', 'bsr 16', 'panels']
+    ['csr', 'bsr 4', 'bsr 8', 'bsr 16']
     """
     weight = weight.detach()
     found: dict[str, nn.Module] = {"csr": Compressed(compressed(weight))}
@@ -142,11 +142,12 @@ def products(weight: Tensor) -> dict[str, nn.Module]:
         if any(side % block for side in weight.shape):
             continue
         matrix = compressed(weight, block)
-        # Blocks that hold half of the matrix or more cannot be worth their places.
+        # Blocks and panels that hold half of the matrix or more cannot be worth their places.
         if 2 * matrix.values().numel() < weight.numel():
             found[f"bsr {block}"] = Compressed(matrix)
-    if len(weight) > PANEL:
-        found["panels"] = Panels(weight, PANEL)
+    panels = Panels(weight, PANEL)
+    if 2 * _stored(panels) < weight.numel():
+        found["panels"] = panels
     if not (weight.count_nonzero(0).all() and weight.count_nonzero(1).all()):
         found["submatrix"] = Submatrix(weight)
     table, rest = rectangles((weight != 0).cpu().numpy(), record_bytes=0)
@@ -168,3 +169,7 @@ def compressed(weight: Tensor, block: int | None = None) -> Tensor:
         if block is None:
             return weight.to_sparse_csr()
         return weight.to_sparse_bsr((block, block))
+
+
+def _stored(panels: Panels) -> int:
+    return sum(panel.numel() for name, panel in panels.named_buffers() if "panel" in name)
