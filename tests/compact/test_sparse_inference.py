@@ -52,7 +52,10 @@ def test_every_product_is_the_dense_one(
     weight = torch.randn(rows, columns, generator=generator).to(dtype)
     weight *= supports(kind, rows, columns, generator)
     x = torch.randn(columns, count, generator=generator).to(dtype)
-    for name, product in products(weight).items():
+    bias = torch.randn(rows, generator=generator).to(dtype)
+    for name, product in products(weight, bias).items():
+        assert error(weight @ x + bias[:, None], product(x)) <= TOLERANCE[dtype], name
+    for name, product in products(weight, None).items():
         assert error(weight @ x, product(x)) <= TOLERANCE[dtype], name
 
 
@@ -60,7 +63,7 @@ def test_which_products_there_are() -> None:
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(64, 72, generator=generator)
     names = {
-        kind: list(products(random * supports(kind, 64, 72, generator)))
+        kind: list(products(random * supports(kind, 64, 72, generator), None))
         for kind in ("random", "clusters")
     }
     assert names["random"] == ["csr"]

@@ -11,29 +11,24 @@ from pyrosparse.compact.sparse.products import products
 
 
 class SparseLinear(nn.Module):
-    """x W^T + b, with a product of one's own for W.
+    """A dense layer, x W^T + b, by a product that makes use of the zeros in W.
 
     x: (.., in) -> (.., out).
-    product: a module, (in, N) -> (out, N).
+    product: a module, (in, N) -> (out, N): W times columns, plus b.
 
     >>> import torch
     >>> from pyrosparse.compact.sparse.products import Submatrix
-    >>> SparseLinear(Submatrix(torch.eye(3)[:2]), None)(torch.ones(4, 3)).shape
+    >>> SparseLinear(Submatrix(torch.eye(3)[:2], torch.zeros(2)))(torch.ones(4, 3)).shape
     torch.Size([4, 2])
     """
 
-    bias: Tensor | None
-
-    def __init__(self, product: nn.Module, bias: Tensor | None) -> None:
+    def __init__(self, product: nn.Module) -> None:
         super().__init__()
         self.product = product
-        self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.product(x.reshape(-1, x.shape[-1]).t()).t()
-        if self.bias is not None:
-            result = result + self.bias
-        return result.contiguous().view(*x.shape[:-1], result.shape[-1])
+        result: Tensor = self.product(x.reshape(-1, x.shape[-1]).t())
+        return result.t().contiguous().view(*x.shape[:-1], len(result))
 
 
 class SparseConv2d(nn.Module):
@@ -41,16 +36,15 @@ class SparseConv2d(nn.Module):
 
     x: (N, in, H, W) or (in, H, W) -> (N, out, H', W') or (out, H', W').
     conv:    the convolution; ungrouped, padded with zeros alike on opposite sides.
-    product: a module, (in k l, P) -> (out, P).
+    product: a module, (in k l, P) -> (out, P): weights times patches, plus the bias.
 
     >>> import torch
     >>> from pyrosparse.compact.sparse.products import Submatrix
-    >>> conv = nn.Conv2d(2, 3, 3)
-    >>> SparseConv2d(conv, Submatrix(conv.weight.flatten(1)))(torch.ones(4, 2, 5, 6)).shape
+    >>> conv = nn.Conv2d(2, 3, 3).requires_grad_(False)
+    >>> product = Submatrix(conv.weight.flatten(1), conv.bias)
+    >>> SparseConv2d(conv, product)(torch.ones(4, 2, 5, 6)).shape
     torch.Size([4, 3, 3, 4])
     """
-
-    bias: Tensor | None
 
     def __init__(self, conv: nn.Conv2d, product: nn.Module) -> None:
         super().__init__()
@@ -58,7 +52,6 @@ class SparseConv2d(nn.Module):
         self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
         left, _, top, _ = paddings(conv)
         self.padding = (top, left)
-        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 3:
@@ -66,8 +59,6 @@ class SparseConv2d(nn.Module):
         patches = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
         count, _, places = patches.shape
         product = self.product(patches.transpose(0, 1).flatten(1))
-        if self.bias is not None:
-            product = product + self.bias[:, None]
         sides = [
             (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
             for size, pad, dilation, kernel, stride in zip(
@@ -87,15 +78,15 @@ def candidates(layer: nn.Linear | nn.Conv2d) -> Iterator[tuple[str, nn.Module]]:
     ['csr', 'bsr 4', 'bsr 8', 'bsr 16', 'submatrix', 'rectangles']
     """
     if isinstance(layer, nn.Linear):
-        for name, product in products(layer.weight).items():
-            yield name, SparseLinear(product, layer.bias)
+        for name, product in products(layer.weight, layer.bias).items():
+            yield name, SparseLinear(product)
     elif layer.padding_mode == "zeros":
         small = smaller_kernel(layer)
         if small is not None:
             yield "smaller kernel", small
         left, right, top, bottom = paddings(layer)
         if layer.groups == 1 and left == right and top == bottom:
-            for name, product in products(layer.weight.flatten(1)).items():
+            for name, product in products(layer.weight.flatten(1), layer.bias).items():
                 yield name, SparseConv2d(layer, product)
 
 
