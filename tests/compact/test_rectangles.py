@@ -1,11 +1,15 @@
 """Supports cut into rectangles: nothing lost, nothing twice, and bytes saved."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from numba import njit
 
+from pyrosparse.compact import largest_rectangles
 from pyrosparse.compact.largest_rectangles import maximal
 from pyrosparse.compact.rectangles import cells, rectangles
 
@@ -81,6 +85,17 @@ def test_a_hole_is_filled_only_where_that_pays() -> None:
     support = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=bool)
     table, rest = rectangles(support)
     assert not len(table) and (rest == support).all()
+
+
+def test_loops_compile_where_no_folder_can_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_a_folder(loop: Any = None, *, cache: bool = False) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(loop)
+
+    monkeypatch.setattr(largest_rectangles, "njit", without_a_folder)
+    double = largest_rectangles._compiled(lambda x: 2 * x)
+    assert double(3) == 6
 
 
 def test_only_matrices_are_cut() -> None:
