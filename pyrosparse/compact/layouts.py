@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrosparse.compact.rectangles import cells, rectangles
+from pyrosparse.compact.rectangles import covered, rectangles
 
 Layout = Literal["dense", "bitmask", "gaps", "rectangles"]
 Pieces = dict[str, Tensor]
@@ -27,15 +27,15 @@ class StorageError(ValueError):
 def layout_bytes(tensor: Tensor) -> dict[Layout, int]:
     """The bytes that a tensor takes in each layout, with its values.
 
-    =============  ===============================================================================
-    ``dense``      every element
-    ``bitmask``    one bit for each element, and the non-zeros
-    ``gaps``       before each non-zero how many zeros it comes after, in the smallest unsigned
-                   integers that suffice, and the non-zeros: compressed sparse rows (CSR) with the
-                   whole tensor as one row, and differences for columns
-    ``rectangles`` of the clusters place, size and all elements; of the rest, what is smaller of the
-                   two above
-    =============  ===============================================================================
+    ==============  ==============================================================================
+    ``dense``       every element
+    ``bitmask``     one bit for each element, and the non-zeros
+    ``gaps``        before each non-zero how many zeros it comes after, in the smallest unsigned
+                    integers that suffice, and the non-zeros: compressed sparse rows (CSR) with the
+                    whole tensor as one row, and differences for columns
+    ``rectangles``  of the clusters place, size and all elements; of the rest, the smaller of the
+                    two above
+    ==============  ==============================================================================
 
     tensor: any shape, any dtype of safetensors. Kernels of a convolution (out, in, k, l) are a
             matrix (in k, out l) when rectangles are looked for, so that neighbours in a kernel are
@@ -128,13 +128,10 @@ def _in_rectangles(tensor: Tensor) -> Pieces:
     flat = tensor.detach().cpu().permute(order).contiguous().flatten()
     nonzero = _nonzero(flat)
     table, rest = rectangles(nonzero.reshape(rows, columns), value_bytes=tensor.element_size())
-    covered = np.zeros(len(flat), dtype=bool)
-    places = cells(table, columns)
-    covered[places] = True
-    outside = rest.reshape(-1)
-    values = torch.cat([flat[torch.from_numpy(places)], flat[torch.from_numpy(outside)]])
+    inside = covered(table, (rows, columns))
+    values = flat[torch.from_numpy((inside | rest).reshape(-1))]
     # What rectangles cover need not be passed over.
-    remaining = outside[~covered]
+    remaining = rest[~inside]
     mask, gaps = _mask(remaining), _gaps(remaining)
     where = {"mask": mask} if _bytes({"": mask}) < _bytes({"": gaps}) else {"gaps": gaps}
     corners, sizes = _smallest(table[:, :2]), _smallest(table[:, 2:])
@@ -153,11 +150,8 @@ def _from_rectangles(name: str, shape: Sequence[int], values: Tensor, pieces: Pi
         raise StorageError(f"{name!r} has rectangles outside its {rows} by {columns} elements")
     # Counted before anything of that size is made.
     total = int((table[:, 2] * table[:, 3]).sum())
-    covered = np.zeros(n, dtype=bool)
-    if total <= min(n, len(values)):
-        places = cells(table, columns)
-        covered[places] = True
-    if int(covered.sum()) != total:
+    inside = covered(table if total <= len(values) else table[:0], (rows, columns)).reshape(-1)
+    if int(inside.sum()) != total:
         raise StorageError(f"{name!r} has rectangles that overlap, or have more cells than values")
     if "mask" in pieces:
         rest = _from_mask(name, pieces.pop("mask"), n - total)
@@ -167,8 +161,10 @@ def _from_rectangles(name: str, shape: Sequence[int], values: Tensor, pieces: Pi
         raise StorageError(
             f"{name!r} has places for {total + len(rest)} values, but {len(values)} of them"
         )
-    places = np.concatenate([places, np.flatnonzero(~covered)[rest]])
-    arranged = _scattered(places, values, n).view([shape[side] for side in order])
+    outside = np.zeros(n - total, dtype=bool)
+    outside[rest] = True
+    inside[~inside] = outside
+    arranged = _scattered(np.flatnonzero(inside), values, n).view([shape[side] for side in order])
     return arranged.permute(np.argsort(order).tolist()).contiguous()
 
 

@@ -64,39 +64,26 @@ def rectangles(
             break
     table = np.concatenate(found)
     areas = table[:, 2] * table[:, 3]
-    pays = record_bytes + areas * value_bytes < _counts(support, table) * (
-        value_bytes + index_bytes
-    )
-    table = table[pays]
+    one_by_one = _counts(support, table) * (value_bytes + index_bytes)
+    table = table[record_bytes + areas * value_bytes < one_by_one]
     table = table[np.lexsort((table[:, 1], table[:, 0]))]
-    rest = support.copy().reshape(-1)
-    rest[cells(table, support.shape[1])] = False
-    return table, rest.reshape(support.shape)
+    return table, support & ~covered(table, support.shape)
 
 
-def cells(table: Integers, columns: int) -> Integers:
-    """Where the cells of rectangles are in a matrix laid out row by row: rectangle by rectangle,
-    and row by row in each.
+def covered(table: Integers, shape: tuple[int, int]) -> Booleans:
+    """The cells of a matrix that lie in rectangles, bool of that shape.
 
-    table:   (P, 4) int64, rows (row, column, height, width).
-    columns: of the matrix.
+    table: (P, 4) int64, rows (row, column, height, width).
 
-    >>> cells(np.array([[0, 1, 2, 2], [3, 0, 1, 3]]), columns=10)
-    array([ 1,  2, 11, 12, 30, 31, 32])
+    >>> covered(np.array([[0, 1, 2, 2]]), (3, 4)).astype(int)
+    array([[0, 1, 1, 0],
+           [0, 1, 1, 0],
+           [0, 0, 0, 0]])
     """
-    # One run of neighbours for each row of each rectangle.
-    heights, widths = table[:, 2], np.repeat(table[:, 3], table[:, 2])
-    starts = np.repeat(table[:, 0] * columns + table[:, 1], heights) + columns * _counters(heights)
-    places: Integers = np.repeat(starts, widths) + _counters(widths)
-    return places
-
-
-def _counters(lengths: Integers) -> Integers:
-    """0, 1, .. of every length, one after the other."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    counters: Integers = np.arange(total) - np.repeat(ends - lengths, lengths)
-    return counters
+    inside = np.zeros(shape, dtype=bool)
+    for row, column, height, width in table.tolist():
+        inside[row : row + height, column : column + width] = True
+    return inside
 
 
 def _holes_filled(support: Booleans) -> Booleans:
@@ -109,8 +96,8 @@ def _holes_filled(support: Booleans) -> Booleans:
 def _counts(support: Booleans, table: Integers) -> Integers:
     """The non-zeros in each rectangle."""
     rows, columns = support.shape
-    sums = np.zeros((rows + 1, columns + 1), dtype=np.int64)
-    np.cumsum(support, axis=0, dtype=np.int64, out=sums[1:, 1:])
+    sums = np.zeros((rows + 1, columns + 1), dtype=np.int32 if support.size < 2**31 else np.int64)
+    np.cumsum(support, axis=0, dtype=sums.dtype, out=sums[1:, 1:])
     np.cumsum(sums, axis=1, out=sums)
     top, left = table[:, 0], table[:, 1]
     bottom, right = top + table[:, 2], left + table[:, 3]
