@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyrosparse.compact import compact
 from pyrosparse.compact.masked import masked
-from pyrosparse.compact.measure import batch_of, evaluating, latency
+from pyrosparse.compact.measure import batch_of, best_latency, evaluating
 from pyrosparse.compact.sparse import Choices, sparse_inference
 
 
@@ -22,8 +22,9 @@ from pyrosparse.compact.sparse import Choices, sparse_inference
 class Acceleration:
     """What a forward pass takes; ``rich.print`` it.
 
-    seconds: medians by batch size and network: ``dense``, the one given; ``masked``, with zeros
-             among its weights; ``compact``; ``compact, sparse``, with a kernel for the zeros left.
+    seconds: best of three medians, by batch size and network: ``dense``, the one given; ``masked``,
+             with zeros among its weights; ``compact``; and ``compact, sparse``, with kernels for
+             the zeros that are left.
     kernels: what each layer with zeros left was given, by batch size.
 
     >>> times = {"dense": 4e-3, "masked": 4e-3, "compact": 2e-3, "compact, sparse": 1e-3}
@@ -58,7 +59,7 @@ class Acceleration:
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table("network", caption="medians, on one thread")
+        table = Table("network", caption="best of three medians, on one thread")
         for size in self.seconds:
             table.add_column(f"batch of {size}", justify="right")
             table.add_column("times faster", justify="right")
@@ -83,7 +84,8 @@ def acceleration(
     masks, gates, at_least: as of ``compact``. With no masks, the zeros in the weights count.
     example:     what the network is called with; its first datum is repeated to the batch sizes.
     batch_sizes: each gets sparse kernels of its own, chosen for it.
-    repeats:     how many times each network is timed; they take turns, and the median counts.
+    repeats:     how many times each network is timed in each of three rounds; they take turns, and
+                 the smallest of the three medians counts.
 
     It is measured on one thread, on the device of the network; torch's number of threads is
     afterwards what it was.
@@ -107,16 +109,16 @@ def acceleration(
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     with_zeros = masked(net, masks, gates)
     small = compact(net, masks, example, gates=gates, at_least=at_least).eval()
-    seconds, kernels = {}, {}
+    seconds: dict[int, dict[str, float]] = {}
+    kernels: dict[int, Choices] = {}
     with _one_thread(), evaluating(net):
         for size in batch_sizes:
             batch = batch_of(inputs, size)
-            sparse = sparse_inference(small, batch, repeats=repeats)
-            kernels[size] = sparse.account
+            sparse, kernels[size] = sparse_inference(small, batch, repeats=repeats)
             networks = {
                 "dense": net, "masked": with_zeros, "compact": small, "compact, sparse": sparse,
             }  # fmt: skip
-            times = latency([*networks.values()], *batch, repeats=repeats)
+            times = best_latency([*networks.values()], *batch, repeats=repeats)
             seconds[size] = dict(zip(networks, times, strict=True))
     return Acceleration(seconds, kernels)
 

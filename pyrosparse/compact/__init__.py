@@ -11,7 +11,7 @@ from pyrosparse.compact.onnx_file import ExportError, export_onnx
 from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts, dependent_counts
 from pyrosparse.compact.quality import Quality, quality
 from pyrosparse.compact.report import Report, report
-from pyrosparse.compact.sparse import SparseNet, sparse_inference
+from pyrosparse.compact.sparse import sparse_inference
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "PaperCounts",
     "Quality",
     "Report",
-    "SparseNet",
     "StorageError",
     "Stored",
     "active_features",

@@ -67,8 +67,9 @@ def main(repeats: int = 30) -> None:
                 row = f"{rows} x {columns}", name, f"{100 * density:.0f} %"
                 cells = []
                 for size in (1, 128):
-                    fast = sparse_inference(layer, torch.randn(size, columns), repeats=repeats)
-                    seconds = fast.account.layers[0].seconds
+                    x = torch.randn(size, columns)
+                    _, kernels = sparse_inference(layer, x, repeats=repeats)
+                    seconds = kernels.layers[0].seconds
                     ratios = sorted(((seconds["dense"] / s, k) for k, s in seconds.items()))[::-1]
                     cells.append(", ".join(f"{kernel} {ratio:.1f}" for ratio, kernel in ratios[:3]))
                 times.add_row(*row, *cells)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.compact.check import difference
-from pyrosparse.compact.measure import latency
+from pyrosparse.compact.measure import best_latency
 from pyrosparse.compact.sparse.choices import Choice, Choices
 from pyrosparse.compact.sparse.layers import candidates
 
@@ -19,25 +19,9 @@ FASTER = 1.2  # than the dense layer, by which another must be
 _LAYERS = (nn.Linear, nn.Conv2d)
 
 
-class SparseNet(nn.Module):
-    """A network whose layers use the zeros in their weights; for inference, not for training.
-
-    net:     the network, some of its layers replaced.
-    account: which kernel each layer with zeros got, and the times of all; print it.
-    """
-
-    def __init__(self, net: nn.Module, account: Choices) -> None:
-        super().__init__()
-        self.net = net
-        self.account = account
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.net(*args, **kwargs)
-
-
 def sparse_inference(
     net: nn.Module, example: Tensor | Sequence[Any], *, repeats: int = 30
-) -> SparseNet:
+) -> tuple[nn.Module, Choices]:
     """A copy of the network in which each dense layer and two-dimensional convolution with zeros in
     its weight computes by the kernel that is the fastest here, for inputs like the example.
 
@@ -46,7 +30,8 @@ def sparse_inference(
     16; and for convolutions those on the patches of the input, and the smallest kernel in which
     the layer's kernels fit. A layer stays dense unless another kernel takes less than 1 / 1.2 of
     its time, twice: among all of them, and again alone with it. All are timed on the activation
-    that reaches the layer, in turns, with torch's threads as they are.
+    that reaches the layer first, in turns, with torch's threads as they are. Layers of other
+    classes, and with hooks, stay as they are.
 
     The outputs are the network's own but for the order of sums, for finite inputs: zeros are left
     out, so an infinity or a NaN times zero is too.
@@ -54,17 +39,19 @@ def sparse_inference(
     net:     in evaluation mode, such as what ``compact`` returns; it is left as it is.
     example: what the network is called with, a tensor or the sequence of its arguments, at the
              batch size it is to be fast for.
-    repeats: how many times the dense and the best kernel are timed, others a third of that.
+    repeats: how many times the dense and the best kernel are timed in each of three rounds, of
+             which the smallest median counts; the others a third of that.
 
-    Returns the network with its ``account``.
+    Returns the copy, of the same class, and which kernel each layer got with the times of all;
+    print that.
 
     Raises ValueError where the network is in training mode, repeats is not positive, or the
     network reads the weight of a replaced layer by itself.
 
     >>> net = nn.Sequential(nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 10)).eval()
     >>> net[0].weight.data[2:] = 0
-    >>> fast = sparse_inference(net, torch.ones(1, 300), repeats=3)
-    >>> [layer.name for layer in fast.account.layers]
+    >>> fast, kernels = sparse_inference(net, torch.ones(1, 300), repeats=3)
+    >>> [layer.name for layer in kernels.layers]
     ['0']
     >>> bool((fast(torch.ones(5, 300)) - net(torch.ones(5, 300))).abs().max() < 1e-5)
     True
@@ -85,9 +72,9 @@ def sparse_inference(
         layer = copies[name]
         choice, chosen[layer] = _choose(name, layer, activation, repeats)
         choices.append(choice)
-    fast = SparseNet(_replaced(working, chosen), Choices(choices)).eval()
+    fast = _replaced(working, chosen)
     _check_that_it_runs(fast, inputs)
-    return fast
+    return fast, Choices(choices)
 
 
 def _activations(net: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
@@ -131,7 +118,7 @@ def _choose(
     times = _times(kernels, activation, -(-repeats // 3))
     best = min(times, key=lambda kernel: times[kernel])
     if times["dense"] >= FASTER * times[best]:
-        # The smallest of many medians flatters: the two are measured again.
+        # The smallest of many times flatters: the two are measured again.
         pair = {kernel: kernels[kernel] for kernel in ("dense", best)}
         times |= _times(pair, activation, repeats)
     kernel = best if times["dense"] >= FASTER * times[best] else "dense"
@@ -141,7 +128,7 @@ def _choose(
 
 
 def _times(kernels: dict[str, nn.Module], activation: Tensor, repeats: int) -> dict[str, float]:
-    medians = latency([*kernels.values()], activation, repeats=repeats)
+    medians = best_latency([*kernels.values()], activation, repeats=repeats)
     return dict(zip(kernels, medians, strict=True))
 
 
@@ -156,7 +143,7 @@ def _replaced(net: nn.Module, chosen: dict[nn.Module, nn.Module]) -> nn.Module:
     return net
 
 
-def _check_that_it_runs(fast: SparseNet, inputs: tuple[Any, ...]) -> None:
+def _check_that_it_runs(fast: nn.Module, inputs: tuple[Any, ...]) -> None:
     try:
         with torch.no_grad():
             fast(*inputs)

@@ -187,9 +187,16 @@ def compressed(weight: Tensor, block: int | None = None) -> Tensor:
     with warnings.catch_warnings():
         # torch tells once that its compressed formats are in beta.
         warnings.filterwarnings("ignore", "Sparse .* tensor support is in beta", UserWarning)
-        if block is None:
-            return weight.to_sparse_csr()
-        return weight.to_sparse_bsr((block, block))
+        long = weight.to_sparse_csr() if block is None else weight.to_sparse_bsr((block, block))
+        # Of 32 bits, as the library that multiplies takes them: others are converted at each call.
+        return torch.sparse_compressed_tensor(
+            long.crow_indices().int(),
+            long.col_indices().int(),
+            long.values(),
+            long.shape,
+            layout=long.layout,
+            check_invariants=False,
+        )
 
 
 def _stored(panels: Panels) -> int:
