@@ -1,5 +1,6 @@
 """What a run came to: its numbers, plots, tables and report; and how robust a network is."""
 
+from pyrosparse.assess.acceleration import Acceleration, acceleration
 from pyrosparse.assess.adversarial import adversarial_classifier, adversarial_fine_tune
 from pyrosparse.assess.fgsm import (
     Robustness,
@@ -19,11 +20,13 @@ from pyrosparse.assess.support_plots import (
 )
 
 __all__ = [
+    "Acceleration",
     "Layer",
     "Robustness",
     "RobustnessRow",
     "Round",
     "Summary",
+    "acceleration",
     "accuracy_under_attack",
     "adversarial_classifier",
     "adversarial_examples",

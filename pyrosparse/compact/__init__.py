@@ -1,15 +1,17 @@
-"""Networks that are really smaller: compaction, what they cost, sparse files of weights."""
+"""Networks that are really smaller: compaction, what they cost, sparse files and kernels."""
 
 from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.active_features import ActiveFeatures, active_features, mean_counts
 from pyrosparse.compact.check import CompactionError
 from pyrosparse.compact.compact import CompactNet, compact
+from pyrosparse.compact.layouts import layout_bytes
 from pyrosparse.compact.measure import file_bytes, latency, macs
 from pyrosparse.compact.network_file import load, save
 from pyrosparse.compact.onnx_file import ExportError, export_onnx
 from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts, dependent_counts
 from pyrosparse.compact.quality import Quality, quality
 from pyrosparse.compact.report import Report, report
+from pyrosparse.compact.sparse import sparse_inference
 from pyrosparse.compact.storage import StorageError, Stored, load_sparse, save_sparse
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "export_onnx",
     "file_bytes",
     "latency",
+    "layout_bytes",
     "load",
     "load_sparse",
     "macs",
@@ -39,4 +42,5 @@ __all__ = [
     "report",
     "save",
     "save_sparse",
+    "sparse_inference",
 ]

@@ -43,7 +43,7 @@ def read_graph(
     >>> node = {"op": "placeholder", "name": "x", "target": "x", "args": [], "kwargs": {}}
     >>> read_graph([node, {**node, "name": "y"}], [], [])
     Traceback (most recent call last):
-    pyrosparse.compact.storage.StorageError: its graph has two inputs called 'x'
+    pyrosparse.compact.layouts.StorageError: its graph has two inputs called 'x'
     """
     graph = fx.Graph()
     made: dict[str, fx.Node] = {}

@@ -80,6 +80,10 @@ def masked(
         gate, around = copy.deepcopy(gate), net.get_submodule(name)
         pair = (gate, around) if kind == "input" else (around, gate)
         net = _replace(net, name, nn.Sequential(*pair))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            # Times zero, a negative weight is -0.0, which a file would keep as a value.
+            parameter.masked_fill_(parameter == 0, 0.0)
     return net.eval()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyrosparse.compact.compact import CompactNet
 from pyrosparse.compact.layers import parameter_count
-from pyrosparse.compact.measure import file_bytes, latency, macs
+from pyrosparse.compact.measure import batch_of, file_bytes, latency, macs
 from pyrosparse.compact.paper_counts import PaperCounts, beta_bernoulli_counts
 from pyrosparse.compact.quality import Quality, quality
 
@@ -130,13 +130,7 @@ def report(
     first, second = macs(net, *inputs), macs(small, *inputs)
     seconds = {}
     for size in batch_sizes:
-        batch = [
-            x[:1].expand(size, *x.shape[1:]).contiguous()
-            if isinstance(x, Tensor) and x.dim() and len(x) == len(inputs[0])
-            else x
-            for x in inputs
-        ]
-        before, after = latency([net, small], *batch, repeats=repeats)
+        before, after = latency([net, small], *batch_of(inputs, size), repeats=repeats)
         seconds[size] = (before, after)
     return Report(
         small.account.structure if isinstance(small, CompactNet) else "",

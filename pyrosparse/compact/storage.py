@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pyrosparse.compact.layouts import Layout, StorageError, decode, encode
 from pyrosparse.files import write_atomically
 
 FORMAT = "pyrosparse sparse weights 1"
-
-Layout = Literal["dense", "bitmask", "indices"]
 
 # What a file can make of Python's and torch's checks; RuntimeError is torch's on absurd sizes.
 _DAMAGE = (
@@ -30,16 +27,12 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-class StorageError(ValueError):
-    """A file of weights or of a network cannot be read, or was changed."""
-
-
 @dataclass(frozen=True)
 class Stored:
     """How one tensor was stored.
 
-    layout:      ``dense``; ``bitmask``, one bit an element and the non-zero values; or
-                 ``indices``, the int32 positions of the non-zero values and these.
+    layout:      ``dense``, ``bitmask``, ``gaps`` or ``rectangles``; ``layout_bytes`` says what each
+                 of them is, and what each would take.
     bytes:       what its data take in the file.
     dense_bytes: what they would take if it were stored dense.
     """
@@ -61,7 +54,7 @@ def save_sparse(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_sparse(f"{folder}/a.safetensors", {"w": torch.eye(100)})["w"]
-    Stored(layout='indices', bytes=800, dense_bytes=40000)
+    Stored(layout='gaps', bytes=500, dense_bytes=40000)
     """
     parts, headers, stored = pack(tensors)
     write_atomically(path, serialize(parts, FORMAT, headers))
@@ -98,12 +91,12 @@ def pack(
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_quantized:
             raise ValueError(f"{name!r} is not an ordinary tensor: {tensor.layout}, {tensor.dtype}")
-        layout, pieces = _encode(tensor)
+        layout, pieces = encode(tensor)
         # The piece before the colon, so that no name of a tensor can be taken for another's piece.
         parts |= {f"{piece}:{name}": value for piece, value in pieces.items()}
         headers[name] = {"layout": layout, "shape": list(tensor.shape)}
-        size = sum(_bytes(value) for value in pieces.values())
-        stored[name] = Stored(layout, size, _bytes(tensor))
+        size = sum(value.numel() * value.element_size() for value in pieces.values())
+        stored[name] = Stored(layout, size, tensor.numel() * tensor.element_size())
     return parts, headers, stored
 
 
@@ -112,10 +105,22 @@ def unpack(headers: Mapping[str, Any], parts: dict[str, Tensor]) -> dict[str, Te
 
     Raises StorageError where headers and pieces do not belong together.
     """
-    parts = dict(parts)
-    tensors = {name: _decode(name, header, parts) for name, header in headers.items()}
-    if parts:
-        raise StorageError(f"it has data that belong to no tensor: {', '.join(sorted(parts))}")
+    pieces: dict[str, dict[str, Tensor]] = {name: {} for name in headers}
+    for part, value in parts.items():
+        piece, _, name = part.partition(":")
+        pieces.setdefault(name, {})[piece] = value
+    tensors = {}
+    for name, header in headers.items():
+        shape = header["shape"]
+        if not all(isinstance(side, int) and side >= 0 for side in shape):
+            raise StorageError(f"the shape of {name!r}, {shape}, is no shape")
+        try:
+            tensors[name] = decode(name, header["layout"], shape, pieces[name])
+        except KeyError as missing:
+            raise StorageError(f"it has no {missing} of {name!r}") from missing
+    unread = [f"{piece}:{name}" for name, left in pieces.items() for piece in left]
+    if unread:
+        raise StorageError(f"it has data that belong to no tensor: {', '.join(sorted(unread))}")
     return tensors
 
 
@@ -160,80 +165,3 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise StorageError(
             f"{path} cannot be read ({error}): it is truncated, damaged or no safetensors file"
         ) from error
-
-
-def _encode(tensor: Tensor) -> tuple[Layout, dict[str, Tensor]]:
-    # A copy of its own: safetensors refuses memory that two tensors share.
-    flat = tensor.detach().cpu().flatten().clone().contiguous()
-    rows = _rows(flat)
-    # By bits and not by value: -0.0 equals 0.0 but is not the same.
-    nonzero = (rows != 0).any(dim=1)
-    n, size, count = len(rows), rows.shape[1], int(nonzero.count_nonzero())
-    costs: dict[Layout, int] = {"dense": n * size, "bitmask": -(-n // 8) + count * size}
-    if n <= torch.iinfo(torch.int32).max:
-        costs["indices"] = 4 * count + count * size
-    layout = min(costs, key=lambda key: costs[key])
-    if layout == "dense":
-        return layout, {"values": flat.view(tensor.shape)}
-    values = rows[nonzero].view(tensor.dtype).flatten()
-    if layout == "bitmask":
-        bits = np.packbits(nonzero.numpy(), bitorder="little")
-        return layout, {"mask": torch.from_numpy(bits), "values": values}
-    return layout, {"indices": nonzero.nonzero().flatten().to(torch.int32), "values": values}
-
-
-def _decode(name: str, header: Mapping[str, Any], parts: dict[str, Tensor]) -> Tensor:
-    """Rebuild one tensor, taking its pieces out of ``parts``."""
-    layout, shape = header["layout"], header["shape"]
-    if not all(isinstance(side, int) and side >= 0 for side in shape):
-        raise StorageError(f"the shape of {name!r}, {shape}, is no shape")
-    values, n = parts.pop(f"values:{name}"), math.prod(shape)
-    if layout == "dense":
-        if list(values.shape) != shape:
-            raise StorageError(f"{name!r} has the shape {list(values.shape)}, not {shape}")
-        return values
-    if values.dim() != 1:
-        raise StorageError(f"the values of {name!r} are not in one row")
-    if layout == "bitmask":
-        where: Tensor = _unpack(name, parts.pop(f"mask:{name}"), n)
-        count = int(where.count_nonzero())
-    elif layout == "indices":
-        where = parts.pop(f"indices:{name}")
-        count = len(where)
-        _check_indices(name, where, n)
-    else:
-        raise StorageError(f"{name!r} has the layout {layout!r}, which is unknown")
-    if count != len(values):
-        raise StorageError(f"{name!r} has places for {count} values, but {len(values)} of them")
-    rows = torch.zeros(n, values.element_size(), dtype=torch.uint8)
-    rows[where if where.dtype == torch.bool else where.long()] = _rows(values)
-    return rows.view(values.dtype).view(shape)
-
-
-def _unpack(name: str, mask: Tensor, n: int) -> Tensor:
-    if mask.dtype != torch.uint8 or mask.shape != (-(-n // 8),):
-        raise StorageError(f"the mask of {name!r} is not one bit for each of {n} elements")
-    bits = torch.from_numpy(np.unpackbits(mask.numpy(), bitorder="little")).bool()
-    if bits[n:].any():
-        raise StorageError(f"the mask of {name!r} has bits beyond its {n} elements")
-    return bits[:n]
-
-
-def _check_indices(name: str, indices: Tensor, n: int) -> None:
-    if n > torch.iinfo(torch.int32).max:
-        raise StorageError(f"{name!r} has {n} elements, more than int32 indices can count")
-    if indices.dtype != torch.int32 or indices.dim() != 1:
-        raise StorageError(f"the indices of {name!r} are not int32 in one row")
-    if len(indices) and not (int(indices[0]) >= 0 and int(indices[-1]) < n):
-        raise StorageError(f"{name!r} has indices outside its {n} elements")
-    if not bool((indices[1:] > indices[:-1]).all()):
-        raise StorageError(f"the indices of {name!r} do not rise strictly")
-
-
-def _rows(flat: Tensor) -> Tensor:
-    """The bytes of each element: (n,) of any dtype -> (n, itemsize) uint8."""
-    return flat.view(torch.uint8).view(len(flat), flat.element_size())
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

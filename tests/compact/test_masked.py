@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import pyrosparse as ps
+from pyrosparse.compact.masked import masked
 from tests.compact.cases import (
     run_masked,
     same,
@@ -45,6 +46,15 @@ def test_pruned_and_parametrized_networks() -> None:
 def test_wrong_masks(masks: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ps.compact(lenet(), masks)
+
+
+def test_masked_weights_are_positive_zeros() -> None:
+    net = lenet()
+    masks = {"0.weight": torch.rand(5, 6) < 0.5, "2.output": torch.tensor([1.0, 0.0, 2.0, 0.0])}
+    assert ((net[0].weight < 0) & ~masks["0.weight"]).any()
+    for small in (masked(net, masks), ps.compact(net, masks)):
+        for parameter in small.parameters():
+            assert not parameter[parameter == 0].signbit().any()
 
 
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -191,6 +191,21 @@ def test_zeros_cost_little_and_every_bit_counts(tmp_path: Path) -> None:
     assert bits(ps.load(path).get_parameter("0.weight")) == bits(weight)
 
 
+def test_clusters_are_saved_as_rectangles(tmp_path: Path) -> None:
+    small = one(nn.Conv2d(20, 30, 5), x=torch.randn(1, 20, 6, 6))
+    weight = small.get_parameter("0.weight").data
+    cluster = weight[:, 3:17].clone()
+    path = ps.save(tmp_path / "a", small)
+    overhead = path.stat().st_size - 4 * weight.numel()
+    weight.zero_()[:, 3:17] = cluster
+    weight[0, 0, 0, 0] = 1
+    path = ps.save(tmp_path / "b", small)
+    # Less than a bit for each element, and not 300 bytes more of header.
+    assert path.stat().st_size < 4 * (cluster.numel() + 1) + overhead + 300
+    assert weight.numel() / 8 > 300
+    assert same_networks(ps.load(path), small)
+
+
 def test_saving_and_loading_leave_the_generators_and_the_network_alone(tmp_path: Path) -> None:
     net, x = make("transformer_torch")
     small = ps.compact(net, None, x)

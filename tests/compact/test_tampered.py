@@ -162,7 +162,7 @@ TAMPERED: dict[str, tuple[Change, str]] = {
             more={"class": "torch.nn.ReLU", "arguments": {}}
         ), "does not use what it has as more",
     ),
-    "a missing tensor": (lambda c, p: p.pop("values:conv.weight"), "values:conv.weight"),
+    "a missing tensor": (lambda c, p: p.pop("values:conv.weight"), "no 'values' of 'conv.weight'"),
     "a missing entry": (lambda c, p: c["plan"]["tensors"].pop("conv.weight"), "not in both"),
     "missing in both": (
         lambda c, p: (
@@ -190,6 +190,18 @@ TAMPERED: dict[str, tuple[Change, str]] = {
                 {"values:shift": torch.ones(0), "indices:shift": torch.ones(0).int()}
             ),
             c["tensors"].update(shift={"layout": "indices", "shape": [10**12]}),
+        ), "1000000000000 elements, more than int32",
+    ),
+    "an absurd tensor in rectangles": (
+        lambda c, p: (
+            p.pop("values:shift"), p.update(
+                {
+                    "values:shift": torch.ones(0), "gaps:shift": torch.ones(0).byte(),
+                    "corners:shift": torch.ones(1, 2).byte(),
+                    "sizes:shift": torch.full((1, 2), 2**32 - 1, dtype=torch.uint32),
+                }
+            ),
+            c["tensors"].update(shift={"layout": "rectangles", "shape": [10**6, 10**6]}),
         ), "1000000000000 elements, more than int32",
     ),
     "an order": (of_tensor(order=[0, 0, 1, 2]), r"\[0, 0, 1, 2\], which is none"),
