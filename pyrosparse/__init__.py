@@ -1,7 +1,8 @@
 """Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
 
-from pyrosparse import data, distributions, evidence, infer, networks, prune
+from pyrosparse import data, diagnostics, distributions, evidence, infer, networks, prune
 from pyrosparse.compact import compact, export_onnx, load, report, save
+from pyrosparse.diagnostics import compare_models, to_datatree
 from pyrosparse.distill import distill
 from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
@@ -24,7 +25,9 @@ __all__ = [
     "Target",
     "classifier",
     "compact",
+    "compare_models",
     "data",
+    "diagnostics",
     "distill",
     "distributions",
     "evidence",
@@ -42,5 +45,6 @@ __all__ = [
     "regressor",
     "report",
     "save",
+    "to_datatree",
     "weights",
 ]
