@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,5 +49,6 @@ def rhat(tree: Any, group: str = "log_likelihood") -> dict[str, Tensor]:
         )
     if draws < 4:
         raise ValueError(f"R-hat needs 4 draws or more of every run; the tree has {draws}")
-    values = arviz_stats.rhat(dataset)
+    with np.errstate(invalid="ignore"):  # of what is constant, such as the norm under a point guide
+        values = arviz_stats.rhat(dataset)
     return {str(name): torch.from_numpy(values[name].to_numpy().copy()) for name in values}

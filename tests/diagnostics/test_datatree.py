@@ -25,7 +25,7 @@ def network(**options) -> tuple[ps.Lifted, ps.classifier]:
 def test_draws_have_the_moments_of_the_exact_posterior():
     truth = LinearGaussian()
     bnn = truth.at_mean_field_optimum()
-    tree = ps.to_datatree(bnn, truth.model(bnn), truth.data, draws=2000, var_names="weight")
+    tree = ps.to_datatree(bnn, truth.model(bnn), truth.data, draws=800, var_names="weight")
     draws = torch.from_numpy(tree["posterior"]["weight"].to_numpy())[0, :, 0]
     mean, covariance = truth.posterior_mean(), truth.precision().inverse()
     assert_mean(draws, mean)
@@ -173,10 +173,10 @@ def test_mcmc_of_the_same_model_gives_the_same_tree():
     truth = LinearGaussian(d=2)
     bnn = truth.lifted()
     model = truth.model(bnn)
-    mcmc = MCMC(NUTS(model), num_samples=300, warmup_steps=100, num_chains=1, disable_progbar=True)
+    mcmc = MCMC(NUTS(model), num_samples=60, warmup_steps=40, num_chains=1, disable_progbar=True)
     mcmc.run(*truth.data)
-    tree = ps.to_datatree(bnn, model, truth.data, mcmc=mcmc, draws=300, var_names="*")
-    svi = ps.to_datatree(bnn, model, truth.data, draws=300, var_names="*")
+    tree = ps.to_datatree(bnn, model, truth.data, mcmc=mcmc, draws=60, var_names="*")
+    svi = ps.to_datatree(bnn, model, truth.data, draws=60, var_names="*")
     for group in SAMPLED:
         assert set(svi[group].data_vars) - set(tree[group].data_vars) <= {"log_q"}
         for name, variable in tree[group].data_vars.items():
