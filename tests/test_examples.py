@@ -15,6 +15,7 @@ TINY = {
     "compare_with_nuts": {"epochs": 2, "samples": 3, "warmup": 3, "hidden": 2},
     "compress_resnet": {"pretrain": 1, "epochs": 1, "size": 16, "digits": 60},
     "evidence": {"epochs": 1, "draws": 2, "hidden": 8},
+    "diagnose": {"epochs": 40, "draws": 30, "hidden": 8},
 }
 
 

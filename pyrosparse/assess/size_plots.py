@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter, StrMethodFormatter
 
 from pyrosparse.assess.style import BLUE, GREEN, GREY, ORANGE, STYLE, by_epoch
 from pyrosparse.bench import CostRow
@@ -88,10 +88,12 @@ def accuracy_by_sparsity(accuracies: Mapping[str, Mapping[float, Sequence[float]
             )
         axes.set_xscale("log")
         axes.invert_xaxis()
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(
+            sorted({1 - sparsity for points in accuracies.values() for sparsity in points})
+        )
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
-        axes.xaxis.set_minor_formatter(PercentFormatter(1))
-        axes.tick_params(axis="x", which="minor", labelsize=8)
         axes.set_title("What sparsity costs in accuracy")
         axes.set_xlabel("weights that are left")
         axes.set_ylabel("test accuracy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Comparison:
             names += ["LOO", "se", "k-hat too large"]
             for cells, row in zip(rows, self.rows, strict=True):
                 cells += [f"{row.loo:.1f}", f"{row.loo_se:.1f}", f"{row.loo_unreliable}"]
-            note += f"\n{LOO_WARNING}"
+            note += "\n" + textwrap.fill(LOO_WARNING, 88)
         return f"{text_table(names, rows)}\n{note}"
 
 
