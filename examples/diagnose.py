@@ -2,9 +2,10 @@
 
     python examples/diagnose.py --sparsity 0.75
 
-It trains two runs of a small network on digits, prunes a copy of one, and asks: has training converged, do
-the runs predict the same, which network predicts held-out data best, are its probabilities right,
-does it notice data of another kind. docs/diagnostics.md says what each answer is worth.
+It trains two runs of a small network on digits, prunes a copy of one, and asks: has training
+converged, do the runs predict the same, which network predicts held-out data best, are its
+probabilities right, does it notice data of another kind. docs/diagnostics.md says what each answer
+is worth.
 """
 
 from __future__ import annotations

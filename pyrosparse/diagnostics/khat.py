@@ -84,7 +84,7 @@ def khat(
     r"""The joint k-hat of a guide: the tail index of p(D, w) / q(w) over draws of all weights.
 
     It judges the guide over all weights at once. For a Bayesian neural network with a mean-field
-    guide it is far above 0.7 as a rule (17 to 21 on the networks tried), whether or not the network
+    guide it is far above 0.7 as a rule (near 20 on the networks tried), whether or not the network
     predicts well: report it, and choose no network by it.
 
     model, guide, data, batch_size: as for ``pyrosparse.evidence.elbo``.
