@@ -40,11 +40,11 @@ def reliability_diagram(calibrations: Mapping[str, Calibration]) -> Figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot((0, 1), (0, 1), "--", color=GREY, linewidth=1)
         for (name, one), colour in zip(calibrations.items(), itertools.cycle(_COLOURS)):
-            filled = one.counts > 0
-            counts, right = one.counts[filled], one.right[filled]
+            filled = one.bin_counts > 0
+            counts, right = one.bin_counts[filled], one.bin_accuracy[filled]
             errors = (right * (1 - right) / counts).sqrt()
             above.errorbar(
-                one.confidence[filled].numpy(),
+                one.bin_confidence[filled].numpy(),
                 right.numpy(),
                 yerr=errors.numpy(),
                 fmt="o-",
@@ -52,9 +52,9 @@ def reliability_diagram(calibrations: Mapping[str, Calibration]) -> Figure:
                 elinewidth=1,
                 label=f"{name}, ECE {one.ece:.3f}",
             )
-            bins = len(one.counts)
+            bins = len(one.bin_counts)
             edges = [number / bins for number in range(bins + 1)]
-            below.stairs(one.counts.numpy(), edges, color=colour)
+            below.stairs(one.bin_counts.numpy(), edges, color=colour)
         above.set(title="Right as often as sure?", ylabel="fraction right", ylim=(0, 1.02))
         above.legend()
         below.set(xlabel="confidence", ylabel="data", xlim=(0, 1))

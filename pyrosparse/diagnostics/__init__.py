@@ -5,7 +5,11 @@ from pyrosparse.diagnostics.comparison import Comparison, ModelScore, compare_mo
 from pyrosparse.diagnostics.datatree import to_datatree
 from pyrosparse.diagnostics.elbo_trace import ElboTrace, elbo_trace
 from pyrosparse.diagnostics.khat import Khat, khat, pareto_khat
-from pyrosparse.diagnostics.out_of_distribution import auroc, doubt, entropy
+from pyrosparse.diagnostics.out_of_distribution import (
+    auroc,
+    negative_log_confidence,
+    predictive_entropy,
+)
 from pyrosparse.diagnostics.predictions import log_probabilities
 from pyrosparse.diagnostics.predictive_check import PredictiveCheck, predictive_check
 from pyrosparse.diagnostics.predictive_quality import (
@@ -30,13 +34,13 @@ __all__ = [
     "auroc",
     "calibration",
     "compare_models",
-    "doubt",
     "elbo_trace",
-    "entropy",
     "khat",
     "log_probabilities",
+    "negative_log_confidence",
     "pareto_khat",
     "predictive_check",
+    "predictive_entropy",
     "predictive_quality",
     "rhat",
     "rotated",

@@ -14,22 +14,22 @@ from pyrosparse.compact.quality import BINS, quality
 class Calibration:
     """How good predictive probabilities of classes are.
 
-    accuracy:   the fraction of data whose most probable class is right.
-    nll:        the mean negative log probability of the right class, nats per datum.
-    brier:      the mean squared distance of the probabilities from the right class, in [0, 2].
-    ece:        the expected calibration error of 15 bins, in [0, 1].
-    counts:     of each bin of confidence, the number of data, (bins,) int64.
-    confidence: their mean confidence, (bins,) float64; NaN where there are none.
-    right:      the fraction of them that is right, (bins,) float64; NaN where there are none.
+    accuracy:       the fraction of data whose most probable class is right.
+    nll:            the mean negative log probability of the right class, nats per datum.
+    brier:          the mean squared distance of the probabilities from the right class, in [0, 2].
+    ece:            the expected calibration error of 15 bins, in [0, 1].
+    bin_counts:     of each bin of confidence, the number of data, (bins,) int64.
+    bin_confidence: their mean confidence, (bins,) float64; NaN where there are none.
+    bin_accuracy:   the fraction of them that is right, (bins,) float64; NaN where there are none.
     """
 
     accuracy: float
     nll: float
     brier: float
     ece: float
-    counts: Tensor
-    confidence: Tensor
-    right: Tensor
+    bin_counts: Tensor
+    bin_confidence: Tensor
+    bin_accuracy: Tensor
 
 
 def calibration(log_probabilities: Tensor, labels: Tensor) -> Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,6 @@ from pyrosparse.evidence.traces import batches
 from pyrosparse.lift import Lifted
 
 Groups = dict[str, dict[str, Tensor]]
-Arrays = dict[str, dict[str, np.ndarray]]
 
 
 def to_datatree(
@@ -64,7 +64,8 @@ def to_datatree(
     limit:      bytes that the tree may take.
 
     Raises ValueError where a glob matches no site, where the tree would be larger than the limit
-    (before it is allocated), where the lists differ in length, and as ``elbo`` does.
+    (before it is allocated), where the lists differ in length or are of different networks, and as
+    ``elbo`` does.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -78,66 +79,87 @@ def to_datatree(
     """
     # Late: arviz and xarray take as long to import as half of pyrosparse.
     from arviz_base import from_dict
-    from xarray import Dataset, DataTree
+    from xarray import DataTree
 
-    runs = [bnn] if isinstance(bnn, Lifted) else list(bnn)
-    models = list(model) if isinstance(model, Sequence) else [model]
-    if len(runs) != len(models) or not runs:
-        raise ValueError(f"one model a lifted network: got {len(models)} for {len(runs)}")
-    if mcmc is not None and len(runs) > 1:
-        raise ValueError("an MCMC run is of one lifted network, and has its own chains")
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
-    patterns = [var_names] if isinstance(var_names, str) else list(var_names)
-    guides: list[Sequence[Callable[..., Any]]]
+    runs, models = _runs(bnn, model)
     if mcmc is None:
-        guides = [[run.guide] * draws for run in runs]
-        constants = [guide_tensors(run) for run in runs]
+        guides: list[list[Callable[..., Any]]] = [[run.guide] * draws for run in runs]
+        tensors = [guide_tensors(run) for run in runs]
+    elif len(runs) > 1:
+        raise ValueError("an MCMC run is of one lifted network, and has its own chains")
     else:
-        guides, constants = _drawn(runs[0], mcmc, draws), []
-        draws = len(guides[0])
+        guides, tensors = _drawn(runs[0], mcmc, draws), []
         runs, models = runs * len(guides), models * len(guides)
+    patterns = [var_names] if isinstance(var_names, str) else list(var_names)
+    chains, draws = len(guides), len(guides[0])
 
-    arrays: Arrays = {}
-    for chain, (run, program) in enumerate(zip(runs, models, strict=True)):
-        for number, guide in enumerate(guides[chain]):
-            at = draw_seed(seed, chain * draws + number)
-            with used_weights(run) as used:
-                one = draw(program, guide, data, seed=at, batch_size=batch_size, replicate=True)
-            values = _values(one, used, patterns)
-            if not arrays:
-                x = torch.cat([batch[0].cpu() for batch in batches(data, batch_size)])
-                whole = [x, *one.observed.values(), *(t for run in constants for t in run.values())]
-                _refuse_large(values, len(guides) * draws, whole, limit)
-                arrays = {
-                    group: {name: _room(len(guides), draws, value) for name, value in part.items()}
-                    for group, part in values.items()
-                }
-            for group, part in values.items():
-                for name, value in part.items():
-                    arrays[group][name][chain, number] = value.cpu().numpy()
-    if mcmc is not None:
-        del arrays["sample_stats"]["log_q"]
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for chain, number in itertools.product(range(chains), range(draws)):
+        with used_weights(runs[chain]) as used:
+            one = draw(
+                models[chain],
+                guides[chain][number],
+                data,
+                seed=draw_seed(seed, chain * draws + number),
+                batch_size=batch_size,
+                replicate=True,
+            )
+        values = _values(one, used, patterns)
+        if mcmc is not None:
+            del values["sample_stats"]["log_q"]
+        if not arrays:
+            x = torch.cat([batch[0].cpu() for batch in batches(data, batch_size)])
+            whole = [x, *one.observed.values(), *(t for held in tensors for t in held.values())]
+            _refuse_large(values, chains * draws, whole, limit)
+        for group, part in values.items():
+            for name, value in part.items():
+                array = value.cpu().numpy()
+                room = arrays.setdefault(group, {})
+                if name not in room:
+                    room[name] = np.empty((chains, draws, *array.shape), array.dtype)
+                room[name][chain, number] = array
     arrays["observed_data"] = {name: value.cpu().numpy() for name, value in one.observed.items()}
     arrays["constant_data"] = {"x": x.numpy()}
     named = {name: dims(name, value.shape) for name, value in one.sites.items()}
-    named |= {
-        name: ["datum", *(f"{name}_{side}" for side in range(1, value.dim()))]
-        for name, value in [*one.observed.items(), ("x", x)]
-    }
+    for name, value in [*one.observed.items(), ("x", x)]:
+        named[name] = ["datum", *(f"{name}_{side}" for side in range(1, value.dim()))]
     tree = from_dict(
         arrays,
         dims=named | {"norm": ["layer"], "active": ["layer"]},
         coords={"layer": list(used)},
         attrs={"/": {"inference": "mcmc" if mcmc is not None else "svi", "seed": seed}},
     )
-    if constants:
-        variables = {}
-        for name in constants[0]:
-            value = torch.stack([tensors[name].cpu() for tensors in constants])
-            variables[name] = (["chain", *dims(name, value.shape[1:])], value.numpy())
-        tree["guide"] = DataTree(Dataset(variables, coords={"chain": range(len(runs))}))
+    if tensors:
+        tree["guide"] = DataTree(_guide_dataset(tensors))
     return tree
+
+
+def _runs(
+    bnn: Lifted | Sequence[Lifted], model: Callable[..., Any] | Sequence[Callable[..., Any]]
+) -> tuple[list[Lifted], list[Callable[..., Any]]]:
+    runs = [bnn] if isinstance(bnn, Lifted) else list(bnn)
+    models = list(model) if isinstance(model, Sequence) else [model]
+    if len(runs) != len(models) or not runs:
+        raise ValueError(f"one model a lifted network: got {len(models)} for {len(runs)}")
+    for run in runs[1:]:
+        if run.targets != runs[0].targets:
+            raise ValueError(
+                "chains must be runs of one network: their targets differ in name, kind or shape"
+            )
+    return runs, models
+
+
+def _guide_dataset(tensors: list[dict[str, Tensor]]) -> Any:
+    """The tensors of guides, stacked along ``chain``."""
+    from xarray import Dataset
+
+    variables = {}
+    for name in tensors[0]:
+        value = torch.stack([held[name].cpu() for held in tensors])
+        variables[name] = (["chain", *dims(name, value.shape[1:])], value.numpy())
+    return Dataset(variables, coords={"chain": range(len(tensors))})
 
 
 class _At:
@@ -152,7 +174,7 @@ class _At:
             pyro.sample(name, dist.Delta(value, event_dim=value.dim()))
 
 
-def _drawn(bnn: Lifted, mcmc: Any, draws: int) -> list[Sequence[Callable[..., Any]]]:
+def _drawn(bnn: Lifted, mcmc: Any, draws: int) -> list[list[Callable[..., Any]]]:
     """The draws of an MCMC run as guides, by chain."""
     samples = mcmc.get_samples(group_by_chain=True)
     if not samples:
@@ -183,10 +205,6 @@ def _values(one: Draw, used: dict[str, Tensor], patterns: Sequence[str]) -> Grou
             name: torch.tensor(value, dtype=torch.float64) for name, value in stats.items()
         },
     }
-
-
-def _room(chains: int, draws: int, value: Tensor) -> np.ndarray:
-    return np.empty((chains, draws, *value.shape), dtype=value.cpu().numpy().dtype)
 
 
 def _refuse_large(values: Groups, times: int, whole: Sequence[Tensor], limit: int) -> None:

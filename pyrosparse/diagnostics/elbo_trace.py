@@ -26,8 +26,10 @@ class ElboTrace:
 
     @property
     def z(self) -> float:
-        """The gain in standard errors; 0 where the trace is constant."""
-        return self.gain / self.standard_error if self.standard_error else 0.0
+        """The gain in standard errors; 0 where there is none."""
+        if not self.gain:
+            return 0.0
+        return self.gain / self.standard_error if self.standard_error else math.inf * self.gain
 
     @property
     def converged(self) -> bool:

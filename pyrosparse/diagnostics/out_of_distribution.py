@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 
-def entropy(log_probabilities: Tensor) -> Tensor:
+def predictive_entropy(log_probabilities: Tensor) -> Tensor:
     r"""The predictive entropy of every datum, (n,), nats.
 
     .. math:: H_i = -\sum_c p_{ic} \log p_{ic}
 
     log_probabilities: (n, classes), nats.
 
-    >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()).exp()
+    >>> predictive_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()).exp()
     tensor([2., 1.])
     """
     return torch.special.entr(log_probabilities.exp()).sum(1)
 
 
-def doubt(log_probabilities: Tensor) -> Tensor:
+def negative_log_confidence(log_probabilities: Tensor) -> Tensor:
     r"""Minus the log probability of the most probable class, (n,), nats.
 
     .. math:: d_i = -\max_c \log p_{ic}
@@ -27,7 +27,7 @@ def doubt(log_probabilities: Tensor) -> Tensor:
     log_probabilities: (n, classes), nats. It orders data as 1 - max p does, also where max p
     rounds to 1.
 
-    >>> doubt(torch.tensor([[0.25, 0.75]]).log()).exp()
+    >>> negative_log_confidence(torch.tensor([[0.25, 0.75]]).log()).exp()
     tensor([1.3333])
     """
     logs = log_probabilities
@@ -44,9 +44,10 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 
     1/2 for a score that tells nothing, 1 for one that tells all.
 
-    inside, outside: scores, (n,) and (m,), such as ``entropy`` or ``doubt`` on the test data of
-                     the network's own data set (MNIST) and of another one (Fashion-MNIST),
-                     normalised alike.
+    inside, outside: scores, (n,) and (m,), such as ``predictive_entropy`` or
+                     ``negative_log_confidence``, on the test data of the network's own data set
+                     (MNIST) and on those of another (Fashion-MNIST), both with pixels in the same
+                     units: ``ps.data.load(..., normalise="unit")``.
 
     Raises ValueError where either has no data or is not finite.
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyrosparse.diagnostics.calibration import Calibration, calibration
-from pyrosparse.diagnostics.out_of_distribution import auroc, entropy
+from pyrosparse.diagnostics.out_of_distribution import auroc, predictive_entropy
 from pyrosparse.diagnostics.predictions import log_probabilities
 from pyrosparse.diagnostics.rotation import rotated
 from pyrosparse.diagnostics.table import text_table
@@ -80,7 +80,10 @@ def predictive_quality(
         inside = log_probabilities(net, x, **options)
         area = None
         if outside is not None:
-            area = auroc(entropy(inside), entropy(log_probabilities(net, outside, **options)))
+            area = auroc(
+                predictive_entropy(inside),
+                predictive_entropy(log_probabilities(net, outside, **options)),
+            )
         turned = {
             angle: calibration(log_probabilities(net, rotated(x, angle), **options), y).accuracy
             for angle in angles

@@ -25,13 +25,13 @@ def test_reliability_diagram_has_a_point_a_filled_bin_with_its_error():
     figure = reliability_diagram({"dense": one, "pruned": one})
     above, below = figure.axes
     line, _, (bars,) = above.containers[0]
-    filled = one.counts > 0
-    assert np.allclose(line.get_ydata(), one.right[filled])
-    assert np.allclose(line.get_xdata(), one.confidence[filled])
+    filled = one.bin_counts > 0
+    assert np.allclose(line.get_ydata(), one.bin_accuracy[filled])
+    assert np.allclose(line.get_xdata(), one.bin_confidence[filled])
     lengths = [float(np.ptp(segment[:, 1])) / 2 for segment in bars.get_segments()]
-    p, n = one.right[filled], one.counts[filled]
+    p, n = one.bin_accuracy[filled], one.bin_counts[filled]
     assert lengths == pytest.approx((p * (1 - p) / n).sqrt().tolist(), abs=1e-12)
-    assert np.array_equal(below.patches[0].get_data().values, one.counts)
+    assert np.array_equal(below.patches[0].get_data().values, one.bin_counts)
     assert plots.png(figure)[1:4] == b"PNG"
     with pytest.raises(ValueError, match="no network"):
         reliability_diagram({})

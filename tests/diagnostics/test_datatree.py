@@ -142,6 +142,10 @@ def test_several_runs_are_chains_with_draws_of_their_own():
     assert len(np.unique((draws.to_numpy() - loc[:, None])[:, :, 0, 0])) == 12
     with pytest.raises(ValueError, match="one model a lifted network: got 1 for 3"):
         ps.to_datatree(bnns, models[:1], batch("mlp"))
+    net = mlp()
+    other = ps.lift(net, ps.Gaussian(posterior="normal"), on=ps.weights(net, "0.*"))
+    with pytest.raises(ValueError, match="runs of one network"):
+        ps.to_datatree([bnns[0], other], models[:2], batch("mlp"))
 
 
 def test_a_seed_repeats_and_nothing_of_the_caller_is_disturbed():

@@ -13,8 +13,8 @@ from pyrosparse.compact import quality
 from pyrosparse.diagnostics import (
     auroc,
     calibration,
-    doubt,
-    entropy,
+    negative_log_confidence,
+    predictive_entropy,
     log_probabilities,
     predictive_quality,
     rotated,
@@ -81,13 +81,13 @@ class TestCalibration:
         assert found.brier == pytest.approx(expected, abs=1e-12)
         nll = -(math.log(0.55) + math.log(0.42) + math.log(0.9) + math.log(0.05)) / 4
         assert found.nll == pytest.approx(nll, abs=1e-12)
-        assert {at: int(count) for at, count in enumerate(found.counts) if count} == {
+        assert {at: int(count) for at, count in enumerate(found.bin_counts) if count} == {
             8: 2,
             13: 1,
             14: 1,
         }
-        assert found.confidence[8] == pytest.approx(0.565) and found.right[8] == 0.5
-        assert found.right[0].isnan()
+        assert found.bin_confidence[8] == pytest.approx(0.565) and found.bin_accuracy[8] == 0.5
+        assert found.bin_accuracy[0].isnan()
 
     def test_agrees_with_quality_and_the_diagram_with_the_error(self):
         logs = random_probabilities()
@@ -95,9 +95,9 @@ class TestCalibration:
         found = calibration(logs, labels)
         judged = quality(nn.Identity(), (logs, labels))
         assert (found.accuracy, found.nll) == pytest.approx((judged.accuracy, judged.nll))
-        gaps = (found.counts * (found.right - found.confidence).abs()).nansum() / 500
+        gaps = (found.bin_counts * (found.bin_accuracy - found.bin_confidence).abs()).nansum() / 500
         assert float(gaps) == pytest.approx(found.ece, abs=1e-12) == pytest.approx(judged.ece)
-        assert int(found.counts.sum()) == 500
+        assert int(found.bin_counts.sum()) == 500
 
     def test_labels_drawn_from_the_probabilities_are_calibrated(self):
         logs = random_probabilities(20_000)
@@ -107,7 +107,7 @@ class TestCalibration:
         # E[Brier] is 1 - sum p^2 then, and E[NLL] the entropy.
         expected = float((1 - logs.exp().square().sum(1)).mean())
         assert found.brier == pytest.approx(expected, abs=0.02)
-        assert found.nll == pytest.approx(float(entropy(logs).mean()), abs=0.03)
+        assert found.nll == pytest.approx(float(predictive_entropy(logs).mean()), abs=0.03)
 
 
 class TestOutOfDistribution:
@@ -121,17 +121,17 @@ class TestOutOfDistribution:
         assert auroc(inside, outside) == pytest.approx(expected, abs=1e-12)
         assert auroc(outside, inside) == pytest.approx(1 - expected, abs=1e-12)
 
-    def test_entropy_and_doubt(self):
+    def test_entropy_and_confidence(self):
         logs = random_probabilities()
         expected = torch.distributions.Categorical(logits=logs).entropy()
-        assert torch.allclose(entropy(logs), expected)
-        assert torch.allclose(doubt(logs), -logs.max(1).values, atol=1e-14)
+        assert torch.allclose(predictive_entropy(logs), expected)
+        assert torch.allclose(negative_log_confidence(logs), -logs.max(1).values, atol=1e-14)
         sure = torch.tensor([[0.0, -torch.inf], [0.0, -800.0]], dtype=torch.float64)
-        assert entropy(sure).tolist() == [0.0, 0.0]
+        assert predictive_entropy(sure).tolist() == [0.0, 0.0]
 
-    def test_doubt_tells_data_apart_that_are_sure_to_rounding(self):
+    def test_confidence_tells_data_apart_that_are_sure_to_rounding(self):
         logits = torch.tensor([[40.0, 0.0], [50.0, 0.0], [60.0, 0.0]], dtype=torch.float64)
-        found = doubt(logits.log_softmax(1))
+        found = negative_log_confidence(logits.log_softmax(1))
         assert found.tolist() == pytest.approx([math.exp(-40), math.exp(-50), math.exp(-60)])
 
     def test_bad_scores_are_refused(self):
@@ -180,7 +180,10 @@ def test_one_table_of_networks_before_and_after():
         assert found[name].calibration.nll == expected.nll
         # A turn by 0 moves nothing but the last bits.
         assert found[name].rotation[0] == pytest.approx(expected.accuracy, abs=0.003)
-        scores = entropy(logs), entropy(log_probabilities(network, outside, draws=3))
+        scores = (
+            predictive_entropy(logs),
+            predictive_entropy(log_probabilities(network, outside, draws=3)),
+        )
         assert found[name].ood_auroc == auroc(*scores)
     lines = str(found).splitlines()
     assert lines[0].split()[:4] == ["network", "accuracy", "NLL", "Brier"]
