@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from pyrosparse.evidence.traces import batches
 from pyrosparse.lift import Lifted
 
 Groups = dict[str, dict[str, Tensor]]
+Arrays = dict[str, dict[str, np.ndarray]]
 
 
 def to_datatree(
@@ -84,42 +84,35 @@ def to_datatree(
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
     runs, models = _runs(bnn, model)
+    tensors, guides = [], []
     if mcmc is None:
-        guides: list[list[Callable[..., Any]]] = [[run.guide] * draws for run in runs]
         tensors = [guide_tensors(run) for run in runs]
     elif len(runs) > 1:
         raise ValueError("an MCMC run is of one lifted network, and has its own chains")
     else:
-        guides, tensors = _drawn(runs[0], mcmc, draws), []
+        guides = _drawn(runs[0], mcmc, draws)
+        draws = len(guides[0])
         runs, models = runs * len(guides), models * len(guides)
     patterns = [var_names] if isinstance(var_names, str) else list(var_names)
-    chains, draws = len(guides), len(guides[0])
 
-    arrays: dict[str, dict[str, np.ndarray]] = {}
-    for chain, number in itertools.product(range(chains), range(draws)):
-        with used_weights(runs[chain]) as used:
-            one = draw(
-                models[chain],
-                guides[chain][number],
-                data,
-                seed=draw_seed(seed, chain * draws + number),
-                batch_size=batch_size,
-                replicate=True,
-            )
-        values = _values(one, used, patterns)
-        if mcmc is not None:
-            del values["sample_stats"]["log_q"]
-        if not arrays:
-            x = torch.cat([batch[0].cpu() for batch in batches(data, batch_size)])
-            whole = [x, *one.observed.values(), *(t for held in tensors for t in held.values())]
-            _refuse_large(values, chains * draws, whole, limit)
-        for group, part in values.items():
-            for name, value in part.items():
-                array = value.cpu().numpy()
-                room = arrays.setdefault(group, {})
-                if name not in room:
-                    room[name] = np.empty((chains, draws, *array.shape), array.dtype)
-                room[name][chain, number] = array
+    arrays: Arrays = {}
+    for chain, (run, program) in enumerate(zip(runs, models, strict=True)):
+        for number in range(draws):
+            guide = guides[chain][number] if guides else run.guide
+            at = draw_seed(seed, chain * draws + number)
+            with used_weights(run) as used:
+                one = draw(program, guide, data, seed=at, batch_size=batch_size, replicate=True)
+            values = _values(one, used, patterns)
+            if mcmc is not None:
+                del values["sample_stats"]["log_q"]
+            if not arrays:
+                x = torch.cat([batch[0].cpu() for batch in batches(data, batch_size)])
+                whole = [x, *one.observed.values(), *(t for held in tensors for t in held.values())]
+                _refuse_large(values, len(runs) * draws, whole, limit)
+                arrays = _room(values, len(runs), draws)
+            for group, part in values.items():
+                for name, value in part.items():
+                    arrays[group][name][chain, number] = value.cpu().numpy()
     arrays["observed_data"] = {name: value.cpu().numpy() for name, value in one.observed.items()}
     arrays["constant_data"] = {"x": x.numpy()}
     named = {name: dims(name, value.shape) for name, value in one.sites.items()}
@@ -204,6 +197,16 @@ def _values(one: Draw, used: dict[str, Tensor], patterns: Sequence[str]) -> Grou
         "sample_stats": {
             name: torch.tensor(value, dtype=torch.float64) for name, value in stats.items()
         },
+    }
+
+
+def _room(values: Groups, chains: int, draws: int) -> Arrays:
+    return {
+        group: {
+            name: np.empty((chains, draws, *value.shape), value.cpu().numpy().dtype)
+            for name, value in part.items()
+        }
+        for group, part in values.items()
     }
 
 

@@ -31,14 +31,14 @@ def test_elpd_is_the_exact_log_predictive_density():
     truth = LinearGaussian()
     bnn = truth.at_mean_field_optimum()
     data = heldout(truth)
-    logs = log_likelihood(truth.model(bnn), bnn.guide, data, draws=800)
+    logs = log_likelihood(truth.model(bnn), bnn.guide, data, draws=400)
     expected = exact(truth, truth.posterior_mean(), truth.precision().inverse(), data)
     assert_mean((logs - expected).exp(), 1.0)  # the densities themselves, datum by datum
-    result = ps.compare_models({"exact": (bnn, truth.model(bnn))}, data, draws=800)
+    result = ps.compare_models({"exact": (bnn, truth.model(bnn))}, data, draws=400)
     row = result.rows[0]
-    error = float((logs - expected).exp().mean(1).std()) / math.sqrt(800) * len(expected)
+    error = float((logs - expected).exp().mean(1).std()) / math.sqrt(400) * len(expected)
     assert row.elpd == pytest.approx(float(expected.sum()), abs=4 * error)
-    pointwise = logs.logsumexp(0) - math.log(800)
+    pointwise = logs.logsumexp(0) - math.log(400)
     assert row.se == pytest.approx(math.sqrt(40) * float(pointwise.std()), rel=1e-9)
     assert result.n == 40
 
@@ -50,7 +50,7 @@ def test_the_better_model_is_first_and_differences_are_paired():
     set_posterior(poor, loc + 1.0, scale)
     data = heldout(truth)
     models = {"poor": (poor, truth.model(poor)), "good": (good, truth.model(good))}
-    result = ps.compare_models(models, data, draws=500)
+    result = ps.compare_models(models, data, draws=300)
     assert [row.name for row in result.rows] == ["good", "poor"]
     assert result.rows[0].difference == result.rows[0].difference_se == 0
     covariance = truth.precision().inverse()
@@ -73,10 +73,12 @@ def test_loo_is_exact_leave_one_out_where_importance_sampling_is_easy():
         one = (x[i : i + 1], y[i : i + 1])
         expected[i] = exact(truth, loc, precision.inverse(), one)[0]
     result = ps.compare_models(
-        {"one": (bnn, truth.model(bnn))}, heldout(truth), draws=1500, train=truth.data
+        {"one": (bnn, truth.model(bnn))}, heldout(truth), draws=400, train=truth.data
     )
     row = result.rows[0]
-    assert row.loo == pytest.approx(float(expected.sum()), abs=0.2)
+    # Over seeds LOO of 400 draws has a standard deviation of 0.12 nats; not to leave data out would
+    # be 3 nats off, one a weight.
+    assert row.loo == pytest.approx(float(expected.sum()), abs=4 * 0.12)
     assert row.loo_se == pytest.approx(math.sqrt(60) * float(expected.std()), rel=0.05)
     assert row.loo_unreliable == 0
     assert LOO_WARNING in " ".join(str(result).split()) and "LOO" in str(result).splitlines()[0]

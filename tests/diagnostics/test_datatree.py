@@ -25,7 +25,7 @@ def network(**options) -> tuple[ps.Lifted, ps.classifier]:
 def test_draws_have_the_moments_of_the_exact_posterior():
     truth = LinearGaussian()
     bnn = truth.at_mean_field_optimum()
-    tree = ps.to_datatree(bnn, truth.model(bnn), truth.data, draws=800, var_names="weight")
+    tree = ps.to_datatree(bnn, truth.model(bnn), truth.data, draws=400, var_names="weight")
     draws = torch.from_numpy(tree["posterior"]["weight"].to_numpy())[0, :, 0]
     mean, covariance = truth.posterior_mean(), truth.precision().inverse()
     assert_mean(draws, mean)

@@ -13,9 +13,9 @@ from pyrosparse.compact import quality
 from pyrosparse.diagnostics import (
     auroc,
     calibration,
+    log_probabilities,
     negative_log_confidence,
     predictive_entropy,
-    log_probabilities,
     predictive_quality,
     rotated,
 )
