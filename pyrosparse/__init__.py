@@ -1,7 +1,18 @@
 """Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
 
-from pyrosparse import data, distributions, evidence, infer, networks, prune, supports
-from pyrosparse.compact import compact, export_onnx, load, report, save
+from pyrosparse import (
+    assess,
+    data,
+    diagnostics,
+    distributions,
+    evidence,
+    infer,
+    networks,
+    prune,
+    supports,
+)
+from pyrosparse.compact import compact, export_onnx, load, report, save, sparse_inference
+from pyrosparse.diagnostics import compare_models, to_datatree
 from pyrosparse.distill import distill
 from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
@@ -30,9 +41,12 @@ __all__ = [
     "Method",
     "SupportMRF",
     "Target",
+    "assess",
     "classifier",
     "compact",
+    "compare_models",
     "data",
+    "diagnostics",
     "distill",
     "distributions",
     "evidence",
@@ -51,6 +65,8 @@ __all__ = [
     "regressor",
     "report",
     "save",
+    "sparse_inference",
     "supports",
+    "to_datatree",
     "weights",
 ]

@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 
 import pyrosparse
 from pyrosparse import machine
-from pyrosparse.assess import gate_plots, plots, report, size_plots
+from pyrosparse.assess import calibration_plots, gate_plots, plots, report, size_plots
 from pyrosparse.assess.summary import Summary, summarize
 from pyrosparse.compact import active_features
 from pyrosparse.compress import Outcome, Settings, compress
 from pyrosparse.compress.pretraining import FILE as PRETRAINING
+from pyrosparse.diagnostics import Calibration, calibration, log_probabilities
 from pyrosparse.files import write_atomically
 from pyrosparse.weights_file import load_weights
 
@@ -115,6 +116,9 @@ def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
     if settings.method.startswith("bayesian-"):
         threshold = settings.threshold / (1 if settings.per_datum else summary.train)
     drawn = {}
+    calibrations = _calibrations(outcome)
+    if calibrations:
+        drawn["reliability_diagram"] = calibration_plots.reliability_diagram(calibrations)
     if {"train_nll", "validation_nll"} & history[-1].keys():
         drawn["learning_curves"] = plots.learning_curves(history, threshold=threshold)
     if settings.gated:
@@ -129,6 +133,19 @@ def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
         layers = {layer.name: layer.sparsity for layer in summary.layers}
         drawn["sparsity_by_layer"] = plots.sparsity_by_layer(layers)
     return drawn
+
+
+def _calibrations(outcome: Outcome) -> dict[str, Calibration]:
+    """The calibration on the test data of the network before, where there is one, and after."""
+    trained, test = outcome.trained, outcome.data.test
+    networks = {} if trained.original is trained.net else {"before": trained.original}
+    if outcome.small is not None:
+        networks["compact"] = outcome.small
+    elif not trained.gates:  # without which the network is another one
+        networks["after"] = trained.net
+    return {
+        name: calibration(log_probabilities(net, test.x), test.y) for name, net in networks.items()
+    }
 
 
 def _dependent_figures(outcome: Outcome) -> dict[str, Figure]:

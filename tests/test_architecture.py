@@ -31,10 +31,11 @@ ALLOWED = {
     "evidence": LIFTING | {"evidence"},
     "compact": LIFTING | {"input_gate", "evidence", "compact"},
     "infer": LIFTING | {"evidence", "compact", "infer", "methods", "supports", "sum_product"},
+    "diagnostics": LIFTING | {"evidence", "compact", "data", "diagnostics"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
     "locks.py": set(),
     "compress": RUNNING | {"compress"},
-    "assess": RUNNING | {"compress", "bench", "assess"},
+    "assess": RUNNING | {"diagnostics", "compress", "bench", "assess"},
 }
 
 

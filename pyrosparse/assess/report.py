@@ -50,6 +50,10 @@ _CAPTIONS = {
         "where they use the same units."
     ),
     "input_regions": "The mean gain of every pixel, by class: where it is 0 the pixel is not read.",
+    "reliability_diagram": (
+        "The fraction of the test data that is classified rightly, by the probability of the class "
+        "chosen; on the diagonal a network is calibrated. Below, how many data there are of each."
+    ),
     "kept_units": "The share of its units that each gate keeps; what is cut out stays gone.",
 }
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter, StrMethodFormatter
 
 from pyrosparse.assess.style import BLUE, GREEN, GREY, ORANGE, STYLE, by_epoch
 from pyrosparse.bench import CostRow
@@ -47,6 +49,55 @@ def kept_units(
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         by_epoch(axes, "Units that are kept", "share of the units")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    return figure
+
+
+def accuracy_by_sparsity(accuracies: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
+    """Test accuracy against sparsity, a line a method, with error bars over the seeds.
+
+    accuracies: by method and sparsity in [0, 1], the accuracies of the seeds, in [0, 1].
+
+    A point is the mean; its bar is a standard error to each side, and is not drawn for one seed.
+    The sparsity axis shows what is left, on a logarithmic scale. Raises ValueError where there are
+    no accuracies, and for sparsities outside [0, 1).
+
+    >>> figure = accuracy_by_sparsity({"magnitude": {0.5: [0.97, 0.96], 0.9: [0.95, 0.93]}})
+    >>> figure.axes[0].get_xlabel()
+    'weights that are left'
+    """
+    if not any(accuracies.values()):
+        raise ValueError("there is no accuracy to show")
+    wrong = [value for points in accuracies.values() for value in points if not 0 <= value < 1]
+    if wrong:
+        raise ValueError(f"a sparsity is in [0, 1); got {wrong[0]}")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        axes = figure.add_subplot()
+        for (method, points), (colour, style) in zip(accuracies.items(), itertools.cycle(_LINES)):
+            seeds = [points[sparsity] for sparsity in sorted(points)]
+            errors = [stdev(s) / math.sqrt(len(s)) if len(s) > 1 else 0.0 for s in seeds]
+            axes.errorbar(
+                [1 - sparsity for sparsity in sorted(points)],
+                [mean(s) for s in seeds],
+                yerr=errors,
+                fmt="o",
+                linestyle=style,
+                color=colour,
+                capsize=3,
+                label=method,
+            )
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(
+            sorted({1 - sparsity for points in accuracies.values() for sparsity in points})
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set_title("What sparsity costs in accuracy")
+        axes.set_xlabel("weights that are left")
+        axes.set_ylabel("test accuracy")
+        axes.legend()
     return figure
 
 

@@ -151,7 +151,7 @@ def compress(
         str | None,
         _option(
             "What must speak for a unit if it is to stay; nats; by default 300. Or numbers by "
-            "layer, as JSON: '{\"conv*\": 100, \"*\": 300}'.",
+            'layer, as JSON: \'{"conv*": 100, "*": 300}\'.',
             _TURBO,
         ),
     ] = None,
@@ -159,7 +159,7 @@ def compress(
         str | None,
         _option(
             "How many units a layer keeps; by default 4. Or numbers by layer, as JSON: "
-            "'{\"conv*\": 5, \"*\": 20}'.",
+            '\'{"conv*": 5, "*": 20}\'.',
             _TURBO,
         ),
     ] = None,

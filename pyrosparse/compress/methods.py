@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pyrosparse.infer import Turbo, schedules
 from pyrosparse.methods import BetaBernoulli, SupportMRF
-from pyrosparse.supports import Grid, UnitFactor
 from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
+from pyrosparse.supports import Grid, UnitFactor
 
 if TYPE_CHECKING:
     from pyrosparse.compress.settings import Settings

@@ -214,7 +214,9 @@ class Settings:
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
         own = _own(self.method)
-        for name in (_PRUNING_OWN | _DEPENDENT_OWN | _EVIDENCE_OWN | _TURBO_OWN).keys() - own.keys():
+        for name in (
+            _PRUNING_OWN | _DEPENDENT_OWN | _EVIDENCE_OWN | _TURBO_OWN
+        ).keys() - own.keys():
             if getattr(self, name) is not None:
                 others = ", ".join(method for method in METHODS if name in _own(method))
                 raise ValueError(

@@ -121,8 +121,7 @@ class SupportMRF(Method):
             )
         if self.likelihood not in ("point", "curvature", "activations"):
             raise ValueError(
-                "likelihood must be 'point', 'curvature' or 'activations', got "
-                f"{self.likelihood!r}"
+                f"likelihood must be 'point', 'curvature' or 'activations', got {self.likelihood!r}"
             )
         if not self.magnitude >= 0:
             raise ValueError(f"magnitude must not be negative, got {self.magnitude}")

@@ -8,9 +8,9 @@ import pyro
 from torch import Tensor
 
 from pyrosparse.distributions import GridSupport
-from pyrosparse.supports.prior import SupportPrior
 from pyrosparse.sum_product import sum_product
 from pyrosparse.sum_product.transition import Transition
+from pyrosparse.supports.prior import SupportPrior
 
 
 @dataclass(frozen=True)

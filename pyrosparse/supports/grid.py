@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyrosparse.distributions import GridSupport
 from pyrosparse.errors import unknown_name
-from pyrosparse.supports.prior import SupportPrior
 from pyrosparse.sum_product import sum_product
 from pyrosparse.sum_product.transition import Transition
+from pyrosparse.supports.prior import SupportPrior
 
 Layout = Literal["kernel", "tiled", "channel"]
 _LAYOUTS = ("kernel", "tiled", "channel")
@@ -66,9 +66,7 @@ class Grid(SupportPrior):
 
     def messages(self, log_odds: Tensor) -> Tensor:
         grid = to_grid(log_odds, self.layout).contiguous()
-        heard = sum_product(
-            grid, self.row, self.column, sweeps=self.sweeps, damping=self.damping
-        )
+        heard = sum_product(grid, self.row, self.column, sweeps=self.sweeps, damping=self.damping)
         return from_grid(heard, log_odds, self.layout)
 
     def sample(self, name: str, weight: Tensor) -> Tensor:

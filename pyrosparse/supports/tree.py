@@ -10,9 +10,9 @@ import torch
 from torch import Size, Tensor
 
 from pyrosparse.distributions import TreeSupport
-from pyrosparse.supports.prior import SupportPrior
 from pyrosparse.sum_product import tree_sum_product
 from pyrosparse.sum_product.transition import Transition
+from pyrosparse.supports.prior import SupportPrior
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,13 @@ def from_the_centre(shape: Size) -> Tensor:
     tensor([ 1,  2, -1,  2])
     """
     kernel = shape[2:]
-    place = torch.stack(
-        torch.meshgrid(*[torch.arange(size) for size in kernel], indexing="ij"), -1
-    ).view(-1, len(kernel)) if kernel else torch.zeros(1, 0, dtype=torch.int64)
+    place = (
+        torch.stack(
+            torch.meshgrid(*[torch.arange(size) for size in kernel], indexing="ij"), -1
+        ).view(-1, len(kernel))
+        if kernel
+        else torch.zeros(1, 0, dtype=torch.int64)
+    )
     offset = place - torch.tensor([size // 2 for size in kernel], dtype=torch.int64)
     elements = kernel.numel()
     parent = torch.full((elements,), -1)

@@ -136,7 +136,10 @@ class Exchange:
             raise unknown_name("weight", key, self.entries)
         entry, method = self.entries[key]
         q = entry.posterior()
-        found = {"prior log-odds": method.prior_log_odds(q), "evidence log-odds": self._evidence(key)}
+        found = {
+            "prior log-odds": method.prior_log_odds(q),
+            "evidence log-odds": self._evidence(key),
+        }
         return {name: values.detach().flatten(1).clone() for name, values in found.items()}
 
     def masks_of_weights(self) -> Masks:
@@ -190,7 +193,9 @@ class Exchange:
         heard = {}
         for key, method, q in self._posteriors():
             said = self._evidence(key)
-            messages = method.support.messages((said + q["_unit_messages"]).clamp(-LARGEST, LARGEST))
+            messages = method.support.messages(
+                (said + q["_unit_messages"]).clamp(-LARGEST, LARGEST)
+            )
             q["_weight_messages"].copy_(messages)
             heard[key] = (said + messages).clamp(-LARGEST, LARGEST)
         if self.units is None or self.factor is None:

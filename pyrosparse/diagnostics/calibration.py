@@ -1,0 +1,69 @@
+"""Do predictive probabilities say how often they are right?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pyrosparse.compact.quality import BINS, quality
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How good predictive probabilities of classes are.
+
+    accuracy:       the fraction of data whose most probable class is right.
+    nll:            the mean negative log probability of the right class, nats per datum.
+    brier:          the mean squared distance of the probabilities from the right class, in [0, 2].
+    ece:            the expected calibration error of 15 bins, in [0, 1].
+    bin_counts:     of each bin of confidence, the number of data, (bins,) int64.
+    bin_confidence: their mean confidence, (bins,) float64; NaN where there are none.
+    bin_accuracy:   the fraction of them that is right, (bins,) float64; NaN where there are none.
+    """
+
+    accuracy: float
+    nll: float
+    brier: float
+    ece: float
+    bin_counts: Tensor
+    bin_confidence: Tensor
+    bin_accuracy: Tensor
+
+
+def calibration(log_probabilities: Tensor, labels: Tensor) -> Calibration:
+    r"""Accuracy, likelihood, Brier score and calibration of predictive probabilities.
+
+    .. math:: \mathrm{Brier} = \frac{1}{N} \sum_{i=1}^{N} \sum_{c} (p_{ic} - [y_i = c])^2
+
+    and the ECE as of ``pyrosparse.compact.quality``; the bins are those of a reliability diagram.
+    A lower ECE alone does not make a better network: one that always says the classes' frequencies
+    has none. Likelihood and Brier score are proper, and the truth is best under both.
+
+    log_probabilities: of ``pyrosparse.diagnostics.log_probabilities``, (n, classes), nats.
+    labels:            the classes, (n,) int64.
+
+    Raises ValueError as ``quality`` does, for labels that are not classes.
+
+    Source: Brier (1950), "Verification of forecasts expressed in terms of probability", eq. 2.
+
+    >>> coin = torch.tensor([[0.5, 0.5]]).log()
+    >>> found = calibration(coin.expand(4, 2), torch.tensor([0, 0, 1, 1]))
+    >>> found.brier, found.ece
+    (0.5, 0.0)
+    """
+    judged = quality(nn.Identity(), (log_probabilities, labels), batch_size=len(labels))
+    logs = log_probabilities.detach().cpu().double().log_softmax(1)
+    labels = labels.cpu()
+    target = nn.functional.one_hot(labels, logs.shape[1])
+    brier = (logs.exp() - target).square().sum(1).mean()
+    confidence, chosen = logs.exp().max(1)
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
+    bins = torch.bucketize(confidence, edges)
+    counts = torch.bincount(bins, minlength=BINS)
+    sums = [
+        torch.bincount(bins, weights=values, minlength=BINS) / counts
+        for values in (confidence, (chosen == labels).double())
+    ]
+    return Calibration(judged.accuracy, judged.nll, float(brier), judged.ece, counts, *sums)

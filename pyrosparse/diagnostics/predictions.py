@@ -1,0 +1,75 @@
+"""Predictive probabilities of classes: of any network, or averaged over a posterior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from torch import Tensor, nn
+
+from pyrosparse.diagnostics.draws import draw_seed
+from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.lift import Lifted
+
+
+def log_probabilities(
+    net: nn.Module, x: Tensor, *, draws: int = 30, seed: int = 0, batch_size: int = 1000
+) -> Tensor:
+    r"""The log predictive probabilities of classes, (n, classes) float64, in nats.
+
+    .. math:: \log p(y \mid x) = \log \frac{1}{S} \sum_{s=1}^{S}
+              \operatorname{softmax} f(x; w_s)_y, \quad w_s \sim q
+
+    for a lifted network; for any other the log softmax of its logits.
+
+    net:   (n, ...) -> logits (n, classes); in evaluation mode for the call. A compact network is
+           like any other; ``bnn.net`` is the network at the mean of the weights.
+    x:     the inputs, (n, ...).
+    draws: S.
+    seed:  of the draws; the caller's generators are left alone.
+
+    Raises ValueError where the outputs are not logits (n, classes), or not finite.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
+    >>> round(float(log_probabilities(bnn, torch.ones(1, 4)).exp().sum()), 6)
+    1.0
+    """
+    if not isinstance(net, Lifted):
+        with torch.no_grad(), evaluation_mode(net):
+            return torch.cat([_log_softmax(net, part) for part in x.split(batch_size)])
+    total = None
+    for number in range(draws):
+        one = _drawn(net, x, draw_seed(seed, number), batch_size)
+        total = one if total is None else torch.logaddexp(total, one)
+    if total is None:
+        raise ValueError(f"draws must be positive, got {draws}")
+    return total - math.log(draws)
+
+
+def _drawn(bnn: Lifted, x: Tensor, seed: int, batch_size: int) -> Tensor:
+    devices = list(range(torch.cuda.device_count()))
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.no_grad(),
+        evaluation_mode(bnn),
+        poutine.block(),
+    ):
+        torch.manual_seed(seed)
+        trace = poutine.trace(bnn.guide).get_trace(x)
+        replayed = poutine.replay(bnn, trace=trace)
+        return torch.cat([_log_softmax(replayed, part) for part in x.split(batch_size)])
+
+
+def _log_softmax(net: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    logits = net(x)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network must give logits ({len(x)}, classes); it gives {shape}")
+    if not logits.isfinite().all():
+        raise ValueError("the network gives logits that are NaN or infinite")
+    # In float64: the probability of a sure class is 1 in float32, and its log 0.
+    return logits.double().log_softmax(1).cpu()

@@ -1,0 +1,92 @@
+"""Networks before and after compression in one table: calibration, other data, rotation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyrosparse.diagnostics.calibration import Calibration, calibration
+from pyrosparse.diagnostics.out_of_distribution import auroc, predictive_entropy
+from pyrosparse.diagnostics.predictions import log_probabilities
+from pyrosparse.diagnostics.rotation import rotated
+from pyrosparse.diagnostics.table import text_table
+
+
+@dataclass(frozen=True)
+class PredictiveQuality:
+    """How good a network's predictive probabilities are, and where they stop being so.
+
+    calibration: on the data.
+    ood_auroc:   of the predictive entropy, between the data and the others; None without those.
+    rotation:    by angle in degrees, the accuracy on the data rotated.
+    """
+
+    calibration: Calibration
+    ood_auroc: float | None
+    rotation: dict[float, float]
+
+
+class PredictiveQualities(dict[str, PredictiveQuality]):
+    """By the name of the network; printed as a table."""
+
+    def __str__(self) -> str:
+        names = ["network", "accuracy", "NLL", "Brier", "ECE"]
+        first = next(iter(self.values()))
+        if first.ood_auroc is not None:
+            names.append("OOD AUROC")
+        names += [f"{angle:g} deg" for angle in first.rotation]
+        rows = []
+        for name, one in self.items():
+            found = one.calibration
+            numbers = [found.accuracy, found.nll, found.brier, found.ece]
+            numbers += [] if one.ood_auroc is None else [one.ood_auroc]
+            rows.append([name, *(f"{v:.4f}" for v in (*numbers, *one.rotation.values()))])
+        return text_table(names, rows)
+
+
+def predictive_quality(
+    networks: Mapping[str, nn.Module],
+    data: Any,
+    *,
+    outside: Tensor | None = None,
+    angles: Sequence[float] = (),
+    draws: int = 30,
+    seed: int = 0,
+    batch_size: int = 1000,
+) -> PredictiveQualities:
+    """Calibration, out-of-distribution AUROC and accuracy under rotation of several networks.
+
+    networks: by name; a lifted network predicts with ``draws`` of its posterior, any other (a
+              compact one, the mean ``bnn.net``) with its weights.
+    data:     test data, ``Examples`` or (x, y), (n, ...) and int64 (n,).
+    outside:  inputs of another kind, (m, ...), normalised as the data are.
+    angles:   in degrees; the data must be images then.
+
+    Raises ValueError as ``log_probabilities``, ``calibration`` and ``rotated`` do.
+
+    >>> import torch
+    >>> data = (torch.eye(2), torch.tensor([0, 1]))
+    >>> print(predictive_quality({"identity": nn.Identity()}, data))
+    network   accuracy     NLL   Brier     ECE
+    identity    1.0000  0.3133  0.1447  0.2689
+    """
+    x, y = (data.x, data.y) if hasattr(data, "x") else data
+    options = {"draws": draws, "seed": seed, "batch_size": batch_size}
+    found = PredictiveQualities()
+    for name, net in networks.items():
+        inside = log_probabilities(net, x, **options)
+        area = None
+        if outside is not None:
+            area = auroc(
+                predictive_entropy(inside),
+                predictive_entropy(log_probabilities(net, outside, **options)),
+            )
+        turned = {
+            angle: calibration(log_probabilities(net, rotated(x, angle), **options), y).accuracy
+            for angle in angles
+        }
+        found[name] = PredictiveQuality(calibration(inside, y), area, turned)
+    return found

@@ -1,0 +1,54 @@
+"""R-hat in function space: do several runs predict the same?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def rhat(tree: Any, group: str = "log_likelihood") -> dict[str, Tensor]:
+    r"""Rank-normalised split R-hat over the chains of a tree, for every element of a group.
+
+    .. math:: \hat R = \sqrt{\frac{L - 1}{L} + \frac{B}{L\,W}}
+
+    with B and W the variances between and within half chains of L draws. Near 1 where the runs
+    agree. By default of log p(y_i | w) of every datum, which is of what the network computes. Its
+    weights may be permuted from run to run without a difference, and then have an R-hat near 2.
+
+    tree:  of ``to_datatree`` with several runs, on data not trained on; each run is a chain.
+    group: ``posterior`` for the R-hat of the variables there.
+
+    Returns by variable what the elements have, float64, of the variable's shape; NaN where a
+    variable is constant.
+
+    Raises ValueError for one chain: the draws of one guide are independent, whatever they are draws
+    of, and tell nothing of convergence; and for fewer than 4 draws.
+
+    Source: Vehtari et al. (2021), "Rank-normalization, folding, and localization: an improved
+    R-hat", eq. 4 and section 4.
+
+    >>> import pyrosparse as ps
+    >>> runs = [ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal")) for _ in range(2)]
+    >>> data = (torch.randn(10, 4), torch.zeros(10, dtype=torch.int64))
+    >>> tree = ps.to_datatree(runs, [ps.classifier(bnn, 10) for bnn in runs], data, draws=20)
+    >>> rhat(tree)["y"].shape
+    torch.Size([10])
+    """
+    # Late: the import of arviz_stats takes as long as that of pyrosparse.
+    import arviz_stats
+
+    dataset = tree[group].to_dataset()
+    chains, draws = dataset.sizes["chain"], dataset.sizes["draw"]
+    if chains < 2:
+        raise ValueError(
+            "the tree has one chain, and the draws of one guide are independent: fit the network "
+            "again from other starts, and give to_datatree the lists of them"
+        )
+    if draws < 4:
+        raise ValueError(f"R-hat needs 4 draws or more of every run; the tree has {draws}")
+    with np.errstate(invalid="ignore"):  # of what is constant, such as the norm under a point guide
+        values = arviz_stats.rhat(dataset)
+    return {str(name): torch.from_numpy(values[name].to_numpy().copy()) for name in values}

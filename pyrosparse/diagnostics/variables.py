@@ -1,0 +1,115 @@
+"""What of a draw goes into a tree: a few numbers a layer, gates, biases, and weights on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrosparse.errors import unknown_name
+from pyrosparse.guide import Entry, locate
+from pyrosparse.lift import Lifted
+
+_SIDES = ("unit", "input", "row", "column", "depth")
+
+
+def selected(sites: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
+    """The sites that go into a tree whole: those of at most one dimension (gates, biases, scales
+    shared by a layer), and those that a glob of ``names`` matches.
+
+    Raises ValueError, with the nearest site, where a glob matches none.
+
+    >>> sites = {"fc1.weight": torch.ones(3, 2), "fc1.bias": torch.ones(3)}
+    >>> selected(sites, []), selected(sites, ["*.weight"])
+    (['fc1.bias'], ['fc1.weight', 'fc1.bias'])
+    """
+    for pattern in names:
+        if not any(fnmatchcase(site, pattern) for site in sites):
+            raise unknown_name("site", pattern, sites)
+    return [
+        site
+        for site, value in sites.items()
+        if value.dim() <= 1 or any(fnmatchcase(site, pattern) for pattern in names)
+    ]
+
+
+def dims(name: str, shape: Sequence[int]) -> list[str]:
+    """The names of a weight's dimensions, those of no other variable.
+
+    >>> dims("fc1.weight", (3, 2))
+    ['fc1.weight_unit', 'fc1.weight_input']
+    """
+    sides = [*_SIDES, *(f"side_{number}" for number in range(len(_SIDES), len(shape)))]
+    return [f"{name}_{side}" for side in sides[: len(shape)]]
+
+
+@contextmanager
+def used_weights(bnn: Lifted) -> Iterator[dict[str, Tensor]]:
+    """For a block, note the weights that a lifted network computes with: with masks, and whatever
+    else its methods make of a draw.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
+    >>> with used_weights(bnn) as used:
+    ...     _ = bnn(torch.ones(1, 4))
+    >>> used["weight"].shape
+    torch.Size([3, 4])
+    """
+    found: dict[str, Tensor] = {}
+
+    def note(entry: Entry, leaf: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            found[entry.target.site] = getattr(module, leaf).detach()
+
+        return hook
+
+    with ExitStack() as stack:
+        for entry in bnn.guide.entries:
+            if entry.target.kind == "weight":
+                owner, leaf = locate(bnn.net, entry.target.name)
+                stack.enter_context(owner.register_forward_pre_hook(note(entry, leaf)))
+        yield found
+
+
+def layer_numbers(used: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The Euclidean norm of each layer's weights and the fraction of them that is not zero, as
+    ``norm`` and ``active``, (layers,).
+
+    >>> layer_numbers({"fc1.weight": torch.tensor([[3.0, 4.0], [0.0, 0.0]])})
+    {'norm': tensor([5.]), 'active': tensor([0.5000])}
+    """
+    if not used:
+        return {}
+    return {
+        "norm": torch.stack([weight.norm() for weight in used.values()]),
+        "active": torch.stack([(weight != 0).float().mean() for weight in used.values()]),
+    }
+
+
+def guide_tensors(bnn: Lifted) -> dict[str, Tensor]:
+    """The tensors of a guide, and the network's parameters that are no part of it, by name.
+
+    A logarithm of a scale is given as the scale. ``mask`` is what is not frozen at zero, boolean.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
+    >>> sorted(guide_tensors(bnn))
+    ['bias', 'weight.loc', 'weight.mask', 'weight.scale']
+    """
+    found = {}
+    for entry in bnn.guide.entries:
+        for name, tensor in entry.posterior().items():
+            name = name.removeprefix("_")
+            if name.endswith("log_scale"):
+                name, tensor = name.removesuffix("log_scale") + "scale", tensor.exp()
+            found[f"{entry.target.site}.{name}"] = tensor.detach()
+        found[f"{entry.target.site}.mask"] = entry.mask
+    drawn = {entry.target.name for entry in bnn.guide.entries if entry.target.kind == "weight"}
+    for name, parameter in bnn.net.named_parameters():
+        if name not in drawn:
+            found[f"{bnn._site_prefix}{name}"] = parameter.detach()
+    return found
