@@ -63,7 +63,7 @@ _EVIDENCE_OWN: dict[str, Any] = {
     "epochs": None,
     "batch_size": 100,
     "learning_rate": 1e-3,
-    "scale": 0.1,
+    "scale": 0.3,
     "fraction": 0.5,
     "rows": False,
     "warmup": None,
@@ -105,7 +105,7 @@ class Settings:
     batch_size:    64; with gates and for the evidence 100.
     learning_rate: of Adam, on the weights; 1e-3, with gates 2e-3 (falling to 1 % of it).
     scale:         standard deviation of the Gaussian prior; 1, with gates (1e-4 n)^-1/2 for n
-                   training data, which is a weight decay of 1e-4; for the evidence 0.1.
+                   training data, which is a weight decay of 1e-4; for the evidence 0.3.
 
     Of pruning (``none`` takes them too, and does without):
 
