@@ -59,7 +59,7 @@ def compress(
         float | None,
         _option(
             "Standard deviation of the Gaussian prior; by default that of a weight decay of "
-            "1e-4, pruning 1, for the evidence 0.1.",
+            "1e-4, pruning 1, for the evidence 0.3.",
             _TRAINING,
         ),
     ] = None,

@@ -67,7 +67,7 @@ _EVIDENCE_OWN: dict[str, Any] = {
     "epochs": None,
     "batch_size": 100,
     "learning_rate": 1e-3,
-    "scale": 0.1,
+    "scale": 0.3,
     "fraction": 0.5,
     "rows": False,
     "warmup": None,
@@ -78,7 +78,7 @@ _TURBO_OWN: dict[str, Any] = {
     "learning_rate": 1.5e-3,
     "scale": None,
     "pretrain": None,
-    "kl_scale": 1.0,
+    "kl_scale": None,
     "active": 0.02,
     "unit_cost": 300.0,
     "least_units": 4,
@@ -128,7 +128,7 @@ class Settings:
     learning_rate: of Adam, on the weights; 1e-3, with gates 2e-3 (falling to 1 % of it), for
                    Turbo-VBI 1.5e-3.
     scale:         standard deviation of the Gaussian prior; 1, with gates (1e-4 n)^-1/2 for n
-                   training data, which is a weight decay of 1e-4; for the evidence 0.1. With
+                   training data, which is a weight decay of 1e-4; for the evidence 0.3. With
                    Turbo-VBI it is the prior before and after, and is as with gates.
 
     Of pruning (``none`` takes them too, and does without):
@@ -150,11 +150,12 @@ class Settings:
     temperature, pi, initial: as for ``BetaBernoulli``; 0.3, collapsed, 0.95.
     second_epochs: of the dependent gates; as many as in the first stage.
 
-    Of Turbo-VBI (``turbo-vbi``, ``independent-support``), with ``pretrain`` and ``kl_scale``:
+    Of Turbo-VBI (``turbo-vbi``, ``independent-support``), with ``pretrain``:
 
+    kl_scale:    of the weights' KL divergence, beside a likelihood of n data; min(1, n / weights).
     active:      the share of the weights that is active at the end, in (0, 1); 0.02.
-    unit_cost:   in nats, what must speak for a unit if it is to stay: one number, or numbers by glob
-                 on the names of layers, as for ``UnitFactor``; 300.
+    unit_cost:   in nats, what must speak for a unit if it is to stay: one number, or numbers by
+                 glob on the names of layers, as for ``UnitFactor``; 300.
     least_units: how many units a layer keeps: one number, or numbers by glob on the names of
                  layers; 4.
     fine_tune:   epochs for what is left, without the prior's spike; 30, and more where that makes
@@ -253,7 +254,8 @@ class Settings:
     @property
     def level(self) -> float | None:
         """What tells the runs of a method apart: the sparsity, or gamma (where it has several
-        values, the last), the prior's scale, or the share of active weights; None for the unpruned network."""
+        values, the last), the prior's scale, or the share of active weights; None for the
+        unpruned network."""
         if self.method == "none":
             return None
         if self.method in EVIDENCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 from torch import nn
@@ -13,7 +14,7 @@ from pyrosparse.compress.pretraining import FILE, pretrain
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 from pyrosparse.infer import fit, schedules
-from pyrosparse.lift import lift
+from pyrosparse.lift import Lifted, lift
 from pyrosparse.methods import Gaussian
 from pyrosparse.models import classifier
 from pyrosparse.target import weights
@@ -62,7 +63,7 @@ def train(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
-        kl_scale=settings.kl_scale,
+        kl_scale=_kl_scale(settings, prior, n),
         callbacks=[turbo(settings)],
         validation=data.validation,
         checkpoint=support,
@@ -91,3 +92,11 @@ def train(
             progress=progress,
         )
     return Trained(net, original, bnn, model, run, None, pretraining, first=first)
+
+
+def _kl_scale(settings: Settings, prior: Lifted, n: int) -> float:
+    """The weight of the KL divergence: where there are more weights than data, their priors would
+    together outweigh the likelihood."""
+    if settings.kl_scale is not None:
+        return settings.kl_scale
+    return min(1.0, n / sum(math.prod(target.shape) for target in prior.targets))

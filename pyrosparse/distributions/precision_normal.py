@@ -85,7 +85,7 @@ def log_normalizer_of(precision: Tensor) -> Tensor:
 
 @register_kl(Independent, PrecisionNormal)
 def _kl_normal_precision(q: Independent, p: PrecisionNormal) -> Tensor:
-    r"""KL(N(m, s^2) || N(0, 1 / rho)) = sum rho (m^2 + s^2) / 2 - sum log s - n / 2 log 2 pi e - c."""
+    """Sum of rho (m^2 + s^2) / 2, less the entropy of q and less c."""
     if not isinstance(q.base_dist, Normal) or q.batch_shape or q.event_shape != p.event_shape:
         raise NotImplementedError
     loc, scale = q.base_dist.loc, q.base_dist.scale

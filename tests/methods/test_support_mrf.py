@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import torch
 
 import pyrosparse as ps
@@ -5,7 +7,7 @@ from tests.method_case import MethodCase
 
 
 class TestSupportMRF(MethodCase):
-    bad = [
+    bad: ClassVar = [
         {"slab_rate": 0.0, "spike_rate": 0.1},
         {"slab_rate": 0.1},
         {"slab_rate": 0.1, "spike_rate": 0.2},

@@ -40,9 +40,9 @@ def curvature(
     >>> bnn = ps.lift(torch.nn.Linear(1, 1, bias=False), ps.SupportMRF(likelihood="curvature"))
     >>> model = ps.regressor(bnn, 3, noise=0.5)  # h = sum x^2 / 0.25
     >>> data = torch.tensor([[1.0], [1.0], [1.0]]), torch.zeros(3, 1)
-    >>> h = [curvature(model, bnn, data, ["weight"], examples=3, seed=s)["weight"] for s in range(999)]
-    >>> abs(torch.stack(h).mean() - 12) < 2
-    tensor(True)
+    >>> drawn = [curvature(model, bnn, data, ["weight"], examples=3, seed=s) for s in range(500)]
+    >>> abs(sum(float(h["weight"]) for h in drawn) / 500 - 12) < 3
+    True
     """
     parameters = [
         entry.parameter() for entry in bnn.guide.entries if entry.target.key in set(names)

@@ -75,15 +75,16 @@ class Exchange:
     ) -> dict[str, Any]:
         """Exchange messages once, and set q(precision, support) to the best given q(w).
 
-        active:    the wanted share of active weights: slab and spike are moved to where so many
-                   weights are active, in steps of a fifth at most. None leaves them.
+        active:    the wanted share of active weights: the rates of slab and spike grow until no
+                   more are, at first by as much as it takes and then by 1.4 at most. They never
+                   shrink: weights would follow them to zero. None leaves them.
         contrast:  slab_rate / spike_rate, with ``active``; the method's own by default.
         strength:  of the unit factor, in [0, 1], as in ``UnitFactor.tempered``.
         removable: how many units of each layer may be off beyond those that are idle already.
 
-        Returns a record: ``active``, the share of weights with support log-odds above 0; ``change``,
-        of the support prior, ||p - p'|| / ||p|| (the paper's test of convergence); ``slab_rate``;
-        and ``units``, how many are on in each layer, where there is a unit factor.
+        Returns a record: ``active``, the share of weights with support log-odds above 0;
+        ``change``, of the support prior, ||p - p'|| / ||p|| (the paper's test of convergence);
+        ``slab_rate``; and ``units``, how many are on in each layer, where there is a unit factor.
         """
         before = {key: method.prior_log_odds(q) for key, method, q in self._posteriors()}
         if active is None:
@@ -218,9 +219,9 @@ class Exchange:
         rates = [float(q["_slab_rate"]) for _, _, q in self._posteriors()]
         # At first each weight has a rate of its own. After that they move by little at a time:
         # where units decide, a small step can take very many weights.
-        narrow = min(rates) == max(rates)
-        low = math.log(min(rates) / (1.2 if narrow else 1e3))
-        high = math.log(max(rates) * (1.4 if narrow else 1e3))
+        first = min(rates) < max(rates)
+        low = math.log(min(rates) / (1e3 if first else 1))
+        high = math.log(max(rates) * (1e3 if first else 1.4))
 
         def set_rates(log_rate: float) -> None:
             for _, method, q in self._posteriors():
