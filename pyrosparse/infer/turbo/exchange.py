@@ -75,9 +75,9 @@ class Exchange:
     ) -> dict[str, Any]:
         """Exchange messages once, and set q(precision, support) to the best given q(w).
 
-        active:    the wanted share of active weights: the rates of slab and spike grow until no
-                   more are, at first by as much as it takes and then by 1.4 at most. They never
-                   shrink: weights would follow them to zero. None leaves them.
+        active:    the wanted share of active weights: slab and spike are moved to where so many
+                   are, at first as far as it takes, then by a factor of 1.4 up or 1.2 down at most.
+                   None leaves them.
         contrast:  slab_rate / spike_rate, with ``active``; the method's own by default.
         strength:  of the unit factor, in [0, 1], as in ``UnitFactor.tempered``.
         removable: how many units of each layer may be off beyond those that are idle already.
@@ -220,7 +220,7 @@ class Exchange:
         # At first each weight has a rate of its own. After that they move by little at a time:
         # where units decide, a small step can take very many weights.
         first = min(rates) < max(rates)
-        low = math.log(min(rates) / (1e3 if first else 1))
+        low = math.log(min(rates) / (1e3 if first else 1.2))
         high = math.log(max(rates) * (1e3 if first else 1.4))
 
         def set_rates(log_rate: float) -> None:
