@@ -2,10 +2,10 @@
 
     python examples/own_support_prior.py --noise 6
 
-A sensor's answer to its inputs comes after some delay and lasts for some time: of each kernel of the
-convolution that made the data, a window in time is active, and nothing else. Three priors look for
-these windows in the same noisy series: one that takes each weight by itself, Markov chains along
-time, and ``Window``, which is written out here and says that there is one window a kernel.
+A sensor's answer to its inputs comes after some delay and lasts for some time: in each kernel of
+the convolution that made the data, a window in time is active, and nothing else. Three priors look
+for these windows in the same noisy series: one that takes each weight by itself, Markov chains
+along time, and ``Window``, which is written out here and says that a kernel has one window.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def main(
         "window": Window(),
     }.items():
         torch.manual_seed(seed)
-        net = nn.Sequential(nn.Conv1d(2, 3, kernel, bias=False), nn.Flatten())
+        layer = nn.Conv1d(2, 3, kernel, bias=False)
+        net = nn.Sequential(layer, nn.Flatten())
         bnn = ps.lift(net, ps.SupportMRF(prior, slab_rate=0.25, spike_rate=0.0025))
         ps.fit(
             ps.regressor(bnn, n=series, noise=noise),
@@ -99,7 +100,7 @@ def main(
         )
         found = bnn.masks()["0.weight"]
         right = float((found == support).float().mean())
-        error = float((net[0].weight - truth.weight).detach().square().mean().sqrt())
+        error = float((layer.weight - truth.weight).detach().square().mean().sqrt())
         print(f"{name:<12} {right:.1%} of the support right, weights {error:.3f} off")
         print(picture(found[0, 0], support[0, 0]))
         result |= {f"{name}_support": right, f"{name}_error": error}
