@@ -36,19 +36,25 @@ class Suite:
     title, source: for people.
     jobs:   all runs, in the order in which they are worth having.
     paper:  published figures by cell: ``accuracy`` in [0, 1], or ``error`` and ``memory`` in % and
-            ``speedup``.
+            ``speedup``; with ``structure``, units by layer, ``left``, the weights in %, and
+            ``macs``, multiply-accumulates saved in %, beside the accuracy.
     """
 
     name: str
     title: str
     source: str
     jobs: list[Job]
-    paper: dict[str, Mapping[str, float]]
+    paper: dict[str, Mapping[str, Any]]
 
     @property
     def gated(self) -> bool:
         """Whether it has runs that close gates, whose networks' size is what matters."""
         return any(job.settings.gated for job in self.jobs)
+
+    @property
+    def structured(self) -> bool:
+        """Whether it has runs of Turbo-VBI, whose networks' structure is what matters."""
+        return any(job.settings.method in TURBO for job in self.jobs)
 
 
 def suites() -> list[str]:
@@ -83,15 +89,20 @@ def load(name: str, *, seeds: int | None = None) -> Suite:
     for grid in content["grid"]:
         for job in _expand(content.get("settings", {}), grid, seeds):
             jobs.setdefault(job.id, job)
-    paper: dict[str, Mapping[str, float]] = {}
+    paper: dict[str, Mapping[str, Any]] = {}
     for row in content.get("paper", []):
         paper |= dict(_published(row))
     return Suite(name, content["title"], content["source"], list(jobs.values()), paper)
 
 
-def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """The figures of one row: accuracies by method, or a list of each figure along kl_scale."""
+def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The figures of one row: accuracies by method, a list of each figure along kl_scale, or
+    accuracy and structure at a share of active weights."""
     where = row["dataset"], row["network"]
+    if "structure" in row:
+        figures = {key: row[key] for key in ("accuracy", "left", "structure", "macs")}
+        yield _cell(*where, row["method"], row["active"]), figures
+        return
     if "accuracy" in row:
         for method, value in row["accuracy"].items():
             yield _cell(*where, method, row["sparsity"]), {"accuracy": value}
