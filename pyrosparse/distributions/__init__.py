@@ -1,5 +1,8 @@
 """Distributions that Pyro lacks, written for the shapes and magnitudes of network weights."""
 
+from pyrosparse.distributions.bipartite_gibbs_mask import BipartiteGibbsMask
+from pyrosparse.distributions.gibbs_mask import GibbsMask
+from pyrosparse.distributions.ising_mask import IsingMask
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
 from pyrosparse.distributions.kumaraswamy import Kumaraswamy
 from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
@@ -7,6 +10,9 @@ from pyrosparse.distributions.point import Point
 from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, relaxed_bernoulli
 
 __all__ = [
+    "BipartiteGibbsMask",
+    "GibbsMask",
+    "IsingMask",
     "IsotropicNormal",
     "Kumaraswamy",
     "LogitKumaraswamy",
