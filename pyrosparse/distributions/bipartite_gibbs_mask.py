@@ -13,7 +13,6 @@ from pyrosparse.distributions import gibbs_ops
 from pyrosparse.distributions.complete_graph import repeated
 from pyrosparse.distributions.gibbs_mask import Convention, Shape, check_law, in_double
 from pyrosparse.distributions.symmetric_polynomials import draw, draw_index, tables
-from pyrosparse.errors import unknown_name
 
 Start = Literal["magnitude", "random"]
 
@@ -82,7 +81,7 @@ class BipartiteGibbsMask(TorchDistribution):
         if int(sweeps) != sweeps or sweeps < 1:
             raise ValueError(f"sweeps must be a whole number, 1 or more, got {sweeps}")
         if start not in ("magnitude", "random"):
-            raise unknown_name("start", start, ["magnitude", "random"])
+            raise ValueError(f"start must be 'magnitude' or 'random', got {start!r}")
         halved = 0.5 if convention == "reference-code" else 1.0
         self.field = field
         self.beta, self.coupling = halved * beta, halved * coupling
@@ -201,7 +200,7 @@ class BipartiteGibbsMask(TorchDistribution):
     def _block(self) -> tuple[Tensor, float | Tensor]:
         """Log odds alone, (n, ...), and the factor of M_0 M_1, both in float64."""
         beta, coupling = in_double(self.beta), in_double(self.coupling)
-        t = -2 * beta * self.field.double().movedim(-1, 0).contiguous()
+        t = -2 * beta * self.field.double().movedim(-1, 0)
         return t, 2 * beta * coupling
 
     def _colours(self, tensor: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from pyrosparse.distributions import complete_graph
-from pyrosparse.errors import unknown_name
 
 Convention = Literal["paper", "reference-code"]
 Shape = Size | list[int] | tuple[int, ...]
@@ -130,9 +129,11 @@ class GibbsMask(TorchDistribution):
             if not self.is_product:
                 drawn = complete_graph.sample(*self._block, Size(sample_shape))
                 return drawn.movedim(0, -1).to(self.field)
-            shape = self._extended_shape(Size(sample_shape))
-            uniforms = torch.rand(shape, dtype=self.field.dtype, device=self.field.device)
-            return (uniforms < self.logits.sigmoid()).to(self.field)
+            probability = self.logits.sigmoid()
+            # Of the probability's own memory layout, which may be channels-last.
+            repeated = probability.expand(self._extended_shape(Size(sample_shape)))
+            uniforms = torch.rand_like(repeated if sample_shape else probability)
+            return (uniforms < probability).to(self.field)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> GibbsMask:
         field = self.field.expand(Size(batch_shape) + self.event_shape)
@@ -144,7 +145,7 @@ class GibbsMask(TorchDistribution):
     def _block(self) -> tuple[Tensor, float | Tensor]:
         """Log odds and coupling as ``complete_graph`` takes them."""
         beta, coupling = in_double(self.beta), in_double(self.coupling)
-        t = -2 * beta * self.field.double().movedim(-1, 0).contiguous()
+        t = -2 * beta * self.field.double().movedim(-1, 0)
         return t, beta * coupling
 
 
@@ -170,4 +171,4 @@ def check_law(
         elif not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be at least 0 and finite, got {value}")
     if convention not in ("paper", "reference-code"):
-        raise unknown_name("convention", convention, ["paper", "reference-code"])
+        raise ValueError(f"convention must be 'paper' or 'reference-code', got {convention!r}")

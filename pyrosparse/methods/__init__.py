@@ -3,6 +3,7 @@
 from pyrosparse.methods.beta_bernoulli import BetaBernoulli
 from pyrosparse.methods.dependent_beta_bernoulli import DependentBetaBernoulli
 from pyrosparse.methods.gaussian import Gaussian
+from pyrosparse.methods.gibbs import Gibbs
 from pyrosparse.methods.horseshoe import Horseshoe
 
-__all__ = ["BetaBernoulli", "DependentBetaBernoulli", "Gaussian", "Horseshoe"]
+__all__ = ["BetaBernoulli", "DependentBetaBernoulli", "Gaussian", "Gibbs", "Horseshoe"]
