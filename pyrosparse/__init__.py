@@ -7,7 +7,7 @@ from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.masks import Masks
 from pyrosparse.method import Method, from_pyro
-from pyrosparse.methods import BetaBernoulli, DependentBetaBernoulli, Gaussian, Horseshoe
+from pyrosparse.methods import BetaBernoulli, DependentBetaBernoulli, Gaussian, Gibbs, Horseshoe
 from pyrosparse.models import classifier, regressor
 from pyrosparse.target import Target, gates, inputs, outputs, weights
 
@@ -17,6 +17,7 @@ __all__ = [
     "BetaBernoulli",
     "DependentBetaBernoulli",
     "Gaussian",
+    "Gibbs",
     "Horseshoe",
     "Lifted",
     "Masks",
