@@ -77,7 +77,7 @@ class GibbsMask(TorchDistribution):
     @property
     def logits(self) -> Tensor:
         """The log odds that each element would have alone, -2 beta b, (..., n)."""
-        return -2 * self.beta * self.field
+        return (-2 * self.beta) * self.field
 
     @property
     def log_normalizer(self) -> Tensor:

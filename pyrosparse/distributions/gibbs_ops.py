@@ -1,7 +1,7 @@
-"""Draws of Gibbs masks as torch operations, so that a step that has them can be traced.
+"""Draws of Gibbs masks as torch operations of a CPU, so that a step that has them can be traced.
 
-On a CPU they run the loops of ``gibbs_kernels``. They are functions of their arguments alone; what
-is random about them comes in as an argument, from torch's own generator.
+They run the loops of ``gibbs_kernels``, and are functions of their arguments alone: what is random
+about them comes in as an argument, from torch's own generator.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.distributions import BipartiteGibbsMask, GibbsMask, IsotropicNormal, Point
+from pyrosparse.distributions.quantile import quantile
 from pyrosparse.method import Method, Posterior
 from pyrosparse.target import Target, weights
 
@@ -136,12 +137,7 @@ class Gibbs(Method):
         prior = IsotropicNormal(self.scale, target.shape, dtype=loc.dtype, device=loc.device)
         weight = pyro.sample(target.site, prior)
         with torch.no_grad():
-            if q.training:
-                drawn = self.law(self.field(weight.detach()), q).sample()
-                mask = self._arranged(drawn, target)
-            else:
-                mask = (self._excess(weight.detach(), target) >= 0).to(loc)
-            mask = torch.where(q["_final"], 1.0, mask)
+            mask = self.mask(target, q, weight.detach())
         return weight * mask
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
@@ -170,6 +166,15 @@ class Gibbs(Method):
             mask = law.mode if self.final == "mode" else law.sample()
             return self._arranged(mask, target) != 0
 
+    def mask(self, target: Target, q: Posterior, weight: Tensor) -> Tensor:
+        """The mask of a forward pass, given the weight: drawn anew in training, and by magnitude
+        otherwise; 1 everywhere once it is final. In the weight's shape and dtype."""
+        if q.training:
+            mask = self._arranged(self.law(self.field(weight), q).sample(), target)
+        else:
+            mask = (self._excess(weight, target) >= 0).to(weight)
+        return torch.where(q["_final"], 1.0, mask)
+
     def blocks(self, tensor: Tensor) -> Tensor:
         """A tensor of a target's shape as (blocks, n); single weights as they are.
 
@@ -196,7 +201,7 @@ class Gibbs(Method):
     def field(self, weight: Tensor) -> Tensor:
         """b = Q_p - w^2, arranged in blocks."""
         squares = self.blocks(weight.square())
-        field = quantile(self._means(squares).flatten(), self.p) - squares
+        field = quantile(self._means(squares), self.p) - squares
         if self.relative:
             field = field / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
         return field
@@ -227,7 +232,7 @@ class Gibbs(Method):
         """By how much the mean square of an element's block is above the quantile."""
         squares = self.blocks(weight.square())
         means = self._means(squares)
-        excess = means - quantile(means.flatten(), self.p)
+        excess = means - quantile(means, self.p)
         return self._arranged(excess.expand_as(squares), target)
 
     def _arranged(self, values: Tensor, target: Target) -> Tensor:
@@ -238,26 +243,3 @@ class Gibbs(Method):
         result = torch.empty_like(values.flatten())
         result[self.structure(places).flatten()] = values.flatten()
         return result.view(target.shape)
-
-
-def quantile(values: Tensor, p: float) -> Tensor:
-    """The p-quantile with linear interpolation, by selection instead of sorting.
-
-    values: (N,), floating. Returns a tensor without dimensions, that of ``torch.quantile``.
-
-    Source: Labach and Valaee (2020), eq. 2.
-
-    >>> quantile(torch.tensor([4.0, 1.0, 3.0, 2.0]), 0.5)
-    tensor(2.5000)
-    """
-    place = p * (len(values) - 1)
-    below = math.floor(place)
-    lower = values.kthvalue(below + 1).values
-    if place == below:
-        return lower
-    larger = values > lower
-    # The next in order is as large, where more of that value follow.
-    next_larger = torch.where(larger, values, torch.inf).amin()
-    ties = len(values) - larger.sum() > below + 1
-    upper = torch.where(ties, lower, next_larger)
-    return torch.lerp(lower, upper, place - below)

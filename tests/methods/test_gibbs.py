@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 import pyro.poutine as poutine
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,7 +12,6 @@ from torch.nn import functional
 import pyrosparse as ps
 from pyrosparse.method import Posterior
 from pyrosparse.methods import Gibbs
-from pyrosparse.methods.gibbs import quantile
 from tests.distributions.enumerated import assert_law, complete, log_weights
 from tests.method_case import MethodCase
 from tests.monte_carlo import assert_mean
@@ -214,16 +211,6 @@ def test_relative_masks_do_not_know_the_scale_of_the_weights() -> None:
         assert torch.allclose(method.field(weight), method.field(1000 * weight))
         raw = Gibbs(0.7, structure=structure)
         assert torch.allclose(raw.field(1000 * weight), 1e6 * raw.field(weight))
-
-
-@given(st.integers(2, 60), st.floats(0, 0.999), st.integers(0, 10), st.integers(1, 60))
-def test_the_quantile_is_that_of_torch(n: int, p: float, seed: int, levels: int) -> None:
-    # Few levels make ties.
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randint(levels, (n,), generator=generator).double()
-    assert torch.allclose(quantile(values, p), values.quantile(p), rtol=1e-12, atol=1e-12)
-    if levels == 60 and len(values.unique()) == n and p * (n - 1) % 1:
-        assert int((values < quantile(values, p)).sum()) == -(-p * (n - 1) // 1)
 
 
 # What is trained.
