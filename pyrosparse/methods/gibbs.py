@@ -145,7 +145,7 @@ class Gibbs(Method):
 
     def keep(self, target: Target, q: Posterior) -> Tensor:
         loc = q["loc"].detach()
-        score = self._excess(loc, target)
+        score = self._excess(loc)
         # What is frozen at zero has been taken out by then: all the others stay.
         return torch.where(q["_final"], loc.square(), score)
 
@@ -161,19 +161,29 @@ class Gibbs(Method):
         with torch.no_grad():
             loc = q["loc"].detach()
             if self.final == "magnitude":
-                return self._excess(loc, target) >= 0
+                return self.magnitude_mask(loc)
             law = self.law(self.field(loc), q)
             mask = law.mode if self.final == "mode" else law.sample()
-            return self._arranged(mask, target) != 0
+            return self._arranged(mask, target.shape) != 0
 
     def mask(self, target: Target, q: Posterior, weight: Tensor) -> Tensor:
         """The mask of a forward pass, given the weight: drawn anew in training, and by magnitude
         otherwise; 1 everywhere once it is final. In the weight's shape and dtype."""
         if q.training:
-            mask = self._arranged(self.law(self.field(weight), q).sample(), target)
+            mask = self._arranged(self.law(self.field(weight), q).sample(), target.shape)
         else:
-            mask = (self._excess(weight, target) >= 0).to(weight)
+            mask = self.magnitude_mask(weight).to(weight)
         return torch.where(q["_final"], 1.0, mask)
+
+    def magnitude_mask(self, weight: Tensor) -> Tensor:
+        """The blocks whose mean square is the quantile or more: all that stays of a weight as beta
+        and c grow; boolean, the weight's shape. Of random weights, a random mask.
+
+        >>> Gibbs(0.5, "filter").magnitude_mask(torch.tensor([[1.0, 0.0], [0.1, 0.2]]))
+        tensor([[ True,  True],
+                [False, False]])
+        """
+        return self._excess(weight) >= 0
 
     def blocks(self, tensor: Tensor) -> Tensor:
         """A tensor of a target's shape as (blocks, n); single weights as they are.
@@ -228,18 +238,18 @@ class Gibbs(Method):
         """The mean of each block, (blocks, 1); single weights as they are."""
         return squares if self.structure == "weight" else squares.mean(1, keepdim=True)
 
-    def _excess(self, weight: Tensor, target: Target) -> Tensor:
+    def _excess(self, weight: Tensor) -> Tensor:
         """By how much the mean square of an element's block is above the quantile."""
         squares = self.blocks(weight.square())
         means = self._means(squares)
         excess = means - quantile(means, self.p)
-        return self._arranged(excess.expand_as(squares), target)
+        return self._arranged(excess.expand_as(squares), weight.shape)
 
-    def _arranged(self, values: Tensor, target: Target) -> Tensor:
-        """One value per element, (blocks, n) or that shape expanded, in the target's shape."""
+    def _arranged(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Values in blocks, as of ``blocks``, in the shape of the weight again."""
         if not callable(self.structure):
-            return values.reshape(target.shape)
-        places = torch.arange(math.prod(target.shape), device=values.device).view(target.shape)
+            return values.reshape(shape)
+        places = torch.arange(math.prod(shape), device=values.device).view(shape)
         result = torch.empty_like(values.flatten())
         result[self.structure(places).flatten()] = values.flatten()
-        return result.view(target.shape)
+        return result.view(shape)

@@ -232,7 +232,7 @@ def test_the_gradient_is_of_the_likelihood_through_what_is_kept_and_of_weight_de
     found = [p.grad.clone() for p in net.parameters()]
     torch.set_rng_state(state)
     target, q = bnn.targets[0], bnn.guide.entries[0].posterior()
-    mask = method._arranged(method.law(method.field(net.weight.detach()), q).sample(), target)
+    mask = method.mask(target, q, net.weight.detach())
     assert 0 < mask.sum() < mask.numel()
     net.zero_grad()
     loss = functional.cross_entropy(functional.linear(x, net.weight * mask, net.bias), y)
