@@ -81,7 +81,7 @@ def default_folder(settings: Settings) -> Path:
     """
     network = settings.network.replace(":", "-")
     level = "" if settings.level is None else f"-{settings.level:g}"
-    name = f"{Path(settings.dataset).name}-{network}-{settings.method}{level}-seed{settings.seed}"
+    name = f"{Path(settings.dataset).name}-{network}-{settings.label}{level}-seed{settings.seed}"
     return Path("runs", name)
 
 
@@ -121,8 +121,9 @@ def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
         drawn["kept_units"] = size_plots.kept_units(history, outcome.compaction.units)
         if outcome.trained.gates:
             drawn |= _dependent_figures(outcome)
-    elif settings.method != "none":
-        drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
+    elif settings.method not in ("none", "dense"):
+        if "log_bayes_factor" in history[-1]:
+            drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
         layers = {layer.name: layer.sparsity for layer in summary.layers}
         drawn["sparsity_by_layer"] = plots.sparsity_by_layer(layers)
     return drawn

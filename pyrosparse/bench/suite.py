@@ -55,7 +55,7 @@ def suites() -> list[str]:
     """The names of the suites that come with the package.
 
     >>> suites()
-    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'fcn-width']
+    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'fcn-width', 'gibbs']
     """
     folder = resources.files("pyrosparse") / "suites"
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
@@ -113,11 +113,11 @@ def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> 
     for values in itertools.product(*axes.values()):
         for seed in range(repeat):
             chosen = Settings(**{**settings, **dict(zip(axes, values, strict=True)), "seed": seed})
-            yield Job(_cell(chosen.dataset, chosen.network, chosen.method, chosen.level), chosen)
+            yield Job(_cell(chosen.dataset, chosen.network, chosen.label, chosen.level), chosen)
 
 
 def _cell(dataset: str, network: str, method: str, level: float | None) -> str:
-    if method == "none" or level is None:
-        return f"{dataset}-{network}-none"
+    if method in ("none", "dense") or level is None:
+        return f"{dataset}-{network}-{method}"
     shown = level if method in GATING else 100 * level
     return f"{dataset}-{network}-{method}-{shown:g}"

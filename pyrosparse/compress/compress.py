@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrosparse.compact import quality
 from pyrosparse.compact.masked import masked
-from pyrosparse.compress import dependent, gating, pruning
+from pyrosparse.compress import dependent, gating, masking, pruning
 from pyrosparse.compress.compaction import compacted
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
@@ -63,6 +63,8 @@ def compress(
             folder=folder,
             progress=progress,
         )
+    elif settings.masked:
+        trained = masking.train(settings, net, data, folder=folder, first=first, progress=progress)
     else:
         trained = pruning.train(settings, net, data, folder=folder, progress=progress)
     gated = masked(net, trained.masks, trained.gates) if trained.gates else trained.net

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pyrosparse import data as data_sets
 from pyrosparse import networks
+from pyrosparse.compress import mask_settings
+from pyrosparse.compress.mask_settings import MASKING
 from pyrosparse.compress.methods import beta_bernoulli, pruner
 from pyrosparse.data.pixels import Normalisation
 from pyrosparse.errors import unknown_name
@@ -26,7 +28,7 @@ GATING = {
     "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2019)",
     "dependent-beta-bernoulli": "then, in a second stage, input by input (Lee et al. 2019)",
 }
-METHODS = {**GATING, **PRUNING}
+METHODS = {**GATING, **PRUNING, **MASKING}
 
 # What a method has where nothing else is said; an option that is not here is not of its family.
 _PRUNING_OWN: dict[str, Any] = {
@@ -68,6 +70,8 @@ def _own(method: str) -> dict[str, Any]:
     """The options of a method, with its own values."""
     if method == "dependent-beta-bernoulli":
         return _DEPENDENT_OWN
+    if method in MASKING:
+        return mask_settings.OWN
     return _GATING_OWN if method in GATING else _PRUNING_OWN
 
 
@@ -110,6 +114,18 @@ class Settings:
     temperature, pi, initial: as for ``BetaBernoulli``; 0.3, collapsed, 0.95.
     second_epochs: of the dependent gates; as many as in the first stage.
 
+    Of masks (``gibbs`` and what it is compared with): 200 epochs in batches of 128, at a rate of
+    1e-3 that falls to a tenth after 0.4, 0.6 and 0.8 of them; scale is (2e-4 n)^-1/2, the
+    weight decay of the authors' code. More or fewer epochs stretch all of it.
+
+    sparsity:   the fraction of the weights, kernels or filters that goes; 0.9.
+    structure:  ``weight``, ``kernel`` or ``filter``, as for ``Gibbs``.
+    coupling:   c, as for ``Gibbs``.
+    beta_start, beta_end: the inverse temperature at the start, and from 0.64 of training on; 0.7
+                and 1e4, of filters 0.003 and 1.
+    relative, final: as for ``Gibbs``; no, draw.
+    augment:    training images are shifted by up to a tenth and flipped, anew in every epoch; yes.
+
     Raises ValueError on unknown names, options out of range and options of another method.
 
     >>> Settings(method="magnitude").sparsity
@@ -144,6 +160,13 @@ class Settings:
     pi: Literal["sampled", "collapsed"] = _OWN
     initial: float = _OWN
     second_epochs: int = _OWN
+    structure: Literal["weight", "kernel", "filter"] = _OWN
+    coupling: float = _OWN
+    beta_start: float = _OWN
+    beta_end: float = _OWN
+    relative: bool = _OWN
+    final: Literal["draw", "mode", "magnitude"] = _OWN
+    augment: bool = _OWN
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -152,7 +175,7 @@ class Settings:
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
         own = _own(self.method)
-        for name in (_PRUNING_OWN | _DEPENDENT_OWN).keys() - own.keys():
+        for name in (_PRUNING_OWN | _DEPENDENT_OWN | mask_settings.OWN).keys() - own.keys():
             if getattr(self, name) is not None:
                 others = ", ".join(method for method in METHODS if name in _own(method))
                 raise ValueError(
@@ -169,6 +192,8 @@ class Settings:
                 raise ValueError(f"{name} is a number of epochs, {least} or more; got {value}")
         if self.gated:
             beta_bernoulli(self)
+        elif self.masked:
+            mask_settings.check(self)
         else:
             pruner(self)
 
@@ -178,10 +203,22 @@ class Settings:
         return self.method in GATING
 
     @property
+    def masked(self) -> bool:
+        """Whether the method is Gibbs pruning, or what it is compared with."""
+        return self.method in MASKING
+
+    @property
+    def label(self) -> str:
+        """The method, with the structure of what it removes: ``gibbs-kernel``."""
+        if self.structure in (None, "weight") or self.method == "dense":
+            return self.method
+        return f"{self.method}-{self.structure}"
+
+    @property
     def level(self) -> float | None:
         """What tells the runs of a method apart: the sparsity, or gamma (where it has several
-        values, the last); None for the unpruned network."""
-        if self.method == "none":
+        values, the last); None for an unpruned network."""
+        if self.method in ("none", "dense"):
             return None
         if not self.gated:
             return self.sparsity
@@ -195,6 +232,8 @@ class Settings:
         >>> Settings().for_data(54_000).epochs, Settings().for_data(1294).epochs
         (30, 154)
         """
+        if self.masked and self.scale is None:
+            return replace(self, scale=mask_settings.scale_for(n))
         if not self.gated:
             return self
         steps = math.ceil(n / self.batch_size)

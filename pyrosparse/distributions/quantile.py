@@ -47,7 +47,7 @@ def _select(values: Tensor, place: int) -> Tensor:
 @torch.library.custom_op("pyrosparse::select", mutates_args=(), device_types="cpu")
 def _select_on_cpu(values: Tensor, place: int) -> Tensor:
     # Ten times as fast as kthvalue; of any memory layout without a copy.
-    ordered = np.partition(values.numpy().ravel(order="K"), place)
+    ordered = np.partition(values.detach().numpy().ravel(order="K"), place)
     upper = ordered[place + 1 :].min(initial=np.inf)
     upper = ordered[place] if place + 1 == len(ordered) else upper
     return torch.from_numpy(np.stack([ordered[place], upper]).astype(ordered.dtype))
