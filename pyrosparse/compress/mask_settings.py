@@ -37,6 +37,10 @@ OWN: dict[str, Any] = {
 
 _BETAS = {"weight": (0.7, 1e4), "kernel": (0.7, 1e4), "filter": (0.003, 1.0)}
 
+_VARIANCE = 2 / 576
+"""Of He's initial weights for 64 channels and 3 x 3 kernels: in a layer of this variance the values
+by default are the same law, ``relative`` or not."""
+
 ANNEALED = 0.64
 """The share of training in which beta rises: 128 of the paper's 200 epochs."""
 
@@ -53,10 +57,13 @@ def gibbs(settings: Settings) -> Gibbs:
     >>> gibbs(Settings(method="gibbs", structure="kernel")).coupling
     0.01
     """
+    coupling = settings.coupling
+    if coupling is None and settings.relative:
+        coupling = Gibbs(structure=settings.structure).coupling / _VARIANCE
     return Gibbs(
         settings.sparsity,
         settings.structure,
-        settings.coupling,
+        coupling,
         relative=settings.relative,
         final=settings.final,
         scale=1.0 if settings.scale is None else settings.scale,
@@ -72,7 +79,8 @@ def annealing(settings: Settings) -> Annealing:
     >>> annealing(Settings(method="gibbs")).schedule(1.0)
     10000.0
     """
-    start, end = _BETAS[settings.structure]
+    unit = _VARIANCE if settings.relative else 1.0
+    start, end = (unit * beta for beta in _BETAS[settings.structure])
     schedule = schedules.logarithmic(
         start if settings.beta_start is None else settings.beta_start,
         end if settings.beta_end is None else settings.beta_end,

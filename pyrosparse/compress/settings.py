@@ -123,7 +123,8 @@ class Settings:
     coupling:   c, as for ``Gibbs``.
     beta_start, beta_end: the inverse temperature at the start, and from 0.64 of training on; 0.7
                 and 1e4, of filters 0.003 and 1.
-    relative, final: as for ``Gibbs``; no, draw.
+    relative, final: as for ``Gibbs``; no, draw. With relative, c and beta are by default those that
+                mean the same for weights of the variance 2 / 576.
     augment:    training images are shifted by up to a tenth and flipped, anew in every epoch; yes.
 
     Raises ValueError on unknown names, options out of range and options of another method.
@@ -210,9 +211,12 @@ class Settings:
     @property
     def label(self) -> str:
         """The method, with the structure of what it removes: ``gibbs-kernel``."""
-        if self.structure in (None, "weight") or self.method == "dense":
-            return self.method
-        return f"{self.method}-{self.structure}"
+        parts = [self.method]
+        if self.method != "dense" and self.structure not in (None, "weight"):
+            parts.append(self.structure)
+        if self.method == "gibbs" and self.relative:
+            parts.append("relative")
+        return "-".join(parts)
 
     @property
     def level(self) -> float | None:

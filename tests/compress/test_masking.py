@@ -10,8 +10,9 @@ from torch import nn
 from pyrosparse import run_folder
 from pyrosparse.bench import suite
 from pyrosparse.compress import METHODS, Settings, compress
-from pyrosparse.compress.mask_settings import MASKING, OWN
+from pyrosparse.compress.mask_settings import MASKING, OWN, annealing, gibbs
 from pyrosparse.infer import checkpoint
+from pyrosparse.method import Posterior
 
 TINY = {"network_options": {"hidden": [16]}, "epochs": 2, "batch_size": 647, "sparsity": 0.75}
 
@@ -66,9 +67,9 @@ def test_a_stopped_run_ends_like_a_whole_one(
 
 
 def test_reinitialised_has_the_masks_of_gibbs_and_weights_of_its_own() -> None:
-    gibbs = compress(tiny(), progress=False).net
+    first = compress(tiny(), progress=False).net
     other = compress(tiny(method="reinitialised"), progress=False).net
-    for one, new in zip(gibbs.parameters(), other.parameters(), strict=True):
+    for one, new in zip(first.parameters(), other.parameters(), strict=True):
         if one.dim() > 1:
             assert torch.equal(one != 0, new != 0) and not torch.equal(one, new)
 
@@ -121,14 +122,32 @@ def test_options_are_told_apart() -> None:
         with pytest.raises(ValueError):
             tiny(**bad)
     assert tiny(structure="kernel").label == "gibbs-kernel" and tiny().label == "gibbs"
+    assert tiny(structure="filter", relative=True).label == "gibbs-filter-relative"
     assert all(METHODS[name] for name in MASKING)
 
 
+@pytest.mark.parametrize("structure", ["weight", "kernel", "filter"])
+def test_relative_or_not_it_is_the_same_law_where_the_variance_is_that_of_he(
+    structure: str,
+) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 4, 3, 3).double()
+    weight *= (2 / 576 / weight.square().mean()).sqrt()
+    laws = []
+    for relative in (False, True):
+        settings = tiny(structure=structure, relative=relative)
+        method, beta = gibbs(settings), annealing(settings).schedule(0.3)
+        q = Posterior(loc=weight, _beta=torch.tensor(beta).double())
+        laws.append(method.law(method.field(weight), q))
+    masks = laws[0].sample()
+    assert torch.allclose(laws[0].log_prob(masks), laws[1].log_prob(masks), rtol=1e-6)
+
+
 def test_the_suite_has_a_cell_for_every_run_and_published_figure() -> None:
-    gibbs = suite.load("gibbs")
-    assert len({job.id for job in gibbs.jobs}) == len(gibbs.jobs) == 2 * 13
-    assert set(gibbs.paper) <= {job.cell for job in gibbs.jobs}
-    assert gibbs.paper["cifar10-resnet20-gibbs-90"] == {"accuracy": 0.875}
-    cells = {job.cell for job in gibbs.jobs}
+    grid = suite.load("gibbs")
+    assert len({job.id for job in grid.jobs}) == len(grid.jobs) == 2 * 14
+    assert set(grid.paper) <= {job.cell for job in grid.jobs}
+    assert grid.paper["cifar10-resnet20-gibbs-90"] == {"accuracy": 0.875}
+    cells = {job.cell for job in grid.jobs}
     assert {"cifar10-resnet20-dense", "cifar10-resnet20-gibbs-filter-75"} <= cells
-    assert not gibbs.gated
+    assert not grid.gated
