@@ -129,11 +129,9 @@ class GibbsMask(TorchDistribution):
             if not self.is_product:
                 drawn = complete_graph.sample(*self._block, Size(sample_shape))
                 return drawn.movedim(0, -1).to(self.field)
-            probability = self.logits.sigmoid()
-            # Of the probability's own memory layout, which may be channels-last.
-            repeated = probability.expand(self._extended_shape(Size(sample_shape)))
-            uniforms = torch.rand_like(repeated if sample_shape else probability)
-            return (uniforms < probability).to(self.field)
+            shape = self._extended_shape(Size(sample_shape))
+            uniforms = torch.rand(shape, dtype=self.field.dtype, device=self.field.device)
+            return (uniforms < self.logits.sigmoid()).to(self.field)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> GibbsMask:
         field = self.field.expand(Size(batch_shape) + self.event_shape)
