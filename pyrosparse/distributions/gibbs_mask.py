@@ -130,8 +130,7 @@ class GibbsMask(TorchDistribution):
                 drawn = complete_graph.sample(*self._block, Size(sample_shape))
                 return drawn.movedim(0, -1).to(self.field)
             shape = self._extended_shape(Size(sample_shape))
-            uniforms = torch.rand(shape, dtype=self.field.dtype, device=self.field.device)
-            return (uniforms < self.logits.sigmoid()).to(self.field)
+            return (_uniforms(shape, self.field) < self.logits.sigmoid()).to(self.field)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> GibbsMask:
         field = self.field.expand(Size(batch_shape) + self.event_shape)
@@ -145,6 +144,16 @@ class GibbsMask(TorchDistribution):
         beta, coupling = in_double(self.beta), in_double(self.coupling)
         t = -2 * beta * self.field.double().movedim(-1, 0)
         return t, beta * coupling
+
+
+def _uniforms(shape: Size, like: Tensor) -> Tensor:
+    """Uniform numbers in the memory layout of a tensor of the same shape, where that is one of
+    images: what they are compared with is then read in the same order."""
+    options: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+    if len(shape) == like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        n, channels, height, width = shape
+        return torch.rand(n, height, width, channels, **options).permute(0, 3, 1, 2)
+    return torch.rand(shape, **options)
 
 
 def in_double(value: float | Tensor) -> float | Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyrosparse.distributions import GibbsMask, complete_graph
 from tests.distributions.enumerated import assert_law, complete, log_weights, states
+from tests.monte_carlo import assert_mean
 
 BETAS = (0.0, 0.3, 2.0, 40.0)
 
@@ -175,3 +176,13 @@ def test_values_outside_the_support_are_refused() -> None:
     law = GibbsMask(torch.zeros(3), 1.0, validate_args=True)
     with pytest.raises(ValueError, match="support"):
         law.log_prob(torch.tensor([0.5, 1.0, 0.0]))
+
+
+def test_the_memory_layout_changes_nothing_in_the_law() -> None:
+    field = fields(2 * 3 * 4 * 5).view(2, 3, 4, 5)
+    laws = [GibbsMask(one, 0.7) for one in (field, field.to(memory_format=torch.channels_last))]
+    torch.manual_seed(0)
+    for law in laws:
+        assert law.sample().shape == field.shape and law.sample((6,)).shape == (6, *field.shape)
+        draws = torch.stack([law.sample() for _ in range(2000)])
+        assert_mean(draws, torch.sigmoid(-1.4 * field))
