@@ -91,7 +91,7 @@ def default_folder(settings: Settings) -> Path:
     """
     network = settings.network.replace(":", "-")
     level = "" if settings.level is None else f"-{settings.level:g}"
-    name = f"{Path(settings.dataset).name}-{network}-{settings.method}{level}-seed{settings.seed}"
+    name = f"{Path(settings.dataset).name}-{network}-{settings.label}{level}-seed{settings.seed}"
     return Path("runs", name)
 
 
@@ -134,12 +134,12 @@ def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
         drawn["kept_units"] = size_plots.kept_units(history, outcome.compaction.units)
         if outcome.trained.gates:
             drawn |= _dependent_figures(outcome)
-    elif settings.method not in ("none", "mean-field"):
+    elif settings.method not in ("none", "dense", "mean-field"):
         if settings.method in TURBO:
             drawn |= _turbo_figures(outcome)
         elif settings.method == "model-reduction":
             drawn["elbo_gains"] = plots.elbo_gains(history)
-        else:
+        elif "log_bayes_factor" in history[-1]:
             drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
         layers = {layer.name: layer.sparsity for layer in summary.layers}
         drawn["sparsity_by_layer"] = plots.sparsity_by_layer(layers)

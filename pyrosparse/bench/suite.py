@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrosparse.compress import Settings
-from pyrosparse.compress.settings import PRUNING
+from pyrosparse.compress.settings import EVIDENCE, GATING, TURBO
 from pyrosparse.errors import unknown_name
 
 
@@ -61,7 +61,8 @@ def suites() -> list[str]:
     """The names of the suites that come with the package.
 
     >>> suites()
-    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'evidence', 'fcn-width']
+    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'evidence', 'fcn-width', 'gibbs',
+     'turbo-vbi']
     """
     folder = resources.files("pyrosparse") / "suites"
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
@@ -100,8 +101,8 @@ def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     accuracy and structure at a share of active weights."""
     where = row["dataset"], row["network"]
     if "structure" in row:
-        figures = {key: row[key] for key in ("accuracy", "left", "structure", "macs")}
-        yield _cell(*where, row["method"], row["active"]), figures
+        keys = ("accuracy", "left", "structure", "macs")
+        yield _cell(*where, row["method"], row["active"]), {key: row[key] for key in keys}
         return
     if "accuracy" in row:
         for method, value in row["accuracy"].items():
@@ -124,11 +125,12 @@ def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> 
     for values in itertools.product(*axes.values()):
         for seed in range(repeat):
             chosen = Settings(**{**settings, **dict(zip(axes, values, strict=True)), "seed": seed})
-            yield Job(_cell(chosen.dataset, chosen.network, chosen.method, chosen.level), chosen)
+            yield Job(_cell(chosen.dataset, chosen.network, chosen.label, chosen.level), chosen)
 
 
 def _cell(dataset: str, network: str, method: str, level: float | None) -> str:
-    if method == "none" or level is None:
-        return f"{dataset}-{network}-none"
-    shown = 100 * level if method in PRUNING else level
+    if method in ("none", "dense") or level is None:
+        return f"{dataset}-{network}-{method}"
+    # Of all other methods the level is a share of the weights.
+    shown = level if method in GATING or method in EVIDENCE else 100 * level
     return f"{dataset}-{network}-{method}-{shown:g}"
