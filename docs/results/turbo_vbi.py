@@ -3,9 +3,10 @@
     pyrosparse bench turbo-vbi --only 'fashion-mnist-lenet5-*-1.14-seed0' --scratch runs/turbo
     python docs/results/turbo_vbi.py --scratch runs/turbo
 
-takes up the finished runs of seed 0 at 1.14 % from the scratch folder (where there are none it makes
-them), and writes beside itself ``turbo-vbi-networks.md``, a table of times and one of accuracies under
-attack, and the figures ``turbo-vbi-*.svg``: kernels, convergence, messages and the attack.
+takes up the finished runs of seed 0 at 1.14 % from the scratch folder (where there are none it
+makes them), and writes beside itself ``turbo-vbi-networks.md``, a table of times and one of
+accuracies under attack, and to ``docs/figures`` the figures ``turbo-vbi-*.svg``: kernels,
+convergence, messages and the attack.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ class Exchange:
         ``change``, of the support prior, ||p - p'|| / ||p|| (the paper's test of convergence);
         ``slab_rate``; and ``units``, how many are on in each layer, where there is a unit factor.
 
-        Raises ValueError where a share is wanted under the mean-field posterior, whose evidence does
-        not follow the rates at once.
+        Raises ValueError where a share is wanted under the mean-field posterior, whose evidence
+        does not follow the rates at once.
         """
         if active is not None and any(
             method.posterior == "mean-field" for _, method in self.entries.values()
