@@ -72,8 +72,8 @@ def compress(
     kl_scale: Annotated[
         str | None,
         _option(
-            "Gamma, the weight of the KL divergence: more of it leaves fewer units; by default "
-            '1, for Turbo-VBI at most that. Or numbers by gate, as JSON: \'{"conv1.*": 20, "*": 1}\'.',
+            "Gamma, the weight of the KL divergence: more of it leaves fewer units; by default 1, "
+            'for Turbo-VBI at most 1. Or numbers by gate, as JSON: \'{"conv1.*": 20, "*": 1}\'.',
             _GATES,
         ),
     ] = None,
