@@ -18,16 +18,25 @@ from matplotlib.figure import Figure
 
 import pyrosparse
 from pyrosparse import machine
-from pyrosparse.assess import calibration_plots, gate_plots, plots, report, size_plots
+from pyrosparse.assess import (
+    calibration_plots,
+    gate_plots,
+    plots,
+    report,
+    size_plots,
+    support_plots,
+)
 from pyrosparse.assess.summary import Summary, summarize
 from pyrosparse.compact import active_features
 from pyrosparse.compress import Outcome, Settings, compress
 from pyrosparse.compress.pretraining import FILE as PRETRAINING
+from pyrosparse.compress.settings import TURBO
+from pyrosparse.compress.turbo import SUPPORT
 from pyrosparse.diagnostics import Calibration, calibration, log_probabilities
 from pyrosparse.files import write_atomically
 from pyrosparse.weights_file import load_weights
 
-CHECKPOINTS = ("checkpoint.safetensors", PRETRAINING)
+CHECKPOINTS = ("checkpoint.safetensors", PRETRAINING, SUPPORT)
 
 
 def run(
@@ -82,7 +91,7 @@ def default_folder(settings: Settings) -> Path:
     """
     network = settings.network.replace(":", "-")
     level = "" if settings.level is None else f"-{settings.level:g}"
-    name = f"{Path(settings.dataset).name}-{network}-{settings.method}{level}-seed{settings.seed}"
+    name = f"{Path(settings.dataset).name}-{network}-{settings.label}{level}-seed{settings.seed}"
     return Path("runs", name)
 
 
@@ -125,10 +134,12 @@ def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
         drawn["kept_units"] = size_plots.kept_units(history, outcome.compaction.units)
         if outcome.trained.gates:
             drawn |= _dependent_figures(outcome)
-    elif settings.method not in ("none", "mean-field"):
-        if settings.method == "model-reduction":
+    elif settings.method not in ("none", "dense", "mean-field"):
+        if settings.method in TURBO:
+            drawn |= _turbo_figures(outcome)
+        elif settings.method == "model-reduction":
             drawn["elbo_gains"] = plots.elbo_gains(history)
-        else:
+        elif "log_bayes_factor" in history[-1]:
             drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
         layers = {layer.name: layer.sparsity for layer in summary.layers}
         drawn["sparsity_by_layer"] = plots.sparsity_by_layer(layers)
@@ -146,6 +157,24 @@ def _calibrations(outcome: Outcome) -> dict[str, Calibration]:
     return {
         name: calibration(log_probabilities(net, test.x), test.y) for name, net in networks.items()
     }
+
+
+def _turbo_figures(outcome: Outcome) -> dict[str, Figure]:
+    """How Turbo-VBI converged, and what it left of the kernels."""
+    trained = outcome.trained
+    assert trained.first is not None
+    names = {"epoch": "iteration", "validation_accuracy": "accuracy"}
+    history = [
+        {names.get(key, key): value for key, value in entry.items()}
+        for entry in trained.first.history
+    ]
+    drawn = {"convergence": support_plots.convergence(history)}
+    nets = trained.original, trained.net
+    pairs = [[net.get_parameter(name) for net in nets] for name in outcome.prunable]
+    kernels = [pair for pair in pairs if pair[0].dim() == 4 and min(pair[0].shape[2:]) > 1]
+    if kernels:
+        drawn["kernels"] = support_plots.kernels_before_and_after(*kernels[0])
+    return drawn
 
 
 def _dependent_figures(outcome: Outcome) -> dict[str, Figure]:

@@ -44,6 +44,11 @@ _CAPTIONS = {
         "errors; the first batch that is refused is the last. The axis is linear up to one nat "
         "from zero, logarithmic beyond."
     ),
+    "convergence": (
+        "Turbo-VBI by iteration: the loss, how much the support's prior changed, and the share of "
+        "the weights that is left."
+    ),
+    "kernels": "The kernels of the first convolution; what is pruned is grey.",
     "sparsity_by_layer": "The share of each layer's weights that is exactly zero.",
     "class_correlations": (
         "How alike two classes are in the mean gains of their gates, over the test data: near 1 "

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 
 from rich.table import Table
 
-from pyrosparse.bench import CostRow, Row
+from pyrosparse.bench import CostRow, Row, StructureRow
+
+Rows = Sequence[Row] | Sequence[CostRow] | Sequence[StructureRow]
 
 _ACCURACY = ("cell", "ours, %", "seeds", "sparsity, %", "paper, %", "difference")
 _COST = (
@@ -22,8 +25,22 @@ _COST = (
     "measured, batch 1 / 128",
 )
 
+_STRUCTURE = (
+    "cell",
+    "seeds",
+    "accuracy, %",
+    "paper",
+    "weights left, %",
+    "paper",
+    "structures",
+    "paper",
+    "MACs saved, %",
+    "paper",
+    "measured, batch 1 / 128",
+)
 
-def suite(rows: Sequence[Row] | Sequence[CostRow]) -> Table:
+
+def suite(rows: Rows) -> Table:
     """A suite's results as mean and standard deviation over seeds, and the paper's.
 
     >>> suite([Row("digits-fcn-none", [0.95, 0.97], 0.0, 0.96)]).row_count
@@ -39,7 +56,7 @@ def suite(rows: Sequence[Row] | Sequence[CostRow]) -> Table:
     return table
 
 
-def suite_markdown(rows: Sequence[Row] | Sequence[CostRow]) -> str:
+def suite_markdown(rows: Rows) -> str:
     """The same results as a Markdown table.
 
     >>> print(suite_markdown([Row("digits-fcn-none", [0.95, 0.97], 0.0, 0.955)]))
@@ -53,11 +70,14 @@ def suite_markdown(rows: Sequence[Row] | Sequence[CostRow]) -> str:
 
 
 def _contents(
-    rows: Sequence[Row] | Sequence[CostRow],
+    rows: Rows,
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     costs = [_cost(row) for row in rows if isinstance(row, CostRow)]
     if costs:
         return _COST, costs
+    structures = [_structure(row) for row in rows if isinstance(row, StructureRow)]
+    if structures:
+        return _STRUCTURE, structures
     return _ACCURACY, [_accuracy(row) for row in rows if isinstance(row, Row)]
 
 
@@ -85,6 +105,24 @@ def _cost(row: CostRow) -> tuple[str, ...]:
         _number(row.paper.get("speedup")),
         _number(row.memory),
         _number(row.paper.get("memory")),
+        " / ".join(f"{factor:.1f}" for factor in row.latency.values()),
+    )
+
+
+def _structure(row: StructureRow) -> tuple[str, ...]:
+    deviation = "" if row.deviation is None else f" ± {row.deviation:.2f}"
+    paper = row.paper
+    return (
+        row.cell,
+        str(len(row.accuracies)),
+        f"{row.accuracy:.2f}{deviation}",
+        _number(100 * paper["accuracy"] if paper else None),
+        f"{mean(row.left):.2f}",
+        _number(paper.get("left")),
+        ", ".join(dict.fromkeys(row.structures)),
+        paper.get("structure", ""),
+        _number(mean(row.macs) if row.macs else None),
+        _number(paper.get("macs")),
         " / ".join(f"{factor:.1f}" for factor in row.latency.values()),
     )
 

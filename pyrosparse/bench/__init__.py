@@ -2,6 +2,7 @@
 
 from pyrosparse.bench.costs import CostRow, cost_table
 from pyrosparse.bench.run import read, run
+from pyrosparse.bench.structures import StructureRow, structure_table
 from pyrosparse.bench.suite import Job, Suite, load, suites
 from pyrosparse.bench.table import Row, provenance, table
 
@@ -9,12 +10,14 @@ __all__ = [
     "CostRow",
     "Job",
     "Row",
+    "StructureRow",
     "Suite",
     "cost_table",
     "load",
     "provenance",
     "read",
     "run",
+    "structure_table",
     "suites",
     "table",
 ]

@@ -87,7 +87,7 @@ def _run_job(job: Job, scratch: Path) -> dict[str, Any]:
         folder=scratch / job.id,
         weights=weights,
         # A suite that has the first stage as a run of its own trains it once.
-        first=scratch / job.id.replace("-dependent-beta-bernoulli-", "-beta-bernoulli-"),
+        first=scratch / _first(job.id),
         progress=False,
     )
     return {
@@ -108,6 +108,16 @@ def _run_job(job: Job, scratch: Path) -> dict[str, Any]:
         "settings": asdict(job.settings),
         "history": [_rounded(entry) for entry in outcome.history],
     }
+
+
+def _first(id: str) -> str:
+    """The run of a suite that is the first stage of another one."""
+    for second, first in (
+        ("-dependent-beta-bernoulli-", "-beta-bernoulli-"),
+        ("-reinitialised-", "-gibbs-"),
+    ):
+        id = id.replace(second, first)
+    return id
 
 
 def _rounded(entry: dict[str, Any]) -> dict[str, Any]:

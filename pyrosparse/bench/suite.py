@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrosparse.compress import Settings
-from pyrosparse.compress.settings import PRUNING
+from pyrosparse.compress.settings import EVIDENCE, GATING, TURBO
 from pyrosparse.errors import unknown_name
 
 
@@ -36,26 +36,33 @@ class Suite:
     title, source: for people.
     jobs:   all runs, in the order in which they are worth having.
     paper:  published figures by cell: ``accuracy`` in [0, 1], or ``error`` and ``memory`` in % and
-            ``speedup``.
+            ``speedup``; with ``structure``, units by layer, ``left``, the weights in %, and
+            ``macs``, multiply-accumulates saved in %, beside the accuracy.
     """
 
     name: str
     title: str
     source: str
     jobs: list[Job]
-    paper: dict[str, Mapping[str, float]]
+    paper: dict[str, Mapping[str, Any]]
 
     @property
     def gated(self) -> bool:
         """Whether it has runs that close gates, whose networks' size is what matters."""
         return any(job.settings.gated for job in self.jobs)
 
+    @property
+    def structured(self) -> bool:
+        """Whether it has runs of Turbo-VBI, whose networks' structure is what matters."""
+        return any(job.settings.method in TURBO for job in self.jobs)
+
 
 def suites() -> list[str]:
     """The names of the suites that come with the package.
 
     >>> suites()
-    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'evidence', 'fcn-width']
+    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'evidence', 'fcn-width', 'gibbs',
+     'turbo-vbi']
     """
     folder = resources.files("pyrosparse") / "suites"
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
@@ -83,15 +90,20 @@ def load(name: str, *, seeds: int | None = None) -> Suite:
     for grid in content["grid"]:
         for job in _expand(content.get("settings", {}), grid, seeds):
             jobs.setdefault(job.id, job)
-    paper: dict[str, Mapping[str, float]] = {}
+    paper: dict[str, Mapping[str, Any]] = {}
     for row in content.get("paper", []):
         paper |= dict(_published(row))
     return Suite(name, content["title"], content["source"], list(jobs.values()), paper)
 
 
-def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """The figures of one row: accuracies by method, or a list of each figure along kl_scale."""
+def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The figures of one row: accuracies by method, a list of each figure along kl_scale, or
+    accuracy and structure at a share of active weights."""
     where = row["dataset"], row["network"]
+    if "structure" in row:
+        keys = ("accuracy", "left", "structure", "macs")
+        yield _cell(*where, row["method"], row["active"]), {key: row[key] for key in keys}
+        return
     if "accuracy" in row:
         for method, value in row["accuracy"].items():
             yield _cell(*where, method, row["sparsity"]), {"accuracy": value}
@@ -113,11 +125,12 @@ def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> 
     for values in itertools.product(*axes.values()):
         for seed in range(repeat):
             chosen = Settings(**{**settings, **dict(zip(axes, values, strict=True)), "seed": seed})
-            yield Job(_cell(chosen.dataset, chosen.network, chosen.method, chosen.level), chosen)
+            yield Job(_cell(chosen.dataset, chosen.network, chosen.label, chosen.level), chosen)
 
 
 def _cell(dataset: str, network: str, method: str, level: float | None) -> str:
-    if method == "none" or level is None:
-        return f"{dataset}-{network}-none"
-    shown = 100 * level if method in PRUNING else level
+    if method in ("none", "dense") or level is None:
+        return f"{dataset}-{network}-{method}"
+    # Of all other methods the level is a share of the weights.
+    shown = level if method in GATING or method in EVIDENCE else 100 * level
     return f"{dataset}-{network}-{method}-{shown:g}"

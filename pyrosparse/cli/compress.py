@@ -23,7 +23,7 @@ def _option(text: str, panel: str = "Options") -> Any:
 
 
 _TRAINING, _PRUNING, _GATES = "Training", "Pruning of weights", "Gates on units"
-_EVIDENCE, _TURBO = "Pruning by the evidence", "Turbo-VBI"
+_EVIDENCE, _TURBO, _MASKS = "Pruning by the evidence", "Turbo-VBI", "Gibbs pruning"
 
 
 @app.command()
@@ -167,6 +167,31 @@ def compress(
         int | None,
         _option("Epochs for what is left; by default 30, on few data more.", _TURBO),
     ] = None,
+    structure: Annotated[
+        str | None,
+        _option("What goes together: `weight`, the default, `kernel` or `filter`.", _MASKS),
+    ] = None,
+    coupling: Annotated[
+        float | None, _option("c; by default 0, of kernels 0.01, of filters 1.", _MASKS)
+    ] = None,
+    beta_start: Annotated[
+        float | None,
+        _option("Inverse temperature at first; by default 0.7, of filters 0.003.", _MASKS),
+    ] = None,
+    beta_end: Annotated[
+        float | None,
+        _option("And from 0.64 of training on; by default 1e4, of filters 1.", _MASKS),
+    ] = None,
+    relative: Annotated[
+        bool | None, _option("Measure weights in units of their layer's deviation.", _MASKS)
+    ] = None,
+    final: Annotated[
+        str | None,
+        _option("The mask at the end: one `draw`, the default, `mode` or `magnitude`.", _MASKS),
+    ] = None,
+    augment: Annotated[
+        bool | None, _option("Shift and flip training images, the default.", _MASKS)
+    ] = None,
 ) -> None:
     """Train a network, make it smaller, evaluate it, and leave a folder with a report.
 
@@ -206,6 +231,13 @@ def compress(
             "unit_cost": _number_or_object("--unit-cost", unit_cost),
             "least_units": _number_or_object("--least-units", least_units),
             "fine_tune": fine_tune,
+            "structure": structure,
+            "coupling": coupling,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+            "relative": relative,
+            "final": final,
+            "augment": augment,
         },
     )
     folder = output or run_folder.default_folder(settings)

@@ -61,7 +61,8 @@ def table(
         raise ValueError(f"{suite} has no method with gates: there is no speed-up to plot")
     file = results or _results(grid)
     costs = bench.cost_table(grid, file) if grid.gated else []
-    rows = costs or bench.table(grid, file)
+    structures = bench.structure_table(grid, file) if grid.structured else []
+    rows = costs or structures or bench.table(grid, file)
     if not rows:
         raise ValueError(f"{file} has no results: run `pyrosparse bench {suite}` first")
     if markdown:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrosparse.compact import quality
 from pyrosparse.compact.masked import masked
-from pyrosparse.compress import dependent, gating, pruning, reducing, turbo
+from pyrosparse.compress import dependent, gating, masking, pruning, reducing, turbo
 from pyrosparse.compress.compaction import compacted
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
@@ -74,6 +74,8 @@ def compress(
         )
     elif settings.method in EVIDENCE:
         trained = reducing.train(settings, net, data, folder=folder, progress=progress)
+    elif settings.masked:
+        trained = masking.train(settings, net, data, folder=folder, first=first, progress=progress)
     else:
         trained = pruning.train(settings, net, data, folder=folder, progress=progress)
     gated = masked(net, trained.masks, trained.gates) if trained.gates else trained.net

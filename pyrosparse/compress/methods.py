@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pyrosparse.infer import Turbo, schedules
@@ -110,11 +111,13 @@ def turbo(settings: Settings) -> Turbo:
     """
     if not 0 < settings.active < 1:
         raise ValueError(f"active is a share of the weights, in (0, 1), got {settings.active}")
+    if isinstance(settings.kl_scale, Mapping):
+        raise ValueError(f"{settings.method} takes one kl_scale for all, got {settings.kl_scale}")
     coupled = settings.method == "turbo-vbi"
     return Turbo(
         units=UnitFactor(cost=settings.unit_cost) if coupled else None,
-        active=schedules.geometric(max(_AT_FIRST, settings.active), settings.active, _SHRINKING),
-        contrast=schedules.geometric(*_CONTRAST, _SHRINKING),
+        active=schedules.logarithmic(max(_AT_FIRST, settings.active), settings.active, _SHRINKING),
+        contrast=schedules.logarithmic(*_CONTRAST, _SHRINKING),
         strength=lambda progress: min(1.0, progress / _COUPLING),
         prune_from=_PRUNING,
         at_least=settings.least_units if coupled else 1,

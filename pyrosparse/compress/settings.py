@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pyrosparse import data as data_sets
 from pyrosparse import networks
+from pyrosparse.compress import mask_settings
+from pyrosparse.compress.mask_settings import MASKING
 from pyrosparse.compress.methods import beta_bernoulli, pruner, reduction_pruner, turbo
 from pyrosparse.data.pixels import Normalisation
 from pyrosparse.errors import unknown_name
@@ -34,7 +36,7 @@ TURBO = {
     "turbo-vbi": "take weights in clusters, and whole units, by messages (Xia et al. 2023)",
     "independent-support": "the prior of turbo-vbi with no structure in it: weight by weight",
 }
-METHODS = {**GATING, **TURBO, **PRUNING, **EVIDENCE}
+METHODS = {**GATING, **TURBO, **MASKING, **PRUNING, **EVIDENCE}
 
 # What a method has where nothing else is said; an option that is not here is not of its family.
 _PRUNING_OWN: dict[str, Any] = {
@@ -105,6 +107,8 @@ def _own(method: str) -> dict[str, Any]:
         return _EVIDENCE_OWN
     if method in TURBO:
         return _TURBO_OWN if method == "turbo-vbi" else _INDEPENDENT_OWN
+    if method in MASKING:
+        return mask_settings.OWN
     return _GATING_OWN if method in GATING else _PRUNING_OWN
 
 
@@ -166,6 +170,19 @@ class Settings:
     fraction, rows: as for ``ReductionPruner``; 0.5, single weights.
     warmup:         epochs before the first batch goes; a quarter of all.
 
+    Of masks (``gibbs`` and what it is compared with): 200 epochs in batches of 128, at a rate of
+    1e-3 that falls to a tenth after 0.4, 0.6 and 0.8 of them; scale is (2e-4 n)^-1/2, the
+    weight decay of the authors' code. More or fewer epochs stretch all of it.
+
+    sparsity:   the fraction of the weights, kernels or filters that goes; 0.9.
+    structure:  ``weight``, ``kernel`` or ``filter``, as for ``Gibbs``.
+    coupling:   c, as for ``Gibbs``.
+    beta_start, beta_end: the inverse temperature at the start, and from 0.64 of training on; 0.7
+                and 1e4, of filters 0.003 and 1.
+    relative, final: as for ``Gibbs``; no, draw. With relative, c and beta are by default those that
+                mean the same for weights of the variance 2 / 576.
+    augment:    training images are shifted by up to a tenth and flipped, anew in every epoch; yes.
+
     Raises ValueError on unknown names, options out of range and options of another method.
 
     >>> Settings(method="magnitude").sparsity
@@ -207,6 +224,13 @@ class Settings:
     unit_cost: float | Mapping[str, float] = _OWN
     least_units: int | Mapping[str, int] = _OWN
     fine_tune: int = _OWN
+    structure: Literal["weight", "kernel", "filter"] = _OWN
+    coupling: float = _OWN
+    beta_start: float = _OWN
+    beta_end: float = _OWN
+    relative: bool = _OWN
+    final: Literal["draw", "mode", "magnitude"] = _OWN
+    augment: bool = _OWN
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -215,9 +239,8 @@ class Settings:
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
         own = _own(self.method)
-        for name in (
-            _PRUNING_OWN | _DEPENDENT_OWN | _EVIDENCE_OWN | _TURBO_OWN
-        ).keys() - own.keys():
+        every = [_PRUNING_OWN, _DEPENDENT_OWN, _EVIDENCE_OWN, _TURBO_OWN, mask_settings.OWN]
+        for name in {name for options in every for name in options} - own.keys():
             if getattr(self, name) is not None:
                 others = ", ".join(method for method in METHODS if name in _own(method))
                 raise ValueError(
@@ -238,6 +261,8 @@ class Settings:
             reduction_pruner(self)
         elif self.method in TURBO:
             turbo(self)
+        elif self.masked:
+            mask_settings.check(self)
         else:
             pruner(self)
 
@@ -252,11 +277,26 @@ class Settings:
         return "pretrain" in _own(self.method)
 
     @property
+    def masked(self) -> bool:
+        """Whether the method is Gibbs pruning, or what it is compared with."""
+        return self.method in MASKING
+
+    @property
+    def label(self) -> str:
+        """The method, with the structure of what it removes: ``gibbs-kernel``."""
+        parts = [self.method]
+        if self.method != "dense" and self.structure not in (None, "weight"):
+            parts.append(self.structure)
+        if self.method == "gibbs" and self.relative:
+            parts.append("relative")
+        return "-".join(parts)
+
+    @property
     def level(self) -> float | None:
         """What tells the runs of a method apart: the sparsity, or gamma (where it has several
         values, the last), the prior's scale, or the share of active weights; None for the
         unpruned network."""
-        if self.method == "none":
+        if self.method in ("none", "dense"):
             return None
         if self.method in EVIDENCE:
             return self.scale
@@ -274,6 +314,8 @@ class Settings:
         >>> Settings().for_data(54_000).epochs, Settings().for_data(1294).epochs
         (30, 154)
         """
+        if self.masked and self.scale is None:
+            return replace(self, scale=mask_settings.scale_for(n))
         steps = math.ceil(n / self.batch_size)
         if self.method in EVIDENCE:
             epochs = self.epochs or max(_EPOCHS, math.ceil(_EVIDENCE_STEPS / steps))

@@ -97,6 +97,6 @@ def train(
 def _kl_scale(settings: Settings, prior: Lifted, n: int) -> float:
     """The weight of the KL divergence: where there are more weights than data, their priors would
     together outweigh the likelihood."""
-    if settings.kl_scale is not None:
+    if isinstance(settings.kl_scale, (int, float)):
         return settings.kl_scale
     return min(1.0, n / sum(math.prod(target.shape) for target in prior.targets))

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from pyrosparse.data.augment import Augmented
 from pyrosparse.data.examples import DataSet, Examples
 from pyrosparse.data.folders import default_root
 from pyrosparse.data.idx import read_idx
@@ -11,7 +12,16 @@ from pyrosparse.data.pixels import Normalisation, Pixels, check_options, prepare
 from pyrosparse.data.sources import SOURCES
 from pyrosparse.errors import unknown_name
 
-__all__ = ["DataSet", "Examples", "default_root", "image_folder", "load", "names", "read_idx"]
+__all__ = [
+    "Augmented",
+    "DataSet",
+    "Examples",
+    "default_root",
+    "image_folder",
+    "load",
+    "names",
+    "read_idx",
+]
 
 
 def names() -> tuple[str, ...]:

@@ -1,6 +1,9 @@
 """Distributions that Pyro lacks, written for the shapes and magnitudes of network weights."""
 
+from pyrosparse.distributions.bipartite_gibbs_mask import BipartiteGibbsMask
+from pyrosparse.distributions.gibbs_mask import GibbsMask
 from pyrosparse.distributions.grid_support import GridSupport
+from pyrosparse.distributions.ising_mask import IsingMask
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
 from pyrosparse.distributions.kumaraswamy import Kumaraswamy
 from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
@@ -9,7 +12,10 @@ from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, re
 from pyrosparse.distributions.tree_support import TreeSupport
 
 __all__ = [
+    "BipartiteGibbsMask",
+    "GibbsMask",
     "GridSupport",
+    "IsingMask",
     "IsotropicNormal",
     "Kumaraswamy",
     "LogitKumaraswamy",

@@ -1,6 +1,7 @@
 """Inference: the training loop with its schedules, callbacks and checkpoints."""
 
 from pyrosparse.infer import schedules
+from pyrosparse.infer.annealing import Annealing
 from pyrosparse.infer.callback import Callback, Evaluation
 from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.fit import fit
@@ -17,6 +18,7 @@ from pyrosparse.sum_product import (
 )
 
 __all__ = [
+    "Annealing",
     "Callback",
     "CapturedSVI",
     "Evaluation",

@@ -1,4 +1,4 @@
-"""What ``fit`` calls at the end of every epoch."""
+"""What ``fit`` calls at the end of every epoch, and before steps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class Callback:
 
     def on_start(self, run: Fit) -> None:
         """Before the first step, or the first after resuming."""
+
+    def on_step(self, run: Fit, progress: float) -> None:
+        """Before each step; progress: the share of training that is done, in [0, 1)."""
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any] | None:
         """After each epoch, before validation; returns metrics to record, JSON values."""

@@ -70,7 +70,8 @@ def fit(
     kl_scale:      beta, the weight of the KL divergence; reached linearly over the first
                    ``kl_warmup`` epochs.
     clip_norm:     the largest norm of the gradient over all parameters.
-    callbacks:     called at the end of every epoch, in order; see ``Callback``.
+    callbacks:     called before every step and at the end of every epoch, in order; see
+                   ``Callback``.
     validation:    data whose likelihood and accuracy at the guide's mean are recorded.
     patience:      stop after so many epochs without a new best ``validation_nll``.
     checkpoint:    a file written after every epoch. If it is there at the start, the run goes on
@@ -169,6 +170,8 @@ def fit(
                         weight.fill_(kl_scale * min(1.0, position / kl_warmup))
                     for group, rate in zip(run.optimizer.param_groups, base_rates, strict=True):
                         group["lr"] = rate * schedule(min(position / epochs, 1.0))
+                    for callback in callbacks:
+                        callback.on_step(run, min(position / epochs, 1.0))
                     loss = run.take_step(batch, clip_norm, checkpoint)
                     total, count = total + loss, count + 1
                 if not count:

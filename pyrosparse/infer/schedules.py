@@ -57,16 +57,33 @@ def cubic(end: float = 1.0, start: float = 0.0) -> Schedule:
     return lambda progress: 1 - (1 - min(max((progress - start) / (end - start), 0.0), 1.0)) ** 3
 
 
-def geometric(start: float, final: float, end: float = 1.0) -> Schedule:
-    """From ``start`` to ``final``, by the same factor in equal shares of training, until ``end``.
+def logarithmic(start: float, end: float, until: float = 1.0) -> Schedule:
+    r"""From ``start`` to ``end`` by equal factors, and constant from ``until`` on.
 
-    Raises ValueError unless start, final and end are positive.
+    .. math:: b_0 (b_1 / b_0)^{\min(t / t_1, 1)}
 
-    >>> round(geometric(0.1, 0.001, end=0.5)(0.25), 6)
-    0.01
+    Source: Labach and Valaee (2020), section III-A, for an inverse temperature.
+
+    Raises ValueError unless start, end and until are positive and finite.
+
+    >>> round(logarithmic(0.01, 1.0, until=0.5)(0.25), 6)
+    0.1
     """
-    if not min(start, final, end) > 0:
-        raise ValueError(
-            f"a geometric path needs positive start, final and end, got {start}, {final}, {end}"
-        )
-    return lambda progress: start * (final / start) ** min(progress / end, 1.0)
+    for name, value in (("start", start), ("end", end), ("until", until)):
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    ratio = math.log(end / start)
+
+    def at(progress: float) -> float:
+        return end if progress >= until else start * math.exp(ratio * progress / until)
+
+    return at
+
+
+def after(point: float) -> Schedule:
+    """0 before a point of progress, 1 from it on: a ramp that cuts at once.
+
+    >>> after(0.64)(0.63), after(0.64)(0.64)
+    (0.0, 1.0)
+    """
+    return lambda progress: float(progress >= point)

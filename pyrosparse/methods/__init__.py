@@ -3,6 +3,7 @@
 from pyrosparse.methods.beta_bernoulli import BetaBernoulli
 from pyrosparse.methods.dependent_beta_bernoulli import DependentBetaBernoulli
 from pyrosparse.methods.gaussian import Gaussian
+from pyrosparse.methods.gibbs import Gibbs
 from pyrosparse.methods.horseshoe import Horseshoe
 from pyrosparse.methods.support_mrf import SupportMRF, generative
 
@@ -10,6 +11,7 @@ __all__ = [
     "BetaBernoulli",
     "DependentBetaBernoulli",
     "Gaussian",
+    "Gibbs",
     "Horseshoe",
     "SupportMRF",
     "generative",

@@ -3,6 +3,7 @@
 from pyrosparse.prune.bayes_factor import BayesFactorPruner
 from pyrosparse.prune.criteria import magnitude, random
 from pyrosparse.prune.pruner import Pruner
+from pyrosparse.prune.recalibration import recalibrate
 from pyrosparse.prune.reduction import Batch, Order, ReductionPruner, prune_batch, ranked, reduce
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "prune_batch",
     "random",
     "ranked",
+    "recalibrate",
     "reduce",
 ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrosparse.infer.schedules import constant, cosine, cubic, steps
+from pyrosparse.infer.schedules import after, constant, cosine, cubic, logarithmic, steps
 
 PROGRESS = st.floats(0, 1)
 
@@ -23,6 +23,13 @@ PROGRESS = st.floats(0, 1)
         (steps(0.5, 0.8), 0.5, 0.1),
         (steps(0.5, 0.8), 0.9, 0.01),
         (steps(0.5, factor=0.3), 1.0, 0.3),
+        (logarithmic(0.7, 1e4), 0.5, math.sqrt(7e3)),
+        (logarithmic(0.7, 1e4, until=0.64), 0.0, 0.7),
+        (logarithmic(0.7, 1e4, until=0.64), 0.64, 1e4),
+        (logarithmic(0.7, 1e4, until=0.64), 0.9, 1e4),
+        (logarithmic(4.0, 1.0), 0.5, 2.0),
+        (after(0.64), 0.6, 0.0),
+        (after(0.64), 0.64, 1.0),
         (cubic(), 0.5, 0.875),
         (cubic(end=0.6), 0.6, 1.0),
         (cubic(start=0.2, end=0.6), 0.1, 0.0),
@@ -59,3 +66,9 @@ def test_steps_multiply(points, progress):
 def test_ramps_that_do_not_rise_are_refused(start, end):
     with pytest.raises(ValueError, match="start < end"):
         cubic(start=start, end=end)
+
+
+@pytest.mark.parametrize("bad", [(0.0, 1.0), (1.0, float("inf")), (1.0, 2.0, 0.0)])
+def test_logarithms_need_positive_numbers(bad):
+    with pytest.raises(ValueError, match="must be positive and finite"):
+        logarithmic(*bad)

@@ -21,7 +21,7 @@ class Turbo(Callback):
 
     units:      a factor that makes whole units go; None for none.
     active:     the wanted share of active weights as a function of progress in [0, 1], such as
-                ``schedules.geometric(0.12, 0.0114, end=0.75)``; by default slab and spike stay
+                ``schedules.logarithmic(0.12, 0.0114, end=0.75)``; by default slab and spike stay
                 where they are, and the data decide.
     contrast:   slab rate / spike rate as a function of progress, with ``active``; by default the
                 method's own.

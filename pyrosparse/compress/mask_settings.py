@@ -1,0 +1,105 @@
+"""The settings of training under drawn masks, and of what that is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyrosparse.infer import Annealing, schedules
+from pyrosparse.methods import Gibbs
+
+if TYPE_CHECKING:
+    from pyrosparse.compress.settings import Settings
+
+MASKING = {
+    "gibbs": "draw masks in every step, annealed to those of magnitude (Labach and Valaee 2020)",
+    "dense": "train as gibbs does, without masks",
+    "random-mask": "train as gibbs does, under one random mask from the start",
+    "reinitialised": "train what gibbs leaves once more, from new weights",
+    "cut": "train as gibbs does, cut by magnitude where its annealing ends, and train on",
+    "one-shot": "train as gibbs does, without masks, and cut by magnitude at the end",
+    "one-shot-recalibrated": "then take the statistics of batch normalisation anew",
+}
+
+OWN: dict[str, Any] = {
+    "epochs": 200,
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+    "scale": None,
+    "sparsity": 0.9,
+    "structure": "weight",
+    "coupling": None,
+    "beta_start": None,
+    "beta_end": None,
+    "relative": False,
+    "final": "draw",
+    "augment": True,
+}
+
+_BETAS = {"weight": (0.7, 1e4), "kernel": (0.7, 1e4), "filter": (0.003, 1.0)}
+
+_VARIANCE = 2 / 576
+"""Of He's initial weights for 64 channels and 3 x 3 kernels: in a layer of this variance the values
+by default are the same law, ``relative`` or not."""
+
+ANNEALED = 0.64
+"""The share of training in which beta rises: 128 of the paper's 200 epochs."""
+
+RATES = schedules.steps(0.4, 0.6, 0.8)
+"""A tenth of the rate from epoch 80 of 200 on, and again every 40."""
+
+
+def gibbs(settings: Settings) -> Gibbs:
+    """The method of the masks as the settings say.
+
+    Raises ValueError on options out of range.
+
+    >>> from pyrosparse.compress import Settings
+    >>> gibbs(Settings(method="gibbs", structure="kernel")).coupling
+    0.01
+    """
+    coupling = settings.coupling
+    if coupling is None and settings.relative:
+        coupling = Gibbs(structure=settings.structure).coupling / _VARIANCE
+    return Gibbs(
+        settings.sparsity,
+        settings.structure,
+        coupling,
+        relative=settings.relative,
+        final=settings.final,
+        scale=1.0 if settings.scale is None else settings.scale,
+    )
+
+
+def annealing(settings: Settings) -> Annealing:
+    """The callback that anneals the masks as the settings say.
+
+    Raises ValueError on options out of range.
+
+    >>> from pyrosparse.compress import Settings
+    >>> annealing(Settings(method="gibbs")).schedule(1.0)
+    10000.0
+    """
+    unit = _VARIANCE if settings.relative else 1.0
+    start, end = (unit * beta for beta in _BETAS[settings.structure])
+    schedule = schedules.logarithmic(
+        start if settings.beta_start is None else settings.beta_start,
+        end if settings.beta_end is None else settings.beta_end,
+        until=ANNEALED,
+    )
+    return Annealing(schedule, per="step")
+
+
+def check(settings: Settings) -> None:
+    """Refuse options out of range."""
+    gibbs(settings)
+    annealing(settings)
+
+
+def scale_for(n: int) -> float:
+    """The standard deviation of the prior that is the weight decay of the authors' code, 1e-4 |w|^2
+    beside the mean loss of n data.
+
+    >>> round(scale_for(50_000), 3)
+    0.316
+    """
+    return (2 * 1e-4 * n) ** -0.5

@@ -1,0 +1,255 @@
+"""Gibbs pruning: weights under masks drawn from an annealed Gibbs distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrosparse.distributions import BipartiteGibbsMask, GibbsMask, IsotropicNormal, Point
+from pyrosparse.distributions.quantile import quantile
+from pyrosparse.method import Method, Posterior
+from pyrosparse.target import Target, weights
+
+Structure = Literal["weight", "kernel", "filter"] | Callable[[Tensor], Tensor]
+
+_COUPLING = {"weight": 0.0, "kernel": 0.01, "filter": 1.0}
+
+
+@dataclass(frozen=True)
+class Gibbs(Method):
+    r"""Gibbs pruning: in every training step a mask is drawn that tends to remove small weights, at
+    first loosely and, as its temperature falls, in earnest.
+
+    .. math::
+        w \sim \mathcal N(0, s^2), \qquad
+        p(x \mid w) \propto e^{-\beta H(x)}, \quad
+        H(x) = \sum_i (Q_p - w_i^2)\, x_i - c \sum_k \sum_{i \ne j \in \mathcal N_k} x_i x_j,
+        \qquad q(w) = \delta(w - \mu)
+
+    The network computes with :math:`w_i (x_i + 1) / 2`. :math:`Q_p` is the p-quantile of the
+    squared weights of the target, or of their means over the blocks :math:`\mathcal N_k`. The mask
+    has the same law in prior and guide: it is drawn once, for all data of a step, and not scored.
+
+    This is cut inference: no gradient goes through the mask, its field or :math:`Q_p`. Scored
+    as a model, the mask would pull on the weights too, as far as they change its probability. So
+    the ELBO's gradient is that of the likelihood through the weights that are kept, and that
+    of the Gaussian prior, :math:`-w / s^2`, on all.
+
+    p:          the fraction that goes, in [0, 1).
+    structure:  what goes together: ``weight`` (each alone), ``kernel`` (the k x k weights between
+                two channels), ``filter`` (all that leads to an output), or a function that
+                arranges a tensor of the target's shape as (blocks, n), of which it must move the
+                elements only.
+    c:          the coupling in a block; 0, 0.01, 1 and 0.01 by default.
+    convention: ``paper`` or ``reference-code``, as for ``GibbsMask``.
+    beta:       the inverse temperature; ``ps.infer.Annealing`` raises it as training goes on. It is
+                in the posterior's buffer ``_beta``, and so in the state dict.
+    relative:   measure w in units of its root mean square over the target, so that beta and c
+                mean the same in every layer; otherwise, as in the paper, they act on w as it is.
+    sweeps, start: of the sampler of filters, as for ``BipartiteGibbsMask``, whose colours are the
+                halves of the input channels. Kernels and blocks of one's own are drawn exactly.
+    final:      the mask that ``Annealing`` leaves at the end: one ``draw``, the ``mode`` of the
+                law, or ``magnitude``: what has a mean square of :math:`Q_p` or more.
+    scale:      the prior's standard deviation s.
+
+    Targets: weights; by default, as in the paper, those of all convolutions but the first, and for
+    filters none of 1 x 1; where that leaves none, all weights. ``keep`` scores how far the
+    mean square of a block is above :math:`Q_p`, so that ``masks()`` are those of magnitude; they
+    are in ``mean`` too, and in use in evaluation mode. Once a target is frozen its mask is final:
+    no more is drawn.
+
+    Raises ValueError on options out of range, and where a target has no kernels.
+
+    Source: Labach and Valaee (2020), eqs. 2 to 4 and Algorithm 1.
+
+    >>> import pyrosparse as ps, torch
+    >>> bnn = ps.lift(torch.nn.Linear(20, 10), Gibbs(p=0.8, beta=1e6))
+    >>> bnn.masks().sparsity
+    0.8
+    """
+
+    p: float = 0.9
+    structure: Structure = "weight"
+    c: float | None = None
+    convention: Literal["paper", "reference-code"] = "paper"
+    beta: float = 1.0
+    relative: bool = False
+    sweeps: int = 50
+    start: Literal["magnitude", "random"] = "magnitude"
+    final: Literal["draw", "mode", "magnitude"] = "draw"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p < 1:
+            raise ValueError(f"p is the fraction that goes, in [0, 1), got {self.p}")
+        if not callable(self.structure) and self.structure not in _COUPLING:
+            raise ValueError(
+                "structure must be 'weight', 'kernel', 'filter' or a function, got "
+                f"{self.structure!r}"
+            )
+        if self.c is not None and self.structure == "weight" and self.c != 0:
+            raise ValueError(f"weights that go alone have no coupling, got c = {self.c}")
+        if self.final not in ("draw", "mode", "magnitude"):
+            raise ValueError(f"final must be 'draw', 'mode' or 'magnitude', got {self.final!r}")
+        if not (self.scale > 0 and math.isfinite(self.scale)):
+            raise ValueError(f"scale must be positive and finite, got {self.scale}")
+        BipartiteGibbsMask(
+            torch.zeros(1),
+            self.beta,
+            self.coupling,
+            sweeps=self.sweeps,
+            start=self.start,
+            convention=self.convention,
+        )
+
+    @property
+    def coupling(self) -> float:
+        """c, or what it is by default."""
+        if self.c is not None:
+            return self.c
+        return 0.01 if callable(self.structure) else _COUPLING[self.structure]
+
+    def targets(self, net: nn.Module) -> list[Target]:
+        layers = weights(net)
+        convolutions = [target for target in layers if len(target.shape) > 2][1:]
+        if self.structure == "filter":
+            convolutions = [one for one in convolutions if math.prod(one.shape[2:]) > 1]
+        return convolutions or layers
+
+    def init(self, target: Target) -> dict[str, Tensor]:
+        value = target.value
+        assert value is not None
+        self.blocks(value.detach())
+        return {
+            "loc": value,
+            "_beta": torch.full((), self.beta, dtype=value.dtype, device=value.device),
+            "_final": torch.zeros((), dtype=torch.bool, device=value.device),
+        }
+
+    def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        loc = q["loc"]
+        prior = IsotropicNormal(self.scale, target.shape, dtype=loc.dtype, device=loc.device)
+        weight = pyro.sample(target.site, prior)
+        with torch.no_grad():
+            mask = self.mask(target, q, weight.detach())
+        return weight * mask
+
+    def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        return pyro.sample(target.site, Point(q["loc"]))
+
+    def keep(self, target: Target, q: Posterior) -> Tensor:
+        loc = q["loc"].detach()
+        score = self._excess(loc)
+        # What is frozen at zero has been taken out by then: all the others stay.
+        return torch.where(q["_final"], loc.square(), score)
+
+    def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        return q["loc"] * (self.keep(target, q) >= 0)
+
+    def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
+        q["_final"].copy_(removed.any())
+
+    def final_mask(self, target: Target, q: Posterior) -> Tensor:
+        """What stays in the end: one draw, the mode or by magnitude, as ``final`` says; boolean,
+        ``target.shape``."""
+        with torch.no_grad():
+            loc = q["loc"].detach()
+            if self.final == "magnitude":
+                return self.magnitude_mask(loc)
+            law = self.law(self.field(loc), q)
+            mask = law.mode if self.final == "mode" else law.sample()
+            return self._arranged(mask, target.shape) != 0
+
+    def mask(self, target: Target, q: Posterior, weight: Tensor) -> Tensor:
+        """The mask of a forward pass, given the weight: drawn anew in training, and by magnitude
+        otherwise; 1 everywhere once it is final. In the weight's shape and dtype."""
+        if q.training:
+            mask = self._arranged(self.law(self.field(weight), q).sample(), target.shape)
+        else:
+            mask = self.magnitude_mask(weight).to(weight)
+        return torch.where(q["_final"], 1.0, mask)
+
+    def magnitude_mask(self, weight: Tensor) -> Tensor:
+        """The blocks whose mean square is the quantile or more: all that stays of a weight as beta
+        and c grow; boolean, the weight's shape. Of random weights, a random mask.
+
+        >>> Gibbs(0.5, "filter").magnitude_mask(torch.tensor([[1.0, 0.0], [0.1, 0.2]]))
+        tensor([[ True,  True],
+                [False, False]])
+        """
+        return self._excess(weight) >= 0
+
+    def blocks(self, tensor: Tensor) -> Tensor:
+        """A tensor of a target's shape as (blocks, n); single weights as they are.
+
+        Raises ValueError where it has no kernels."""
+        if self.structure == "weight":
+            return tensor
+        if self.structure == "filter":
+            return tensor.flatten(1) if tensor.dim() > 1 else tensor.unsqueeze(1)
+        if self.structure == "kernel":
+            if tensor.dim() < 3:
+                raise ValueError(
+                    f"a weight of shape {tuple(tensor.shape)} has no kernels: structure='kernel' "
+                    "is for convolutions; use 'weight' or 'filter', or choose targets with `on`"
+                )
+            return tensor.flatten(2).flatten(0, 1)
+        arranged = self.structure(tensor)
+        if arranged.dim() != 2 or arranged.numel() != tensor.numel():
+            raise ValueError(
+                f"the structure must arrange the {tensor.numel()} elements of a tensor of shape "
+                f"{tuple(tensor.shape)} as (blocks, n), but gave {tuple(arranged.shape)}"
+            )
+        return arranged
+
+    def field(self, weight: Tensor) -> Tensor:
+        """b = Q_p - w^2, arranged in blocks."""
+        squares = self.blocks(weight.square())
+        field = quantile(self._means(squares), self.p) - squares
+        if self.relative:
+            field = field / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
+        return field
+
+    def law(self, field: Tensor, q: Posterior) -> GibbsMask | BipartiteGibbsMask:
+        """The law of the mask given its field, a block an event."""
+        beta, convention = q["_beta"], self.convention
+        if self.structure != "filter":
+            return GibbsMask(field, beta, self.coupling, convention=convention, validate_args=False)
+        shape, n = q["loc"].shape, field.shape[-1]
+        channels = shape[1] if len(shape) > 1 else 1
+        return BipartiteGibbsMask(
+            field,
+            beta,
+            self.coupling,
+            split=channels // 2 * (n // channels) if channels > 1 else n // 2,
+            sweeps=self.sweeps,
+            start=self.start,
+            convention=convention,
+            validate_args=False,
+        )
+
+    def _means(self, squares: Tensor) -> Tensor:
+        """The mean of each block, (blocks, 1); single weights as they are."""
+        return squares if self.structure == "weight" else squares.mean(1, keepdim=True)
+
+    def _excess(self, weight: Tensor) -> Tensor:
+        """By how much the mean square of an element's block is above the quantile."""
+        squares = self.blocks(weight.square())
+        means = self._means(squares)
+        excess = means - quantile(means, self.p)
+        return self._arranged(excess.expand_as(squares), weight.shape)
+
+    def _arranged(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Values in blocks, as of ``blocks``, in the shape of the weight again."""
+        if not callable(self.structure):
+            return values.reshape(shape)
+        places = torch.arange(math.prod(shape), device=values.device).view(shape)
+        result = torch.empty_like(values.flatten())
+        result[self.structure(places).flatten()] = values.flatten()
+        return result.view(shape)

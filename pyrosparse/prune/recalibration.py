@@ -1,0 +1,56 @@
+"""Running statistics of batch normalisation, taken anew after weights have gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from pyrosparse.evidence.traces import batches
+
+
+def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
+    """Replace the running mean and variance of every batch normalisation by their averages over
+    the batches of the data, in place; no weight is changed.
+
+    Pruning a trained network moves the activations; what the normalisations remember of the network
+    before is then wrong, and much of the loss in accuracy comes from that alone.
+
+    net:        called with the first tensor of each batch; its other modules are in evaluation
+                mode meanwhile, and every module gets back the mode that it was in.
+    data:       training data: ``Examples``, a tuple of tensors, or an iterable of batches.
+    batch_size: where data are tensors; the averages are of whole batches, so that the last one is
+                left out where it is smaller and not the only one.
+
+    Raises ValueError where there are no data.
+
+    >>> net = nn.BatchNorm1d(1)
+    >>> recalibrate(net, (torch.tensor([[1.0], [3.0]]), torch.zeros(2)))
+    >>> net.running_mean
+    tensor([2.])
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    seen = 0
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        with torch.no_grad():
+            for x, *_ in batches(data, batch_size):
+                if seen and len(x) < seen:
+                    continue
+                net(x)
+                seen = len(x)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes:
+            module.training = training
+    if not seen:
+        raise ValueError("there are no data to take the statistics of")

@@ -1,0 +1,153 @@
+"""Compression by drawn masks and its baselines: resumed, as sparse as asked for, compact."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pyrosparse import run_folder
+from pyrosparse.bench import suite
+from pyrosparse.compress import METHODS, Settings, compress
+from pyrosparse.compress.mask_settings import MASKING, OWN, annealing, gibbs
+from pyrosparse.infer import checkpoint
+from pyrosparse.method import Posterior
+
+TINY = {"network_options": {"hidden": [16]}, "epochs": 2, "batch_size": 647, "sparsity": 0.75}
+
+
+def tiny(**options: Any) -> Settings:
+    return Settings(**(TINY | {"method": "gibbs"} | options))
+
+
+def zeros(net: nn.Module) -> list[float]:
+    return [
+        float((one == 0).float().mean()) for name, one in net.named_parameters() if "weight" in name
+    ]
+
+
+@pytest.mark.parametrize("method", MASKING)
+def test_every_one_is_as_sparse_as_asked_for(method: str) -> None:
+    outcome = compress(tiny(method=method), progress=False)
+    expected = 0.0 if method == "dense" else 0.75
+    # The paper's end of annealing is cold, but not frozen: a draw has some odd weights.
+    for sparsity in zeros(outcome.net):
+        assert sparsity == pytest.approx(expected, abs=0.02)
+    assert outcome.small is not None
+    example = outcome.data.test.x[:9]
+    assert torch.allclose(outcome.small(example), outcome.net.eval()(example), atol=1e-4)
+    if method == "gibbs":
+        betas = [entry["beta"] for entry in outcome.history]
+        assert 0.7 < betas[0] < betas[1] == 1e4
+
+
+def test_a_stopped_run_ends_like_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = tiny(method="reinitialised")
+    run_folder.run(settings, whole, progress=False)
+    save, left = checkpoint.save, [3]  # in the second of the two trainings
+
+    def save_some(*arguments: Any) -> None:
+        save(*arguments)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_some)
+        with pytest.raises(KeyboardInterrupt):
+            run_folder.run(settings, stopped, progress=False)
+    run_folder.run(settings, stopped, progress=False)
+    for name in ("weights.safetensors", "compact.safetensors"):
+        assert (whole / name).read_bytes() == (stopped / name).read_bytes()
+    assert (whole / "first" / "checkpoint.safetensors").exists()
+
+
+def test_reinitialised_has_the_masks_of_gibbs_and_weights_of_its_own() -> None:
+    first = compress(tiny(), progress=False).net
+    other = compress(tiny(method="reinitialised"), progress=False).net
+    for one, new in zip(first.parameters(), other.parameters(), strict=True):
+        if one.dim() > 1:
+            assert torch.equal(one != 0, new != 0) and not torch.equal(one, new)
+
+
+def test_filters_of_a_convolutional_network_leave_a_smaller_one() -> None:
+    settings = Settings(
+        network="cnn",
+        network_options={"hidden": [8]},
+        method="gibbs",
+        structure="filter",
+        sparsity=0.5,
+        epochs=1,
+        batch_size=647,
+        beta_end=1e4,
+        final="magnitude",
+    )
+    outcome = compress(settings, progress=False)
+    name = outcome.trained.bnn.targets[0].name
+    weight = outcome.net.get_parameter(name)
+    assert name == "conv2.weight" and len(weight) == 64
+    kept = weight.flatten(1).any(1)
+    assert int(kept.sum()) == 32 and weight[kept].count_nonzero() == weight[kept].numel()
+    assert outcome.small is not None and outcome.small.account.parameters[1] < (
+        0.7 * outcome.small.account.parameters[0]
+    )
+    example = outcome.data.test.x[:5]
+    assert torch.allclose(outcome.small(example), outcome.net.eval()(example), atol=1e-4)
+
+
+def test_the_first_convolution_has_a_prior_and_no_mask() -> None:
+    settings = Settings(network="cnn", method="gibbs", epochs=1, batch_size=647)
+    outcome = compress(settings, progress=False)
+    kinds = {
+        entry.target.name: type(entry.method).__name__
+        for entry in outcome.trained.bnn.guide.entries
+    }
+    assert kinds == {"conv2.weight": "Gibbs", "conv1.weight": "Gaussian"}
+    scale = outcome.settings.scale
+    assert scale == pytest.approx((2e-4 * len(outcome.data.train)) ** -0.5)
+
+
+def test_options_are_told_apart() -> None:
+    assert {name: getattr(tiny(), name) for name in OWN if OWN[name] is not None} == {
+        **{name: value for name, value in OWN.items() if value is not None},
+        **{name: TINY[name] for name in ("epochs", "batch_size", "sparsity")},
+    }
+    with pytest.raises(ValueError, match="none has no option structure: it is one of gibbs"):
+        Settings(method="none", structure="weight")
+    for bad in ({"sparsity": 1.0}, {"beta_start": 0.0}, {"final": "best"}, {"coupling": 1.0}):
+        with pytest.raises(ValueError):
+            tiny(**bad)
+    assert tiny(structure="kernel").label == "gibbs-kernel" and tiny().label == "gibbs"
+    assert tiny(structure="filter", relative=True).label == "gibbs-filter-relative"
+    assert all(METHODS[name] for name in MASKING)
+
+
+@pytest.mark.parametrize("structure", ["weight", "kernel", "filter"])
+def test_relative_or_not_it_is_the_same_law_where_the_variance_is_that_of_he(
+    structure: str,
+) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 4, 3, 3).double()
+    weight *= (2 / 576 / weight.square().mean()).sqrt()
+    laws = []
+    for relative in (False, True):
+        settings = tiny(structure=structure, relative=relative)
+        method, beta = gibbs(settings), annealing(settings).schedule(0.3)
+        q = Posterior(loc=weight, _beta=torch.tensor(beta).double())
+        laws.append(method.law(method.field(weight), q))
+    masks = laws[0].sample()
+    assert torch.allclose(laws[0].log_prob(masks), laws[1].log_prob(masks), rtol=1e-6)
+
+
+def test_the_suite_has_a_cell_for_every_run_and_published_figure() -> None:
+    grid = suite.load("gibbs")
+    assert len({job.id for job in grid.jobs}) == len(grid.jobs) == 2 * 14
+    assert set(grid.paper) <= {job.cell for job in grid.jobs}
+    assert grid.paper["cifar10-resnet20-gibbs-90"] == {"accuracy": 0.875}
+    cells = {job.cell for job in grid.jobs}
+    assert {"cifar10-resnet20-dense", "cifar10-resnet20-gibbs-filter-75"} <= cells
+    assert not grid.gated
