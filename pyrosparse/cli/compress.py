@@ -150,7 +150,7 @@ def compress(
     unit_cost: Annotated[
         str | None,
         _option(
-            "What must speak for a unit if it is to stay; nats; by default 300. Or numbers by "
+            "What must speak for a unit if it is to stay; nats; by default 0. Or numbers by "
             'layer, as JSON: \'{"conv*": 100, "*": 300}\'.',
             _TURBO,
         ),

@@ -36,7 +36,8 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     """Find which input features of each layer vanish with which unit of another.
 
     Between the two there may be activations, normalisations, pools and changes of shape. A feature
-    that more than one unit reaches (through a residual sum, say) is tied to none.
+    that more than one unit reaches (through a residual sum, say) is tied to none; neither are those
+    of grouped transposed convolutions.
 
     net:    any module that torch.fx can trace; it is left as it is.
     inputs: what the network is called with.
@@ -67,11 +68,11 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     ties = []
     for producer in constant_inputs():
         layer = plain.get_submodule(producer)
-        weight = layer.weight.detach()
-        assert isinstance(weight, Tensor)
-        by_unit = weight.transpose(0, 1) if isinstance(layer, TRANSPOSED) else weight
-        if isinstance(layer, TRANSPOSED) and layer.groups > 1:
+        transposed = isinstance(layer, TRANSPOSED)
+        if transposed and layer.groups != 1:
             continue
+        weight = plain.get_parameter(f"{producer}.weight").detach()
+        by_unit = weight.transpose(0, 1) if transposed else weight
         whole = by_unit.clone()
         codes = torch.arange(len(whole))
         units: dict[str, Tensor] = {}

@@ -16,6 +16,7 @@ from pyrosparse.compress.outcome import Trained
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import Augmented, DataSet
 from pyrosparse.infer import Callback, Fit, fit
+from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.locks import locked
 from pyrosparse.masks import Masks
@@ -23,7 +24,7 @@ from pyrosparse.method import Method
 from pyrosparse.methods import Gaussian
 from pyrosparse.models import classifier
 from pyrosparse.prune import recalibrate
-from pyrosparse.prune.pruner import forget_momentum, weights_of
+from pyrosparse.prune.pruner import weights_of
 from pyrosparse.target import Target, weights
 
 

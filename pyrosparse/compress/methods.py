@@ -86,6 +86,7 @@ def beta_bernoulli(settings: Settings) -> BetaBernoulli:
 _SHRINKING, _COUPLING, _PRUNING = 0.75, 0.3, 0.1
 _AT_FIRST = 0.12
 _CONTRAST = (100.0, 1000.0)
+_EXCHANGES = 40
 
 
 def support_prior(settings: Settings) -> SupportMRF:
@@ -120,5 +121,6 @@ def turbo(settings: Settings) -> Turbo:
         contrast=schedules.logarithmic(*_CONTRAST, _SHRINKING),
         strength=lambda progress: min(1.0, progress / _COUPLING),
         prune_from=_PRUNING,
+        every=max(1, (settings.epochs or 1) // _EXCHANGES),
         at_least=settings.least_units if coupled else 1,
     )

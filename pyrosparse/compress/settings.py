@@ -82,7 +82,7 @@ _TURBO_OWN: dict[str, Any] = {
     "pretrain": None,
     "kl_scale": None,
     "active": 0.02,
-    "unit_cost": 300.0,
+    "unit_cost": 0.0,
     "least_units": 4,
     "fine_tune": None,
 }
@@ -159,7 +159,7 @@ class Settings:
     kl_scale:    of the weights' KL divergence, beside a likelihood of n data; min(1, n / weights).
     active:      the share of the weights that is active at the end, in (0, 1); 0.02.
     unit_cost:   in nats, what must speak for a unit if it is to stay: one number, or numbers by
-                 glob on the names of layers, as for ``UnitFactor``; 300.
+                 glob on the names of layers, as for ``UnitFactor``; 0.
     least_units: how many units a layer keeps: one number, or numbers by glob on the names of
                  layers; 4.
     fine_tune:   epochs for what is left, without the prior's spike; 30, and more where that makes

@@ -214,8 +214,6 @@ class Exchange:
     def _place(self, active: float, contrast: float | None) -> None:
         """Move slab and spike to where a share of the weights is active."""
         wanted = active * self._count()
-        if self.kept * self._count() <= wanted:
-            return  # what is frozen already is more than is asked for
         rates = [float(q["_slab_rate"]) for _, _, q in self._posteriors()]
         # At first each weight has a rate of its own. After that they move by little at a time:
         # where units decide, a small step can take very many weights.

@@ -16,7 +16,7 @@ from pyrosparse.supports.units import UnitFactor
 
 
 class Turbo(Callback):
-    """Exchanges messages with the support prior after every epoch of ``fit``, and takes away for
+    """Exchanges messages with the support prior at the end of epochs of ``fit``, and takes away for
     good what has become inactive.
 
     units:      a factor that makes whole units go; None for none.
@@ -29,9 +29,11 @@ class Turbo(Callback):
                 default all of it from the start.
     prune_from: the progress from which inactive weights, and units that are off, are frozen at
                 zero; 1 is at the end only.
-    removal:    the share of a layer's units that may go at one exchange, in (0, 1].
+    removal:    the share of a layer's units that may go at one exchange, in (0, 1]; none goes any
+                more where as few weights are left as ``active`` ends with.
     at_least:   how many units each layer keeps: one number, or numbers by glob on the names of
                 layers (the first that matches counts; 1 where none does).
+    every:      how many epochs there are between exchanges.
     examples:   of how many data ``likelihood="curvature"`` estimates the Fisher information.
 
     Recorded each epoch: what ``Exchange`` returns, and ``kept``, the share of weights not frozen.
@@ -57,6 +59,7 @@ class Turbo(Callback):
         prune_from: float = 0.1,
         removal: float = 0.11,
         at_least: int | Mapping[str, int] = 1,
+        every: int = 1,
         examples: int = 5000,
     ) -> None:
         if not 0 <= prune_from <= 1:
@@ -66,6 +69,8 @@ class Turbo(Callback):
         for least in at_least.values() if isinstance(at_least, Mapping) else [at_least]:
             if int(least) != least or least < 1:
                 raise ValueError(f"at_least is a number of units, 1 or more; got {least}")
+        if int(every) != every or every < 1:
+            raise ValueError(f"every must be a positive whole number of epochs, got {every}")
         self.units = units
         self.active = active
         self.contrast = contrast
@@ -73,6 +78,7 @@ class Turbo(Callback):
         self.prune_from = prune_from
         self.removal = removal
         self.at_least = at_least
+        self.every = every
         self.examples = examples
 
     def on_start(self, run: Fit) -> None:
@@ -85,6 +91,8 @@ class Turbo(Callback):
         self.exchange = Exchange(run.lifted, units=self.units, example=(batch[0][:1],))
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        if run.epoch % self.every and run.epoch < run.epochs:
+            return {}
         progress = run.epoch / run.epochs
         prunes = progress >= self.prune_from
         if self.exchange.needs_curvature:
@@ -101,7 +109,7 @@ class Turbo(Callback):
         return record | {"kept": self.exchange.kept}
 
     def on_end(self, run: Fit) -> dict[str, Any]:
-        self._freeze(run, 0.0)
+        self._freeze(run, _at(self.active, 1.0) or 0.0)
         return {"kept": self.exchange.kept}
 
     def _freeze(self, run: Fit, least: float) -> None:
@@ -112,6 +120,8 @@ class Turbo(Callback):
         """How many more units of each layer may go."""
         if self.exchange.units is None:
             return None
+        if self.active is not None and self.exchange.kept <= self.active(1.0):
+            prunes = False
         removable = {}
         for layer, idle in self.exchange.idle().items():
             on = int((~idle).sum())
