@@ -1,4 +1,4 @@
-"""Which units are which inputs of other layers: against networks of which single units are zeroed."""
+"""Which units are which inputs of other layers: against networks with single units zeroed."""
 
 import copy
 

@@ -100,9 +100,7 @@ def test_expanding_to_nothing_changes_nothing():
 def test_the_normaliser_of_many_weights_is_summed_in_double():
     precision = (10 * torch.rand(1_000_000)).exp()
     expected = 0.5 * (precision.double().log() - math.log(2 * math.pi)).sum()
-    torch.testing.assert_close(
-        log_normalizer_of(precision).double(), expected, rtol=1e-7, atol=0
-    )
+    torch.testing.assert_close(log_normalizer_of(precision).double(), expected, rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize("precision", [1e-30, 1e30])

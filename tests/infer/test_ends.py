@@ -89,7 +89,9 @@ def test_what_is_left_lies_on_a_path_from_input_to_output(case):
     for layer, name in enumerate(names):
         on_path = reached[layer][unit_of(layer)] & needed[layer + 1][:, None]
         mask = masks[name]
-        assert torch.equal(result[name], mask & on_path.view(*on_path.shape, *[1] * (mask.dim() - 2)))
+        assert torch.equal(
+            result[name], mask & on_path.view(*on_path.shape, *[1] * (mask.dim() - 2))
+        )
     again = without_idle_units(result, units)
     assert all(torch.equal(again[name], result[name]) for name in names)
 

@@ -100,9 +100,7 @@ def test_structured_is_the_best_of_its_family():
 
 @given(GAMMAS, GAMMAS, MOMENTS, ODDS, ODDS)
 def test_mean_field_is_the_round_of_the_paper(slab, spike, moment, prior, before):
-    log_odds, precision = mean_field(
-        tensor(prior), tensor(before), tensor(moment), slab, spike
-    )
+    log_odds, precision = mean_field(tensor(prior), tensor(before), tensor(moment), slab, spike)
     on = 1 / (1 + math.exp(-before))
     a = on * slab.shape + (1 - on) * spike.shape + 0.5
     b = on * slab.rate + (1 - on) * spike.rate + 0.5 * moment
@@ -189,7 +187,13 @@ class Toy:
             loc[j] = variance[j] * (self.x[:, j] @ rest) / self.noise**2
         return loc, variance
 
+    def elbo(self, on: Tensor, laws: list, loc: Tensor, variance: Tensor) -> float:
+        moment = loc.square() + variance
+        block = block_elbo(self.prior, on, laws, moment, (self.slab, self.spike))
+        return float(self.likelihood(loc, variance) + block.sum())
+
     def likelihood(self, loc: Tensor, variance: Tensor) -> Tensor:
+        """The expected log-likelihood and the entropy of q(w)."""
         residual = (self.y - self.x @ loc).square().sum()
         residual = residual + (self.x.square() @ variance).sum()
         constant = len(self.y) * math.log(2 * math.pi * self.noise**2)
@@ -219,17 +223,11 @@ def test_elbo_never_falls(posterior: str, seed: int):
             law = torch.distributions.Gamma(shape, shape / precision)
             laws = [law, law]
 
-        def elbo(odds: Tensor, laws: list, toy: Toy = toy) -> float:
-            block = block_elbo(
-                toy.prior, odds.sigmoid(), laws, loc.square() + variance, (slab, spike)
-            )
-            return float(toy.likelihood(loc, variance) + block.sum())
-
-        if posterior == "mean-field":
-            elbos.append(elbo(before, laws))  # after the precision, before the support
-        elbos.append(elbo(log_odds, laws))
+        if posterior == "mean-field":  # after the precision, before the support
+            elbos.append(toy.elbo(before.sigmoid(), laws, loc, variance))
+        elbos.append(toy.elbo(log_odds.sigmoid(), laws, loc, variance))
         loc, variance = toy.weights(precision, loc)
-        elbos.append(elbo(log_odds, laws))
+        elbos.append(toy.elbo(log_odds.sigmoid(), laws, loc, variance))
     rises = torch.tensor(elbos).double().diff()
     assert rises.min() > -1e-9
     assert rises.sum() > 10

@@ -200,7 +200,7 @@ def test_float32_is_finite_and_right_with_hundreds_of_weights_a_unit():
     ],
 )
 def test_bad_factors_are_refused(options):
-    with pytest.raises(ValueError, match="active|cost"):
+    with pytest.raises(ValueError, match=r"active|cost"):
         UnitFactor(**options)
 
 
