@@ -146,6 +146,17 @@ def test_errors_of_the_exchange():
         )
 
 
+def test_what_is_frozen_is_not_released_to_make_up_a_share():
+    bnn = lifted()
+    exchange = Exchange(bnn)
+    exchange()
+    mask = torch.zeros(8, 6, dtype=torch.bool)
+    mask[0] = True
+    bnn.freeze({"0.weight": mask, "2.weight": torch.zeros(3, 8)})
+    assert exchange.masks(0.5)["0.weight"].equal(mask)
+    assert not exchange.masks(0.5)["2.weight"].any()
+
+
 # The callback
 
 
@@ -251,9 +262,10 @@ def test_what_is_frozen_is_zero_and_stays_so(likelihood):
 
 def test_every_layer_keeps_as_many_units_as_it_must():
     net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 3))
-    bnn = lifted(net, inactive=0.3)
-    turbo = Turbo(units=UnitFactor(cost=1e4), removal=0.3, at_least={"0": 7, "*": 4})
-    run = train(bnn, turbo, epochs=8)
+    bnn = lifted(net, inactive=0.1)
+    units = UnitFactor(active=0.9, cost=1e4)  # units go, and hardly a weight of itself
+    turbo = Turbo(units=units, removal=0.3, at_least={"0": 7, "*": 4})
+    run = train(bnn, turbo, epochs=10, kl_scale=0.0)
     assert run.history[-1]["units"] == {"0": 7, "2": 4}
     on = [entry["units"]["0"] for entry in run.history]
     for before, after in pairwise(on):

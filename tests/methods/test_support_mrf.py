@@ -77,11 +77,12 @@ def test_moments_of_the_weights_given_their_support():
 def test_prior_predictive_draws_from_the_three_layers():
     bnn = three_layers(nn.Linear(3, 1, bias=False), support=Chain((0.5, 0.5)), **SLAB)
     with generative():
-        drawn = Predictive(ps.regressor(bnn, 5, noise=1e-3), num_samples=1500)(torch.eye(3))
-    assert drawn["weight"].shape == drawn["weight.support"].shape == (1500, 1, 3)
+        drawn = Predictive(ps.regressor(bnn, 3, noise=1e-3), num_samples=1500)(torch.eye(3))
+    support, weight, y = (drawn[key].view(1500, 3) for key in ("weight.support", "weight", "y"))
     # The network's output at the unit vectors is the weight itself.
-    torch.testing.assert_close(drawn["y"][..., 0], drawn["weight"][:, 0], rtol=0, atol=0.01)
-    assert_mean(drawn["y"][..., 0].square(), (2 / 2 + 0.01 / 3) / 2)
+    torch.testing.assert_close(y, weight, rtol=0, atol=0.01)
+    assert_mean(support, 0.5)
+    assert_mean(y.square(), (2 / 2 + 0.01 / 3) / 2)
 
 
 def test_a_large_layer_has_draws_too():
