@@ -7,6 +7,8 @@ from typing import Any
 
 from pyrosparse.assess.summary import Summary
 
+_UNPRUNED = ("none", "mean-field", "dense")
+
 
 def title(summary: Summary, settings: Mapping[str, Any]) -> str:
     """The network, the data and what was done, in a few words."""
@@ -16,7 +18,7 @@ def title(summary: Summary, settings: Mapping[str, Any]) -> str:
         return f"{text}, {method}, gamma {_gamma(settings)}"
     if method == "none":
         return text
-    if method == "mean-field":
+    if method in _UNPRUNED:
         return f"{text}, {method}"
     return f"{text}, {method}, {100 * summary.sparsity:.4g} % sparse"
 
@@ -31,15 +33,17 @@ def sentence(
     start = f" from the weights in {weights['file']}" if weights else ""
     what = (
         "without pruning"
-        if settings["method"] in ("none", "mean-field")
+        if settings["method"] in _UNPRUNED
         else _gates_sentence(summary, settings)
         if summary.compaction is not None and summary.compaction.units
         else f"with {settings['method']} pruning, until {100 * summary.sparsity:.4g} % of its "
         f"{summary.prunable:,} prunable weights were zero"
     )
     epochs = f"{settings['epochs']} epoch" + "s" * (settings["epochs"] != 1)
+    if settings.get("fine_tune"):
+        what += f" and the rest fine-tuned for {settings['fine_tune']} more"
     if settings.get("pretrain") and not weights:
-        start = f", after {settings['pretrain']} without gates,"
+        start = f", after {settings['pretrain']} of pretraining,"
     return (
         f"The network {settings['network']} was trained on {summary.dataset} for {epochs}{start} "
         f"{what}; it is right about {100 * summary.test_accuracy:.2f} % of the {summary.test:,} "

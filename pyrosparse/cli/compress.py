@@ -72,14 +72,17 @@ def compress(
     kl_scale: Annotated[
         str | None,
         _option(
-            "Gamma, the weight of the KL divergence: more of it leaves fewer units; by default "
-            '1. Or numbers by gate, as JSON: \'{"conv1.*": 20, "*": 1}\'.',
+            "Gamma, the weight of the KL divergence: more of it leaves fewer units; by default 1, "
+            'for Turbo-VBI at most 1. Or numbers by gate, as JSON: \'{"conv1.*": 20, "*": 1}\'.',
             _GATES,
         ),
     ] = None,
     pretrain: Annotated[
         int | None,
-        _option("Epochs without gates, unless --weights are given; by default 20 or more.", _GATES),
+        _option(
+            "Epochs before gates or Turbo-VBI, unless --weights are given; by default 20 or more.",
+            _TRAINING,
+        ),
     ] = None,
     kl_warmup: Annotated[
         int | None,

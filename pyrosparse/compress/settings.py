@@ -145,7 +145,7 @@ class Settings:
 
     Of gates (``beta-bernoulli``, ``dependent-beta-bernoulli``):
 
-    pretrain:    epochs of training without gates, where no weights are given to start from; 20,
+    pretrain:    epochs of training before, where no weights are given to start from; 20,
                  and more where that makes less than 1000 steps.
     kl_scale:    gamma, the weight of the gates' KL divergence: one number, or numbers by glob on
                  the names of gates, as for ``BetaBernoulli``; 1.

@@ -17,6 +17,7 @@ included, at the peak of one step and between steps, by the allocations that tor
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import gc
 import itertools
@@ -282,6 +283,54 @@ NETWORKS: dict[str, Callable[[], nn.Sequential]] = {
     "LeNet5-Caffe": lambda: ps.networks.lenet5_caffe(IMAGE, CLASSES),
 }
 
+
+def support_by_hand(net: nn.Sequential) -> Step:
+    """Module A of Turbo-VBI between two exchanges: each weight under a precision of its own."""
+    bnn = ps.lift(copy.deepcopy(net), ps.SupportMRF())
+    precisions = [entry.posterior()["_precision"] for entry in bnn.guide.entries]
+    constant = -float(sum(entry.posterior()["_log_normalizer"] for entry in bnn.guide.entries))
+    weights = [layer.weight for layer in net if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def step(x: Tensor, y: Tensor) -> float:
+        pairs = zip(precisions, weights, strict=True)
+        squares = sum((precision * weight.square()).sum() for precision, weight in pairs)
+        loss = F.cross_entropy(net(x), y, reduction="sum") * (N / len(x))
+        return finish(optimizer, loss + 0.5 * squares + constant)
+
+    return step
+
+
+def gibbs_by_hand(net: nn.Sequential) -> Step:
+    """Masks of single weights, drawn given the weights in every step."""
+    chosen = {target.name for target in ps.Gibbs(0.9).targets(net)}
+    layers = {f"{name}.weight": layer for name, layer in net.named_children()}
+    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def step(x: Tensor, y: Tensor) -> float:
+        features, squares = x, 0.0
+        for name, layer in layers.items():
+            if name not in chosen:
+                features = layer(features)
+                continue
+            weight = layer.weight
+            squares = squares + weight.square().sum()
+            with torch.no_grad():
+                flat = weight.square().flatten()
+                place = 0.9 * (len(flat) - 1)
+                low = flat.kthvalue(int(place) + 1).values
+                high = flat.kthvalue(min(int(place) + 2, len(flat))).values
+                field = low + (high - low) * (place - int(place)) - flat
+                mask = torch.rand_like(field) < torch.sigmoid(-2 * GIBBS_BETA * field)
+            features = apply_layer(layer, features, weight * mask.view_as(weight), layer.bias)
+        loss = F.cross_entropy(features, y, reduction="sum") * (N / len(x))
+        return finish(optimizer, loss + (0.5 / PRIOR_SCALE**2) * squares)
+
+    return step
+
+
+GIBBS_BETA = 100.0
+
 NORMAL = functools.partial(
     ps.Gaussian, scale=PRIOR_SCALE, posterior="normal", initial_scale=INITIAL_SCALE
 )
@@ -314,6 +363,12 @@ WAYS = (
             ps.lift(net, ps.BetaBernoulli(ALPHA, TEMPERATURE), name="first")
         ),
         dependent_by_hand,
+    ),
+    Way("support MRF", lambda _: ps.SupportMRF(), support_by_hand),
+    Way(
+        "Gibbs",
+        lambda _: ps.Gibbs(0.9, beta=GIBBS_BETA, scale=PRIOR_SCALE),
+        gibbs_by_hand,
     ),
 )
 

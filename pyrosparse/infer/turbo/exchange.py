@@ -85,7 +85,17 @@ class Exchange:
         Returns a record: ``active``, the share of weights with support log-odds above 0;
         ``change``, of the support prior, ||p - p'|| / ||p|| (the paper's test of convergence);
         ``slab_rate``; and ``units``, how many are on in each layer, where there is a unit factor.
+
+        Raises ValueError where a share is wanted under the mean-field posterior, whose evidence
+        does not follow the rates at once.
         """
+        if active is not None and any(
+            method.posterior == "mean-field" for _, method in self.entries.values()
+        ):
+            raise ValueError(
+                "a wanted share of active weights needs SupportMRF(posterior='structured'): leave "
+                "`active` out, or change the posterior"
+            )
         before = {key: method.prior_log_odds(q) for key, method, q in self._posteriors()}
         if active is None:
             self._pass(strength, removable)

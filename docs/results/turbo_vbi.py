@@ -1,0 +1,154 @@
+"""What comes after the suite `turbo-vbi`: its networks' times, their robustness, and figures.
+
+    pyrosparse bench turbo-vbi --only 'fashion-mnist-lenet5-*-1.14-seed0' --scratch runs/turbo
+    python docs/results/turbo_vbi.py --scratch runs/turbo
+
+takes up the finished runs of seed 0 at 1.14 % from the scratch folder (where there are none it
+makes them), and writes beside itself ``turbo-vbi-networks.md``, a table of times and one of
+accuracies under attack, and to ``docs/figures`` the figures ``turbo-vbi-*.svg``: kernels,
+convergence, messages and the attack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pyrosparse as ps
+from pyrosparse import bench, machine
+from pyrosparse.assess import plots
+from pyrosparse.compress import Outcome, compress
+from pyrosparse.compress.pretraining import shared
+from pyrosparse.files import write_atomically
+from pyrosparse.lift import lift
+
+EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1)
+NAMES = {"turbo-vbi": "Turbo-VBI", "independent-support": "independent support"}
+
+
+def finished(method: str, scratch: Path) -> Outcome:
+    """The run of seed 0 at 1.14 %, from its checkpoints."""
+    job = next(j for j in bench.load("turbo-vbi").jobs if j.id.endswith(f"{method}-1.14-seed0"))
+    weights, _ = shared(job.settings, scratch / "pretrained")
+    return compress(job.settings, folder=scratch / job.id, weights=weights, progress=False)
+
+
+def times(networks: dict[str, Outcome], example: torch.Tensor) -> list[str]:
+    """The time of a forward pass, as Markdown."""
+    lines = [
+        "| network | form | batch 1, ms | speed-up | batch 128, ms | speed-up |",
+        "| :-- | :-- | --: | --: | --: | --: |",
+    ]
+    for name, outcome in networks.items():
+        masks = {key: outcome.net.get_parameter(key) != 0 for key in outcome.prunable}
+        plain = copy.deepcopy(outcome.net).to(memory_format=torch.contiguous_format)
+        table = ps.assess.acceleration(plain, masks, example)
+        for row in table.rows():
+            lines.append(f"| {name} | {' | '.join(row).replace(' ms', '')} |")
+    return lines
+
+
+def attacked(networks: dict[str, Outcome], epochs: int) -> list[Any]:
+    """Accuracies under attack, before and after adversarial fine-tuning."""
+    data = next(iter(networks.values())).data
+    dense = {"dense": next(iter(networks.values())).trained.original}
+    before = dense | {name: outcome.net for name, outcome in networks.items()}
+    after = {}
+    for name, net in before.items():
+        tuned = copy.deepcopy(net)
+        masks = {t.key: tuned.get_parameter(t.key) != 0 for t in ps.weights(tuned)}
+        ps.assess.adversarial_fine_tune(
+            tuned,
+            masks,
+            data.train,
+            epsilon=0.1,
+            epochs=epochs,
+            bounds=data.bounds,
+            scale=(1e-4 * len(data.train)) ** -0.5,
+            batch_size=128,
+            progress=False,
+        )
+        after[name] = tuned
+    return ps.assess.robustness_rows(
+        before, data.test, EPSILONS, fine_tuned=after, bounds=data.bounds
+    )
+
+
+def attack_table(rows: list[Any]) -> list[str]:
+    """Accuracies under attack, as Markdown."""
+    lines = [
+        "| network | " + " | ".join(f"{epsilon:g}" for epsilon in EPSILONS) + " |",
+        "| :-- |" + " --: |" * len(EPSILONS),
+    ]
+    for name, tuned in dict.fromkeys((row.network, row.fine_tuned) for row in rows):
+        values = [r.accuracy for r in rows if (r.network, r.fine_tuned) == (name, tuned)]
+        label = f"{name}, adversarially fine-tuned" if tuned else name
+        lines.append(f"| {label} | " + " | ".join(f"{100 * v:.1f}" for v in values) + " |")
+    return lines
+
+
+def message_rounds(outcome: Outcome, exchanges: int = 8) -> list[dict[str, Any]]:
+    """The messages at the last hidden layer while the prior's exchanges settle, on the pretrained
+    network: SVI steps between them move the weights."""
+    data = outcome.data.train
+    net = copy.deepcopy(outcome.trained.original)
+    bnn = lift(net, ps.SupportMRF())
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+    turbo = ps.infer.TurboVBI(ps.classifier(bnn, len(data)), bnn, optimizer)
+    rounds = []
+    generator = torch.Generator().manual_seed(0)
+    for iteration in range(1, exchanges + 1):
+        for step, batch in enumerate(data.batches(128, generator)):
+            if step == 100:
+                break
+            turbo.step(*batch)
+        turbo.exchange()
+        assert turbo.module_b is not None
+        rounds.append({"iteration": iteration, **turbo.module_b.snapshot("fc3.weight")})
+    return [rounds[0], rounds[1], rounds[3], rounds[-1]]
+
+
+def main(scratch: Path, folder: Path = Path(__file__).parent, epochs: int = 3) -> None:
+    torch.set_num_threads(1)
+    networks = {NAMES[method]: finished(method, scratch) for method in NAMES}
+    first = networks["Turbo-VBI"]
+    example = first.data.train.x[:1].contiguous()
+    rows = attacked(networks, epochs)
+    lines = [
+        "Time of a forward pass on the CPU, best of three medians:",
+        "",
+        *times(networks, example),
+        "",
+        "Test accuracy in % on 10,000 images under the fast gradient sign method, by epsilon in",
+        f"units of a pixel's range; fine-tuned for {epochs} epochs at epsilon 0.1:",
+        "",
+        *attack_table(rows),
+        "",
+        f"Seed 0; pyrosparse {ps.__version__}, torch {torch.__version__}; {machine.describe()}, "
+        f"1 thread; {datetime.datetime.now(datetime.UTC).date().isoformat()}.",
+    ]
+    write_atomically(folder / "turbo-vbi-networks.md", "\n".join(lines) + "\n")
+    assert first.trained.first is not None
+    history = [{"iteration": e["epoch"], **e} for e in first.trained.first.history]
+    pair = first.trained.original, first.net
+    figures = {
+        "kernels": ps.assess.kernels_before_and_after(*(n.conv1.weight for n in pair)),
+        "convergence": ps.assess.convergence(history),
+        "messages": ps.assess.messages(message_rounds(first)),
+        "attack": ps.assess.accuracy_under_attack(rows),
+    }
+    for name, figure in figures.items():
+        write_atomically(folder.parent / "figures" / f"turbo-vbi-{name}.svg", plots.svg(figure))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scratch", type=Path, default=Path("runs/bench/scratch"))
+    parser.add_argument("--epochs", type=int, default=3, help="of adversarial fine-tuning")
+    options = parser.parse_args()
+    main(options.scratch, epochs=options.epochs)
