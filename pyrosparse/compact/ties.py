@@ -78,7 +78,7 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
         units: dict[str, Tensor] = {}
         # A unit is known by the digits of its number: each is asked for with a half of the units
         # silent, and then with the other half.
-        for digit in range((len(whole) - 1).bit_length()):
+        for digit in range(max(1, (len(whole) - 1).bit_length())):
             one = (codes >> digit) & 1 == 1
             by_unit[one] = 0
             with_one = constant_inputs()

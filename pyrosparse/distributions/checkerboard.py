@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrosparse.distributions.markov import Markov
+from pyrosparse.sum_product.transition import Transition
 
 
-def checkerboard_gibbs(row: Markov, column: Markov, field: Tensor, sweeps: int) -> Tensor:
+def checkerboard_gibbs(row: Transition, column: Transition, field: Tensor, sweeps: int) -> Tensor:
     """Supports after so many sweeps from independent nodes, the shape of ``field``.
 
     Given the other colour, nodes of one colour are independent, so a sweep is two steps. The
@@ -42,7 +42,7 @@ def _neighbours(s: Tensor) -> Tensor:
     return total
 
 
-def _from_missing(chain: Markov, like: Tensor) -> Tensor:
+def _from_missing(chain: Transition, like: Tensor) -> Tensor:
     """The log-odds of nodes along the last dimension where all neighbours are 0."""
     log_odds = torch.full_like(like, chain.log_odds_after_zero)
     log_odds[..., 0] = chain.start

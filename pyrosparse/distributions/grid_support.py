@@ -9,9 +9,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrosparse.distributions.binary_states import binary_states
 from pyrosparse.distributions.checkerboard import checkerboard_gibbs
-from pyrosparse.distributions.markov import Markov, binary_states
 from pyrosparse.distributions.transfer import LineChain
+from pyrosparse.sum_product.transition import Transition
 
 Pair = tuple[float, float]
 
@@ -71,8 +72,8 @@ class GridSupport(TorchDistribution):
         gibbs_sweeps: int | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.row = None if row is None else Markov.of("row", row)
-        self.column = None if column is None else Markov.of("column", column)
+        self.row = None if row is None else Transition.of("row", row)
+        self.column = None if column is None else Transition.of("column", column)
         if self.row is None and self.column is None:
             raise ValueError("row and column are both None: give (p01, p10) for at least one axis")
         if len(shape) != 2 or min(shape) < 1:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrosparse.distributions.markov import Markov, binary_states
+from pyrosparse.distributions.binary_states import binary_states
+from pyrosparse.sum_product.transition import Transition
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class LineChain:
     within: the transition along a line; None for w = 1.
     """
 
-    across: Markov
-    within: Markov | None
+    across: Transition
+    within: Transition | None
 
     def log_messages(self, field: Tensor) -> tuple[list[Tensor], Tensor]:
         """Log weight of the first t lines by the state of line t, T tensors (..., 2^n) of which

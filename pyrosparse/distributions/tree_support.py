@@ -10,7 +10,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrosparse.distributions.markov import Markov, binary_states
+from pyrosparse.distributions.binary_states import binary_states
+from pyrosparse.sum_product.transition import Transition
+from pyrosparse.sum_product.tree import depth_levels
 
 Pair = tuple[float, float]
 
@@ -56,11 +58,11 @@ class TreeSupport(TorchDistribution):
         field: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.transition = Markov.of("transition", transition)
+        self.transition = Transition.of("transition", transition)
         if parent.dim() != 1 or not len(parent):
             raise ValueError(f"parent must have the shape (n,), n >= 1, got {tuple(parent.shape)}")
         self.parent = parent
-        self._levels = _levels(parent)
+        self._levels = depth_levels(parent)
         self.field = torch.zeros(len(parent), device=parent.device) if field is None else field
         if self.field.shape[-1:] != parent.shape:
             raise ValueError(
@@ -133,7 +135,7 @@ class TreeSupport(TorchDistribution):
     def _upward(self, field: Tensor) -> tuple[Tensor, Tensor]:
         """The log-odds of every node given the field at and below it, without its parent, nodes
         first; and the log of the sum over all supports, batch shape."""
-        p01, p10 = self.transition
+        p01, p10 = self.transition.p01, self.transition.p10
         below = field.movedim(-1, 0).clone()
         total = torch.zeros_like(below[0])
         for level in reversed(self._levels[1:]):
@@ -147,24 +149,3 @@ class TreeSupport(TorchDistribution):
         softplus = torch.nn.functional.softplus
         start = softplus(v.new_tensor(self.transition.start))
         return below, total + (softplus(v) - start).sum(0)
-
-
-def _levels(parent: Tensor) -> list[Tensor]:
-    """The nodes of a forest by depth, roots first: int64 indices."""
-    n = len(parent)
-    if parent.dtype != torch.int64:
-        raise TypeError(f"parent must be int64, got {parent.dtype}")
-    if int(parent.min()) < -1 or int(parent.max()) >= n:
-        raise ValueError(
-            f"parent must hold indices from 0 to {n - 1}, or -1 for a root, got values from "
-            f"{int(parent.min())} to {int(parent.max())}"
-        )
-    # Every round doubles how far up an ancestor lies; node n stands above all roots.
-    ancestor = torch.cat([torch.where(parent < 0, n, parent), parent.new_full((1,), n)])
-    depth = (ancestor < n).long()
-    for _ in range(n.bit_length()):
-        depth += depth[ancestor]
-        ancestor = ancestor[ancestor]
-    if bool((ancestor < n).any()):
-        raise ValueError("parent has a cycle: some node is its own ancestor")
-    return list(depth[:n].argsort(stable=True).split(depth[:n].bincount().tolist()))

@@ -35,6 +35,7 @@ class Grid(SupportPrior):
                  (in, out), an input a row.
     sweeps:      over rows and columns, in every exchange of messages.
     damping:     the share of the old message in the new, in [0, 1).
+    gibbs_sweeps: of Gibbs sampling, for a draw from a grid that is too large for exact ones.
 
     Raises ValueError on probabilities outside (0, 1), an unknown layout, no sweep, and damping out
     of range.
@@ -53,14 +54,17 @@ class Grid(SupportPrior):
     layout: Layout = "kernel"
     sweeps: int = 6
     damping: float = 0.0
+    gibbs_sweeps: int = 200
 
     def __post_init__(self) -> None:
         Transition.of("row", self.row)
         Transition.of("column", self.column)
         if self.layout not in _LAYOUTS:
             raise unknown_name("layout", self.layout, _LAYOUTS)
-        if int(self.sweeps) != self.sweeps or self.sweeps < 1:
-            raise ValueError(f"sweeps must be a positive whole number, got {self.sweeps}")
+        for name in ("sweeps", "gibbs_sweeps"):
+            value = getattr(self, name)
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name} must be a positive whole number, got {value}")
         if not 0 <= self.damping < 1:
             raise ValueError(f"damping must be in [0, 1), got {self.damping}")
 
@@ -71,7 +75,8 @@ class Grid(SupportPrior):
 
     def sample(self, name: str, weight: Tensor) -> Tensor:
         grid = to_grid(weight, self.layout)
-        prior = GridSupport(self.row, self.column, (grid.shape[-2], grid.shape[-1]))
+        shape = (grid.shape[-2], grid.shape[-1])
+        prior = GridSupport(self.row, self.column, shape, gibbs_sweeps=self.gibbs_sweeps)
         batch = grid.shape[:-2]
         drawn = pyro.sample(name, prior.expand(batch).to_event(len(batch)))
         return from_grid(drawn.to(weight), weight, self.layout)

@@ -245,6 +245,6 @@ def _log_blend(on: Tensor, x: Tensor) -> Tensor:
 
 def _log_both(first: Tensor, second: Tensor) -> Tensor:
     """logit of U V from logit U and logit V: 1 / UV - 1 = e^-u + e^-v + e^-(u + v)."""
-    return -torch.logsumexp(
-        torch.stack(torch.broadcast_tensors(-first, -second, -first - second)), 0
-    )
+    # Where one is off for certain and the other on, the last term is nothing beside the others.
+    last = (-first - second).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return -torch.logsumexp(torch.stack(torch.broadcast_tensors(-first, -second, last)), 0)

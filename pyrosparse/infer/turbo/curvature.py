@@ -48,10 +48,11 @@ def curvature(
         entry.parameter() for entry in bnn.guide.entries if entry.target.key in set(names)
     ]
     total = [torch.zeros_like(parameter) for parameter in parameters]
-    count = sum(len(batch[0]) for batch in batches(data, 1000))
     taken = 0
-    with torch.random.fork_rng(devices=[]), evaluation_mode(bnn, model), torch.enable_grad():
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices), evaluation_mode(bnn, model), torch.enable_grad():
         torch.manual_seed(seed)
+        count = sum(len(batch[0]) for batch in batches(data, 1000))
         for batch in batches(data, _BATCH):
             if taken >= examples:
                 break

@@ -40,8 +40,10 @@ def units_of(net: nn.Module, targets: Sequence[Target], inputs: tuple[Any, ...])
         plain = isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
         if leaf != "weight" or not plain:
             continue
-        before = [tie for tie in ties if tie.consumer == owner]
-        whole = len(before) == 1 and len(before[0].units) == target.shape[1]
+        # Features may vanish with units of several layers, as those of a depthwise layer do with
+        # its own and with its inputs: the nearest counts.
+        before = [tie for tie in ties if tie.consumer == owner][-1:]
+        whole = bool(before) and len(before[0].units) == target.shape[1]
         inputs_end = (before[0].producer, before[0].units) if whole else None
         outputs_end = owner if owner in names else None
         if inputs_end is not None or outputs_end is not None:

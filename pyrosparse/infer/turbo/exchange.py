@@ -169,8 +169,12 @@ class Exchange:
         if masks.kept < wanted:
             scores = torch.cat([self._log_odds(key).flatten() for key in masks])
             best = largest(scores, wanted).split([mask.numel() for mask in masks.values()])
+            # What is frozen already is not called back.
             masks = Masks(
-                {key: part.view(masks[key].shape) for key, part in zip(masks, best, strict=True)}
+                {
+                    key: part.view(masks[key].shape) & self.entries[key][0].mask
+                    for key, part in zip(masks, best, strict=True)
+                }
             )
         if self.units is None:
             return masks

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
+
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.infer.run import Fit
@@ -87,7 +89,9 @@ class Turbo(Callback):
                 "compact_every cuts the weights that messages run between: leave it out, and use "
                 "ps.compact after training"
             )
-        batch = next(iter(run.batches()))
+        # Data that shuffle themselves draw from a generator that a resumed run has put back.
+        with torch.random.fork_rng(devices=[]):
+            batch = next(iter(run.batches()))
         self.exchange = Exchange(run.lifted, units=self.units, example=(batch[0][:1],))
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
