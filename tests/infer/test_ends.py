@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pyrosparse as ps
-from pyrosparse.infer.turbo.ends import idle_units, units_of, without_idle_units, without_units
+from pyrosparse.infer.turbo.ends import (
+    idle_units,
+    units_of,
+    with_best_units,
+    without_idle_units,
+    without_units,
+)
 from pyrosparse.supports.units import Ends, Units
 from tests.nets import Residual, batch, cnn, depthwise
 
@@ -143,3 +149,33 @@ def test_a_network_without_units_is_refused():
     net = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="no units"):
         units_of(net, ps.weights(net), (torch.ones(1, 3),))
+
+
+def test_a_layer_keeps_its_best_units_where_all_would_go():
+    units = Units(
+        {
+            "a": Ends(None, "u"),
+            "b": Ends(("u", torch.arange(3)), "v"),
+            "c": Ends(("v", torch.arange(2)), None),
+        },
+        {"u": 3, "v": 2},
+    )
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (3, 4), "b": (2, 3), "c": (5, 2)}
+    scores = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    beliefs = {"u": torch.tensor([-1.0, -3.0, -2.0]), "v": torch.tensor([-5.0, -4.0])}
+    none = {key: torch.zeros(shape, dtype=torch.bool) for key, shape in shapes.items()}
+    masks = with_best_units(none, units, scores, beliefs, {"u": 2, "v": 1})
+    kept = without_idle_units(masks, units)
+    assert all(torch.equal(kept[key], masks[key]) for key in masks)  # what is kept leads somewhere
+    idle = idle_units(kept, units)
+    assert idle["u"].tolist() == [False, True, False] and idle["v"].tolist() == [True, False]
+    assert kept["a"][0].nonzero().flatten() == scores["a"][0].argmax()
+
+
+def test_units_without_weights_are_not_called_back():
+    units = Units({"a": Ends(None, "u")}, {"u": 2})
+    scores = {"a": torch.tensor([[-torch.inf, -torch.inf], [1.0, 2.0]])}
+    none = {"a": torch.zeros(2, 2, dtype=torch.bool)}
+    masks = with_best_units(none, units, scores, {}, {"u": 2})
+    assert masks["a"].tolist() == [[False, False], [False, True]]

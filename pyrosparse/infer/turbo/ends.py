@@ -125,6 +125,63 @@ def without_idle_units(masks: Mapping[str, Tensor], units: Units) -> Masks:
         masks = result
 
 
+def with_best_units(
+    masks: Mapping[str, Tensor],
+    units: Units,
+    scores: Mapping[str, Tensor],
+    beliefs: Mapping[str, Tensor],
+    at_least: Mapping[str, int],
+) -> Masks:
+    """Masks in which every layer has so many units with a weight before and behind them.
+
+    scores:   by tensor, its shape, of the weights; -inf for what cannot be kept.
+    beliefs:  by group, of the units: where units are missing, the best that still have weights
+              take their best ones.
+    at_least: by group, how many units.
+
+    >>> units = Units({"a": Ends(None, "u")}, {"u": 2})
+    >>> scores = {"a": torch.tensor([[2.0, 1.0], [-2.0, -1.0]])}
+    >>> masks = {"a": scores["a"] > 0}
+    >>> with_best_units(masks, units, scores, {"u": torch.tensor([3.0, -3.0])}, {"u": 2})["a"]
+    tensor([[ True,  True],
+            [False,  True]])
+    """
+    on = {group: ~idle for group, idle in idle_units(masks, units).items()}
+    possible = idle_units({key: score > -torch.inf for key, score in scores.items()}, units)
+    chosen: dict[str, list[int]] = {}
+    for group, least in at_least.items():
+        candidates = (~on[group] & ~possible[group]).nonzero().flatten()
+        missing = max(least - int(on[group].sum()), 0)
+        belief = beliefs[group].cpu()[candidates] if group in beliefs else candidates.float()
+        chosen[group] = candidates[belief.argsort(descending=True)[:missing]].tolist()
+        on[group][chosen[group]] = True
+    result = Masks({key: mask.clone() for key, mask in masks.items()})
+    for key, ends in units.ends.items():
+        # A weight to a unit that is off would go with it.
+        score, mask = scores[key].clone(), result[key]
+        if ends.outputs is not None:
+            score[~on[ends.outputs].to(score.device)] = -torch.inf
+        if ends.inputs is not None:
+            group, place = ends.inputs
+            heard = torch.cat([on[group], torch.ones(1, dtype=torch.bool)])[place]
+            score[:, ~heard.to(score.device)] = -torch.inf
+            for unit in chosen.get(group, []):
+                own = (place == unit).to(score.device)
+                columns = mask[:, own]
+                _keep_best(columns, score[:, own])
+                mask[:, own] = columns
+        for unit in chosen.get(ends.outputs or "", []):
+            _keep_best(mask[unit], score[unit])
+    return result
+
+
+def _keep_best(mask: Tensor, scores: Tensor) -> None:
+    """Set the element of the highest score, in place, where none is set."""
+    if not mask.any():
+        place = torch.unravel_index(scores.argmax(), scores.shape)
+        mask[place] = True
+
+
 def _weight(net: nn.Module, layer: str) -> Tensor:
     weight = net.get_submodule(layer).weight
     assert isinstance(weight, Tensor)

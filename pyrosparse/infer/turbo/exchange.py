@@ -12,7 +12,13 @@ from torch import Tensor
 from pyrosparse.errors import unknown_name
 from pyrosparse.guide import Entry
 from pyrosparse.infer.turbo.curvature import curvature
-from pyrosparse.infer.turbo.ends import idle_units, units_of, without_idle_units, without_units
+from pyrosparse.infer.turbo.ends import (
+    idle_units,
+    units_of,
+    with_best_units,
+    without_idle_units,
+    without_units,
+)
 from pyrosparse.lift import Lifted
 from pyrosparse.masks import Masks, largest
 from pyrosparse.methods.support_mrf import LARGEST, SupportMRF
@@ -157,12 +163,14 @@ class Exchange:
         """Which weights are active: support log-odds above 0, and not frozen."""
         return Masks({key: self._log_odds(key) > 0 for key in self.entries})
 
-    def masks(self, least: float = 0.0) -> Masks:
+    def masks(self, least: float = 0.0, at_least: Mapping[str, int] | None = None) -> Masks:
         """What stays: active weights between units that are on, without those that lead nowhere or
-        come from nowhere.
+        come from nowhere. A tensor that would lose all its weights keeps its best.
 
-        least: the share of the weights that counts as active at least, those of the highest
-               log-odds.
+        least:    the share of the weights that counts as active at least, those of the highest
+                  log-odds.
+        at_least: by layer, how many units keep a weight before and behind them, as far as they are
+                  not frozen: those of the highest log-odds.
         """
         masks = self.masks_of_weights()
         wanted = math.ceil(least * self._count())
@@ -176,11 +184,17 @@ class Exchange:
                     for key, part in zip(masks, best, strict=True)
                 }
             )
+        log_odds = {key: self._log_odds(key) for key in masks}
+        for key, mask in masks.items():
+            if not mask.any():
+                mask.view(-1)[log_odds[key].argmax()] = bool(self.entries[key][0].mask.any())
         if self.units is None:
             return masks
         off = {group: ~(belief > 0) for group, belief in self.beliefs.items()}
         if off:
             masks = without_units(masks, self.units, off)
+        if at_least:
+            masks = with_best_units(masks, self.units, log_odds, self.beliefs, at_least)
         return without_idle_units(masks, self.units)
 
     def idle(self) -> dict[str, Tensor]:

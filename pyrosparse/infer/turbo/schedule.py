@@ -117,7 +117,9 @@ class Turbo(Callback):
         return {"kept": self.exchange.kept}
 
     def _freeze(self, run: Fit, least: float) -> None:
-        run.lifted.freeze(self.exchange.masks(least))
+        units = self.exchange.units
+        at_least = {layer: _least(self.at_least, layer) for layer in units.size} if units else None
+        run.lifted.freeze(self.exchange.masks(least, at_least))
         forget_momentum(run.optimizer, run.lifted)
 
     def _removable(self, prunes: bool) -> dict[str, int] | None:
