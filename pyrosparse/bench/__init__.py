@@ -1,6 +1,7 @@
 """Suites of runs: declared in TOML, run side by side, resumed where they stopped, tabled."""
 
 from pyrosparse.bench.costs import CostRow, cost_table
+from pyrosparse.bench.predictive_table import Difference, PredictiveRow, predictive_table
 from pyrosparse.bench.run import read, run
 from pyrosparse.bench.structures import StructureRow, structure_table
 from pyrosparse.bench.suite import Job, Suite, load, suites
@@ -8,12 +9,15 @@ from pyrosparse.bench.table import Row, provenance, table
 
 __all__ = [
     "CostRow",
+    "Difference",
     "Job",
+    "PredictiveRow",
     "Row",
     "StructureRow",
     "Suite",
     "cost_table",
     "load",
+    "predictive_table",
     "provenance",
     "read",
     "run",
