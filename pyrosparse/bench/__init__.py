@@ -1,6 +1,7 @@
 """Suites of runs: declared in TOML, run side by side, resumed where they stopped, tabled."""
 
 from pyrosparse.bench.costs import CostRow, cost_table
+from pyrosparse.bench.predictive import unpacked
 from pyrosparse.bench.predictive_table import Difference, PredictiveRow, predictive_table
 from pyrosparse.bench.run import read, run
 from pyrosparse.bench.structures import StructureRow, structure_table
@@ -24,4 +25,5 @@ __all__ = [
     "structure_table",
     "suites",
     "table",
+    "unpacked",
 ]
