@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
+from statistics import mean, stdev
 
 from rich.table import Table
 
-from pyrosparse.bench import CostRow, Row, StructureRow
+from pyrosparse.bench import CostRow, Difference, PredictiveRow, Row, StructureRow
 
-Rows = Sequence[Row] | Sequence[CostRow] | Sequence[StructureRow]
+Rows = Sequence[Row] | Sequence[CostRow] | Sequence[StructureRow] | Sequence[PredictiveRow]
 
 _ACCURACY = ("cell", "ours, %", "seeds", "sparsity, %", "paper, %", "difference")
 _COST = (
@@ -37,6 +37,20 @@ _STRUCTURE = (
     "MACs saved, %",
     "paper",
     "measured, batch 1 / 128",
+)
+
+_PREDICTIVE = (
+    "cell",
+    "predicts",
+    "seeds",
+    "accuracy, %",
+    "NLL",
+    "ECE",
+    "OOD AUROC",
+    "elpd (s.e.)",
+    "sparsity, %",
+    "NLL less dense's (s.e.)",
+    "less mean field's (s.e.)",
 )
 
 
@@ -78,6 +92,9 @@ def _contents(
     structures = [_structure(row) for row in rows if isinstance(row, StructureRow)]
     if structures:
         return _STRUCTURE, structures
+    predictive = [_predictive(row) for row in rows if isinstance(row, PredictiveRow)]
+    if predictive:
+        return _PREDICTIVE, predictive
     return _ACCURACY, [_accuracy(row) for row in rows if isinstance(row, Row)]
 
 
@@ -125,6 +142,34 @@ def _structure(row: StructureRow) -> tuple[str, ...]:
         _number(paper.get("macs")),
         " / ".join(f"{factor:.1f}" for factor in row.latency.values()),
     )
+
+
+def _predictive(row: PredictiveRow) -> tuple[str, ...]:
+    return (
+        row.cell,
+        row.predicts,
+        str(len(row.nlls)),
+        _spread(row.accuracies, 2),
+        _spread(row.nlls, 4),
+        _spread(row.eces, 4),
+        _spread(row.aurocs, 4),
+        f"{mean(row.elpds):.1f} ({mean(row.elpd_ses):.1f})",
+        _spread(row.sparsities, 1),
+        _difference(row.from_dense),
+        _difference(row.from_mean_field),
+    )
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{deviation}"
+
+
+def _difference(one: Difference | None) -> str:
+    if one is None:
+        return ""
+    deviation = f" ± {stdev(one.by_seed):.4f}" if len(one.by_seed) > 1 else ""
+    return f"{one.mean:+.4f}{deviation} ({one.se:.4f})"
 
 
 def _number(value: float | None) -> str:

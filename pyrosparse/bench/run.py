@@ -15,6 +15,7 @@ import torch
 
 import pyrosparse
 from pyrosparse import machine
+from pyrosparse.bench.predictive import outside_inputs, predictive
 from pyrosparse.bench.suite import Job, Suite
 from pyrosparse.compress import Settings, compress
 from pyrosparse.compress.pretraining import shared
@@ -50,10 +51,10 @@ def run(
     done = {line["id"]: line for line in read(results)}
     for job in wanted:
         if job.id in done:
-            _refuse_other_settings(job, done[job.id], results)
+            _refuse_other_settings(job, suite.outside, done[job.id], results)
     missing = [job for job in wanted if job.id not in done]
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    for line in parallel(joblib.delayed(_run_job)(job, scratch) for job in missing):
+    for line in parallel(joblib.delayed(_run_job)(job, suite.outside, scratch) for job in missing):
         _append(results, line)
         yield line
 
@@ -65,10 +66,14 @@ def read(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text().splitlines() if line]
 
 
-def _refuse_other_settings(job: Job, line: dict[str, Any], results: Path) -> None:
+def _refuse_other_settings(
+    job: Job, outside: str | None, line: dict[str, Any], results: Path
+) -> None:
     now = json.loads(json.dumps(asdict(job.settings)))
     # A setting that is newer than the line had the default's effect when the line was written.
     then = json.loads(json.dumps(asdict(Settings.of(line["settings"]))))
+    now["outside"] = outside
+    then["outside"] = line["predictive"]["outside"] if "predictive" in line else outside
     other = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key]]
     if other:
         raise ValueError(
@@ -77,8 +82,10 @@ def _refuse_other_settings(job: Job, line: dict[str, Any], results: Path) -> Non
         )
 
 
-def _run_job(job: Job, scratch: Path) -> dict[str, Any]:
+def _run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
+    # Before the training: what is wrong with them shall not cost one.
+    others = outside_inputs(job.settings, outside) if outside is not None else None
     weights, before = None, 0.0
     if job.settings.starts_trained and job.settings.pretrain != 0:
         weights, before = shared(job.settings, scratch / "pretrained")
@@ -90,7 +97,7 @@ def _run_job(job: Job, scratch: Path) -> dict[str, Any]:
         first=scratch / _first(job.id),
         progress=False,
     )
-    return {
+    line = {
         "id": job.id,
         "cell": job.cell,
         "seed": job.settings.seed,
@@ -108,6 +115,9 @@ def _run_job(job: Job, scratch: Path) -> dict[str, Any]:
         "settings": asdict(job.settings),
         "history": [_rounded(entry) for entry in outcome.history],
     }
+    if outside is not None and others is not None:
+        line["predictive"] = predictive(outcome, outside, others)
+    return line
 
 
 def _first(id: str) -> str:

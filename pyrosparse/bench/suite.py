@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pyrosparse import data as data_sets
 from pyrosparse.compress import Settings
 from pyrosparse.compress.settings import EVIDENCE, GATING, TURBO
 from pyrosparse.errors import unknown_name
@@ -38,6 +39,7 @@ class Suite:
     paper:  published figures by cell: ``accuracy`` in [0, 1], or ``error`` and ``memory`` in % and
             ``speedup``; with ``structure``, units by layer, ``left``, the weights in %, and
             ``macs``, multiply-accumulates saved in %, beside the accuracy.
+    outside: the data set whose test data every run is shown as not of its kind; None for none.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Suite:
     source: str
     jobs: list[Job]
     paper: dict[str, Mapping[str, Any]]
+    outside: str | None = None
 
     @property
     def gated(self) -> bool:
@@ -93,7 +96,10 @@ def load(name: str, *, seeds: int | None = None) -> Suite:
     paper: dict[str, Mapping[str, Any]] = {}
     for row in content.get("paper", []):
         paper |= dict(_published(row))
-    return Suite(name, content["title"], content["source"], list(jobs.values()), paper)
+    outside = content.get("outside")
+    if outside is not None and outside not in data_sets.names() and not Path(outside).is_dir():
+        raise unknown_name("outside data set", outside, data_sets.names())
+    return Suite(name, content["title"], content["source"], list(jobs.values()), paper, outside)
 
 
 def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

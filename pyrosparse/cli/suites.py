@@ -55,14 +55,16 @@ def table(
         typer.Option(help="For error against speed-up, of a suite with gates: .svg or .png."),
     ] = None,
 ) -> None:
-    """Print a suite's results beside the paper's: accuracies, or with gates error and size."""
+    """Print a suite's results beside the paper's: accuracies, or with gates error and size; with
+    outside data, what the predictive probabilities are worth."""
     grid = bench.load(suite)
     if plot is not None and not grid.gated:
         raise ValueError(f"{suite} has no method with gates: there is no speed-up to plot")
     file = results or _results(grid)
     costs = bench.cost_table(grid, file) if grid.gated else []
     structures = bench.structure_table(grid, file) if grid.structured else []
-    rows = costs or structures or bench.table(grid, file)
+    predictive = bench.predictive_table(grid, file) if grid.outside is not None else []
+    rows = predictive or costs or structures or bench.table(grid, file)
     if not rows:
         raise ValueError(f"{file} has no results: run `pyrosparse bench {suite}` first")
     if markdown:

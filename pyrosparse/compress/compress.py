@@ -78,8 +78,8 @@ def compress(
         trained = masking.train(settings, net, data, folder=folder, first=first, progress=progress)
     else:
         trained = pruning.train(settings, net, data, folder=folder, progress=progress)
-    gated = masked(net, trained.masks, trained.gates) if trained.gates else trained.net
-    test = quality(gated, data.test)
+    whole = masked(net, trained.masks, trained.gates) if trained.gates else trained.net
+    test = quality(whole, data.test)
     small, compaction = compacted(
         net,
         trained.original,
@@ -89,4 +89,4 @@ def compress(
         active=trained.active,
         counts=trained.counts,
     )
-    return Outcome(settings, data, trained, test, small, compaction)
+    return Outcome(settings, data, trained, whole, test, small, compaction)

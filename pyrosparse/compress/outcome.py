@@ -55,7 +55,8 @@ class Outcome:
     settings:   those of the run, with numbers for all that depends on the data.
     data:       the data set.
     trained:    the network, and how it came about.
-    test:       accuracy, negative log likelihood and calibration of ``net`` on the test data.
+    whole:      the network as it predicts: ``net``, with the gates whose gains depend on the input.
+    test:       accuracy, negative log likelihood and calibration of ``whole`` on the test data.
     small:      the compact network; None where there is none.
     compaction: what it costs, or why there is none.
     """
@@ -63,6 +64,7 @@ class Outcome:
     settings: Settings
     data: DataSet
     trained: Trained
+    whole: nn.Module
     test: Quality
     small: CompactNet | None
     compaction: Compaction

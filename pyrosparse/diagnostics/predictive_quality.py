@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,23 @@ class PredictiveQuality:
     calibration: on the data.
     ood_auroc:   of the predictive entropy, between the data and the others; None without those.
     rotation:    by angle in degrees, the accuracy on the data rotated.
+    log_density: the log predictive density of every datum's class, (n,) float64, nats.
     """
 
     calibration: Calibration
     ood_auroc: float | None
     rotation: dict[float, float]
+    log_density: Tensor
+
+    @property
+    def elpd(self) -> float:
+        """The summed log predictive density of the data, nats."""
+        return float(self.log_density.sum())
+
+    @property
+    def elpd_se(self) -> float:
+        """Its standard error, nats, as of ``compare_models``; NaN for one datum."""
+        return math.sqrt(len(self.log_density)) * float(self.log_density.std())
 
 
 class PredictiveQualities(dict[str, PredictiveQuality]):
@@ -78,6 +91,7 @@ def predictive_quality(
     found = PredictiveQualities()
     for name, net in networks.items():
         inside = log_probabilities(net, x, **options)
+        judged = calibration(inside, y)
         area = None
         if outside is not None:
             area = auroc(
@@ -88,5 +102,6 @@ def predictive_quality(
             angle: calibration(log_probabilities(net, rotated(x, angle), **options), y).accuracy
             for angle in angles
         }
-        found[name] = PredictiveQuality(calibration(inside, y), area, turned)
+        density = inside.gather(1, y.cpu()[:, None])[:, 0]
+        found[name] = PredictiveQuality(judged, area, turned, density)
     return found

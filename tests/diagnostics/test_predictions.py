@@ -13,6 +13,7 @@ from pyrosparse.compact import quality
 from pyrosparse.diagnostics import (
     auroc,
     calibration,
+    compare_models,
     log_probabilities,
     negative_log_confidence,
     predictive_entropy,
@@ -188,3 +189,16 @@ def test_one_table_of_networks_before_and_after():
     lines = str(found).splitlines()
     assert lines[0].split()[:4] == ["network", "accuracy", "NLL", "Brier"]
     assert lines[2].startswith("mean ") and len({len(line) for line in lines}) == 1
+
+
+def test_elpd_is_that_of_the_comparison_of_models():
+    data = ps.data.load("digits")
+    torch.manual_seed(0)
+    bnn = ps.lift(
+        ps.networks.fcn(data.image_shape, hidden=(8,)),
+        ps.Gaussian(posterior="normal", initial_scale=0.3),
+    )
+    (row,) = compare_models({"one": (bnn, ps.classifier(bnn, 10))}, data.test, draws=4, seed=3).rows
+    found = predictive_quality({"one": bnn}, data.test, draws=4, seed=3)["one"]
+    assert (found.elpd, found.elpd_se) == pytest.approx((row.elpd, row.se), rel=1e-5)
+    assert found.elpd == pytest.approx(-len(data.test) * found.calibration.nll, rel=1e-9)

@@ -1,0 +1,97 @@
+"""What a run's predictive probabilities are worth, on its test data and on outside data."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrosparse import data as data_sets
+from pyrosparse.compress import Outcome, Settings
+from pyrosparse.compress.settings import EVIDENCE
+from pyrosparse.diagnostics import PredictiveQuality, predictive_quality
+
+DRAWS = 100
+"""Draws of a posterior: elpd is too low with few, and an ``fcn`` needs seconds for these."""
+
+
+def outside_inputs(settings: Settings, outside: str) -> Tensor:
+    """The test inputs of another data set, with its pixels in the units of the run's own data.
+
+    outside: a name of ``data.names()``, or a folder of images.
+
+    Returns (m, C, H, W) float32. Raises ValueError where its images have another shape than the
+    run's, and what ``data.load`` raises.
+
+    >>> own = data_sets.load("digits").test.x
+    >>> torch.allclose(outside_inputs(Settings(dataset="digits"), "digits"), own, atol=1e-6)
+    True
+    """
+    own = data_sets.load(
+        settings.dataset,
+        validation=settings.validation,
+        normalise=settings.normalise,
+        seed=settings.seed,
+    )
+    x = data_sets.load(outside, validation=0, normalise="unit").test.x
+    if tuple(x.shape[1:]) != own.image_shape:
+        raise ValueError(
+            f"data outside {settings.dataset} must be images {own.image_shape} as well; those of "
+            f"{outside} are {tuple(x.shape[1:])}: name another data set"
+        )
+    assert own.bounds is not None  # all that load gives are pixels
+    black, white = own.bounds
+    return black + (white - black) * x
+
+
+def predictive(outcome: Outcome, outside: str, x: Tensor) -> dict[str, Any]:
+    """The predictive quality of a run on its test data, with outside data beside them; JSON values.
+
+    outside: the name of the data x, (m, ...), as of ``outside_inputs``.
+
+    ``network`` is the network as it predicts with its weights; where there is a normal posterior,
+    ``posterior`` averages its probabilities over ``draws`` of it. Each has accuracy, NLL (nats per
+    datum), Brier score, ECE, elpd with its standard error (nats), the AUROC of the predictive
+    entropy, and ``log_density``, the log predictive density of every test datum, as of ``packed``.
+    """
+    networks: dict[str, torch.nn.Module] = {"network": outcome.whole}
+    if outcome.settings.method in EVIDENCE:
+        networks["posterior"] = outcome.trained.bnn
+    found = predictive_quality(
+        networks, outcome.data.test, outside=x, draws=DRAWS, seed=outcome.settings.seed
+    )
+    figures: dict[str, Any] = {name: _figures(one) for name, one in found.items()}
+    if "posterior" in figures:
+        figures["posterior"]["draws"] = DRAWS
+    return {"outside": outside, **figures}
+
+
+def _figures(found: PredictiveQuality) -> dict[str, Any]:
+    judged = found.calibration
+    return {
+        "accuracy": judged.accuracy,
+        "nll": judged.nll,
+        "brier": judged.brier,
+        "ece": judged.ece,
+        "elpd": found.elpd,
+        "elpd_se": found.elpd_se,
+        "ood_auroc": found.ood_auroc,
+        "log_density": packed(found.log_density),
+    }
+
+
+def packed(values: Tensor) -> str:
+    """Numbers (n,) as base64 of little-endian float16: three digits of each, in 2.7 n characters.
+
+    >>> unpacked(packed(torch.tensor([-0.5, -2.0])))
+    tensor([-0.5000, -2.0000], dtype=torch.float64)
+    """
+    return base64.b64encode(values.numpy().astype("<f2").tobytes()).decode()
+
+
+def unpacked(text: str) -> Tensor:
+    """The numbers that ``packed`` was given, (n,) float64, to three digits."""
+    raw = bytearray(base64.b64decode(text))
+    return torch.frombuffer(raw, dtype=torch.float16).double()
