@@ -63,9 +63,8 @@ class Suite:
 def suites() -> list[str]:
     """The names of the suites that come with the package.
 
-    >>> suites()
-    ['bayesian-pruning', 'beta-bernoulli', 'beta-bernoulli-vgg', 'evidence', 'fcn-width', 'gibbs',
-     'turbo-vbi']
+    >>> "turbo-vbi" in suites()
+    True
     """
     folder = resources.files("pyrosparse") / "suites"
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
