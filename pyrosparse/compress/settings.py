@@ -255,6 +255,8 @@ class Settings:
             least = 1 if name in ("epochs", "second_epochs") else 0
             if value is not None and (int(value) != value or value < least):
                 raise ValueError(f"{name} is a number of epochs, {least} or more; got {value}")
+        if int(self.batch_size) != self.batch_size or self.batch_size < 1:
+            raise ValueError(f"batch_size is a number of data, 1 or more; got {self.batch_size}")
         if self.gated:
             beta_bernoulli(self)
         elif self.method in EVIDENCE:

@@ -163,18 +163,25 @@ class Exchange:
         """Which weights are active: support log-odds above 0, and not frozen."""
         return Masks({key: self._log_odds(key) > 0 for key in self.entries})
 
-    def masks(self, least: float = 0.0, at_least: Mapping[str, int] | None = None) -> Masks:
+    def masks(
+        self,
+        least: float = 0.0,
+        most: float = 1.0,
+        at_least: Mapping[str, int] | None = None,
+    ) -> Masks:
         """What stays: active weights between units that are on, without those that lead nowhere or
         come from nowhere. A tensor that would lose all its weights keeps its best.
 
-        least:    the share of the weights that counts as active at least, those of the highest
-                  log-odds.
+        least, most: the share of the weights that counts as active at least and at most, those of
+                  the highest log-odds.
         at_least: by layer, how many units keep a weight before and behind them, as far as they are
                   not frozen: those of the highest log-odds.
         """
         masks = self.masks_of_weights()
-        wanted = math.ceil(least * self._count())
-        if masks.kept < wanted:
+        wanted = min(
+            max(masks.kept, math.ceil(least * self._count())), math.ceil(most * self._count())
+        )
+        if masks.kept != wanted:
             scores = torch.cat([self._log_odds(key).flatten() for key in masks])
             best = largest(scores, wanted).split([mask.numel() for mask in masks.values()])
             # What is frozen already is not called back.

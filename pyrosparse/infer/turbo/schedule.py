@@ -109,17 +109,18 @@ class Turbo(Callback):
             removable=self._removable(prunes),
         )
         if prunes:
-            self._freeze(run, _at(self.active, progress) or 0.0)
+            self._freeze(run, _at(self.active, progress) or 0.0, most=1.0)
         return record | {"kept": self.exchange.kept}
 
     def on_end(self, run: Fit) -> dict[str, Any]:
-        self._freeze(run, _at(self.active, 1.0) or 0.0)
+        share = _at(self.active, 1.0)
+        self._freeze(run, share or 0.0, share or 1.0)
         return {"kept": self.exchange.kept}
 
-    def _freeze(self, run: Fit, least: float) -> None:
+    def _freeze(self, run: Fit, least: float, most: float) -> None:
         units = self.exchange.units
         at_least = {layer: _least(self.at_least, layer) for layer in units.size} if units else None
-        run.lifted.freeze(self.exchange.masks(least, at_least))
+        run.lifted.freeze(self.exchange.masks(least, most, at_least))
         forget_momentum(run.optimizer, run.lifted)
 
     def _removable(self, prunes: bool) -> dict[str, int] | None:
