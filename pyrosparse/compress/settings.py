@@ -189,7 +189,7 @@ class Settings:
     0.9
     >>> Settings(sparsity=0.9)
     Traceback (most recent call last):
-    ValueError: beta-bernoulli has no option sparsity: it is one of none, random, ...
+    ValueError: beta-bernoulli has no option sparsity: it is one of gibbs, dense, ...
     """
 
     network: str = "fcn"
