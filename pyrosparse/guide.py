@@ -101,8 +101,9 @@ class Entry:
         for key, (module, leaf) in self.located.items():
             own = module._parameters if leaf in module._parameters else module._buffers
             tensor: Tensor = own[leaf]  # type: ignore[assignment]
-            if self.frozen and tensor.shape == self.target.shape:
-                # No gradient reaches what is frozen, from whatever estimator of the ELBO.
+            if self.frozen and tensor.requires_grad and tensor.shape == self.target.shape:
+                # No gradient reaches what is frozen, from whatever estimator of the ELBO. Buffers
+                # have none, and are themselves here: methods write to them.
                 tensor = torch.where(self.mask, tensor, tensor.detach())
             q[key] = tensor
         return q

@@ -221,9 +221,7 @@ def test_the_path_is_followed_to_its_end():
     # Nothing goes beyond what the path says before training ends.
     for epoch, share in enumerate(kept[:-1], start=1):
         assert share >= schedules.logarithmic(0.5, 0.1, until=0.6)(epoch / 12) - 1e-9
-    # The path would empty the last layer, which keeps one weight beyond it.
-    assert round(kept[-1] * 360) == 36 + 1
-    assert int(bnn.net[2].weight.count_nonzero()) == 1
+    assert round(kept[-1] * 360) == 36
     assert run.history[-1]["active"] <= 0.1
 
 
@@ -296,3 +294,17 @@ def test_bad_shares_are_refused(options, match):
 def test_cutting_while_training_is_refused():
     with pytest.raises(ValueError, match="compact_every"):
         train(lifted(), Turbo(), compact_every=2)
+
+
+def test_messages_go_on_where_weights_are_frozen():
+    bnn = lifted(mlp(40))
+    exchange = ps.infer.Exchange(bnn)
+    exchange()
+    bnn.freeze({"0.weight": torch.rand(bnn.net[0].weight.shape) > 0.5})
+    with torch.no_grad():
+        bnn.net[0].weight.mul_(3)
+    before = {key: value.clone() for key, value in bnn.guide.state_dict().items()}
+    assert exchange()["change"] > 0
+    for name in ("_weight_messages", "_log_odds", "_precision"):
+        (key,) = [k for k in before if k.endswith(f"0.weight.{name}")]
+        assert not torch.equal(bnn.guide.state_dict()[key], before[key]), name
