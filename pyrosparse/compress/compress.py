@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -44,40 +45,22 @@ def compress(
     """
     net, data = made(settings, weights)
     settings = settings.for_data(len(data.train))
+    shared: dict[str, Any] = {"folder": folder, "progress": progress}
+    start_trained = weights is not None
     if settings.method == "dependent-beta-bernoulli":
         trained = dependent.train(
-            settings,
-            net,
-            data,
-            start_trained=weights is not None,
-            folder=folder,
-            first=first,
-            progress=progress,
+            settings, net, data, start_trained=start_trained, first=first, **shared
         )
     elif settings.gated:
-        trained = gating.train(
-            settings,
-            net,
-            data,
-            start_trained=weights is not None,
-            folder=folder,
-            progress=progress,
-        )
+        trained = gating.train(settings, net, data, start_trained=start_trained, **shared)
     elif settings.method in TURBO:
-        trained = turbo.train(
-            settings,
-            net,
-            data,
-            start_trained=weights is not None,
-            folder=folder,
-            progress=progress,
-        )
+        trained = turbo.train(settings, net, data, start_trained=start_trained, **shared)
     elif settings.method in EVIDENCE:
-        trained = reducing.train(settings, net, data, folder=folder, progress=progress)
+        trained = reducing.train(settings, net, data, **shared)
     elif settings.masked:
-        trained = masking.train(settings, net, data, folder=folder, first=first, progress=progress)
+        trained = masking.train(settings, net, data, first=first, **shared)
     else:
-        trained = pruning.train(settings, net, data, folder=folder, progress=progress)
+        trained = pruning.train(settings, net, data, **shared)
     whole = masked(net, trained.masks, trained.gates) if trained.gates else trained.net
     test = quality(whole, data.test)
     small, compaction = compacted(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrosparse.errors import unknown_name
+from pyrosparse.globs import first_match
 
 Rates = float | Mapping[str, float]
 
@@ -36,7 +37,7 @@ def parameter_groups(parameters: Mapping[str, Tensor], rates: Rates) -> list[dic
         rates = {"*": rates}
     grouped: dict[str, list[Tensor]] = {rule: [] for rule in rates}
     for name, tensor in parameters.items():
-        rule = next((rule for rule in rates if fnmatchcase(name, rule)), None)
+        rule = first_match(rates, name)
         if rule is None:
             raise ValueError(
                 f"no learning rate is given for {name!r}; add a rule for it, or '*' for all others"

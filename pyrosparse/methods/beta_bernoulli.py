@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import pyro
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.distributions import LogitKumaraswamy, relaxed_bernoulli
+from pyrosparse.globs import first_match
 from pyrosparse.method import Method, Posterior
 from pyrosparse.target import Kind, Target
 
@@ -119,9 +119,9 @@ class BetaBernoulli(Method):
         """The weight of a target's KL divergence."""
         if not isinstance(self.kl_scale, Mapping):
             return self.kl_scale
-        for pattern, scale in self.kl_scale.items():
-            if fnmatchcase(target.key, pattern):
-                return scale
+        glob = first_match(self.kl_scale, target.key)
+        if glob is not None:
+            return self.kl_scale[glob]
         raise ValueError(
             f"kl_scale names no weight for {target.key!r}: it has {', '.join(self.kl_scale)}; "
             'add one for "*"'

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from pyrosparse.globs import first_match
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class UnitFactor:
         """What must speak for a unit of that layer, in nats; 0 where no glob matches."""
         if not isinstance(self.cost, Mapping):
             return self.cost
-        return next((c for glob, c in self.cost.items() if fnmatchcase(layer, glob)), 0.0)
+        glob = first_match(self.cost, layer)
+        return 0.0 if glob is None else self.cost[glob]
 
     def tempered(self, strength: float) -> UnitFactor:
         """The factor with its coupling, ln(active / inactive), and its costs weakened.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from pyrosparse.infer.turbo.ends import (
 )
 from pyrosparse.lift import Lifted
 from pyrosparse.masks import Masks, largest
+from pyrosparse.method import Posterior
 from pyrosparse.methods.support_mrf import LARGEST, SupportMRF
 from pyrosparse.supports.units import UnitFactor
 
@@ -209,7 +210,7 @@ class Exchange:
         assert self.units is not None
         return idle_units({key: entry.mask for key, (entry, _) in self.entries.items()}, self.units)
 
-    def _posteriors(self) -> Any:
+    def _posteriors(self) -> Iterator[tuple[str, SupportMRF, Posterior]]:
         for key, (entry, method) in self.entries.items():
             yield key, method, entry.posterior()
 

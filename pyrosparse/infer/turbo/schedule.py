@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
+from pyrosparse.globs import first_match
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.infer.run import Fit
@@ -140,7 +140,8 @@ class Turbo(Callback):
 def _least(at_least: int | Mapping[str, int], layer: str) -> int:
     if not isinstance(at_least, Mapping):
         return at_least
-    return next((n for glob, n in at_least.items() if fnmatchcase(layer, glob)), 1)
+    glob = first_match(at_least, layer)
+    return 1 if glob is None else at_least[glob]
 
 
 def _at(schedule: Schedule | None, progress: float) -> float | None:
