@@ -1,7 +1,9 @@
 """Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pyrosparse import (
-    assess,
     data,
     diagnostics,
     distributions,
@@ -29,6 +31,9 @@ from pyrosparse.methods import (
 )
 from pyrosparse.models import classifier, regressor
 from pyrosparse.target import Target, gates, inputs, outputs, weights
+
+if TYPE_CHECKING:
+    from pyrosparse import assess
 
 __version__ = "0.1.0"
 
@@ -72,3 +77,10 @@ __all__ = [
     "to_datatree",
     "weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # It draws: matplotlib is loaded when it is asked for, and not by every import.
+    if name == "assess":
+        return import_module("pyrosparse.assess")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -162,11 +162,10 @@ def _calibrations(outcome: Outcome) -> dict[str, Calibration]:
 def _turbo_figures(outcome: Outcome) -> dict[str, Figure]:
     """How Turbo-VBI converged, and what it left of the kernels."""
     trained = outcome.trained
-    assert trained.first is not None
+    run = trained.first or trained.run  # the second run is the fine-tuning
     names = {"epoch": "iteration", "validation_accuracy": "accuracy"}
     history = [
-        {names.get(key, key): value for key, value in entry.items()}
-        for entry in trained.first.history
+        {names.get(key, key): value for key, value in entry.items()} for entry in run.history
     ]
     drawn = {"convergence": support_plots.convergence(history)}
     nets = trained.original, trained.net

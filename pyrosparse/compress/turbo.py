@@ -75,22 +75,22 @@ def train(
     bnn = lift(net, Gaussian(scale=settings.scale), weights(net))
     bnn.freeze({key: net.get_parameter(key) != 0 for key in (t.key for t in prior.targets)})
     model = classifier(bnn, n=n)
-    run = first
-    if settings.fine_tune:
-        run = fit(
-            model,
-            bnn.guide,
-            data.train,
-            epochs=settings.fine_tune,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            schedule=schedules.cosine(0.01),
-            validation=data.validation,
-            checkpoint=folder / "checkpoint.safetensors" if folder else None,
-            metrics=folder / "metrics.jsonl" if folder else None,
-            seed=settings.seed + 1,
-            progress=progress,
-        )
+    if not settings.fine_tune:
+        return Trained(net, original, bnn, model, first, None, pretraining)
+    run = fit(
+        model,
+        bnn.guide,
+        data.train,
+        epochs=settings.fine_tune,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        schedule=schedules.cosine(0.01),
+        validation=data.validation,
+        checkpoint=folder / "checkpoint.safetensors" if folder else None,
+        metrics=folder / "metrics.jsonl" if folder else None,
+        seed=settings.seed + 1,
+        progress=progress,
+    )
     return Trained(net, original, bnn, model, run, None, pretraining, first=first)
 
 

@@ -1,13 +1,15 @@
 """Compression by Turbo-VBI: settings, resumed runs, and what is left."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pyrosparse import data, networks
-from pyrosparse.compress import Settings
+from pyrosparse import data, networks, run_folder
+from pyrosparse.assess import summarize
+from pyrosparse.compress import Settings, compress
 from pyrosparse.compress.turbo import train
 from pyrosparse.infer import checkpoint
 
@@ -99,3 +101,12 @@ def test_options_of_other_methods_are_refused() -> None:
         Settings(method="independent-support", least_units=3)
     with pytest.raises(ValueError, match="no option active"):
         Settings(method="magnitude", active=0.1)
+
+
+def test_without_fine_tuning_the_time_counts_once(tmp_path: Path) -> None:
+    outcome = compress(replace(TINY, fine_tune=0), progress=False)
+    trained = outcome.trained
+    assert trained.first is None and trained.pretraining is not None
+    entries = [*trained.pretraining.history, *trained.run.history]
+    assert outcome.seconds == pytest.approx(sum(entry["seconds"] for entry in entries))
+    assert "convergence" in run_folder.figures(outcome, summarize(outcome, tmp_path))
