@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -490,6 +491,33 @@ def batch_norm() -> nn.Module:
 
 def dropout() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Tanh(), nn.Linear(4, 1))
+
+
+def test_chain_of_references_longer_than_the_stack_hides_nothing():
+    chain = None
+    for _ in range(3000):
+        chain = types.SimpleNamespace(following=chain)
+
+    fit = network(batch_norm())
+
+    def model(x: Tensor, y: Tensor) -> None:
+        assert chain is not None
+        fit(x, y)
+
+    svi = CapturedSVI(model, no_guide, adam(), Trace_ELBO())
+    steps(svi, 4, X, Y)
+    assert svi.fallback is None
+
+
+def test_code_of_installed_packages_is_not_looked_into():
+    def model(x: Tensor, y: Tensor) -> None:
+        assert hypothesis.given is not None and pytest.raises is not None
+        regression()(x, y)
+
+    svi = CapturedSVI(model, guide, adam(), Trace_ELBO())
+    steps(svi, 3, X, Y)
+    (captured,) = (one for made in svi.captured.values() for one in made)
+    assert len(captured.guards) < 100
 
 
 def test_running_statistics_move_once_a_step(monkeypatch):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import os
 import random
+import site
 import sys
+import sysconfig
 import types
-from collections.abc import Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +34,17 @@ _LIBRARIES = {"torch", "pyro", "pyrosparse", "numpy", "scipy", *sys.stdlib_modul
 
 _FOREIGN = _LIBRARIES - {"pyrosparse"}
 
+_INSTALLED = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    )
+)
+"""Folders of installed packages."""
+
 _TENSORS_AND_PARTS = ("_parameters", "_buffers", "_modules")
 
 _MODULE_INTERNALS = set(nn.Module().__dict__) - {"training"}
@@ -40,9 +55,10 @@ _MISSING = object()
 class Guards:
     """The Python values and tensors that a model and a guide refer to, as they stood at a capture.
 
-    Looks into modules, closures, global variables, attributes and containers. Guards numbers,
-    strings, and which objects there are; not what is in the tensors, which a captured step reads
-    anew each time.
+    Looks into modules, closures, global variables, attributes and containers, but not into the
+    code of installed packages, other than those that the roots themselves come from. Guards
+    numbers, strings, and which objects there are; not what is in the tensors, which a captured
+    step reads anew each time.
 
     modules: the modules among what was found.
     tensors: the tensors among what was found.
@@ -58,9 +74,10 @@ class Guards:
         self._lengths: list[tuple[Any, int, str]] = []
         self._types: list[tuple[Any, ...]] = []
         self._seen: dict[int, Any] = {}  # with the objects, so that no other takes over an id
-        for name, root in roots.items():
-            with contextlib.suppress(RecursionError):  # what lies deeper is left to the checks
-                self._look(root, name)
+        self._own_packages = {_package(getattr(root, "func", root)) for root in roots.values()}
+        self._ahead: deque[tuple[Any, str]] = deque((root, name) for name, root in roots.items())
+        while self._ahead:
+            self._look_into(*self._ahead.popleft())
 
     def __len__(self) -> int:
         return len(self._values) + len(self._lengths) + len(self._types)
@@ -122,7 +139,18 @@ class Guards:
         return changed + [f"the type of a tensor of shape {tuple(one[3])}" for one in types]
 
     def _look(self, value: Any, name: str) -> None:
-        """Guard what can be reached from a value."""
+        """Note a value, to be looked into: not at once, as references can be a long chain."""
+        self._ahead.append((value, name))
+
+    def _is_library(self, value: Any) -> bool:
+        """Whether a function, class or Python module is of a library, and holds no settings."""
+        package = _package(value)
+        return package in _LIBRARIES or (
+            package not in self._own_packages and _is_installed(package)
+        )
+
+    def _look_into(self, value: Any, name: str) -> None:
+        """Guard what a value refers to."""
         if isinstance(value, _PLAIN) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -130,11 +158,11 @@ class Guards:
             self.generators.append(value)
             return
         if isinstance(value, type):
-            if not _of_library(value, _LIBRARIES):
+            if not self._is_library(value):
                 self._look_into_class(value, value, name)
             return
         if isinstance(value, types.ModuleType):
-            if not _of_library(value, _LIBRARIES):
+            if not self._is_library(value):
                 settings = [
                     (key, one)
                     for key, one in vars(value).items()
@@ -162,7 +190,7 @@ class Guards:
         elif isinstance(value, tuple):
             for index, one in enumerate(value[:_LONGEST]):  # cannot change: no guards
                 self._look(one, f"{name}[{index}]")
-        elif isinstance(value, _OPEN) or not _of_library(type(value), _FOREIGN):
+        elif isinstance(value, _OPEN) or _package(type(value)) not in _FOREIGN:
             self._look_into_object(value, name)
 
     def _look_at(self, place: Any, items: Iterable[tuple[Any, Any]], name: str) -> None:
@@ -192,7 +220,7 @@ class Guards:
 
     def _look_into_class(self, kind: type, instance: Any, name: str) -> None:
         for base in kind.__mro__:
-            if _of_library(base, _LIBRARIES):
+            if self._is_library(base):
                 continue
             for attribute, value in vars(base).items():
                 if attribute.startswith("__") and attribute != "__call__":
@@ -207,7 +235,7 @@ class Guards:
                         self._look_at(_Attributes(instance), [(attribute, now)], name)
 
     def _look_into_function(self, function: types.FunctionType, name: str) -> None:
-        if _of_library(function, _LIBRARIES):
+        if self._is_library(function):
             return
         variables = function.__code__.co_freevars
         for variable, cell in zip(variables, function.__closure__ or (), strict=True):
@@ -224,7 +252,7 @@ class Guards:
     def _look_into_python_module(
         self, value: Any, names: set[str], name: str, visited: set[int]
     ) -> None:
-        python_module = isinstance(value, types.ModuleType) and not _of_library(value, _LIBRARIES)
+        python_module = isinstance(value, types.ModuleType) and not self._is_library(value)
         if not python_module or id(value) in visited:
             return
         visited.add(id(value))  # modules refer to each other in circles
@@ -278,9 +306,17 @@ def _global_names(code: types.CodeType) -> set[str]:
     return names
 
 
-def _of_library(value: Any, libraries: Collection[str]) -> bool:
+def _package(value: Any) -> str:
+    """The name of the package that a function, a class, an object or a Python module is of."""
     module = getattr(value, "__module__", None) or getattr(value, "__name__", "")
-    return str(module).partition(".")[0] in libraries
+    return str(module).partition(".")[0]
+
+
+@functools.cache
+def _is_installed(package: str) -> bool:
+    """Whether a package lies where packages are installed, other than from a working copy."""
+    file = getattr(sys.modules.get(package), "__file__", None) or ""
+    return file.startswith(_INSTALLED)
 
 
 def _type_of(tensor: Tensor) -> tuple[torch.dtype, torch.device, torch.Size, bool]:
