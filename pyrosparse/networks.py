@@ -125,32 +125,39 @@ def vgg11(image_shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> nn.Seq
 
 
 def resnet20(
-    image_shape: Sequence[int] = (3, 32, 32), classes: int = 10, shortcut: Shortcut = "pad"
+    image_shape: Sequence[int] = (3, 32, 32),
+    classes: int = 10,
+    shortcut: Shortcut = "pad",
+    width: int = 16,
 ) -> nn.Sequential:
     """ResNet-20 for CIFAR: three stages of 16, 32 and 64 channels (He et al.; Gibbs pruning).
 
     x: (N, C, H, W) float32 -> logits: (N, classes) float32. Where the shape changes, `shortcut`
     "pad" adds zero channels (He et al.), "projection" is a 1x1 convolution alone (Gibbs pruning).
+    A `width` other than 16 makes it narrower or wider: width, 2 width and 4 width channels.
     Raises ValueError if a size is not positive or the shortcut is unknown.
 
     >>> sum(parameter.numel() for parameter in resnet20().parameters())
     269722
     """
-    return _resnet(image_shape, classes, shortcut, depth=3)
+    return _resnet(image_shape, classes, shortcut, width, depth=3)
 
 
 def resnet56(
-    image_shape: Sequence[int] = (3, 32, 32), classes: int = 10, shortcut: Shortcut = "pad"
+    image_shape: Sequence[int] = (3, 32, 32),
+    classes: int = 10,
+    shortcut: Shortcut = "pad",
+    width: int = 16,
 ) -> nn.Sequential:
     """ResNet-56 for CIFAR: three stages of 16, 32 and 64 channels (He et al.; Gibbs pruning).
 
-    x: (N, C, H, W) float32 -> logits: (N, classes) float32. `shortcut` as in `resnet20`.
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. `shortcut` and `width` as in `resnet20`.
     Raises ValueError if a size is not positive or the shortcut is unknown.
 
     >>> len(resnet56().stage1)
     9
     """
-    return _resnet(image_shape, classes, shortcut, depth=9)
+    return _resnet(image_shape, classes, shortcut, width, depth=9)
 
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -362,17 +369,19 @@ def _features(layers: OrderedDict[str, nn.Module], image_shape: Sequence[int]) -
 
 
 def _resnet(
-    image_shape: Sequence[int], classes: int, shortcut: Shortcut, depth: int
+    image_shape: Sequence[int], classes: int, shortcut: Shortcut, width: int, depth: int
 ) -> nn.Sequential:
     _check_images(image_shape, classes)
+    if width < 1:
+        raise ValueError(f"width must be positive; got {width}")
     if shortcut not in ("pad", "projection"):
         raise unknown_name("shortcut", shortcut, ["pad", "projection"])
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv1"] = nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False)
-    layers["bn1"] = nn.BatchNorm2d(16)
+    layers["conv1"] = nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False)
+    layers["bn1"] = nn.BatchNorm2d(width)
     layers["relu1"] = nn.ReLU()
-    inputs = 16
-    for stage, outputs in enumerate((16, 32, 64), start=1):
+    inputs = width
+    for stage, outputs in enumerate((width, 2 * width, 4 * width), start=1):
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         for index in range(1, depth + 1):
             stride = 2 if outputs != inputs else 1

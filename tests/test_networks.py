@@ -91,6 +91,15 @@ def test_resnet_depth(name: str, blocks: int) -> None:
     assert len(weighted) == int(name.removeprefix("resnet"))
 
 
+@pytest.mark.parametrize("network", [networks.resnet20, networks.resnet56])
+def test_width_of_a_resnet_is_that_of_its_first_stage(network: Callable[..., nn.Sequential]) -> None:
+    net = network(width=8)
+    assert [net[0].out_channels, net.fc.in_features] == [8, 32]
+    assert net(torch.zeros(2, *CIFAR)).shape == (2, 10)
+    with pytest.raises(ValueError, match="width"):
+        network(width=0)
+
+
 def test_readable_layer_names() -> None:
     assert list(dict(networks.cnn().named_children())) == (
         ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "flatten", "fc1", "relu3", "fc2"]
