@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib.util
 import json
 import platform
 import shlex
@@ -22,6 +23,7 @@ from pyrosparse.assess import (
     calibration_plots,
     gate_plots,
     plots,
+    posterior_plots,
     report,
     size_plots,
     support_plots,
@@ -32,7 +34,7 @@ from pyrosparse.compress import Outcome, Settings, compress
 from pyrosparse.compress.pretraining import FILE as PRETRAINING
 from pyrosparse.compress.settings import TURBO
 from pyrosparse.compress.turbo import SUPPORT
-from pyrosparse.diagnostics import Calibration, calibration, log_probabilities
+from pyrosparse.diagnostics import Calibration, calibration, log_probabilities, to_datatree
 from pyrosparse.files import write_atomically
 from pyrosparse.weights_file import load_weights
 
@@ -134,6 +136,8 @@ def figures(outcome: Outcome, summary: Summary) -> dict[str, Figure]:
         drawn["kept_units"] = size_plots.kept_units(history, outcome.compaction.units)
         if outcome.trained.gates:
             drawn |= _dependent_figures(outcome)
+        else:
+            drawn |= _gate_forests(outcome)
     elif settings.method not in ("none", "dense", "mean-field"):
         if settings.method in TURBO:
             drawn |= _turbo_figures(outcome)
@@ -174,6 +178,18 @@ def _turbo_figures(outcome: Outcome) -> dict[str, Figure]:
     if kernels:
         drawn["kernels"] = support_plots.kernels_before_and_after(*kernels[0])
     return drawn
+
+
+def _gate_forests(outcome: Outcome) -> dict[str, Figure]:
+    """How sure the posterior is of each gate, where the extra ``plots`` is installed."""
+    if importlib.util.find_spec("arviz_plots") is None:
+        return {}
+    trained, few = outcome.trained, outcome.data.train.subset(torch.arange(1))  # gates need no data
+    tree = to_datatree(trained.bnn, trained.model, few)
+    sites = [target.site for target in trained.bnn.targets if target.kind == "input"]
+    return {
+        f"gate_forest-{site}": posterior_plots.gate_forest(tree, site, units=20) for site in sites
+    }
 
 
 def _dependent_figures(outcome: Outcome) -> dict[str, Figure]:

@@ -101,6 +101,8 @@ def test_compress_without_options_leaves_a_compact_network(workplace: Path) -> N
         "checkpoint.safetensors",
         "compact.safetensors",
         "config.json",
+        "gate_forest-fc1.input.png",
+        "gate_forest-fc2.input.png",
         "kept_units.png",
         "learning_curves.png",
         "metrics.jsonl",

@@ -59,6 +59,10 @@ _CAPTIONS = {
         "The fraction of the test data that is classified rightly, by the probability of the class "
         "chosen; on the diagonal a network is calibrated. Below, how many data there are of each."
     ),
+    "gate_forest": (
+        "The probability that a gate passes its unit: mean, 50 % and 94 % intervals of the "
+        "posterior, for at most 20 units of each layer, at even steps of rank."
+    ),
     "kept_units": "The share of its units that each gate keeps; what is cut out stays gone.",
 }
 
@@ -191,7 +195,7 @@ def _section(title: str, content: str) -> str:
 
 
 def _figure(name: str, figure: Figure) -> str:
-    caption = escape(_CAPTIONS.get(name, ""))
+    caption = escape(_CAPTIONS.get(name.partition("-")[0], ""))
     return f"<figure>{plots.svg(figure)}<figcaption>{caption}</figcaption></figure>"
 
 
