@@ -151,7 +151,7 @@ def resnet56(
 ) -> nn.Sequential:
     """ResNet-56 for CIFAR: three stages of 16, 32 and 64 channels (He et al.; Gibbs pruning).
 
-    x: (N, C, H, W) float32 -> logits: (N, classes) float32. `shortcut` and `width` as in `resnet20`.
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. Options as of `resnet20`.
     Raises ValueError if a size is not positive or the shortcut is unknown.
 
     >>> len(resnet56().stage1)

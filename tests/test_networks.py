@@ -92,7 +92,9 @@ def test_resnet_depth(name: str, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("network", [networks.resnet20, networks.resnet56])
-def test_width_of_a_resnet_is_that_of_its_first_stage(network: Callable[..., nn.Sequential]) -> None:
+def test_width_of_a_resnet_is_that_of_its_first_stage(
+    network: Callable[..., nn.Sequential],
+) -> None:
     net = network(width=8)
     assert [net[0].out_channels, net.fc.in_features] == [8, 32]
     assert net(torch.zeros(2, *CIFAR)).shape == (2, 10)
