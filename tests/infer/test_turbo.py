@@ -91,6 +91,17 @@ def test_slab_and_spike_go_where_the_share_is(units):
             assert float(q["_slab_rate"]) == pytest.approx(record["slab_rate"])
 
 
+def test_slab_and_spike_take_the_variance_along_that_follows_them():
+    bnn = lifted(mlp(40), likelihood="curvature")
+    exchange = Exchange(bnn)
+    x, y = data()
+    model = ps.classifier(bnn, N)
+    for active in (0.5, 0.4, 0.3, 0.3):
+        exchange.estimate_curvature(model, (x, y), examples=N, seed=0)
+        record = exchange(active=active, contrast=200.0)
+    assert record["active"] == pytest.approx(0.3, abs=0.03)
+
+
 def test_an_idle_unit_tells_its_weights_so():
     bnn = lifted()
     exchange = Exchange(bnn, units=UnitFactor(), example=(torch.ones(1, 6),))

@@ -28,6 +28,9 @@ from pyrosparse.supports.units import UnitFactor
 _DAMPING = 0.5
 """Of messages from units, which otherwise swing: a unit's weights go, or stay, together."""
 
+_ROUNDS = 10
+"""Of variance and precision in turn, which depend on each other where curvatures are known."""
+
 
 class Exchange:
     r"""Module B of Turbo-VBI, and the closed-form part of module A, over one lifted network.
@@ -257,10 +260,18 @@ class Exchange:
         low = math.log(min(rates) / (1e3 if first else 1.2))
         high = math.log(max(rates) * (1e3 if first else 1.4))
 
+        # Under "curvature" variances follow the rates, each try from where they are now.
+        follow = [(m, q) for _, m, q in self._posteriors() if m.likelihood == "curvature"]
+        start = [q["_precision"].clone() for _, q in follow]
+
         def set_rates(log_rate: float) -> None:
             for _, method, q in self._posteriors():
                 q["_slab_rate"].fill_(math.exp(log_rate))
                 q["_spike_rate"].fill_(math.exp(log_rate) / (contrast or method.contrast))
+            for (method, q), precision in zip(follow, start, strict=True):
+                q["_precision"].copy_(precision)
+                for _ in range(_ROUNDS):
+                    method.update(q)
 
         for _ in range(20):
             middle = (low + high) / 2
