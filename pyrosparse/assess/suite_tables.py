@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from rich.table import Table
@@ -10,6 +11,9 @@ from rich.table import Table
 from pyrosparse.bench import CostRow, Difference, PredictiveRow, Row, StructureRow
 
 Rows = Sequence[Row] | Sequence[CostRow] | Sequence[StructureRow] | Sequence[PredictiveRow]
+
+Column = tuple[str, list[str]]
+"""A name and what is below it."""
 
 _ACCURACY = ("cell", "ours, %", "seeds", "sparsity, %", "paper, %", "difference")
 _COST = (
@@ -54,18 +58,64 @@ _PREDICTIVE = (
 )
 
 
-def suite(rows: Rows) -> Table:
+def suite(rows: Rows, width: int | None = None) -> list[Table]:
     """A suite's results as mean and standard deviation over seeds, and the paper's.
 
-    >>> suite([Row("digits-fcn-none", [0.95, 0.97], 0.0, 0.96)]).row_count
-    1
+    width: characters that a table may be wide; where that is too few for all columns they are in
+           several tables one below the other, each with the cells, whose names are cut to what
+           tells them apart. By default one table.
+
+    >>> row = Row("digits-fcn-none", [0.95, 0.97], 0.0, 0.96)
+    >>> [len(table.columns) for table in suite([row])]
+    [6]
+    >>> [len(table.columns) for table in suite([row], width=60)]
+    [3, 4]
     """
-    (first, *others), cells = _contents(rows)
+    (first, *names), cells = _contents(rows)
+    columns = [(first, [row[0] for row in cells])]
+    columns += [(name, [row[at] for row in cells]) for at, name in enumerate(names, start=1)]
+    if width is None or _width(columns) <= width:
+        return [_table(columns)]
+    common = _common([row[0].split("-") for row in cells])
+    if common:
+        columns[0] = (f"{common}…", [row[0].removeprefix(common) for row in cells])
+    return [_table(some) for some in _split(columns, width)]
+
+
+def _common(names: Sequence[Sequence[str]]) -> str:
+    """The words that several names all begin with, with a hyphen after each."""
+    words = itertools.takewhile(lambda at: len(set(at)) == 1, zip(*names, strict=False))
+    return "".join(f"{same[0]}-" for same in words) if len(names) > 1 else ""
+
+
+def _split(columns: list[Column], width: int) -> Iterator[list[Column]]:
+    """The columns in groups that are no wider each, the first column in all; what the paper has
+    stays with what it is beside."""
+    first, *others = columns
+    blocks: list[list[Column]] = []
+    for column in others:
+        if blocks and column[0].startswith("paper"):
+            blocks[-1].append(column)
+        else:
+            blocks.append([column])
+    group = [first]
+    for block in blocks:
+        if len(group) > 1 and _width([*group, *block]) > width:
+            yield group
+            group = [first]
+        group += block
+    yield group
+
+
+def _width(columns: Sequence[Column]) -> int:
+    return 1 + sum(3 + max(map(len, [name, *cells])) for name, cells in columns)
+
+
+def _table(columns: Sequence[Column]) -> Table:
     table = Table()
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right")
-    for row in cells:
+    for at, (name, _) in enumerate(columns):
+        table.add_column(name, justify="right" if at else "left", no_wrap=True)
+    for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*row)
     return table
 

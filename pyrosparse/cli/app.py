@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -51,4 +52,15 @@ def say(content: Any, *, stderr: bool = False) -> None:
     """Print a text or a table; rich's markup in a text counts."""
     # A console of the moment: the streams change under a test runner.
     stream = sys.stderr if stderr else sys.stdout
-    Console(file=stream, highlight=False).print(content, soft_wrap=isinstance(content, str))
+    console = Console(file=stream, highlight=False, width=width(stream) or _UNBOUNDED)
+    console.print(content, soft_wrap=isinstance(content, str))
+
+
+def width(stream: TextIO) -> int | None:
+    """Characters of a line of a terminal, or as COLUMNS says; None of a file or a pipe, whose lines
+    are as long as they need to be."""
+    bounded = stream.isatty() or "COLUMNS" in os.environ
+    return Console(file=stream).width if bounded else None
+
+
+_UNBOUNDED = 10_000

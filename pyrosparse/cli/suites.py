@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rich.markup import escape
 
 from pyrosparse import bench
 from pyrosparse.assess import plots, size_plots, suite_tables
-from pyrosparse.cli.app import app, say
+from pyrosparse.cli.app import app, say, width
 from pyrosparse.files import write_atomically
 
 _Suite = Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")]
@@ -70,8 +71,9 @@ def table(
     if markdown:
         typer.echo(suite_tables.suite_markdown(rows) + f"\n\n{bench.provenance(file)}.")
     else:
-        say(f"{escape(grid.title)}. Paper: {escape(grid.source)}.")
-        say(suite_tables.suite(rows))
+        say(f"{escape(grid.title)}. Source: {escape(grid.source)}.")
+        for table in suite_tables.suite(rows, width(sys.stdout)):
+            say(table)
         say(escape(bench.provenance(file)))
     if plot is not None:
         figure = size_plots.trade_off(costs)
