@@ -183,7 +183,15 @@ def compress(
     ] = None,
     beta_end: Annotated[
         float | None,
-        _option("And from 0.64 of training on; by default 1e4, of filters 1.", _MASKS),
+        _option("And when it has risen; by default 1e4, of filters 1.", _MASKS),
+    ] = None,
+    annealed: Annotated[
+        float | None,
+        _option("The share of training in which it rises; by default 0.64.", _MASKS),
+    ] = None,
+    rate_schedule: Annotated[
+        str | None,
+        _option("How the learning rate falls: in `steps`, the default, or as `cosine`.", _MASKS),
     ] = None,
     relative: Annotated[
         bool | None, _option("Measure weights in units of their layer's deviation.", _MASKS)
@@ -238,6 +246,8 @@ def compress(
             "coupling": coupling,
             "beta_start": beta_start,
             "beta_end": beta_end,
+            "annealed": annealed,
+            "rate_schedule": rate_schedule,
             "relative": relative,
             "final": final,
             "augment": augment,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyrosparse.errors import unknown_name
 from pyrosparse.infer import Annealing, schedules
+from pyrosparse.infer.schedules import Schedule
 from pyrosparse.methods import Gibbs
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ OWN: dict[str, Any] = {
     "coupling": None,
     "beta_start": None,
     "beta_end": None,
+    "annealed": 0.64,
+    "rate_schedule": "steps",
     "relative": False,
     "final": "draw",
     "augment": True,
@@ -41,11 +45,11 @@ _VARIANCE = 2 / 576
 """Of He's initial weights for 64 channels and 3 x 3 kernels: in a layer of this variance the values
 by default are the same law, ``relative`` or not."""
 
-ANNEALED = 0.64
-"""The share of training in which beta rises: 128 of the paper's 200 epochs."""
-
-RATES = schedules.steps(0.4, 0.6, 0.8)
-"""A tenth of the rate from epoch 80 of 200 on, and again every 40."""
+RATES: dict[str, Schedule] = {
+    # A tenth of the rate from epoch 80 of the paper's 200 on, and again every 40.
+    "steps": schedules.steps(0.4, 0.6, 0.8),
+    "cosine": schedules.cosine(0.01),
+}
 
 
 def gibbs(settings: Settings) -> Gibbs:
@@ -84,13 +88,17 @@ def annealing(settings: Settings) -> Annealing:
     schedule = schedules.logarithmic(
         start if settings.beta_start is None else settings.beta_start,
         end if settings.beta_end is None else settings.beta_end,
-        until=ANNEALED,
+        until=settings.annealed,
     )
     return Annealing(schedule, per="step")
 
 
 def check(settings: Settings) -> None:
     """Refuse options out of range."""
+    if settings.rate_schedule not in RATES:
+        raise unknown_name("rate_schedule", settings.rate_schedule, RATES)
+    if not 0 < settings.annealed <= 1:
+        raise ValueError(f"annealed is a share of training, in (0, 1], got {settings.annealed}")
     gibbs(settings)
     annealing(settings)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyrosparse.compress.mask_settings import ANNEALED, RATES, annealing, gibbs
+from pyrosparse.compress.mask_settings import RATES, annealing, gibbs
 from pyrosparse.compress.outcome import Trained
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import Augmented, DataSet
@@ -68,7 +68,7 @@ def train(
     if settings.method == "gibbs":
         callbacks = [annealing(settings)]
     elif settings.method == "cut":
-        callbacks = [_Cut(method.magnitude_mask, list(pruned))]
+        callbacks = [_Cut(method.magnitude_mask, list(pruned), settings.annealed)]
     elif settings.method == "random-mask":
         masks = _random_masks(method.magnitude_mask, pruned, settings.seed)
     bnn.freeze({name: mask for name, mask in masks.items() if name in pruned})
@@ -79,7 +79,7 @@ def train(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
-        schedule=RATES,
+        schedule=RATES[settings.rate_schedule],
         callbacks=callbacks,
         validation=data.validation,
         checkpoint=folder / "checkpoint.safetensors" if folder else None,
@@ -154,12 +154,13 @@ def _random_masks(magnitude_mask: Any, pruned: dict[str, Target], seed: int) -> 
 class _Cut(Callback):
     """Freezes the masks by magnitude at the end of the epoch in which annealing would end."""
 
-    def __init__(self, magnitude_mask: Any, names: list[str]) -> None:
+    def __init__(self, magnitude_mask: Any, names: list[str], annealed: float) -> None:
         self.magnitude_mask = magnitude_mask
         self.names = names
+        self.annealed = annealed
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
-        if run.epoch == max(1, round(ANNEALED * run.epochs)):
+        if run.epoch == max(1, round(self.annealed * run.epochs)):
             weights = {name: one for name, one in weights_of(run).items() if name in self.names}
             masks = Masks({name: self.magnitude_mask(one) for name, one in weights.items()})
             run.lifted.freeze(masks)

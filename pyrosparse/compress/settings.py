@@ -171,14 +171,17 @@ class Settings:
     warmup:         epochs before the first batch goes; a quarter of all.
 
     Of masks (``gibbs`` and what it is compared with): 200 epochs in batches of 128, at a rate of
-    1e-3 that falls to a tenth after 0.4, 0.6 and 0.8 of them; scale is (2e-4 n)^-1/2, the
-    weight decay of the authors' code. More or fewer epochs stretch all of it.
+    1e-3; scale is (2e-4 n)^-1/2, the weight decay of the authors' code. More or fewer epochs
+    stretch all of it.
 
     sparsity:   the fraction of the weights, kernels or filters that goes; 0.9.
     structure:  ``weight``, ``kernel`` or ``filter``, as for ``Gibbs``.
     coupling:   c, as for ``Gibbs``.
-    beta_start, beta_end: the inverse temperature at the start, and from 0.64 of training on; 0.7
-                and 1e4, of filters 0.003 and 1.
+    beta_start, beta_end: the inverse temperature at the start, and when it has risen; 0.7 and 1e4,
+                of filters 0.003 and 1.
+    annealed:   the share of training in which it rises, in (0, 1]; 0.64.
+    rate_schedule: the learning rate falls in ``steps``, to a tenth after 0.4, 0.6 and 0.8 of
+                training, or along a ``cosine`` to 1 %; steps.
     relative, final: as for ``Gibbs``; no, draw. With relative, c and beta are by default those that
                 mean the same for weights of the variance 2 / 576.
     augment:    training images are shifted by up to a tenth and flipped, anew in every epoch; yes.
@@ -228,6 +231,8 @@ class Settings:
     coupling: float = _OWN
     beta_start: float = _OWN
     beta_end: float = _OWN
+    annealed: float = _OWN
+    rate_schedule: Literal["steps", "cosine"] = _OWN
     relative: bool = _OWN
     final: Literal["draw", "mode", "magnitude"] = _OWN
     augment: bool = _OWN

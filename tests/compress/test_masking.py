@@ -118,12 +118,36 @@ def test_options_are_told_apart() -> None:
     }
     with pytest.raises(ValueError, match="none has no option structure: it is one of gibbs"):
         Settings(method="none", structure="weight")
-    for bad in ({"sparsity": 1.0}, {"beta_start": 0.0}, {"final": "best"}, {"coupling": 1.0}):
+    for bad in (
+        {"sparsity": 1.0},
+        {"beta_start": 0.0},
+        {"final": "best"},
+        {"coupling": 1.0},
+        {"annealed": 1.1},
+        {"rate_schedule": "step"},
+    ):
         with pytest.raises(ValueError):
             tiny(**bad)
     assert tiny(structure="kernel").label == "gibbs-kernel" and tiny().label == "gibbs"
     assert tiny(structure="filter", relative=True).label == "gibbs-filter-relative"
     assert all(METHODS[name] for name in MASKING)
+
+
+def test_annealing_and_rates_go_as_they_are_told() -> None:
+    settings = tiny(epochs=5, annealed=0.4, rate_schedule="cosine")
+    history = compress(settings, progress=False).history
+    assert [entry["beta"] == 1e4 for entry in history] == [False, False, True, True, True]
+    rates = [entry["learning_rate"] for entry in history]
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 5
+
+
+def test_cut_when_all_is_annealed_is_one_shot() -> None:
+    def weight(method: str, **options: Any) -> torch.Tensor:
+        return compress(tiny(method=method, **options), progress=False).net.fc1.weight
+
+    expected = weight("one-shot")
+    assert torch.equal(weight("cut", annealed=1.0), expected)
+    assert not torch.equal(weight("cut", annealed=0.5), expected)
 
 
 @pytest.mark.parametrize("structure", ["weight", "kernel", "filter"])
