@@ -13,7 +13,7 @@ from pyrosparse import networks, run_folder
 from pyrosparse.compact.storage import load_sparse
 from pyrosparse.compress import Settings, compress
 from pyrosparse.compress.pretraining import shared
-from pyrosparse.infer import checkpoint
+from tests.stopped import stopped_after
 
 # One size of batch only, because a step of every other size is captured anew.
 TINY = Settings(
@@ -46,24 +46,11 @@ def read(folder: Path, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("saves", [1, 4], ids=["in the pretraining", "with gates"])
-def test_a_stopped_run_ends_like_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
-) -> None:
+def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path, saves: int) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run_folder.run(TINY, whole, progress=False)
-    save, left = checkpoint.save, saves
-
-    def save_some(*arguments: Any) -> Any:
-        nonlocal left
-        if not left:
-            raise KeyboardInterrupt
-        left -= 1
-        return save(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_some)
-        with pytest.raises(KeyboardInterrupt):
-            run_folder.run(TINY, stopped, progress=False)
+    with stopped_after(saves):
+        run_folder.run(TINY, stopped, progress=False)
     assert (stopped / "checkpoint.safetensors").exists() == (saves > 2)
     with pytest.raises(ValueError, match="pretrain was 2, is 3"):
         run_folder.run(Settings(**{**TINY.__dict__, "pretrain": 3}), stopped, progress=False)

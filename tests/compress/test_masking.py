@@ -11,8 +11,8 @@ from pyrosparse import run_folder
 from pyrosparse.bench import suite
 from pyrosparse.compress import METHODS, Settings, compress
 from pyrosparse.compress.mask_settings import MASKING, OWN, annealing, gibbs
-from pyrosparse.infer import checkpoint
 from pyrosparse.method import Posterior
+from tests.stopped import stopped_after
 
 TINY = {"network_options": {"hidden": [16]}, "epochs": 2, "batch_size": 647, "sparsity": 0.75}
 
@@ -42,24 +42,12 @@ def test_every_one_is_as_sparse_as_asked_for(method: str) -> None:
         assert 0.7 < betas[0] < betas[1] == 1e4
 
 
-def test_a_stopped_run_ends_like_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = tiny(method="reinitialised")
     run_folder.run(settings, whole, progress=False)
-    save, left = checkpoint.save, [3]  # in the second of the two trainings
-
-    def save_some(*arguments: Any) -> None:
-        save(*arguments)
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_some)
-        with pytest.raises(KeyboardInterrupt):
-            run_folder.run(settings, stopped, progress=False)
+    with stopped_after(3):  # in the second of the two trainings
+        run_folder.run(settings, stopped, progress=False)
     run_folder.run(settings, stopped, progress=False)
     for name in ("weights.safetensors", "compact.safetensors"):
         assert (whole / name).read_bytes() == (stopped / name).read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from pyrosparse import run_folder
 from pyrosparse.compress import Settings, compress
 from pyrosparse.compress.methods import reduction_pruner
-from pyrosparse.infer import checkpoint
+from tests.stopped import stopped_after
 
 TINY = Settings(
     method="model-reduction",
@@ -20,25 +20,12 @@ TINY = Settings(
 )
 
 
-def test_a_stopped_run_ends_like_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     summary = run_folder.run(TINY, whole, progress=False)
     assert summary.sparsity > 0
-    save, left = checkpoint.save, 2
-
-    def save_some(*arguments: Any) -> Any:
-        nonlocal left
-        if not left:
-            raise KeyboardInterrupt
-        left -= 1
-        return save(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_some)
-        with pytest.raises(KeyboardInterrupt):
-            run_folder.run(TINY, stopped, progress=False)
+    with stopped_after(2):
+        run_folder.run(TINY, stopped, progress=False)
     run_folder.run(TINY, stopped, progress=False)
     for name in ("weights.safetensors", "compact.safetensors"):
         assert (whole / name).read_bytes() == (stopped / name).read_bytes()

@@ -11,7 +11,7 @@ from pyrosparse import data, networks, run_folder
 from pyrosparse.assess import summarize
 from pyrosparse.compress import Settings, compress
 from pyrosparse.compress.turbo import train
-from pyrosparse.infer import checkpoint
+from tests.stopped import stopped_after
 
 TINY = Settings(
     method="turbo-vbi",
@@ -53,26 +53,13 @@ def test_what_is_taken_stays_zero_through_the_fine_tuning(method: str) -> None:
 
 
 @pytest.mark.parametrize("saves", [1, 3], ids=["in the pretraining", "between exchanges"])
-def test_a_stopped_run_ends_like_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
-) -> None:
+def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path, saves: int) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
     expected = trained(TINY, folder=whole)
-    save, left = checkpoint.save, saves
-
-    def save_some(*arguments: Any) -> Any:
-        nonlocal left
-        if not left:
-            raise KeyboardInterrupt
-        left -= 1
-        return save(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_some)
-        with pytest.raises(KeyboardInterrupt):
-            trained(TINY, folder=stopped)
+    with stopped_after(saves):
+        trained(TINY, folder=stopped)
     resumed = trained(TINY, folder=stopped)
     for key, value in resumed.net.state_dict().items():
         assert torch.equal(value, expected.net.state_dict()[key])

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import pyrosparse as ps
-from pyrosparse.infer import Annealing, checkpoint, schedules
+from pyrosparse.infer import Annealing, schedules
+from tests.stopped import stopped_after
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(3, (24,), generator=torch.Generator().manual_seed(1))
@@ -84,25 +85,13 @@ def test_captured_steps_see_beta_change_and_are_captured_once() -> None:
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_a_stopped_run_ends_like_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path) -> None:
     for structure in ("weight", "filter"):
         whole, stopped = (lifted(structure=structure) for _ in range(2))
         file, callbacks = tmp_path / f"{structure}.safetensors", [Annealing(ANNEALING, per="step")]
         train(whole, *callbacks)
-        save, left = checkpoint.save, [2]
-
-        def save_some(*arguments: Any, save: Any = save, left: Any = left) -> None:
-            save(*arguments)
-            left[0] -= 1
-            if not left[0]:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", save_some)
-            with pytest.raises(KeyboardInterrupt):
-                train(stopped, *callbacks, checkpoint=file)
+        with stopped_after(2):
+            train(stopped, *callbacks, checkpoint=file)
         resumed = lifted(structure=structure)
         train(resumed, *callbacks, checkpoint=file)
         for (key, one), other in zip(
