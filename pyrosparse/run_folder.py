@@ -31,8 +31,8 @@ from pyrosparse.assess import (
 from pyrosparse.assess.summary import Summary, summarize
 from pyrosparse.compact import active_features
 from pyrosparse.compress import Outcome, Settings, compress
+from pyrosparse.compress.families import TURBO
 from pyrosparse.compress.pretraining import FILE as PRETRAINING
-from pyrosparse.compress.settings import TURBO
 from pyrosparse.compress.turbo import SUPPORT
 from pyrosparse.diagnostics import Calibration, calibration, log_probabilities, to_datatree
 from pyrosparse.files import write_atomically

@@ -109,7 +109,11 @@ def _selected(tree: Any, site: str, units: int) -> Any:
 
 
 def _figure(shown: Any) -> Figure:
+    # Late: figures of our own need no pyplot.
+    from matplotlib import pyplot
+
     figure: Figure = shown.viz["figure"].item()
+    pyplot.close(figure)  # it is the caller's, and pyplot would hold it for ever
     figure.axes[-1].set_xlabel("probability that the unit passes")
     figure.axes[-1].set_xlim(-0.02, 1.02)
     figure.set_layout_engine("constrained")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrosparse import data as data_sets
 from pyrosparse.compress import Outcome, Settings
-from pyrosparse.compress.settings import EVIDENCE
+from pyrosparse.compress.families import EVIDENCE
 from pyrosparse.diagnostics import PredictiveQuality, predictive_quality
 
 DRAWS = 100

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyrosparse import data as data_sets
 from pyrosparse.compress import Settings
-from pyrosparse.compress.settings import EVIDENCE, GATING, TURBO
+from pyrosparse.compress.families import EVIDENCE, GATING, TURBO
 from pyrosparse.errors import unknown_name
 
 

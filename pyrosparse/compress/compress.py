@@ -12,9 +12,10 @@ from pyrosparse.compact import quality
 from pyrosparse.compact.masked import masked
 from pyrosparse.compress import dependent, gating, masking, pruning, reducing, turbo
 from pyrosparse.compress.compaction import compacted
+from pyrosparse.compress.families import EVIDENCE, TURBO
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
-from pyrosparse.compress.settings import EVIDENCE, TURBO, Settings
+from pyrosparse.compress.settings import Settings
 
 
 def compress(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyrosparse.errors import unknown_name
 from pyrosparse.infer import Annealing, schedules
@@ -11,33 +11,6 @@ from pyrosparse.methods import Gibbs
 
 if TYPE_CHECKING:
     from pyrosparse.compress.settings import Settings
-
-MASKING = {
-    "gibbs": "draw masks in every step, annealed to those of magnitude (Labach and Valaee 2020)",
-    "dense": "train as gibbs does, without masks",
-    "random-mask": "train as gibbs does, under one random mask from the start",
-    "reinitialised": "train what gibbs leaves once more, from new weights",
-    "cut": "train as gibbs does, cut by magnitude where its annealing ends, and train on",
-    "one-shot": "train as gibbs does, without masks, and cut by magnitude at the end",
-    "one-shot-recalibrated": "then take the statistics of batch normalisation anew",
-}
-
-OWN: dict[str, Any] = {
-    "epochs": 200,
-    "batch_size": 128,
-    "learning_rate": 1e-3,
-    "scale": None,
-    "sparsity": 0.9,
-    "structure": "weight",
-    "coupling": None,
-    "beta_start": None,
-    "beta_end": None,
-    "annealed": 0.64,
-    "rate_schedule": "steps",
-    "relative": False,
-    "final": "draw",
-    "augment": True,
-}
 
 _BETAS = {"weight": (0.7, 1e4), "kernel": (0.7, 1e4), "filter": (0.003, 1.0)}
 

@@ -1,4 +1,4 @@
-"""What determines a compression run: the settings, and the methods that they choose from."""
+"""What determines a compression run."""
 
 from __future__ import annotations
 
@@ -11,82 +11,19 @@ from typing import Any, Literal
 from pyrosparse import data as data_sets
 from pyrosparse import networks
 from pyrosparse.compress import mask_settings
-from pyrosparse.compress.mask_settings import MASKING
+from pyrosparse.compress.families import (
+    EVIDENCE,
+    GATING,
+    MASKING,
+    METHODS,
+    OPTIONS,
+    TURBO,
+    options_of,
+)
 from pyrosparse.compress.methods import beta_bernoulli, pruner, reduction_pruner, turbo
 from pyrosparse.data.pixels import Normalisation
 from pyrosparse.errors import unknown_name
-from pyrosparse.prune.bayes_factor import THRESHOLD
 
-PRUNING = {
-    "none": "train only: the unpruned network",
-    "random": "prune weights at random, ungated",
-    "magnitude": "prune the smallest weights, ungated",
-    "bayesian-random": "prune at random where the Bayes factor allows (Mathew and Rowe 2023)",
-    "bayesian-magnitude": "prune the smallest where the Bayes factor allows (Mathew and Rowe 2023)",
-}
-GATING = {
-    "beta-bernoulli": "close gates on units and inputs, by a sparse prior (Lee et al. 2019)",
-    "dependent-beta-bernoulli": "then, in a second stage, input by input (Lee et al. 2019)",
-}
-EVIDENCE = {
-    "mean-field": "train only, with a normal posterior: the unpruned network of model-reduction",
-    "model-reduction": "prune weights as far as the evidence goes, to a sparsity nobody chooses",
-}
-TURBO = {
-    "turbo-vbi": "take weights in clusters, and whole units, by messages (Xia et al. 2023)",
-    "independent-support": "the prior of turbo-vbi with no structure in it: weight by weight",
-}
-METHODS = {**GATING, **TURBO, **MASKING, **PRUNING, **EVIDENCE}
-
-# What a method has where nothing else is said; an option that is not here is not of its family.
-_PRUNING_OWN: dict[str, Any] = {
-    "epochs": 30,
-    "batch_size": 64,
-    "learning_rate": 1e-3,
-    "scale": 1.0,
-    "sparsity": 0.9,
-    "ramp": 0.6,
-    "freeze": True,
-    "threshold": THRESHOLD,
-    "likelihood": "sum",
-    "per_datum": True,
-}
-_GATING_OWN: dict[str, Any] = {
-    "epochs": None,
-    "batch_size": 100,
-    "learning_rate": 2e-3,
-    "scale": None,
-    "pretrain": None,
-    "kl_scale": 1.0,
-    "kl_warmup": None,
-    "gate_rate": 0.05,
-    "temperature": 0.3,
-    "pi": "collapsed",
-    "initial": 0.95,
-}
-_DEPENDENT_OWN: dict[str, Any] = {**_GATING_OWN, "second_epochs": None}
-_EVIDENCE_OWN: dict[str, Any] = {
-    "epochs": None,
-    "batch_size": 100,
-    "learning_rate": 1e-3,
-    "scale": 0.3,
-    "fraction": 0.5,
-    "rows": False,
-    "warmup": None,
-}
-_TURBO_OWN: dict[str, Any] = {
-    "epochs": None,
-    "batch_size": 128,
-    "learning_rate": 1.5e-3,
-    "scale": None,
-    "pretrain": None,
-    "kl_scale": None,
-    "active": 0.02,
-    "unit_cost": 0.0,
-    "least_units": 4,
-    "fine_tune": None,
-}
-_INDEPENDENT_OWN = {k: v for k, v in _TURBO_OWN.items() if k not in ("unit_cost", "least_units")}
 # Gates move by the gate rate a step: few data need more epochs for as many steps.
 _EPOCHS, _STEPS = 30, 2000
 _PRETRAINING_EPOCHS, _PRETRAINING_STEPS = 20, 1000
@@ -97,19 +34,6 @@ _WEIGHT_DECAY = 1e-4
 
 # Any, for the type checker's sake: there is a value after ``__post_init__`` or ``for_data``.
 _OWN: Any = None
-
-
-def _own(method: str) -> dict[str, Any]:
-    """The options of a method, with its own values."""
-    if method == "dependent-beta-bernoulli":
-        return _DEPENDENT_OWN
-    if method in EVIDENCE:
-        return _EVIDENCE_OWN
-    if method in TURBO:
-        return _TURBO_OWN if method == "turbo-vbi" else _INDEPENDENT_OWN
-    if method in MASKING:
-        return mask_settings.OWN
-    return _GATING_OWN if method in GATING else _PRUNING_OWN
 
 
 @dataclass(frozen=True)
@@ -243,11 +167,10 @@ class Settings:
         networks.describe(self.network)
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
-        own = _own(self.method)
-        every = [_PRUNING_OWN, _DEPENDENT_OWN, _EVIDENCE_OWN, _TURBO_OWN, mask_settings.OWN]
-        for name in {name for options in every for name in options} - own.keys():
+        own = options_of(self.method)
+        for name in OPTIONS - own.keys():
             if getattr(self, name) is not None:
-                others = ", ".join(method for method in METHODS if name in _own(method))
+                others = ", ".join(method for method in METHODS if name in options_of(method))
                 raise ValueError(
                     f"{self.method} has no option {name}: it is one of {others}; leave it out, or "
                     "choose another method"
@@ -281,7 +204,7 @@ class Settings:
     @property
     def starts_trained(self) -> bool:
         """Whether the method begins with a trained network."""
-        return "pretrain" in _own(self.method)
+        return "pretrain" in options_of(self.method)
 
     @property
     def masked(self) -> bool:
@@ -342,7 +265,7 @@ class Settings:
                 fine_tune=fine_tuning if self.fine_tune is None else self.fine_tune,
                 scale=scale,
             )
-        dependent = "second_epochs" in _own(self.method)
+        dependent = "second_epochs" in options_of(self.method)
         epochs = self.epochs or max(_EPOCHS, math.ceil(_STEPS / steps))
         return replace(
             self,

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 from torch import nn
 
 import pyrosparse as ps
@@ -83,6 +84,7 @@ def test_gates_are_shown_by_arviz_plots(tree):
     assert float(np.nanmax(closed)) == pytest.approx(np.exp(odds[:, 5].max()), abs=1e-6)
     assert len(gate_posteriors(tree, "2.input", units=3).axes[0].lines) == 3
     figure = gate_forest(tree, "2.input", units=4)
+    assert not pyplot.get_fignums()  # what pyplot holds stays in memory
     assert plots.png(figure)[1:4] == b"PNG"
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert "5" in texts and len([text for text in texts if text.isdigit()]) == 4

@@ -10,7 +10,8 @@ from torch import nn
 from pyrosparse import run_folder
 from pyrosparse.bench import suite
 from pyrosparse.compress import METHODS, Settings, compress
-from pyrosparse.compress.mask_settings import MASKING, OWN, annealing, gibbs
+from pyrosparse.compress.families import MASKING, options_of
+from pyrosparse.compress.mask_settings import annealing, gibbs
 from pyrosparse.method import Posterior
 from tests.stopped import stopped_after
 
@@ -100,10 +101,9 @@ def test_the_first_convolution_has_a_prior_and_no_mask() -> None:
 
 
 def test_options_are_told_apart() -> None:
-    assert {name: getattr(tiny(), name) for name in OWN if OWN[name] is not None} == {
-        **{name: value for name, value in OWN.items() if value is not None},
-        **{name: TINY[name] for name in ("epochs", "batch_size", "sparsity")},
-    }
+    own = {name: value for name, value in options_of("gibbs").items() if value is not None}
+    expected = own | {name: TINY[name] for name in ("epochs", "batch_size", "sparsity")}
+    assert {name: getattr(tiny(), name) for name in own} == expected
     with pytest.raises(ValueError, match="none has no option structure: it is one of gibbs"):
         Settings(method="none", structure="weight")
     for bad in (
