@@ -102,7 +102,9 @@ def test_lines_without_it_are_read_as_before(folder: Path, tmp_path: Path) -> No
     assert not list(bench.run(suite, results=results, scratch=tmp_path))
     assert bench.predictive_table(suite, results) == []
     output = CliRunner().invoke(
-        app, ["table", str(tmp_path / "tiny.toml"), "--results", str(results)]
+        app,
+        ["table", str(tmp_path / "tiny.toml"), "--results", str(results)],
+        env={"COLUMNS": "200"},
     )
     assert output.exit_code == 0 and "digits-fcn-none" in output.output
 
