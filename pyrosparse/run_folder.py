@@ -186,7 +186,7 @@ def _gate_forests(outcome: Outcome) -> dict[str, Figure]:
         return {}
     trained, few = outcome.trained, outcome.data.train.subset(torch.arange(1))  # gates need no data
     tree = to_datatree(trained.bnn, trained.model, few)
-    sites = [target.site for target in trained.bnn.targets if target.kind == "input"]
+    sites = [target.site for target in trained.bnn.targets if target.kind != "weight"]
     return {
         f"gate_forest-{site}": posterior_plots.gate_forest(tree, site, units=20) for site in sites
     }
