@@ -25,15 +25,17 @@ from torch import Tensor, nn
 import pyrosparse as ps
 from pyrosparse import machine
 from pyrosparse.compact.quality import quality
+from pyrosparse.compress import Settings
+from pyrosparse.compress.methods import turbo
 from pyrosparse.data import DataSet
 from pyrosparse.files import write_atomically
-from pyrosparse.infer import Turbo, schedules
+from pyrosparse.infer import schedules
 from pyrosparse.supports import Chain, Grid, SupportPrior, UnitFactor
 
 FOLDER = Path(__file__).parent
 ACTIVE = 0.02
 INDEPENDENT = (0.3, 0.7)  # p01 = 1 - p10: no weight hears another
-RATE = 1.5e-3
+TRAINING: dict[str, Any] = {"batch_size": 128, "learning_rate": 1.5e-3, "progress": False}
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,9 @@ def trained(net: nn.Module, data: DataSet, epochs: int, seed: int) -> None:
         bnn.guide,
         data.train,
         epochs=epochs,
-        batch_size=128,
-        learning_rate=RATE,
         schedule=schedules.cosine(0.01),
         seed=seed,
-        progress=False,
+        **TRAINING,
     )
 
 
@@ -94,24 +94,17 @@ def run(
     support, units = PRIORS[prior]
     method = ps.SupportMRF(support=support, likelihood=likelihood, contrast=100.0)
     bnn = ps.lift(net, method, ps.weights(net, "*.weight"))
-    turbo = Turbo(
-        units=units,
-        active=schedules.logarithmic(0.12, ACTIVE, 0.75),
-        contrast=schedules.logarithmic(100.0, 1000.0, 0.75),
-        strength=lambda progress: min(1.0, progress / 0.3),
-        at_least=4,
-    )
+    path = turbo(Settings(method="turbo-vbi", active=ACTIVE, epochs=epochs))
+    path.units = units
     ps.fit(
         ps.classifier(bnn, n),
         bnn.guide,
         data.train,
         epochs=epochs,
-        batch_size=128,
-        learning_rate=RATE,
         kl_scale=min(1.0, n / sum(math.prod(one.shape) for one in bnn.targets)),
-        callbacks=[turbo],
+        callbacks=[path],
         seed=seed,
-        progress=False,
+        **TRAINING,
     )
     masks = bnn.masks()
     for key, mask in masks.items():
