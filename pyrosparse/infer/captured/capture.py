@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -17,15 +17,22 @@ _SMALL = 1 << 20
 
 @dataclass
 class Captured:
-    """One captured step: for arguments of one kind, while what it was traced with holds."""
+    """One captured step: for arguments of one kind, while what it was traced with holds.
+
+    same_stream: the program that makes all draws of the eager step.
+    program:     the program of ``graph``.
+    run:         what steps run: ``program``, or a faster one that computes the same.
+    ways:        what was done to make it faster.
+    """
 
     parameters: dict[str, Tensor]
     graph: StepGraph
-    run: Run
     same_stream: Run
+    program: Run
+    run: Run
     guards: Guards
     signature: Any
-    compiled: bool = False
+    ways: list[str] = field(default_factory=list)
     runs: int = 0
     checks: int = 1
     largest_loss: float = 0.0
@@ -33,6 +40,10 @@ class Captured:
     def inputs(self, arguments: list[Tensor]) -> list[Tensor]:
         graph = self.graph
         return [*self.parameters.values(), *arguments, *graph.outside, *graph.constants]
+
+    def moving(self, arguments: list[Tensor]) -> range:
+        """The positions among the inputs of those that are others in the next step."""
+        return range(len(self.parameters), len(self.parameters) + len(arguments))
 
     def written(self, arguments: list[Tensor]) -> list[Tensor]:
         """The tensors that a step writes to."""

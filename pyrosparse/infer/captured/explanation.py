@@ -26,9 +26,9 @@ def _describe(captured: Captured) -> str:
     counts = Counter(operations).most_common()
     outside = [tuple(tensor.shape) for tensor in captured.graph.outside]
     _, leaves, *_ = captured.signature
-    how = "Captured and compiled" if captured.compiled else "Captured"
+    how = "".join(f", {way}," for way in captured.ways)
     lines = [
-        f"{how} for ({', '.join(map(_argument, leaves))}); ran {captured.runs} times.",
+        f"Captured{how} for ({', '.join(map(_argument, leaves))}); ran {captured.runs} times.",
         f"  operations: {len(operations)}, of {captured.graph.traced} traced: "
         + ", ".join(f"{count} {name}" for name, count in counts),
         f"  parameters: {', '.join(captured.parameters)}",

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyrosparse.infer.captured.capture import Captured, why_not_traced, writable
-from pyrosparse.infer.captured.compiled import compiled
+from pyrosparse.infer.captured.compilation import Compilation
 from pyrosparse.infer.captured.difference import difference
 from pyrosparse.infer.captured.explanation import explain
 from pyrosparse.infer.captured.graph import trace
@@ -55,7 +55,8 @@ class CapturedSVI:
              ``lambda parameters: torch.optim.Adam(parameters.values(), fused=True)``.
     loss:    an ELBO, or a differentiable loss ``loss(model, guide, *args, **kwargs)``.
     compile: compile the graph with inductor too: worth the time it takes where elementwise work
-             on large tensors is much of a step. Needs a C++ compiler; on a GPU, uses a CUDA graph.
+             on large tensors is much of a step. Needs a C++ compiler. On a GPU the step is also
+             recorded as a CUDA graph.
     same_random_stream: make also the draws that nothing reads, so that every step draws the numbers
              that the eager one would; without them a step may cost less, and has the same law.
 
@@ -97,6 +98,7 @@ class CapturedSVI:
         self.captured: dict[Any, list[Captured]] = {}
         self._stored: set[str] = set()
         self._update = Update(optim)
+        self._compilation = Compilation()
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one gradient step; returns the estimate of the loss, in nats.
@@ -249,7 +251,7 @@ class CapturedSVI:
         finally:
             before.restore()
         program = graph.program()
-        captured = Captured(parameters, graph, program, program, guards, key)
+        captured = Captured(parameters, graph, program, program, program, guards, key)
         lost = [one for one in captured.written(arguments) if not before.covers(one)]
         if lost:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in lost)
@@ -263,34 +265,10 @@ class CapturedSVI:
             return None
         if not self.same_random_stream:
             captured.graph = graph.without_unused_draws()
-            captured.run = captured.graph.program()
+            captured.run = captured.program = captured.graph.program()
         if self.compile:
-            self._compile(captured, arguments)
+            self._compilation.compile(captured, arguments)
         return captured
-
-    def _compile(self, captured: Captured, arguments: list[Tensor]) -> None:
-        """Let inductor's program take the place of a capture's, if it computes the same."""
-        inputs = captured.inputs(arguments)
-        before = State(captured.written(arguments))
-        try:
-            run = compiled(captured.graph.copied_graph(), inputs)
-            found = []
-            for program in (captured.run, run):
-                with torch.no_grad():
-                    found.append(program(inputs))
-                before.restore()
-        except Exception as error:
-            reason = f"inductor raises {type(error).__name__}: {str(error).strip()[:300]}"
-        else:
-            wrong = difference(["loss", *captured.parameters], *found)
-            if wrong is None:
-                captured.run, captured.compiled = run, True
-                return
-            reason = f"inductor's program differs in {wrong}"
-        finally:
-            before.restore()
-        self.compile = False
-        warnings.warn(f"CapturedSVI runs without compiling: {reason}", stacklevel=6)
 
     def _checked(self, captured: Captured, args: Any, kwargs: Any, arguments: list[Tensor]) -> bool:
         """Whether a capture may run: compared with eager on the second batch, and now and then."""
@@ -299,6 +277,7 @@ class CapturedSVI:
             return self._agrees(captured, args, kwargs, arguments)
         if captured.runs % CHECK_EVERY == CHECK_EVERY - 1:
             captured.checks += 1
+            self._compilation.check(captured, arguments)
             return self._agrees(captured, args, kwargs, arguments, gradients=False)
         return True
 

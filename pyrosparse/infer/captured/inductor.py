@@ -15,10 +15,9 @@ from pyrosparse.infer.captured.graph import Run
 def compiled(graph: Graph, inputs: list[Tensor]) -> Run:
     """The program of a graph, its elementwise operations fused into kernels by inductor.
 
-    Draws stay ATen's, in their order, so that the random numbers are those of the graph. On a GPU
-    the kernels are replayed as a CUDA graph.
+    Draws stay ATen's, in their order, so that the random numbers are those of the graph.
 
-    inputs: one set of inputs, for their shapes and types.
+    inputs: one set of inputs, for their shapes, types and devices.
 
     Raises whatever inductor raises, as where there is no C++ compiler.
     """
@@ -30,9 +29,7 @@ def compiled(graph: Graph, inputs: list[Tensor]) -> Run:
     output.args = (tuple(results[index] for index in given),)
     _sum_in_double(graph)
     module = GraphModule(torch.nn.Module(), graph)
-    on_gpu = any(tensor.is_cuda for tensor in inputs)
-    options = {"fallback_random": True, "triton.cudagraphs": on_gpu}
-    with torch.no_grad(), warnings.catch_warnings(), config.patch(options):
+    with torch.no_grad(), warnings.catch_warnings(), config.patch({"fallback_random": True}):
         warnings.simplefilter("ignore")
         function: Any = compile_fx.compile_fx(module, inputs)  # type: ignore[arg-type]
 
@@ -40,8 +37,7 @@ def compiled(graph: Graph, inputs: list[Tensor]) -> Run:
         found = function(*inputs)
         every: list[Tensor | None] = [None] * len(results)
         for index, value in zip(given, found, strict=True):
-            # A CUDA graph writes its results to the same memory in every step.
-            every[index] = value.clone() if on_gpu else value
+            every[index] = value
         return every
 
     return run
