@@ -96,6 +96,8 @@ PROBLEMS = {
     "weights": lifted(ps.Gaussian(posterior="normal")),
     "activations": lifted(ps.Gaussian(posterior="normal", estimator="activations")),
     "gates": lifted(ps.BetaBernoulli()),
+    "support": lifted(ps.SupportMRF()),
+    "masks": lifted(ps.Gibbs()),
     "regression": regression,
 }
 
