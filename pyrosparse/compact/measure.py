@@ -87,7 +87,7 @@ def file_bytes(net: nn.Module) -> int:
     True
     """
     # Copies: safetensors refuses memory that two names share.
-    state = {name: tensor.contiguous().clone() for name, tensor in net.state_dict().items()}
+    state = {name: tensor.cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     return len(save(state))
 
 

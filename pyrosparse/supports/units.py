@@ -157,12 +157,13 @@ class Units:
         like = next(iter(blocks.values()))
         heard = {group: like.new_zeros(count) for group, count in self.size.items()}
         cost = {group: factor.cost_of(group) for group in self.size}
+        silent = {group: one.to(like.device) for group, one in (off or {}).items()}
         to_inputs = {name: torch.zeros_like(r) for name, r in blocks.items()}
         to_outputs = {name: torch.zeros_like(r) for name, r in blocks.items()}
 
         def belief(group: str) -> Tensor:
             limit = (removable or {}).get(group)
-            return _beliefs(heard[group] - cost[group], (off or {}).get(group), limit)
+            return _beliefs(heard[group] - cost[group], silent.get(group), limit)
 
         def cavities(name: str) -> tuple[Tensor, Tensor]:
             """The log-odds of a tensor's units, without what it told them, as (1, I) - (O, I)."""
@@ -204,21 +205,21 @@ class Units:
         if ends.inputs is None:
             return sums.sum(1, keepdim=True)
         return sums.new_zeros(len(sums), self.size[ends.inputs[0]] + 1).index_add_(
-            1, self._places(name), sums
+            1, self._places(name, sums.device), sums
         )
 
     def _spread(self, name: str, blocks: Tensor, like: Tensor) -> Tensor:
         """What is known of each block, at each of its weights."""
         ends = self.ends[name]
         if ends.inputs is not None:
-            blocks = blocks[:, self._places(name)]
+            blocks = blocks[:, self._places(name, blocks.device)]
         return blocks.view(*blocks.shape, *[1] * (like.dim() - 2)).expand(like.shape)
 
-    def _places(self, name: str) -> Tensor:
+    def _places(self, name: str, device: torch.device) -> Tensor:
         inputs = self.ends[name].inputs
         assert inputs is not None
         group, units = inputs
-        return torch.where(units >= 0, units, self.size[group])
+        return torch.where(units >= 0, units, self.size[group]).to(device)
 
 
 def _beliefs(log_odds: Tensor, off: Tensor | None, removable: int | None) -> Tensor:

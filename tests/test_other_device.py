@@ -1,0 +1,261 @@
+"""What the package does on the CPU it does on another device, with the same results."""
+
+import inspect
+import multiprocessing
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Predictive, TraceMeanField_ELBO
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import pyrosparse as ps
+from pyrosparse.compact import active_features
+from pyrosparse.infer import Annealing, Turbo, TurboVBI, schedules
+from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
+from pyrosparse.supports import Chain, Grid, UnitFactor
+from tests.other_device import available, moved, other_device, register
+
+pytestmark = pytest.mark.skipif(not available(), reason="this torch has no devices in Python")
+
+N = 40
+Problem = tuple[nn.Module, ps.Lifted, Any, tuple[Tensor, Tensor]]
+
+
+METHODS: dict[str, Callable[[], ps.Method]] = {
+    "point": ps.Gaussian,
+    "weights": lambda: ps.Gaussian(posterior="normal"),
+    "activations": lambda: ps.Gaussian(posterior="normal", estimator="activations"),
+    "horseshoe": ps.Horseshoe,
+    "beta-bernoulli": ps.BetaBernoulli,
+    "collapsed": lambda: ps.BetaBernoulli(pi="collapsed"),
+    "independent": ps.SupportMRF,
+    "grid": lambda: ps.SupportMRF(Grid(row=(0.4, 0.4), column=(0.4, 0.4))),
+    "chain": lambda: ps.SupportMRF(Chain((0.4, 0.4))),
+    "curvature": lambda: ps.SupportMRF(likelihood="curvature"),
+    "gibbs": ps.Gibbs,
+}
+
+
+def build(method: ps.Method, place: Callable[[Any], Any]) -> Problem:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    layers = (
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+    net = place(nn.Sequential(*layers))
+    x, y = torch.randn(N, 1, 6, 6), torch.randint(3, (N,))
+    bnn = ps.lift(net, method)
+    return net, bnn, ps.classifier(bnn, N), (place(x), place(y))
+
+
+def there(thing: Any) -> Any:
+    return moved(thing) if isinstance(thing, nn.Module) else thing.to("other")
+
+
+def train(problem: Problem, **options: Any) -> list[float]:
+    _, bnn, model, data = problem
+    fixed = {"epochs": 2, "batch_size": 20, "capture": False, "progress": False}
+    run = ps.fit(model, bnn.guide, data, **{**fixed, **options})
+    return [entry["loss"] for entry in run.history]
+
+
+def posterior(problem: Problem) -> Any:
+    """All that a trained network says of itself, and what is left of it."""
+    net, bnn, _, (x, _) = problem
+    masks = bnn.masks()
+    bnn.freeze(masks)
+    losses = train(problem, epochs=1)
+    try:
+        compact = ps.compact(net, bnn.masks(), x[:1])(x)
+    except ValueError as error:  # nothing is left of a layer
+        compact = str(error)
+    return masks.table(), losses, compact, bnn.mean_forward(x)
+
+
+def fitted(problem: Problem) -> Any:
+    _, bnn, model, data = problem
+    losses = train(problem, kl_warmup=1, validation=data)
+    draws = Predictive(model, guide=bnn.guide, num_samples=2)(data[0])["y"]
+    elbo = TraceMeanField_ELBO().loss(model, bnn.guide, *data)
+    return (
+        losses,
+        elbo,
+        ps.evidence.elbo(model, bnn.guide, data, draws=3).draws,
+        draws,
+        posterior(problem),
+    )
+
+
+def exchanged(problem: Problem) -> Any:
+    _, bnn, _, _ = problem
+    turbo = Turbo(
+        units=UnitFactor(cost=3.0),
+        active=schedules.logarithmic(0.5, 0.2, until=0.5),
+        strength=lambda progress: min(1.0, progress / 0.3),
+        at_least=2,
+    )
+    losses = train(problem, epochs=2, callbacks=[turbo])
+    messages = {name: one for name, one in bnn.guide.named_buffers() if "messages" in name}
+    train(problem, epochs=2, callbacks=[turbo])
+    posterior(problem)
+    # What is kept may hang on the last bit of a message: the CPU has kernels of its own for them.
+    return losses, messages
+
+
+def exchanged_by_hand(problem: Problem) -> Any:
+    _, bnn, model, data = problem
+    adam = torch.optim.Adam(bnn.parameters(), lr=1e-3)
+    turbo = TurboVBI(model, bnn, adam, units=UnitFactor(cost=3.0))
+    losses = [turbo.step(*data) for _ in range(3)]
+    return losses, turbo.exchange()
+
+
+def annealed(problem: Problem) -> Any:
+    annealing = Annealing(schedules.logarithmic(0.7, 1e4, until=0.64))
+    return train(problem, epochs=3, callbacks=[annealing]), posterior(problem)
+
+
+def shrunk(problem: Problem) -> Any:
+    _, bnn, _, _ = problem
+    gates = {"guide.*": 0.5, "*": 1e-2}
+    losses = train(problem, epochs=4, learning_rate=gates, compact_every=1, kl_scale=20.0)
+    return losses, bnn.masks().table(), posterior(problem)
+
+
+def gated_by_the_input(problem: Problem) -> Any:
+    net, bnn, _, data = problem
+    dependent = ps.lift(net, ps.DependentBetaBernoulli(bnn))
+    second = net, dependent, ps.classifier(dependent, N), data
+    losses = train(second)
+    active = active_features(dependent, data, classes=3)
+    return losses, {name: (one.frequency, one.class_mean) for name, one in active.items()}
+
+
+def resumed(problem: Problem, folder: Path) -> Any:
+    file = folder / "run.safetensors"
+    train(problem, checkpoint=file)
+    return train(problem, epochs=2, checkpoint=file)
+
+
+def pruned(problem: Problem) -> Any:
+    _, bnn, model, data = problem
+    found = []
+    for pruner in (Pruner("magnitude", 0.5), BayesFactorPruner("random", 0.7)):
+        train(problem, callbacks=[pruner])
+        found.append(bnn.masks().table())
+    return found, ps.evidence.log_posterior(model, bnn.guide, data)
+
+
+def reduced(problem: Problem) -> Any:
+    _, bnn, model, data = problem
+    train(problem, callbacks=[ReductionPruner(warmup=1, draws=2)])
+    batches = ps.prune.reduce(model, bnn, data, draws=2)
+    return [(batch.masks.table(), batch.accepted) for batch in batches]
+
+
+def diagnosed(problem: Problem) -> Any:
+    _, bnn, model, data = problem
+    train(problem)
+    tree = ps.to_datatree(bnn, model, data, draws=5, var_names="*.weight")
+    return (
+        [float(values.sum()) for name in tree.children for values in tree[name].values()],
+        str(ps.compare_models({"one": (bnn, model), "two": (bnn, model)}, data, draws=5)),
+        ps.diagnostics.khat(model, bnn.guide, data, draws=30).k,
+        str(ps.diagnostics.predictive_quality({"it": bnn}, data, angles=(30.0,), draws=3)),
+        ps.diagnostics.predictive_check(tree, lambda y: float((y == 0).mean())).observed,
+    )
+
+
+def kept_in_files(problem: Problem, folder: Path) -> Any:
+    net, _, _, (x, y) = problem
+    net.eval()
+    with torch.no_grad():
+        net[4].weight[:, ::2] = 0
+    small = ps.compact(net, example=x[:1])
+    ps.save(folder / "small.safetensors", small)
+    back = ps.load(folder / "small.safetensors")
+    fast, _ = ps.sparse_inference(small, x[:1], repeats=1)
+    report = ps.report(net, small, x[:1], data=(x, y), repeats=1)
+    return back(x.cpu()), fast(x), small(x), report.macs
+
+
+SUPPORTS = ("independent", "grid", "chain", "curvature")
+
+CASES: dict[str, tuple[str, Callable[..., Any]]] = {
+    **{f"{method} fitted": (method, fitted) for method in METHODS},
+    **{f"{method} exchanged": (method, exchanged) for method in SUPPORTS},
+    "exchanged by hand": ("grid", exchanged_by_hand),
+    "annealed": ("gibbs", annealed),
+    "shrunk": ("beta-bernoulli", shrunk),
+    "gated by the input": ("beta-bernoulli", gated_by_the_input),
+    "resumed": ("weights", resumed),
+    "pruned": ("weights", pruned),
+    "reduced": ("weights", reduced),
+    "diagnosed": ("weights", diagnosed),
+    "kept in files": ("point", kept_in_files),
+}
+
+
+def compare(case: str, folder: Path) -> None:
+    """Run a case on the CPU and on the other device; raises where they differ."""
+    method, run = CASES[case]
+    if "folder" in inspect.signature(run).parameters:
+        run = partial(run, folder=folder)
+    with warnings.catch_warnings():
+        # No step is captured there: its tensors have no address.
+        warnings.filterwarnings("ignore", message="CapturedSVI takes eager steps")
+        expected = run(build(METHODS[method](), lambda thing: thing))
+        for file in folder.iterdir():
+            file.unlink()
+        with other_device():
+            found = pytree.tree_map(on_cpu, run(build(METHODS[method](), there)))
+    (numbers, texts), (expected_numbers, expected_texts) = split(found), split(expected)
+    assert texts == expected_texts
+    torch.testing.assert_close(numbers, expected_numbers, rtol=1e-4, atol=1e-5)
+
+
+def on_cpu(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def split(results: Any) -> tuple[list[Any], list[str]]:
+    """What is compared up to rounding, and what as text."""
+    leaves = pytree.tree_leaves(results)
+    is_number = [isinstance(one, Tensor | float) for one in leaves]
+    numbers = [one for one, number in zip(leaves, is_number, strict=True) if number]
+    return numbers, [str(one) for one, number in zip(leaves, is_number, strict=True) if not number]
+
+
+@pytest.fixture(scope="module")
+def fresh_process() -> Iterator[ProcessPoolExecutor]:
+    # Autograd counts the devices at the first backward pass of a process.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=register) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_results_are_those_of_the_cpu(case, fresh_process, tmp_path):
+    fresh_process.submit(compare, case, tmp_path).result()
+
+
+def mix() -> None:
+    with other_device() as device:
+        torch.ones(3, device=device) + torch.ones(3)
+
+
+def test_the_other_device_refuses_tensors_of_the_cpu(fresh_process):
+    with pytest.raises(RuntimeError, match="of the other device and of the CPU"):
+        fresh_process.submit(mix).result()
