@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import platform
 
+import torch
 
-def describe() -> str:
-    """The kind of processor and the number of its cores.
+
+def describe(device: str = "cpu") -> str:
+    """The kind of processor, the number of its cores, and the kind of a GPU that was used.
+
+    device: as torch names it.
 
     >>> describe().endswith("cores")
     True
     """
-    return f"{_processor()}, {os.cpu_count()} cores"
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
+    return f"{_processor()}, {os.cpu_count()} cores{gpu}"
 
 
 def _processor() -> str:

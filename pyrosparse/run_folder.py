@@ -205,14 +205,14 @@ def _dependent_figures(outcome: Outcome) -> dict[str, Figure]:
     return drawn
 
 
-def versions() -> dict[str, str]:
+def versions(device: str) -> dict[str, str]:
     """What a run's numbers depend on besides its settings: versions and machine."""
     return {
         "torch": torch.__version__,
         "pyro": pyro.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "machine": machine.describe(),
+        "machine": machine.describe(device),
         "threads": str(torch.get_num_threads()),
     }
 
@@ -224,7 +224,7 @@ def _prepare(folder: Path, settings: Settings, weights: Path | None) -> dict[str
         "weights": _identify(weights),
         "version": pyrosparse.__version__,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": versions(),
+        "machine": versions(settings.device),
     }
     # Without a checkpoint nothing was begun that other settings could spoil.
     if any((folder / name).exists() for name in CHECKPOINTS):

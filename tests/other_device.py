@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
@@ -142,27 +141,47 @@ def _placing(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    tensors = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+    tensors = list(_tensors((*args, *kwargs.values())))
     here = [one for one in tensors if not isinstance(one, OtherTensor) and one.dim() > 0]
-    there = [one for one in tensors if isinstance(one, OtherTensor)]
+    there = any(isinstance(one, OtherTensor) for one in tensors)
     allowed = function in _COPIES or (function in _INDEXING and isinstance(args[0], OtherTensor))
     if here and there and not allowed:
         shapes = [tuple(one.shape) for one in here]
         raise RuntimeError(f"{function} takes tensors of the other device and of the CPU: {shapes}")
-    stays = bool(there)
+    stays = there
     if function is aten.copy_.default:
         stays = isinstance(args[0], OtherTensor)
     if kwargs.get("device") is not None:
         stays = _is_other(kwargs["device"])
         kwargs = {**kwargs, "device": torch.device("cpu")}
-
-    def values(one: Any) -> Any:
-        return one.values if isinstance(one, OtherTensor) else one
-
-    found = function(*pytree.tree_map(values, args), **pytree.tree_map(values, kwargs))
+    found = function(*_values(args), **{name: _values(one) for name, one in kwargs.items()})
     if not stays:
         return args[0] if function is aten.copy_.default else found
-    wrapped = pytree.tree_map(
-        lambda one: OtherTensor(one) if isinstance(one, Tensor) else one, found
-    )
-    return return_and_correct_aliasing(function, args, kwargs, wrapped)
+    found = _wrapped(found)
+    if any(result.alias_info is not None for result in function._schema.returns):
+        return return_and_correct_aliasing(function, args, kwargs, found)
+    return found
+
+
+def _tensors(arguments: Any) -> Iterator[Tensor]:
+    for one in arguments:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, list | tuple):
+            yield from _tensors(one)
+
+
+def _values(argument: Any) -> Any:
+    if isinstance(argument, OtherTensor):
+        return argument.values
+    if isinstance(argument, list | tuple):
+        return type(argument)(_values(one) for one in argument)
+    return argument
+
+
+def _wrapped(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return OtherTensor(result)
+    if isinstance(result, list | tuple):
+        return type(result)(_wrapped(one) for one in result)
+    return result

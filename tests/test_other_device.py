@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyro
 import pytest
@@ -17,15 +18,18 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import pyrosparse as ps
+from pyrosparse import compress, run_folder
 from pyrosparse.compact import active_features
+from pyrosparse.compress.families import options_of
 from pyrosparse.infer import Annealing, Turbo, TurboVBI, schedules
+from pyrosparse.infer.captured import svi
 from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
 from pyrosparse.supports import Chain, Grid, UnitFactor
 from tests.other_device import available, moved, other_device, register
 
 pytestmark = pytest.mark.skipif(not available(), reason="this torch has no devices in Python")
 
-N = 40
+N = 20
 Problem = tuple[nn.Module, ps.Lifted, Any, tuple[Tensor, Tensor]]
 
 
@@ -66,7 +70,7 @@ def there(thing: Any) -> Any:
 
 def train(problem: Problem, **options: Any) -> list[float]:
     _, bnn, model, data = problem
-    fixed = {"epochs": 2, "batch_size": 20, "capture": False, "progress": False}
+    fixed = {"epochs": 2, "batch_size": 10, "capture": False, "progress": False}
     run = ps.fit(model, bnn.guide, data, **{**fixed, **options})
     return [entry["loss"] for entry in run.history]
 
@@ -106,9 +110,9 @@ def exchanged(problem: Problem) -> Any:
         strength=lambda progress: min(1.0, progress / 0.3),
         at_least=2,
     )
-    losses = train(problem, epochs=2, callbacks=[turbo])
+    losses = train(problem, epochs=1, callbacks=[turbo])
     messages = {name: one for name, one in bnn.guide.named_buffers() if "messages" in name}
-    train(problem, epochs=2, callbacks=[turbo])
+    train(problem, epochs=1, callbacks=[turbo])
     posterior(problem)
     # What is kept may hang on the last bit of a message: the CPU has kernels of its own for them.
     return losses, messages
@@ -191,6 +195,28 @@ def kept_in_files(problem: Problem, folder: Path) -> Any:
     return back(x.cpu()), fast(x), small(x), report.macs
 
 
+def compressed(method: str, problem: Problem) -> Any:
+    """What ``pyrosparse compress`` does, where the problem is."""
+    outcome = compress.compress(_settings(method, problem), progress=False)
+    report = outcome.compaction.report
+    structure = report.structure if report is not None else outcome.compaction.problem
+    return outcome.test.accuracy, outcome.test.nll, outcome.sparsity, structure
+
+
+def reported(method: str, problem: Problem, folder: Path) -> Any:
+    """And what it writes."""
+    run_folder.run(_settings(method, problem), folder, progress=False)
+    return sorted(file.name for file in folder.iterdir())
+
+
+def _settings(method: str, problem: Problem) -> compress.Settings:
+    options: dict[str, Any] = {"epochs": 1, "network_options": {"hidden": (8,)}, "batch_size": 256}
+    own = options_of(method)
+    options |= {name: 1 for name in ("pretrain", "fine_tune", "second_epochs") if name in own}
+    options |= {"active": 0.3} if "active" in own else {}
+    return compress.Settings(method=method, device=problem[3][0].device.type, **options)
+
+
 SUPPORTS = ("independent", "grid", "chain", "curvature")
 
 CASES: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -205,22 +231,28 @@ CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     "reduced": ("weights", reduced),
     "diagnosed": ("weights", diagnosed),
     "kept in files": ("point", kept_in_files),
+    **{f"compress {name}": ("point", partial(compressed, name)) for name in compress.METHODS},
+    "report of gates": ("point", partial(reported, "dependent-beta-bernoulli")),
+    "report of weights": ("point", partial(reported, "turbo-vbi")),
 }
 
 
 def compare(case: str, folder: Path) -> None:
     """Run a case on the CPU and on the other device; raises where they differ."""
     method, run = CASES[case]
-    if "folder" in inspect.signature(run).parameters:
-        run = partial(run, folder=folder)
-    with warnings.catch_warnings():
-        # No step is captured there: its tensors have no address.
+
+    def results(place: Callable[[Any], Any], folder: Path) -> Any:
+        problem = build(METHODS[method](), place)
+        takes_folder = "folder" in inspect.signature(run).parameters
+        return run(problem, folder=folder) if takes_folder else run(problem)
+
+    # No step is captured: tensors of that device have no address.
+    eager = mock.patch.object(svi, "trace", side_effect=RuntimeError("not here"))
+    with eager, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="CapturedSVI takes eager steps")
-        expected = run(build(METHODS[method](), lambda thing: thing))
-        for file in folder.iterdir():
-            file.unlink()
+        expected = results(lambda thing: thing, folder / "cpu")
         with other_device():
-            found = pytree.tree_map(on_cpu, run(build(METHODS[method](), there)))
+            found = pytree.tree_map(on_cpu, results(there, folder / "other"))
     (numbers, texts), (expected_numbers, expected_texts) = split(found), split(expected)
     assert texts == expected_texts
     torch.testing.assert_close(numbers, expected_numbers, rtol=1e-4, atol=1e-5)
@@ -248,6 +280,8 @@ def fresh_process() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_results_are_those_of_the_cpu(case, fresh_process, tmp_path):
+    for name in ("cpu", "other"):
+        (tmp_path / name).mkdir()
     fresh_process.submit(compare, case, tmp_path).result()
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save as serialize
 
-from pyrosparse.compact import Stored, save, save_sparse
+from pyrosparse.compact import Stored, file_bytes, save, save_sparse
 from pyrosparse.compress import Compaction, Outcome
 from pyrosparse.files import write_atomically
 
@@ -158,7 +157,7 @@ def summarize(outcome: Outcome, folder: Path) -> Summary:
         parameters=sum(parameter.numel() for parameter in parameters),
         nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in parameters),
         layers=layers,
-        dense_bytes=len(serialize(state)),
+        dense_bytes=file_bytes(outcome.net),
         sparse_bytes=weights.stat().st_size,
         seconds=outcome.seconds,
         last_round=_last_round(outcome.history, outcome.settings.likelihood),

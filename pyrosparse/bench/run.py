@@ -110,7 +110,7 @@ def _run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         "pretraining_seconds": round(before, 1),
         "version": pyrosparse.__version__,
         "torch": torch.__version__,
-        "machine": f"{machine.describe()}, 1 thread a run",
+        "machine": f"{machine.describe(job.settings.device)}, 1 thread a run",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "settings": asdict(job.settings),
         "history": [_rounded(entry) for entry in outcome.history],

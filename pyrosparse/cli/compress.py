@@ -45,6 +45,9 @@ def compress(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the report's path.")] = False,
     seed: Annotated[int, _option("Of everything random.")] = _DEFAULT.seed,
+    device: Annotated[
+        str, _option("What to compute on, as torch names it: `cpu`, `cuda`.")
+    ] = _DEFAULT.device,
     epochs: Annotated[
         int | None,
         _option("Passes over the data; by default 30, with gates on few data more.", _TRAINING),
@@ -216,6 +219,7 @@ def compress(
         method=method,
         validation=validation,
         seed=seed,
+        device=device,
         **{  # type: ignore[arg-type]  # None is for the method to fill in
             "epochs": epochs,
             "batch_size": batch_size,

@@ -42,7 +42,7 @@ def made(
     net = net.to(memory_format=torch.channels_last)
     if weights is not None:
         _load(net, weights)
-    return net, data
+    return net.to(settings.device), data.to(settings.device)
 
 
 def _load(net: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

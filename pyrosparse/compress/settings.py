@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from pyrosparse import data as data_sets
 from pyrosparse import networks
 from pyrosparse.compress import mask_settings
@@ -49,6 +51,7 @@ class Settings:
     method:        a name of ``METHODS``.
     validation:    the share of the training data that is held out.
     seed:          of the initial weights, the order of data and everything else random.
+    device:        what all is computed on, as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
     epochs:        30; where gates are trained 30 too, and more where that makes less than 2000
                    steps; for the evidence 30, and for Turbo-VBI 40, and more where that makes
                    less than 4000 steps.
@@ -126,6 +129,7 @@ class Settings:
     method: str = "beta-bernoulli"
     validation: float = 0.1
     seed: int = 0
+    device: str = "cpu"
     epochs: int = _OWN
     batch_size: int = _OWN
     learning_rate: float = _OWN
@@ -165,6 +169,7 @@ class Settings:
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)
         networks.describe(self.network)
+        _check_device(self.device)
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
         own = options_of(self.method)
@@ -286,3 +291,11 @@ class Settings:
         """
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"there is no device {name!r} here: {reason}") from error
