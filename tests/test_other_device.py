@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import pyrosparse as ps
-from pyrosparse import compress, run_folder
+from pyrosparse import bench, compress, run_folder
 from pyrosparse.compact import active_features
 from pyrosparse.compress.families import options_of
 from pyrosparse.infer import Annealing, Turbo, TurboVBI, schedules
@@ -209,6 +209,33 @@ def reported(method: str, problem: Problem, folder: Path) -> Any:
     return sorted(file.name for file in folder.iterdir())
 
 
+SUITE = """
+title = "A suite"
+source = "none"
+outside = "digits"
+[settings]
+network_options = {hidden = [8]}
+epochs = 1
+batch_size = 256
+dataset = "digits"
+network = "fcn"
+[[grid]]
+method = "model-reduction"
+[[grid]]
+method = "beta-bernoulli"
+pretrain = 1
+"""
+
+
+def benchmarked(problem: Problem, folder: Path) -> Any:
+    """A run of a suite."""
+    device = problem[3][0].device.type
+    (folder / "suite.toml").write_text(SUITE)
+    suite = bench.load(str(folder / "suite.toml"), device=device)
+    lines = bench.run(suite, results=folder / "suite.jsonl", scratch=folder)
+    return [(line["test_nll"], line["predictive"]["network"]["ood_auroc"]) for line in lines]
+
+
 def _settings(method: str, problem: Problem) -> compress.Settings:
     options: dict[str, Any] = {"epochs": 1, "network_options": {"hidden": (8,)}, "batch_size": 256}
     own = options_of(method)
@@ -233,6 +260,7 @@ CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     "kept in files": ("point", kept_in_files),
     **{f"compress {name}": ("point", partial(compressed, name)) for name in compress.METHODS},
     "report of gates": ("point", partial(reported, "dependent-beta-bernoulli")),
+    "suite": ("point", benchmarked),
     "report of weights": ("point", partial(reported, "turbo-vbi")),
 }
 

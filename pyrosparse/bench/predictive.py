@@ -43,7 +43,7 @@ def outside_inputs(settings: Settings, outside: str) -> Tensor:
         )
     assert own.bounds is not None  # all that load gives are pixels
     black, white = own.bounds
-    return black + (white - black) * x
+    return (black + (white - black) * x).to(settings.device)
 
 
 def predictive(outcome: Outcome, outside: str, x: Tensor) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def _refuse_other_settings(
     # A setting that is newer than the line had the default's effect when the line was written.
     then = json.loads(json.dumps(asdict(Settings.of(line["settings"]))))
     now["outside"] = outside
+    then["device"] = now["device"]  # not of the other runs, and the line names its machine
     then["outside"] = line["predictive"]["outside"] if "predictive" in line else outside
     other = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key]]
     if other:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,11 @@ def suites() -> list[str]:
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def load(name: str, *, seeds: int | None = None) -> Suite:
+def load(name: str, *, seeds: int | None = None, device: str | None = None) -> Suite:
     """Read a suite by name, or from a TOML file of one's own.
 
-    seeds: so many seeds in every cell, instead of what the suite asks for.
+    seeds:  so many seeds in every cell, instead of what the suite asks for.
+    device: what its runs are computed on, instead of what the suite asks for.
 
     Raises ValueError on an unknown name or a setting that does not exist.
 
@@ -91,6 +92,8 @@ def load(name: str, *, seeds: int | None = None) -> Suite:
     jobs: dict[str, Job] = {}
     for grid in content["grid"]:
         for job in _expand(content.get("settings", {}), grid, seeds):
+            if device is not None:
+                job = Job(job.cell, replace(job.settings, device=device))
             jobs.setdefault(job.id, job)
     paper: dict[str, Mapping[str, Any]] = {}
     for row in content.get("paper", []):

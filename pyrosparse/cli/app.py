@@ -48,6 +48,9 @@ def main(
         raise typer.Exit()
 
 
+_UNBOUNDED = 10_000
+
+
 def say(content: Any, *, stderr: bool = False) -> None:
     """Print a text or a table; rich's markup in a text counts."""
     # A console of the moment: the streams change under a test runner.
@@ -61,6 +64,3 @@ def width(stream: TextIO) -> int | None:
     are as long as they need to be."""
     bounded = stream.isatty() or "COLUMNS" in os.environ
     return Console(file=stream).width if bounded else None
-
-
-_UNBOUNDED = 10_000

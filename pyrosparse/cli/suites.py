@@ -23,6 +23,9 @@ def run_bench(
     only: Annotated[str, typer.Option(help="Runs whose name matches this glob.")] = "*",
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds in every cell.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs side by side; -1: one a core.")] = 1,
+    device: Annotated[
+        str | None, typer.Option(help="What to compute on, as torch names it: `cpu`, `cuda`.")
+    ] = None,
     results: Annotated[
         Path | None,
         typer.Option(help="By default docs/results/SUITE.jsonl, or below runs/bench/ without it."),
@@ -32,7 +35,7 @@ def run_bench(
     ] = None,
 ) -> None:
     """Run what is missing of a suite; the same command goes on where it was interrupted."""
-    grid = bench.load(suite, seeds=seeds)
+    grid = bench.load(suite, seeds=seeds, device=device)
     file = results or _results(grid)
     folder = scratch or Path("runs", "bench", grid.name)
     done = 0
@@ -72,8 +75,8 @@ def table(
         typer.echo(suite_tables.suite_markdown(rows) + f"\n\n{bench.provenance(file)}.")
     else:
         say(f"{escape(grid.title)}. Source: {escape(grid.source)}.")
-        for table in suite_tables.suite(rows, width(sys.stdout)):
-            say(table)
+        for part in suite_tables.suite(rows, width(sys.stdout)):
+            say(part)
         say(escape(bench.provenance(file)))
     if plot is not None:
         figure = size_plots.trade_off(costs)
