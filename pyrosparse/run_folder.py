@@ -33,12 +33,13 @@ from pyrosparse.compact import active_features
 from pyrosparse.compress import Outcome, Settings, compress
 from pyrosparse.compress.families import TURBO
 from pyrosparse.compress.pretraining import FILE as PRETRAINING
+from pyrosparse.compress.run_files import CHECKPOINT
 from pyrosparse.compress.turbo import SUPPORT
 from pyrosparse.diagnostics import Calibration, calibration, log_probabilities, to_datatree
 from pyrosparse.files import write_atomically
 from pyrosparse.weights_file import load_weights
 
-CHECKPOINTS = ("checkpoint.safetensors", PRETRAINING, SUPPORT)
+CHECKPOINTS = (CHECKPOINT, PRETRAINING, SUPPORT)
 
 
 def run(

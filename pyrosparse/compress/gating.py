@@ -14,6 +14,7 @@ from pyrosparse.compact.masked import masked
 from pyrosparse.compress.methods import beta_bernoulli
 from pyrosparse.compress.outcome import Trained
 from pyrosparse.compress.pretraining import FILE, pretrain
+from pyrosparse.compress.run_files import run_files
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 from pyrosparse.infer import Callback, Fit, fit, schedules
@@ -101,10 +102,9 @@ def fit_gates(
         callbacks=[KeptUnits()],
         validation=data.validation,
         compact_every=_epochs_between_cuts(settings, bnn.net, data),
-        checkpoint=folder / "checkpoint.safetensors" if folder else None,
-        metrics=folder / "metrics.jsonl" if folder else None,
         seed=settings.seed,
         progress=progress,
+        **run_files(folder),
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from pyrosparse.compress.mask_settings import RATES, annealing, gibbs
 from pyrosparse.compress.outcome import Trained
+from pyrosparse.compress.run_files import CHECKPOINT, run_files
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import Augmented, DataSet
 from pyrosparse.infer import Callback, Fit, fit
@@ -82,10 +83,9 @@ def train(
         schedule=RATES[settings.rate_schedule],
         callbacks=callbacks,
         validation=data.validation,
-        checkpoint=folder / "checkpoint.safetensors" if folder else None,
-        metrics=folder / "metrics.jsonl" if folder else None,
         seed=settings.seed,
         progress=progress,
+        **run_files(folder),
     )
     if settings.method.startswith("one-shot"):
         bnn.freeze({name: method.magnitude_mask(net.get_parameter(name)) for name in pruned})
@@ -119,7 +119,7 @@ def _gibbs_first(
     """The network that gibbs prunes, trained from the same start."""
     if first is None and folder is not None:
         first = folder / "first"
-    lock = locked(first / "checkpoint.safetensors") if first is not None else nullcontext()
+    lock = locked(first / CHECKPOINT) if first is not None else nullcontext()
     with lock:
         return train(
             replace(settings, method="gibbs"),

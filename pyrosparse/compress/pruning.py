@@ -8,6 +8,7 @@ from torch import nn
 
 from pyrosparse.compress.methods import pruner
 from pyrosparse.compress.outcome import Trained
+from pyrosparse.compress.run_files import run_files
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 from pyrosparse.infer import Callback, Evaluation, fit
@@ -50,9 +51,8 @@ def train(
         learning_rate=settings.learning_rate,
         callbacks=[callback],
         validation=data.validation,
-        checkpoint=folder / "checkpoint.safetensors" if folder else None,
-        metrics=folder / "metrics.jsonl" if folder else None,
         seed=settings.seed,
         progress=progress,
+        **run_files(folder),
     )
     return Trained(net, net, bnn, model, run)

@@ -8,6 +8,7 @@ from torch import nn
 
 from pyrosparse.compress.methods import reduction_pruner
 from pyrosparse.compress.outcome import Trained
+from pyrosparse.compress.run_files import run_files
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 from pyrosparse.infer import fit, schedules
@@ -60,9 +61,8 @@ def train(
         schedule=schedules.cosine(0.01),
         callbacks=[prunes] if prunes is not None else [],
         validation=data.validation,
-        checkpoint=folder / "checkpoint.safetensors" if folder else None,
-        metrics=folder / "metrics.jsonl" if folder else None,
         seed=settings.seed,
         progress=progress,
+        **run_files(folder),
     )
     return Trained(net, net, bnn, model, run)

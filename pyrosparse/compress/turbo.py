@@ -11,6 +11,7 @@ from torch import nn
 from pyrosparse.compress.methods import support_prior, turbo
 from pyrosparse.compress.outcome import Trained
 from pyrosparse.compress.pretraining import FILE, pretrain
+from pyrosparse.compress.run_files import run_files
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 from pyrosparse.infer import fit, schedules
@@ -86,10 +87,9 @@ def train(
         learning_rate=settings.learning_rate,
         schedule=schedules.cosine(0.01),
         validation=data.validation,
-        checkpoint=folder / "checkpoint.safetensors" if folder else None,
-        metrics=folder / "metrics.jsonl" if folder else None,
         seed=settings.seed + 1,
         progress=progress,
+        **run_files(folder),
     )
     return Trained(net, original, bnn, model, run, None, pretraining, first=first)
 
