@@ -1,11 +1,12 @@
 """Time of one SVI training step against the same mathematics written by hand in torch.
 
-    python tests/benchmarks/svi_step.py [--only 'LeNet5-Caffe/*'] [--memory]
+    python tests/benchmarks/svi_step.py [--only 'LeNet5-Caffe/*'] [--memory] [--device cuda]
 
 A row is a network with a method, a column a way to take the step: batches of 100 images of MNIST's
 shape, n = 60 000, Adam, one thread. The columns of a row take turns, round by round; a figure is
-the median over the rounds of the processor time of a step. Before anything is timed, the steps by
-hand and captured must give the losses that the lifted network gives under Pyro.
+the median over the rounds of the processor time of a step (on a GPU, of its time). Before anything
+is timed, the steps by hand and captured must give the losses that the lifted network gives under
+Pyro.
 
 The other packages are timed where they are installed (tyxe, bayesian-torch and
 blitz-bayesian-pytorch on PyPI).
@@ -62,6 +63,7 @@ LEARNING_RATE = 1e-3
 PRIOR_SCALE = 1.0
 INITIAL_SCALE = 0.01
 TOLERANCE = 1e-5
+DEVICE = torch.device("cpu")
 # The first steps also record, compile and allocate the optimizer's memory.
 WARM_UP = 6
 
@@ -96,7 +98,7 @@ class Row:
         """The network, with the same weights at every call."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return NETWORKS[self.network]()
+            return NETWORKS[self.network]().to(DEVICE)
 
     def lifted(self, name: str) -> tuple[ps.Lifted, ps.classifier]:
         """The lifted network and its model, under names of their own in Pyro's param store."""
@@ -191,8 +193,8 @@ def beta_bernoulli_by_hand(net: nn.Sequential, collapsed: bool) -> Step:
     layers = list(net)
     gates: dict[nn.Module, tuple[Tensor, Tensor]] = {}
     for layer, count in gated_layers(net).items():
-        log_a = torch.full((count,), math.log(0.95 / 0.05)).requires_grad_()
-        gates[layer] = (log_a, torch.zeros(count, requires_grad=True))
+        log_a = torch.full((count,), math.log(0.95 / 0.05), device=DEVICE).requires_grad_()
+        gates[layer] = (log_a, torch.zeros_like(log_a, requires_grad=True))
     parameters = [*net.parameters(), *(tensor for pair in gates.values() for tensor in pair)]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
 
@@ -207,11 +209,11 @@ def beta_bernoulli_by_hand(net: nn.Sequential, collapsed: bool) -> Step:
         logits = log_pi - torch.log(-torch.expm1(log_pi))
         divergence = (a - ALPHA) / a * (-torch.digamma(b) - 1 / b - 0.57721566490153286)
         divergence = divergence + log_a + log_b - math.log(ALPHA) - (b - 1) / b
-        noise = torch.logit(torch.rand(examples, len(a)), eps=6e-8)
+        noise = torch.logit(torch.rand(examples, len(a), device=DEVICE), eps=6e-8)
         return torch.sigmoid((logits.float() + noise) / TEMPERATURE), divergence.sum()
 
     def step(x: Tensor, y: Tensor) -> float:
-        divergence, features = torch.zeros((), dtype=torch.float64), x
+        divergence, features = torch.zeros((), dtype=torch.float64, device=DEVICE), x
         for layer in layers:
             if layer not in gates:
                 features = layer(features)
@@ -232,10 +234,14 @@ def dependent_by_hand(net: nn.Sequential) -> Step:
     """Gates that depend on what they see; q(pi) stays where the first stage began."""
     layers = list(net)
     counts = gated_layers(net)
-    gates = {layer: [torch.ones(n), torch.ones(n), torch.zeros(n)] for layer, n in counts.items()}
+    starts = {layer: torch.ones(n, device=DEVICE) for layer, n in counts.items()}
+    gates = {
+        layer: [ones.clone(), ones.clone(), torch.zeros_like(ones)]
+        for layer, ones in starts.items()
+    }
     for tensor in itertools.chain(*gates.values()):
         tensor.requires_grad_()
-    norms = {layer: nn.BatchNorm1d(n, affine=False) for layer, n in counts.items()}
+    norms = {layer: nn.BatchNorm1d(n, affine=False, device=DEVICE) for layer, n in counts.items()}
     parameters = [*net.parameters(), *itertools.chain(*gates.values())]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
     a = 0.95 / 0.05
@@ -246,9 +252,9 @@ def dependent_by_hand(net: nn.Sequential) -> Step:
         slope, loc, log_scale = gates[layer]
         pooled = features.detach()
         pooled = pooled.mean((2, 3)) if pooled.dim() == 4 else pooled
-        uniform = torch.rand(counts[layer], dtype=torch.float64).clamp_min(1e-16)
+        uniform = torch.rand(counts[layer], dtype=torch.float64, device=DEVICE).clamp_min(1e-16)
         log_pi = (torch.log(uniform) / a).float()
-        shift = loc + log_scale.exp() * torch.randn(counts[layer])
+        shift = loc + log_scale.exp() * torch.randn_like(loc)
         clamped = torch.clamp(slope * norms[layer](pooled) + shift, 1e-6, 1 - 1e-6)
         log_gate = log_pi + clamped.log()
         logits = log_gate - torch.log(-torch.expm1(log_gate))
@@ -259,7 +265,7 @@ def dependent_by_hand(net: nn.Sequential) -> Step:
         return torch.sigmoid((logits + noise) / TEMPERATURE), divergence.sum()
 
     def step(x: Tensor, y: Tensor) -> float:
-        divergence, features = torch.zeros(()), x
+        divergence, features = torch.zeros((), device=DEVICE), x
         for layer in layers:
             if layer not in gates:
                 features = layer(features)
@@ -535,8 +541,8 @@ def random_batches(count: int = 4) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
     return [
         (
-            torch.randn(BATCH, *IMAGE, generator=generator),
-            torch.randint(CLASSES, (BATCH,), generator=generator),
+            torch.randn(BATCH, *IMAGE, generator=generator).to(DEVICE),
+            torch.randint(CLASSES, (BATCH,), generator=generator).to(DEVICE),
         )
         for _ in range(count)
     ]
@@ -598,12 +604,19 @@ def measure(candidates: Mapping[str, Step], rounds: int, steps: int) -> dict[str
                 step(*batch)
         for _ in range(rounds):
             for name, step in candidates.items():
-                # Processor time: on one thread it is wall time less what other programs took.
-                start = time.process_time()
+                start = seconds_now()
                 for batch in itertools.islice(batches, steps):
                     step(*batch)
-                times[name].append((time.process_time() - start) / steps)
+                times[name].append((seconds_now() - start) / steps)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def seconds_now() -> float:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    # Processor time: on one thread it is wall time less what other programs took.
+    return time.process_time()
 
 
 @dataclass(frozen=True)
@@ -714,9 +727,12 @@ def main(
     steps: int = 20,
     memory: bool = False,
     explain: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Print the table of times, or of memory."""
     torch.set_num_threads(1)
+    global DEVICE
+    DEVICE = torch.device(device)
     rows = [row for name, row in ROWS.items() if fnmatchcase(name, only)]
     if not rows:
         raise SystemExit("\n  ".join([f"no row is named {only!r}; there are", *ROWS]))
@@ -745,6 +761,7 @@ if __name__ == "__main__":
         help="beside plain and hand, which are always timed; by default all, and with --memory "
         "captured and pyro",
     )
+    parser.add_argument("--device", default="cpu", help="as torch names it; memory is the CPU's")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     parser.add_argument("--explain", action="store_true", help="say what was captured, and how")
     main(**vars(parser.parse_args()))
