@@ -261,6 +261,7 @@ def test_gates_that_close_everything_are_said_to() -> None:
         (["--network-options", "{"], "not JSON"),
         (["--network-options", "[1]"], "JSON object"),
         (["--epochs", "many"], "epochs"),
+        (["--device", "gpu"], "there is no device 'gpu' here"),
         (["--no-such-option"], "No such option"),
     ],
 )
@@ -420,6 +421,17 @@ def test_bench_prefers_published_results() -> None:
     succeed("bench", "small.toml", "--only", "digits-fcn-none-seed0")
     assert len(bench.read(published)) == 1
     assert "digits-fcn-none" in succeed("table", "small.toml", "--results", str(published))
+
+
+def test_results_of_a_device_that_is_not_here_count() -> None:
+    Path("small.toml").write_text(SUITE)
+    words = ["bench", "small.toml", "--only", "digits-fcn-none-seed0", "--results", "them.jsonl"]
+    succeed(*words)
+    there = Path("them.jsonl").read_text().replace('"device": "cpu"', '"device": "cuda:7"')
+    assert "cuda:7" in there
+    Path("them.jsonl").write_text(there)
+    assert "nothing is missing" in succeed(*words)
+    assert "digits-fcn-none" in succeed("table", "small.toml", "--results", "them.jsonl")
 
 
 def test_bench_errors() -> None:

@@ -20,13 +20,14 @@ def made(
 
     weights: a state dict to start from instead of a random initialisation.
 
-    Raises ValueError where the weights do not fit the network, and what ``data.load`` and
-    ``networks.create`` raise.
+    Raises ValueError where the weights do not fit the network or there is no such device, and what
+    ``data.load`` and ``networks.create`` raise.
 
     >>> net, data = made(Settings(network_options={"hidden": (8,)}))
     >>> net.fc1
     Linear(in_features=64, out_features=8, bias=True)
     """
+    _check_device(settings.device)
     data = data_sets.load(
         settings.dataset,
         validation=settings.validation,
@@ -63,3 +64,11 @@ def _load(net: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
             )
         )
     net.load_state_dict(dict(weights))
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"there is no device {name!r} here: {reason}") from error

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from pyrosparse import data as data_sets
 from pyrosparse import networks
 from pyrosparse.compress import mask_settings
@@ -169,7 +167,6 @@ class Settings:
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)
         networks.describe(self.network)
-        _check_device(self.device)
         if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
             raise unknown_name("data set", self.dataset, data_sets.names())
         own = options_of(self.method)
@@ -291,11 +288,3 @@ class Settings:
         """
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"there is no device {name!r} here: {reason}") from error
