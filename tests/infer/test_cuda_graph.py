@@ -319,6 +319,14 @@ def test_what_a_graph_cannot_hold_is_refused(case):
             FixedInputs(step, inputs, [1], GPU)
 
 
+def test_an_expanded_argument_is_refused():
+    step = graph_of(torch.ops.aten.add.Tensor)
+    with FakeTensorMode():
+        inputs = [torch.empty(3, device=GPU), torch.empty(1, device=GPU).expand(3)]
+        with pytest.raises(ValueError, match=r"an argument \(3,\) is expanded"):
+            FixedInputs(step, inputs, [1], GPU)
+
+
 def test_arguments_and_numbers_of_the_host_get_memory_on_the_gpu():
     step = graph_of(torch.ops.aten.add.Tensor)
     with FakeTensorMode():

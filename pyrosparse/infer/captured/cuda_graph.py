@@ -25,7 +25,8 @@ class FixedInputs:
     arguments: the positions of those that are others in the next step.
     device:    the GPU.
 
-    Raises ValueError where the step computes on the host or writes to what would be copied.
+    Raises ValueError where the step computes on the host or writes to what would be copied, and
+    where an argument is expanded.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class FixedInputs:
         self.tensors = list(inputs)
         for index in copied:
             given = inputs[index]
+            if 0 in given.stride():
+                raise ValueError(f"an argument {tuple(given.shape)} is expanded: clone it")
             self.tensors[index] = torch.empty_strided(
                 given.shape, given.stride(), dtype=given.dtype, device=device
             )
