@@ -56,6 +56,9 @@ class OtherTensor(Tensor):
     def new_tensor(self, data: Any, dtype: Any = None, device: Any = None) -> Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or OTHER)
 
+    def tolist(self) -> Any:
+        return self.values.tolist()
+
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         return _compute(function, args, kwargs or {})

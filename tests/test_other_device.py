@@ -1,5 +1,6 @@
 """What the package does on the CPU it does on another device, with the same results."""
 
+import copy
 import inspect
 import multiprocessing
 import warnings
@@ -19,12 +20,20 @@ from torch.utils import _pytree as pytree
 
 import pyrosparse as ps
 from pyrosparse import bench, compress, run_folder
+from pyrosparse.assess import adversarial_fine_tune, fgsm
 from pyrosparse.compact import active_features
 from pyrosparse.compress.families import options_of
+from pyrosparse.distributions import (
+    BipartiteGibbsMask,
+    GibbsMask,
+    GridSupport,
+    IsingMask,
+    TreeSupport,
+)
 from pyrosparse.infer import Annealing, Turbo, TurboVBI, schedules
 from pyrosparse.infer.captured import svi
 from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
-from pyrosparse.supports import Chain, Grid, UnitFactor
+from pyrosparse.supports import Chain, Grid, Tree, UnitFactor
 from tests.other_device import available, moved, other_device, register
 
 pytestmark = pytest.mark.skipif(not available(), reason="this torch has no devices in Python")
@@ -43,6 +52,7 @@ METHODS: dict[str, Callable[[], ps.Method]] = {
     "independent": ps.SupportMRF,
     "grid": lambda: ps.SupportMRF(Grid(row=(0.4, 0.4), column=(0.4, 0.4))),
     "chain": lambda: ps.SupportMRF(Chain((0.4, 0.4))),
+    "tree": lambda: ps.SupportMRF(Tree((0.4, 0.4))),
     "curvature": lambda: ps.SupportMRF(likelihood="curvature"),
     "gibbs": ps.Gibbs,
 }
@@ -195,6 +205,55 @@ def kept_in_files(problem: Problem, folder: Path) -> Any:
     return back(x.cpu()), fast(x), small(x), report.macs
 
 
+def drawn_from_the_prior(problem: Problem) -> Any:
+    """All three layers of a support prior."""
+    _, bnn, _, (x, _) = problem
+    with ps.generative():
+        return bnn(x), Predictive(bnn, num_samples=2)(x)
+
+
+def distilled(problem: Problem) -> Any:
+    net, bnn, _, data = problem
+    return train((net, bnn, ps.distill(bnn, copy.deepcopy(net), N), data))
+
+
+def attacked(problem: Problem) -> Any:
+    net, bnn, _, data = problem
+    masks = {"0.weight": bnn.scores()["0.weight"] > 0.1}
+    bounds = (-4.0, 4.0)
+    options: dict[str, Any] = {"epsilon": 0.1, "epochs": 1, "bounds": bounds, "progress": False}
+    adversarial_fine_tune(net, masks, data, **options)
+    return fgsm(net, data, [0.0, 0.1], bounds=bounds).accuracies
+
+
+def exported(problem: Problem, folder: Path) -> Any:
+    net, _, _, (x, _) = problem
+    ps.export_onnx(net.eval(), folder / "net.onnx", x[:2])
+    return sorted(file.name for file in folder.iterdir())
+
+
+def laws_of_masks(problem: Problem) -> Any:
+    """The distributions of binary states."""
+    field = problem[3][0][:2, 0, 0]  # (2, 6)
+    line = torch.diag(torch.ones(5), 1).to(field.device)
+    colours = (torch.arange(6) % 2).to(field.device)
+    parents = (torch.arange(6) - 1).to(field.device)
+    laws = [
+        GibbsMask(field, beta=0.5, coupling=0.1),
+        BipartiteGibbsMask(field, beta=0.5, coupling=0.1),
+        IsingMask(field, 0.5, line + line.T, colours),
+        TreeSupport(parents, (0.2, 0.3), field=field),
+        TreeSupport(parents, (0.2, 0.3)),
+        GridSupport((0.2, 0.3), (0.2, 0.3), (2, 6), field=field),
+        GridSupport((0.2, 0.3), None, (2, 6), field=field),
+    ]
+    for law in laws:
+        law.log_prob(law.sample((3,)))  # by samplers of the CPU's own
+    scores = [law.log_prob((field > 0).to(field)) for law in laws]
+    states = [law.enumerate_support() for law in laws if law.has_enumerate_support]
+    return scores, [law.mean for law in laws], states
+
+
 def compressed(method: str, problem: Problem) -> Any:
     """What ``pyrosparse compress`` does, where the problem is."""
     outcome = compress.compress(_settings(method, problem), progress=False)
@@ -244,7 +303,7 @@ def _settings(method: str, problem: Problem) -> compress.Settings:
     return compress.Settings(method=method, device=problem[3][0].device.type, **options)
 
 
-SUPPORTS = ("independent", "grid", "chain", "curvature")
+SUPPORTS = ("independent", "grid", "chain", "tree", "curvature")
 
 CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     **{f"{method} fitted": (method, fitted) for method in METHODS},
@@ -260,6 +319,13 @@ CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     "kept in files": ("point", kept_in_files),
     **{f"compress {name}": ("point", partial(compressed, name)) for name in compress.METHODS},
     "report of gates": ("point", partial(reported, "dependent-beta-bernoulli")),
+    "drawn from the prior": ("grid", drawn_from_the_prior),
+    "drawn from chains": ("chain", drawn_from_the_prior),
+    "drawn from trees": ("tree", drawn_from_the_prior),
+    "distilled": ("weights", distilled),
+    "attacked": ("point", attacked),
+    "exported": ("point", exported),
+    "laws of masks": ("point", laws_of_masks),
     "suite": ("point", benchmarked),
     "report of weights": ("point", partial(reported, "turbo-vbi")),
 }
