@@ -151,8 +151,9 @@ def test_replayed_steps_train_foreign_models(name, monkeypatch):
 def tempered(temperature: Tensor, device: torch.device) -> Problem:
     def model(x):
         loc = pyro.sample("loc", dist.Normal(torch.zeros((), device=device), 10.0))
+        scale = torch.ones((), device=device) * temperature
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(loc, temperature), obs=x)
+            pyro.sample("x", dist.Normal(loc, scale), obs=x)
 
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
