@@ -14,6 +14,7 @@ settings.load_profile("tests")
 # Tests run side by side, a process for each core: more threads would only get in one another's way.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture(autouse=True)
