@@ -34,6 +34,7 @@ class Annealing(Callback):
     Source: Labach and Valaee (2020), sections II-C and III.
 
     >>> import pyrosparse as ps, torch
+    >>> _ = torch.manual_seed(0)
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gibbs(0.5))
     >>> data = (torch.randn(20, 4), torch.zeros(20, dtype=torch.int64))
     >>> annealing = Annealing(ps.infer.schedules.logarithmic(0.7, 1e4, until=0.64))

@@ -1,4 +1,5 @@
-"""Every test starts from the same random state and an empty Pyro param store."""
+"""Every test, and every example in a docstring, starts from the same random state and an empty Pyro
+param store."""
 
 import os
 
