@@ -94,23 +94,11 @@ def other_device() -> Iterator[torch.device]:
         torch.as_tensor = as_tensor
 
 
-def moved(module: nn.Module) -> nn.Module:
-    """A module with its parameters and buffers on the other device, in place."""
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                there = OtherTensor(parameter.detach().clone())
-                part._parameters[name] = nn.Parameter(there, parameter.requires_grad)
-        for name, buffer in part._buffers.items():
-            if buffer is not None:
-                part._buffers[name] = OtherTensor(buffer.clone())
-    return module
-
-
 _libraries: list[torch.library.Library] = []
 
 
 def register() -> None:
+    """Make the device known to torch, once: before the first backward pass of a process."""
     if _libraries:
         return
     backend_registration._setup_privateuseone_for_python_backend(OTHER)

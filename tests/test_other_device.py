@@ -34,7 +34,7 @@ from pyrosparse.infer import Annealing, Turbo, TurboVBI, schedules
 from pyrosparse.infer.captured import svi
 from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
 from pyrosparse.supports import Chain, Grid, Tree, UnitFactor
-from tests.other_device import available, moved, other_device, register
+from tests.other_device import OTHER, available, other_device, register
 
 pytestmark = pytest.mark.skipif(not available(), reason="this torch has no devices in Python")
 
@@ -75,7 +75,7 @@ def build(method: ps.Method, place: Callable[[Any], Any]) -> Problem:
 
 
 def there(thing: Any) -> Any:
-    return moved(thing) if isinstance(thing, nn.Module) else thing.to("other")
+    return thing.to(OTHER)
 
 
 def train(problem: Problem, **options: Any) -> list[float]:
@@ -318,7 +318,6 @@ CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     "diagnosed": ("weights", diagnosed),
     "kept in files": ("point", kept_in_files),
     **{f"compress {name}": ("point", partial(compressed, name)) for name in compress.METHODS},
-    "report of gates": ("point", partial(reported, "dependent-beta-bernoulli")),
     "drawn from the prior": ("grid", drawn_from_the_prior),
     "drawn from chains": ("chain", drawn_from_the_prior),
     "drawn from trees": ("tree", drawn_from_the_prior),
@@ -327,6 +326,7 @@ CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     "exported": ("point", exported),
     "laws of masks": ("point", laws_of_masks),
     "suite": ("point", benchmarked),
+    "report of gates": ("point", partial(reported, "dependent-beta-bernoulli")),
     "report of weights": ("point", partial(reported, "turbo-vbi")),
 }
 

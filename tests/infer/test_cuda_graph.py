@@ -1,5 +1,6 @@
 """Captured steps as CUDA graphs: on a GPU where there is one, and emulated on the CPU."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -336,3 +337,13 @@ def test_arguments_and_numbers_of_the_host_get_memory_on_the_gpu():
     assert [one.device for one in fixed.tensors] == [GPU, GPU]
     assert fixed.tensors[1].stride() == (1, 3)
     assert fixed.addresses() == []
+
+
+def test_a_constant_on_the_host_is_copied_once(monkeypatch):
+    monkeypatch.setattr(cuda_graph, "_is_number_on_host", lambda tensor, _: tensor.dim() == 0)
+    constant, cpu = torch.tensor(2.0), torch.device("cpu")
+    step = dataclasses.replace(graph_of(torch.ops.aten.mul.Tensor), constants=[constant])
+    fixed = FixedInputs(step, [torch.ones(3), constant], [], cpu)
+    assert fixed.tensors[1] is not constant and fixed.tensors[1] == 2.0
+    fixed.fill([torch.ones(3), torch.tensor(5.0)])
+    assert fixed.tensors[1] == 2.0

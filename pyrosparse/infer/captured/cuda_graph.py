@@ -37,6 +37,7 @@ class FixedInputs:
         device: torch.device,
     ) -> None:
         numbers = {index for index, one in enumerate(inputs) if _is_number_on_host(one, device)}
+        constants = range(len(inputs) - len(step.constants), len(inputs))
         copied = sorted({*numbers, *arguments})
         _refuse_work_elsewhere(step, inputs, copied, device)
         self.tensors = list(inputs)
@@ -47,7 +48,9 @@ class FixedInputs:
             self.tensors[index] = torch.empty_strided(
                 given.shape, given.stride(), dtype=given.dtype, device=device
             )
-        self._numbers = sorted(numbers)
+            if index in constants:
+                self.tensors[index].copy_(given)
+        self._numbers = sorted(numbers.difference(constants))
         self._copied = [index for index in copied if index not in numbers]
         self._in_place = [index for index in range(len(inputs)) if index not in copied]
 
