@@ -1,0 +1,132 @@
+"""A run by names, as the command line and suites have it: network, data, teacher and recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pyrosparse.recipes import find
+from pyrosparse.recipes.gates import BetaBernoulli
+from pyrosparse.recipes.option import Option, option, options
+from pyrosparse.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pyrosparse.recipes.result import Result
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that determines a run, in JSON values but for the recipe.
+
+    Raises ValueError on options out of range.
+
+    >>> Setup.of({"recipe": "magnitude", "sparsity": 0.5}).recipe.sparsity
+    0.5
+    """
+
+    network: str = option(
+        "fcn", "see `pyrosparse networks`; torchvision:MODEL; or package.module:function"
+    )
+    network_options: Mapping[str, Any] = option(
+        {}, "what the network's function takes, as JSON: '{\"hidden\": [100, 50]}'"
+    )
+    dataset: str = option(
+        "digits", "see `pyrosparse datasets`; a folder of images; or package.module:function"
+    )
+    normalise: Literal["standard", "unit"] = option(
+        "standard", "images of mean 0 and variance 1, or pixels in [0, 1]"
+    )
+    validation: float = option(
+        0.1, "share of the training data that is held out", within="[0, 1)"
+    )
+    seed: int = option(0, "seed of all random numbers", within="0..")
+    device: str = option("cpu", "what to compute on, as torch names it: cpu, cuda")
+    teacher: str = option(
+        "",
+        "network to distil: a run's folder, a network's file, weights, or package.module:function",
+    )
+    teacher_weight: float = option(0.5, "share of the teacher in the likelihood", within="[0, 1]")
+    teacher_temperature: float = option(
+        2.0, "temperature of the teacher's probabilities", within="(0, inf)"
+    )
+    recipe: Recipe = field(default_factory=BetaBernoulli)
+
+    def __post_init__(self) -> None:
+        for name, one in self.options().items():
+            one.check(getattr(self, name))
+
+    @classmethod
+    def options(cls) -> dict[str, Option]:
+        """The options by name, those of the recipe aside."""
+        return options(cls)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The setup with these values, as ``values`` gave them at any time: what was not there then
+        is as by default, what is there no more is left out, and a recipe may be called ``method``.
+
+        Raises ValueError on an unknown recipe.
+        """
+        name = values.get("recipe", values.get("method", BetaBernoulli.name))
+        recipe = find(name).of(values)
+        own = {key: values[key] for key in cls.options() if values.get(key) is not None}
+        return cls(**own, recipe=recipe)
+
+    def values(self) -> dict[str, Any]:
+        """All options by name, as JSON values; None where a rule is to settle one."""
+        own = {name: getattr(self, name) for name in self.options()}
+        return own | {"recipe": self.recipe.name} | self.recipe.values()
+
+    @property
+    def cell(self) -> str:
+        """Data set, network, recipe and level: ``mnist-fcn-magnitude-90``."""
+        return f"{self.dataset}-{self.network}-{self.recipe.cell}"
+
+    def run(
+        self,
+        *,
+        folder: Path | None = None,
+        pool: Path | None = None,
+        weights: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        """Load what is named, and compress it.
+
+        folder, pool, progress: as for ``compress``.
+        weights: a state dict to start from, as a trained network.
+
+        Raises ValueError where something is not found or the weights do not fit, and what
+        ``compress`` raises.
+
+        >>> values = {"recipe": "none", "epochs": 1, "network_options": {"hidden": (8,)}}
+        >>> Setup.of(values).run(progress=False).report.structure
+        '8-10'
+        """
+        from pyrosparse.recipes.named import check_device, load_data, load_network, load_teacher
+        from pyrosparse.recipes.run import compress
+
+        check_device(self.device)
+        data = load_data(self)
+        net = load_network(self, data, weights)
+        recipe = self.recipe
+        if weights is not None and "pretrain" in recipe.options():
+            recipe = replace(recipe, pretrain=0)  # type: ignore[call-arg]
+        return compress(
+            net,
+            data,
+            recipe,
+            model=load_teacher(self, net) if self.teacher else None,
+            validation=self.validation if self.validation and _undivided(data) else None,
+            folder=folder,
+            pool=pool,
+            seed=self.seed,
+            device=self.device,
+            progress=progress,
+        )
+
+
+def _undivided(data: Any) -> bool:
+    """Whether the data are in memory and not in parts yet."""
+    return isinstance(data, (tuple, list))
