@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyrosparse.assess.summary import Summary
 from pyrosparse.compact import Report
-from pyrosparse.compress import Compaction
+from pyrosparse.recipes.compaction import Compaction
 
 Cost = tuple[str, str, str, str]
 
@@ -14,7 +14,7 @@ def costs(summary: Summary) -> list[Cost]:
 
     Empty where there is no compact network.
 
-    >>> from pyrosparse.compress import Compaction
+    >>> from pyrosparse.recipes import Compaction
     >>> report = Report("3-2", (23, 14), {"0": (12, 6)}, (300, 260), {1: (2e-3, 1e-3)})
     >>> compaction = Compaction(report, "", "", {"0.input": (2, 4)})
     >>> toy = Summary("Toy", 9, 0, 9, 0.9, 0.3, 23, 20, [], 300, 280, 2.0, None, compaction, 270)
@@ -67,7 +67,7 @@ def remark(summary: Summary) -> str:
     """What a reader of the costs should know: why there is no compact network, or why zeros saved
     little work; or "".
 
-    >>> from pyrosparse.compress import Compaction
+    >>> from pyrosparse.recipes import Compaction
     >>> compaction = Compaction(None, "", "nothing is left of 'fc1'", {"fc1.input": (0, 64)})
     >>> remark(Summary("Toy", 9, 0, 9, 0.1, 2.3, 23, 0, [], 300, 280, 2.0, None, compaction))
     "There is no compact network: nothing is left of 'fc1'. The gates closed all of fc1.input: ..."
@@ -89,7 +89,7 @@ def remark(summary: Summary) -> str:
         return (
             f"Of the weights {100 * summary.sparsity:.4g} % are zero, but of the work "
             f"{100 * after / before:.3g} % stays: the zeros are scattered, and only units without "
-            "any other weight can be cut out. --method beta-bernoulli closes whole units."
+            "any other weight can be cut out. The recipe beta-bernoulli closes whole units."
         )
     return ""
 

@@ -6,27 +6,34 @@ import itertools
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pyrosparse import data as data_sets
-from pyrosparse.compress import Settings
-from pyrosparse.compress.families import EVIDENCE, GATING, TURBO
 from pyrosparse.errors import unknown_name
+from pyrosparse.recipes import RECIPES, find
+from pyrosparse.recipes.setup import Setup
+
+_FIGURES = ("accuracy", "error", "speedup", "memory", "left", "structure", "macs")
 
 
 @dataclass(frozen=True)
 class Job:
     """One run of a suite: a cell of its table under one seed."""
 
-    cell: str
-    settings: Settings
+    setup: Setup
+
+    @property
+    def cell(self) -> str:
+        """Data set, network, recipe and level."""
+        return self.setup.cell
 
     @property
     def id(self) -> str:
         """The run's name, unique in its suite."""
-        return f"{self.cell}-seed{self.settings.seed}"
+        return f"{self.cell}-seed{self.setup.seed}"
 
 
 @dataclass(frozen=True)
@@ -49,15 +56,14 @@ class Suite:
     paper: dict[str, Mapping[str, Any]]
     outside: str | None = None
 
-    @property
-    def gated(self) -> bool:
-        """Whether it has runs that close gates, whose networks' size is what matters."""
-        return any(job.settings.gated for job in self.jobs)
-
-    @property
-    def structured(self) -> bool:
-        """Whether it has runs of Turbo-VBI, whose networks' structure is what matters."""
-        return any(job.settings.method in TURBO for job in self.jobs)
+    def matching(self, only: str) -> list[Job]:
+        """The runs whose name matches a glob; raises ValueError where none does."""
+        wanted = [job for job in self.jobs if fnmatchcase(job.id, only)]
+        if not wanted:
+            raise ValueError(
+                f"no run of {self.name} matches {only!r}; the first is {self.jobs[0].id!r}"
+            )
+        return wanted
 
 
 def suites() -> list[str]:
@@ -76,7 +82,8 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
     seeds:  so many seeds in every cell, instead of what the suite asks for.
     device: what its runs are computed on, instead of what the suite asks for.
 
-    Raises ValueError on an unknown name or a setting that does not exist.
+    Raises ValueError on an unknown name or option, and where no recipe of a grid has an option
+    of it.
 
     >>> load("bayesian-pruning").jobs[0].id
     'mnist-fcn-none-seed0'
@@ -93,11 +100,11 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
     for grid in content["grid"]:
         for job in _expand(content.get("settings", {}), grid, seeds):
             if device is not None:
-                job = Job(job.cell, replace(job.settings, device=device))
+                job = Job(replace(job.setup, device=device))
             jobs.setdefault(job.id, job)
-    paper: dict[str, Mapping[str, Any]] = {}
-    for row in content.get("paper", []):
-        paper |= dict(_published(row))
+    paper = dict(
+        published for row in content.get("paper", []) for published in _published(row)
+    )
     outside = content.get("outside")
     if outside is not None and outside not in data_sets.names() and not Path(outside).is_dir():
         raise unknown_name("outside data set", outside, data_sets.names())
@@ -105,40 +112,40 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
 
 
 def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The figures of one row: accuracies by method, a list of each figure along kl_scale, or
-    accuracy and structure at a share of active weights."""
-    where = row["dataset"], row["network"]
-    if "structure" in row:
-        keys = ("accuracy", "left", "structure", "macs")
-        yield _cell(*where, row["method"], row["active"]), {key: row[key] for key in keys}
+    """The figures of one row by cell: accuracies by recipe, or one recipe's figures, in lists where
+    an option runs along one."""
+    figures = {name: row[name] for name in _FIGURES if name in row}
+    options = {name: value for name, value in row.items() if name not in figures}
+    if isinstance(row.get("accuracy"), Mapping):
+        for recipe, value in row["accuracy"].items():
+            yield Setup.of(options | {"recipe": recipe}).cell, {"accuracy": value}
         return
-    if "accuracy" in row:
-        for method, value in row["accuracy"].items():
-            yield _cell(*where, method, row["sparsity"]), {"accuracy": value}
-        return
-    figures = [name for name in ("error", "speedup", "memory") if name in row]
-    for index, level in enumerate(row["kl_scale"]):
-        yield _cell(*where, row["method"], level), {name: row[name][index] for name in figures}
+    along = [name for name, value in options.items() if isinstance(value, list)]
+    if not along:
+        yield Setup.of(options).cell, figures
+    for name in along:
+        for index, value in enumerate(options[name]):
+            one = {key: of_all[index] for key, of_all in figures.items()}
+            yield Setup.of(options | {name: value}).cell, one
 
 
 def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> Iterator[Job]:
+    known = {*Setup.options(), "recipe", "seeds"} - {"seed"}
+    for name in {**shared, **grid}:
+        if name not in known.union(*(recipe.options() for recipe in RECIPES)):
+            everything = known.union(*(recipe.options() for recipe in RECIPES))
+            raise unknown_name("setting in a suite", name, sorted(everything))
     settings = {**shared, **grid}
-    known = set(Settings.__dataclass_fields__) - {"seed"} | {"seeds"}
-    for name in settings:
-        if name not in known:
-            raise unknown_name("setting in a suite", name, known)
+    recipes = settings.get("recipe", Setup().recipe.name)
+    having = [find(one) for one in (recipes if isinstance(recipes, list) else [recipes])]
+    for name in grid.keys() - known:
+        if not any(name in recipe.options() for recipe in having):
+            told = ", ".join(recipe.name for recipe in having)
+            raise ValueError(f"a grid of {told} has {name}, which is no option of any of them")
     repeat = seeds if seeds is not None else settings.get("seeds", 1)
     settings.pop("seeds", None)
     axes = {key: value for key, value in settings.items() if isinstance(value, list)}
     for values in itertools.product(*axes.values()):
         for seed in range(repeat):
-            chosen = Settings(**{**settings, **dict(zip(axes, values, strict=True)), "seed": seed})
-            yield Job(_cell(chosen.dataset, chosen.network, chosen.label, chosen.level), chosen)
-
-
-def _cell(dataset: str, network: str, method: str, level: float | None) -> str:
-    if method in ("none", "dense") or level is None:
-        return f"{dataset}-{network}-{method}"
-    # Of all other methods the level is a share of the weights.
-    shown = level if method in GATING or method in EVIDENCE else 100 * level
-    return f"{dataset}-{network}-{method}-{shown:g}"
+            chosen = {**settings, **dict(zip(axes, values, strict=True)), "seed": seed}
+            yield Job(Setup.of(chosen))

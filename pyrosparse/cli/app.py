@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -64,3 +67,17 @@ def width(stream: TextIO) -> int | None:
     are as long as they need to be."""
     bounded = stream.isatty() or "COLUMNS" in os.environ
     return Console(file=stream).width if bounded else None
+
+
+@contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """Within, the package's log goes to the standard error."""
+    log, handler = logging.getLogger("pyrosparse"), logging.StreamHandler(sys.stderr)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
-from pyrosparse import data
-from pyrosparse import networks as known_networks
-from pyrosparse.assess import tables
 from pyrosparse.cli.app import app, say
-from pyrosparse.compress import METHODS
+from pyrosparse.recipes import RECIPES
 
 _DATASETS = {
     "digits": "8 x 8 grey images of digits, 10 classes; comes with scikit-learn",
@@ -19,14 +14,20 @@ _DATASETS = {
 
 
 @app.command()
-def methods() -> None:
-    """List the methods."""
-    say(tables.listing("method", "what it does", rows=list(METHODS.items())))
+def recipes() -> None:
+    """List the recipes, each with the option that trades size for accuracy."""
+    from pyrosparse.assess import tables
+
+    rows = [(one.name, one.knob.replace("_", "-"), one.summary()) for one in RECIPES]
+    say(tables.listing("recipe", "knob", "what it does", rows=rows))
 
 
 @app.command()
 def datasets() -> None:
     """List the data sets."""
+    from pyrosparse import data
+    from pyrosparse.assess import tables
+
     rows = [(name, _DATASETS.get(name, "")) for name in data.names()]
     say(tables.listing("data set", "what it is", rows=rows))
     say(f"kept in {data.default_root()}; any folder of images in one folder a class will do too")
@@ -35,6 +36,11 @@ def datasets() -> None:
 @app.command()
 def networks() -> None:
     """List the networks, with their parameters for 3 x 32 x 32 images of 10 classes."""
+    import torch
+
+    from pyrosparse import networks as known_networks
+    from pyrosparse.assess import tables
+
     rows = []
     for name in known_networks.names():
         with torch.device("meta"):  # shapes alone: no time and no memory

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,6 +85,28 @@ class Setup:
     def cell(self) -> str:
         """Data set, network, recipe and level: ``mnist-fcn-magnitude-90``."""
         return f"{self.dataset}-{self.network}-{self.recipe.cell}"
+
+    def command(self, *more: str) -> str:
+        """The shell command that repeats a run; what is not in it is as by default.
+
+        >>> Setup.of({"recipe": "magnitude", "sparsity": 0.5, "freeze": False}).command()
+        'pyrosparse compress magnitude --sparsity 0.5 --no-freeze'
+        """
+        words = ["pyrosparse", "compress", self.recipe.name]
+        for owner in (self, self.recipe):
+            for name, one in owner.options().items():
+                value, flag = getattr(owner, name), name.replace("_", "-")
+                if value == one.default:
+                    continue
+                if isinstance(value, bool):
+                    words.append(f"--{flag}" if value else f"--no-{flag}")
+                elif isinstance(value, Mapping) and one.number is not None:
+                    pairs = (f"{key}={number}" for key, number in value.items())
+                    words += [f"--{flag}", ",".join(pairs)]
+                else:
+                    text = json.dumps(value) if isinstance(value, Mapping) else str(value)
+                    words += [f"--{flag}", text]
+        return shlex.join([*words, *more])
 
     def run(
         self,

@@ -102,7 +102,7 @@ def split(
     train, test = _held_out(train, test, "test", seed)
     train, validation = _held_out(train, validation, "validation", seed)
     parts = [_to(part, device) for part in (train, validation, test)]
-    return Split(*parts, n=_count(train), name=name, classes=classes)
+    return Split(*parts, n=count(train), name=name, classes=classes)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -163,19 +163,22 @@ def _held_out(train: Any, part: Any, what: str, seed: int) -> tuple[Any, Any]:
         return train, None
     if not _in_memory(train):
         raise ValueError(f"nothing can be held out of a loader: give {what} data of their own")
-    n = _count(train)
-    count = max(1, round(part * n))
-    if count >= n:
+    n = count(train)
+    some = max(1, round(part * n))
+    if some >= n:
         raise ValueError(f"{n} data leave nothing to train on: give {what} data of their own")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return _rows(train, order[count:].sort().values), _rows(train, order[:count].sort().values)
+    return _rows(train, order[some:].sort().values), _rows(train, order[:some].sort().values)
 
 
 def _in_memory(part: Any) -> bool:
     return isinstance(part, (Examples, tuple))
 
 
-def _count(part: Any) -> int:
+def count(part: Any) -> int:
+    """How many data a part has; 0 where there is none."""
+    if part is None:
+        return 0
     if isinstance(part, tuple):
         return len(part[0])
     if isinstance(part, Examples):
