@@ -39,8 +39,8 @@ def run(
     Leaves ``config.json``, ``weights.safetensors`` (sparse: ``load_sparse``),
     ``compact.safetensors`` (``ps.load``) and ``account.txt``, ``summary.json``, PNG plots and
     ``report.html``, each whole or not at all; and of each stage ``metrics.jsonl`` and
-    ``checkpoint.safetensors``, where there are several in a folder a stage. Where no compact network
-    can be made, the summary says why.
+    ``checkpoint.safetensors``, where there are several in a folder a stage. Where no compact
+    network can be made, the summary says why.
 
     Raises ValueError where the folder has a run of other options, OSError where it cannot be
     written to, and what ``compress`` and ``load_weights`` raise.

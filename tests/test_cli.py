@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from pyrosparse.compress import METHODS, Settings
 from typer.testing import CliRunner
 
 import pyrosparse
 from pyrosparse import bench, data, networks, run_folder
 from pyrosparse.cli import app
 from pyrosparse.compact.storage import load_sparse
-from pyrosparse.compress import METHODS, Settings
 from pyrosparse.infer import checkpoint
 
 NET = ["--network-options", '{"hidden": [8]}']

@@ -15,6 +15,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import Predictive, TraceMeanField_ELBO
+from pyrosparse.compress.families import options_of
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -22,7 +23,6 @@ import pyrosparse as ps
 from pyrosparse import bench, compress, run_folder
 from pyrosparse.assess import adversarial_fine_tune, fgsm
 from pyrosparse.compact import active_features
-from pyrosparse.compress.families import options_of
 from pyrosparse.distributions import (
     BipartiteGibbsMask,
     GibbsMask,

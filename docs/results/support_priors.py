@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyrosparse.compress import Settings
+from pyrosparse.compress.methods import turbo
 from torch import Tensor, nn
 
 import pyrosparse as ps
 from pyrosparse import machine
 from pyrosparse.compact.quality import quality
-from pyrosparse.compress import Settings
-from pyrosparse.compress.methods import turbo
 from pyrosparse.data import DataSet
 from pyrosparse.files import write_atomically
 from pyrosparse.infer import schedules

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyrosparse.compress import Outcome, compress
+from pyrosparse.compress.pretraining import shared
 
 import pyrosparse as ps
 from pyrosparse import bench, machine
 from pyrosparse.assess import plots
-from pyrosparse.compress import Outcome, compress
-from pyrosparse.compress.pretraining import shared
 from pyrosparse.files import write_atomically
 from pyrosparse.lift import lift
 

@@ -111,7 +111,8 @@ def _gates_by_class(result: Result) -> dict[str, Figure]:
         return {}
     active = active_features(result.posterior, data, classes=len(classes))
     drawn = {"class_correlations": gate_plots.class_correlations(active)}
-    first, shape = next(iter(active.values())), data.x.shape[1:]
-    if len(shape) == 3 and shape[0] == 1 and len(first.frequency) == shape[1] * shape[2]:
-        drawn["input_regions"] = gate_plots.input_regions(first, tuple(shape[1:]), classes)
+    first = next(iter(active.values()))
+    channels, height, width = data.x.shape[1:] if data.x.dim() == 4 else (0, 0, 0)
+    if channels == 1 and len(first.frequency) == height * width:
+        drawn["input_regions"] = gate_plots.input_regions(first, (height, width), classes)
     return drawn

@@ -109,7 +109,7 @@ class Summary:
         }
 
 
-def summarize(result: Outcome, folder: Path) -> Summary:
+def summarize(result: Result, folder: Path) -> Summary:
     """Write the networks of a run to files, and count and measure what is left.
 
     folder: gets ``weights.safetensors`` (sparse) and, where there is a compact network,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from pyrosparse.bench.cell import Cell, Difference, spread
@@ -22,14 +22,14 @@ def _paper(name: str, factor: float = 1.0) -> Column:
 
 
 ACCURACY: list[Column] = [
-    ("ours, %", lambda cell: spread(cell.accuracies, 2)),
+    ("ours, %", lambda cell: _percent([line["test_accuracy"] for line in cell.lines])),
     _SEEDS,
     ("sparsity, %", lambda cell: f"{100 * cell.sparsity:.1f}"),
     ("paper, %", _paper("accuracy", 100)[1]),
     (
         "difference",
         lambda cell: (
-            f"{mean(cell.accuracies) - 100 * cell.paper['accuracy']:+.2f}"
+            f"{100 * (_accuracy(cell) - cell.paper['accuracy']):+.2f}"
             if "accuracy" in cell.paper
             else ""
         ),
@@ -70,7 +70,9 @@ PREDICTIVE: list[Column] = [
     ("OOD AUROC", lambda cell: spread(cell.predictive("ood_auroc"), 4)),
     (
         "elpd (s.e.)",
-        lambda cell: f"{mean(cell.predictive('elpd')):.1f} ({mean(cell.predictive('elpd_se')):.1f})",
+        lambda cell: (
+            f"{mean(cell.predictive('elpd')):.1f} ({mean(cell.predictive('elpd_se')):.1f})"
+        ),
     ),
     ("sparsity, %", lambda cell: spread([100 * line["sparsity"] for line in cell.lines], 1)),
     ("NLL less dense's (s.e.)", lambda cell: _difference(cell.against("none", "network"))),
@@ -109,6 +111,16 @@ def contents(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     columns, ordered = columns_of(cells)
     rows = [[cell.name, *(text(cell) for _, text in columns)] for cell in ordered]
     return ["cell", *(name for name, _ in columns)], rows
+
+
+def _accuracy(cell: Cell) -> float:
+    return mean(line["test_accuracy"] for line in cell.lines)
+
+
+def _percent(shares: Sequence[float]) -> str:
+    # A mean of percentages rounds otherwise in some last digit.
+    deviation = f" ± {100 * stdev(shares):.2f}" if len(shares) > 1 else ""
+    return f"{100 * mean(shares):.2f}{deviation}"
 
 
 def _difference(one: Difference | None) -> str:

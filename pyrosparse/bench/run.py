@@ -76,9 +76,7 @@ def _run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
     # Before the training: what is wrong with them shall not cost one.
     others = outside_inputs(setup, outside) if outside is not None else None
     result = setup.run(folder=scratch / job.id, pool=scratch, progress=False)
-    before = sum(
-        stage.seconds for stage in result.stages if stage.name.endswith(Pretraining.name)
-    )
+    before = sum(stage.seconds for stage in result.stages if stage.name.endswith(Pretraining.name))
     line = {
         "id": job.id,
         "cell": job.cell,

@@ -102,9 +102,7 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
             if device is not None:
                 job = Job(replace(job.setup, device=device))
             jobs.setdefault(job.id, job)
-    paper = dict(
-        published for row in content.get("paper", []) for published in _published(row)
-    )
+    paper = dict(published for row in content.get("paper", []) for published in _published(row))
     outside = content.get("outside")
     if outside is not None and outside not in data_sets.names() and not Path(outside).is_dir():
         raise unknown_name("outside data set", outside, data_sets.names())

@@ -23,9 +23,7 @@ app.add_typer(
 
 
 def _add(recipe: type[Recipe]) -> None:
-    def command(
-        weights: Path | None, output: Path | None, quiet: bool, **values: Any
-    ) -> None:
+    def command(weights: Path | None, output: Path | None, quiet: bool, **values: Any) -> None:
         _compress(recipe, values, weights, output, quiet)
 
     others = ", ".join(one.name for one in RECIPES if one is not recipe)

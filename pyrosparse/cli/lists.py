@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich.table import Table
+
 from pyrosparse.cli.app import app, say
 from pyrosparse.recipes import RECIPES
 
@@ -16,20 +20,17 @@ _DATASETS = {
 @app.command()
 def recipes() -> None:
     """List the recipes, each with the option that trades size for accuracy."""
-    from pyrosparse.assess import tables
-
     rows = [(one.name, one.knob.replace("_", "-"), one.summary()) for one in RECIPES]
-    say(tables.listing("recipe", "knob", "what it does", rows=rows))
+    say(_listing("recipe", "knob", "what it does", rows=rows))
 
 
 @app.command()
 def datasets() -> None:
     """List the data sets."""
     from pyrosparse import data
-    from pyrosparse.assess import tables
 
     rows = [(name, _DATASETS.get(name, "")) for name in data.names()]
-    say(tables.listing("data set", "what it is", rows=rows))
+    say(_listing("data set", "what it is", rows=rows))
     say(f"kept in {data.default_root()}; any folder of images in one folder a class will do too")
 
 
@@ -39,7 +40,6 @@ def networks() -> None:
     import torch
 
     from pyrosparse import networks as known_networks
-    from pyrosparse.assess import tables
 
     rows = []
     for name in known_networks.names():
@@ -47,5 +47,13 @@ def networks() -> None:
             net = known_networks.create(name, (3, 32, 32), 10)
         count = sum(parameter.numel() for parameter in net.parameters())
         rows.append((name, f"{count:,}", known_networks.describe(name)))
-    say(tables.listing("network", "parameters", "what it is", rows=rows))
+    say(_listing("network", "parameters", "what it is", rows=rows))
     say("parameters are for 3 x 32 x 32 images; torchvision:<model> names torchvision's own")
+
+
+def _listing(*columns: str, rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table of names and what they mean."""
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from pyrosparse.errors import unknown_name
 from pyrosparse.recipes import RECIPES, find, names
-from pyrosparse.recipes.option import Option, Rule
+from pyrosparse.recipes.option import Option
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.setup import Setup
 
@@ -80,7 +80,7 @@ def _parameter(one: Option, panel: str) -> inspect.Parameter:
         one.name,
         kind | None,
         _help(one),
-        show_default=_shown(one.default),
+        show_default=False,
         rich_help_panel=panel,
         metavar="|".join(one.choices) if one.choices else None,
     )
@@ -90,9 +90,9 @@ def _keyword(
     name: str, kind: Any, help: str, default: Any = None, flag: str = "", **options: Any
 ) -> inspect.Parameter:
     words = [flag] if flag else []
-    annotation = Annotated[kind, typer.Option(*words, help=f"{help[:1].upper()}{help[1:]}.", **options)]
+    told = typer.Option(*words, help=f"{help[:1].upper()}{help[1:]}.", **options)
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, told]
     )
 
 
@@ -100,15 +100,17 @@ def _help(one: Option) -> str:
     text = one.help
     if one.within and one.within != "(0, inf)":
         text += f", {one.within.replace('..', ' or more')}"
-    return f"{text}; or by name, 'conv*=20,*=1'" if one.by_name and one.number else text
+    if one.by_name and one.number:
+        text += "; or by name, 'conv*=20,*=1'"
+    return f"{text}. Default: {_shown(one.default)}" if _shown(one.default) else text
 
 
-def _shown(default: Any) -> str | bool:
+def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
-    if isinstance(default, Rule):
-        return default.text
-    return f"{default:g}" if isinstance(default, float) else str(default or False) or False
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "" if default in ("", {}) else str(default)
 
 
 def given(values: Mapping[str, Any], recipe: type[Recipe]) -> dict[str, Any]:
@@ -120,9 +122,7 @@ def given(values: Mapping[str, Any], recipe: type[Recipe]) -> dict[str, Any]:
     {'epochs': 3, 'kl_scale': {'conv*': 20, '*': 1}}
     """
     known = Setup.options() | recipe.options()
-    return {
-        name: _read(known[name], value) for name, value in values.items() if value is not None
-    }
+    return {name: _read(known[name], value) for name, value in values.items() if value is not None}
 
 
 def _read(one: Option, value: Any) -> Any:
@@ -150,4 +150,3 @@ def _number(flag: str, text: str) -> float:
         raise ValueError(
             f"{flag} is a number, or numbers by name, 'conv*=20,*=1'; got {text!r}"
         ) from None
-

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pyrosparse import bench
 
 _Suite = Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")]
-_Results = typer.Option(help="By default docs/results/SUITE.jsonl, or below runs/bench/ without it.")
+_Results = typer.Option(
+    help="By default docs/results/SUITE.jsonl, or below runs/bench/ without it."
+)
 
 
 @app.command("bench")

@@ -52,9 +52,7 @@ class Gibbs(Masked):
         within="(0, inf)",
     )
     beta_end: Auto[float] = option(
-        Rule(
-            "1e4, of filters 1", _by_structure({key: pair[1] for key, pair in _BETAS.items()}, 1)
-        ),
+        Rule("1e4, of filters 1", _by_structure({key: pair[1] for key, pair in _BETAS.items()}, 1)),
         "inverse temperature in the end",
         within="(0, inf)",
     )
@@ -124,4 +122,4 @@ class Reinitialised(Gibbs):
                 reset: Any = getattr(module, "reset_parameters", None)
                 if reset is not None:
                     reset()
-        return {one.key: one.value != 0 for one in before.targets if one.key in targets}
+        return {name: before.net.get_parameter(name) != 0 for name in targets}

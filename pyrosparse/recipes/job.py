@@ -149,4 +149,3 @@ class Job:
         }
         code = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
         return f"{self.recipe.name}-{code}"
-

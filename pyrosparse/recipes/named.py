@@ -64,9 +64,7 @@ def load_data(setup: Setup) -> Any:
     return data_sets.load(setup.dataset, **options)
 
 
-def load_network(
-    setup: Setup, data: Any, weights: Mapping[str, Tensor] | None = None
-) -> nn.Module:
+def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The network of a setup, with its first weights from the seed.
 
     weights: a state dict to start from instead.

@@ -6,7 +6,6 @@ import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -137,7 +136,6 @@ def _in_words(within: str) -> str:
     return f"{within[:-2]} or more" if within.endswith("..") else f"in {within}"
 
 
-@cache
 def options(cls: type) -> dict[str, Option]:
     """The options of a class, by name, in their order.
 

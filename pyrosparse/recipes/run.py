@@ -24,7 +24,7 @@ from pyrosparse.recipes.compaction import compacted
 from pyrosparse.recipes.job import Job, Likelihood
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.result import Result
-from pyrosparse.recipes.split import Split, split
+from pyrosparse.recipes.split import split
 
 
 def compress(
@@ -72,7 +72,7 @@ def compress(
     >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
     >>> result = ps.compress(net, (x, y), ps.recipes.Magnitude(epochs=2), progress=False)
     >>> round(result.sparsity, 2)
-    0.89
+    0.91
     """
     recipe = recipe or _default()
     parts = split(data, validation, test, seed=seed, device=device)
@@ -127,7 +127,16 @@ def _result(job: Job, bnn: Lifted) -> Result:
         else:
             scores[name] = _scores(job, one, classifies)
     return Result(
-        job.recipe, data, net, whole, original, bnn, job.model(bnn), small, compaction, scores,
+        job.recipe,
+        data,
+        net,
+        whole,
+        original,
+        bnn,
+        job.model(bnn),
+        small,
+        compaction,
+        scores,
         job.stages,
     )
 

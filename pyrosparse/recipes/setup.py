@@ -40,9 +40,7 @@ class Setup:
     normalise: Literal["standard", "unit"] = option(
         "standard", "images of mean 0 and variance 1, or pixels in [0, 1]"
     )
-    validation: float = option(
-        0.1, "share of the training data that is held out", within="[0, 1)"
-    )
+    validation: float = option(0.1, "share of the training data that is held out", within="[0, 1)")
     seed: int = option(0, "seed of all random numbers", within="0..")
     device: str = option("cpu", "what to compute on, as torch names it: cpu, cuda")
     teacher: str = option(

@@ -90,7 +90,8 @@ def split(
     >>> len(found.train), len(found.validation), len(found.test), found.train.x.dtype
     (6, 2, 2, torch.float32)
     """
-    name, classes = "data", ()
+    name: str = "data"
+    classes: tuple[str, ...] = ()
     if isinstance(data, DataSet):
         name, classes = data.name, data.classes
         validation = data.validation if validation is None else validation
@@ -101,8 +102,8 @@ def split(
         test = HELD_OUT
     train, test = _held_out(train, test, "test", seed)
     train, validation = _held_out(train, validation, "validation", seed)
-    parts = [_to(part, device) for part in (train, validation, test)]
-    return Split(*parts, n=count(train), name=name, classes=classes)
+    train, validation, test = (_to(part, device) for part in (train, validation, test))
+    return Split(train, validation, test, count(train), name, classes)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

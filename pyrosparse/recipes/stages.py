@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pyrosparse.recipes import shared
-from pyrosparse.recipes.option import Auto, Rule, option
+from pyrosparse.recipes.option import Auto, option
 from pyrosparse.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -54,7 +53,5 @@ class StartsTrained(Recipe):
     def pretrained(self, job: Job) -> None:
         """Train the network of a job, unless it is trained; it is kept as it is then."""
         if self.pretrain:
-            job.stage(
-                Pretraining.of(self.values() | {"epochs": self.pretrain}), Pretraining.name
-            )
+            job.stage(Pretraining.of(self.values() | {"epochs": self.pretrain}), Pretraining.name)
         job.keep()

@@ -3,9 +3,9 @@
 import io
 
 import pytest
+from pyrosparse.assess.suite_tables import suite
 from rich.console import Console
 
-from pyrosparse.assess.suite_tables import suite
 from pyrosparse.bench import StructureRow
 
 ROWS = [

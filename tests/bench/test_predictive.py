@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pyrosparse.assess.suite_tables import suite_markdown
+from pyrosparse.compress import Settings
 from typer.testing import CliRunner
 
 from pyrosparse import bench, data
-from pyrosparse.assess.suite_tables import suite_markdown
 from pyrosparse.bench.predictive import outside_inputs, packed
 from pyrosparse.cli import app
-from pyrosparse.compress import Settings
 
 SUITE = """
 title = "Tiny"

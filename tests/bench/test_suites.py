@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyrosparse.assess.suite_tables import suite_markdown
 
 from pyrosparse import bench
 from pyrosparse.assess import plots, size_plots
-from pyrosparse.assess.suite_tables import suite_markdown
 
 ROOT = Path(__file__).parents[2]
 

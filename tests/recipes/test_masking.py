@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from pyrosparse.compress import METHODS, Settings, compress
+from pyrosparse.compress.families import MASKING, options_of
+from pyrosparse.compress.mask_settings import annealing, gibbs
 from torch import nn
 
 from pyrosparse import run_folder
 from pyrosparse.bench import suite
-from pyrosparse.compress import METHODS, Settings, compress
-from pyrosparse.compress.families import MASKING, options_of
-from pyrosparse.compress.mask_settings import annealing, gibbs
 from pyrosparse.method import Posterior
 from tests.stopped import stopped_after
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pyrosparse import run_folder
 from pyrosparse.compress import Settings, compress
 from pyrosparse.compress.methods import reduction_pruner
+
+from pyrosparse import run_folder
 from tests.stopped import stopped_after
 
 TINY = Settings(

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 
 import pytest
-
 from pyrosparse.compress import METHODS, Settings
 from pyrosparse.compress.methods import beta_bernoulli, pruner
 

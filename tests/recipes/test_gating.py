@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from pyrosparse.compress import Settings, compress
+from pyrosparse.compress.pretraining import shared
 from torch import Tensor, nn
 
 import pyrosparse as ps
 from pyrosparse import networks, run_folder
 from pyrosparse.compact.storage import load_sparse
-from pyrosparse.compress import Settings, compress
-from pyrosparse.compress.pretraining import shared
 from tests.stopped import stopped_after
 
 # One size of batch only, because a step of every other size is captured anew.

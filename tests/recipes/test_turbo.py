@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from pyrosparse.compress import Settings, compress
+from pyrosparse.compress.turbo import train
 
 from pyrosparse import data, networks, run_folder
 from pyrosparse.assess import summarize
-from pyrosparse.compress import Settings, compress
-from pyrosparse.compress.turbo import train
 from tests.stopped import stopped_after
 
 TINY = Settings(

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-
-import pyrosparse as ps
 from pyrosparse.compress import Settings, compress
 from pyrosparse.compress.outcome import Outcome
+
+import pyrosparse as ps
 
 
 def settings(**options: Any) -> Settings:
