@@ -93,7 +93,8 @@ _PLACES = {
     "lift": "Lifted lift",
     "masks": "Masks",
     "method": "Method from_pyro",
-    "methods": "BetaBernoulli DependentBetaBernoulli Gaussian Gibbs Horseshoe SupportMRF generative",
+    "methods": "BetaBernoulli DependentBetaBernoulli Gaussian Gibbs Horseshoe SupportMRF "
+    "generative",
     "models": "classifier regressor",
     "recipes.run": "compress",
     "target": "Target gates inputs outputs weights",

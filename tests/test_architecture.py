@@ -34,8 +34,9 @@ ALLOWED = {
     "diagnostics": LIFTING | {"evidence", "compact", "data", "diagnostics"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
     "locks.py": set(),
-    "compress": RUNNING | {"compress"},
-    "assess": RUNNING | {"diagnostics", "compress", "bench", "assess"},
+    "recipes": RUNNING | {"distill", "recipes", "weights_file"},
+    "bench": RUNNING | {"diagnostics", "recipes", "bench", "machine"},
+    "assess": RUNNING | {"diagnostics", "recipes", "bench", "assess"},
 }
 
 

@@ -38,8 +38,8 @@ class Cell:
     """One cell of a suite's table.
 
     lines:    its result lines, one a seed.
-    paper:    published figures: ``accuracy`` in [0, 1], ``error``, ``memory``, ``left``, ``macs`` in
-              %, ``speedup``, ``structure``; those that there are.
+    paper:    published figures: ``accuracy`` in [0, 1], ``error``, ``memory``, ``left`` and
+              ``macs`` in %, ``speedup``, ``structure``; those that there are.
     kin:      the lines of all cells on the same data and network.
     predicts: of lines with predictive figures, ``network`` or ``posterior``.
 

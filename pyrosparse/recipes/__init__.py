@@ -1,6 +1,6 @@
 """Recipes: what papers do with a method to a network, from start to end.
 
-A recipe is a frozen dataclass of options; ``pyrosparse.compress(net, data, recipe)`` carries it out.
+A recipe is a frozen dataclass of options; ``pyrosparse.compress(net, data, recipe)`` runs it.
 """
 
 from importlib import import_module

@@ -80,8 +80,8 @@ class Dense(Recipe):
         return bnn
 
     def _lifted(self, net: nn.Module) -> Lifted:
-        """The network with the Gaussian prior on all its convolutions (where it has none, on all its
-        weights), and with masks where they are to be drawn."""
+        """The network with the Gaussian prior on all its convolutions (without any, on all its
+        weights), and with masks where they are drawn."""
         from pyrosparse.lift import lift
         from pyrosparse.methods import Gaussian
         from pyrosparse.target import weights

@@ -21,8 +21,8 @@ class Recipe:
     """What is done to a network from start to end; subclass it, and list the class in
     ``pyrosparse.recipes``.
 
-    Every field is an ``option``. What ``train`` imports of torch and Pyro, it imports within, so that
-    the command line can list recipes at once.
+    Every field is an ``option``. What needs torch is imported within methods, so that the command
+    line can list recipes at once.
 
     name: on the command line, in suites and in results.
     knob: the option that trades size for accuracy, which tells runs apart; "" for none.

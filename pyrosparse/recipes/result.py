@@ -31,7 +31,7 @@ class Result:
     small:      the compact network; None where there is none.
     compaction: what it costs, or why there is none.
     scores:     of ``before``, ``after`` and ``compact`` on the test data (without any, on the
-                training data): ``nll``, nats per datum, and of classifiers ``accuracy`` and ``ece``.
+                training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``.
     stages:     each training with its name and history.
     """
 

@@ -44,10 +44,10 @@ def compress(
 ) -> Result:
     """Train a network by a recipe, take away what it can do without, and measure what is left.
 
-    net:        any module, trained or not; it is copied, and stays as it is. Where it is trained,
-                give recipes that start from a trained network ``pretrain=0``.
-    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row; or
-                a loader of such batches.
+    net:        any module, trained or not; it is copied, and stays as it is. Where it is trained
+                already, give recipes that begin with a trained network ``pretrain=0``.
+    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row;
+                or a loader of such batches.
     recipe:     one of ``pyrosparse.recipes``; by default ``BetaBernoulli()``.
     model:      makes the Pyro model of a network and the number of data; by default ``classifier``.
                 ``lambda bnn, n: ps.regressor(bnn, n, noise=0.3)``, ``ps.distill`` or your own.

@@ -77,8 +77,8 @@ def split(
 ) -> Split:
     """Data in three parts.
 
-    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row; or
-                a loader of such batches.
+    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row;
+                or a loader of such batches.
     validation: likewise, or the share of the training data to hold out, at random by the seed.
     test:       likewise; of data in memory a fifth by default. A loader holds out nothing.
     device:     where data in memory go; by default they stay.
@@ -133,8 +133,8 @@ def _part(data: Any) -> Any:
     if hasattr(data, "__iter__") and hasattr(data, "__len__") and not _is_array(data):
         return data
     raise TypeError(
-        "data must be a DataSet, Examples, tensors or arrays (inputs, targets), or a loader of such "
-        f"batches that has a length; got {type(data).__name__}"
+        "data must be a DataSet, Examples, tensors or arrays (inputs, targets), or a loader of "
+        f"such batches that has a length; got {type(data).__name__}"
     )
 
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from pyrosparse.compress import Settings, compress
-from pyrosparse.compress.outcome import Outcome
 
 import pyrosparse as ps
+from pyrosparse.recipes import Result, find
+from pyrosparse.recipes.setup import Setup
 
 
-def settings(**options: Any) -> Settings:
+def setup(**options: Any) -> Setup:
     own = {
-        "method": "dependent-beta-bernoulli",
+        "recipe": "dependent-beta-bernoulli",
         "network_options": {"hidden": (30, 20)},
         "normalise": "unit",
         "pretrain": 3,
@@ -21,7 +21,7 @@ def settings(**options: Any) -> Settings:
         "second_epochs": 3,
         "gate_rate": 0.2,
     }
-    return Settings(**(own | options))
+    return Setup.of(own | options)
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +30,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcome(folder: Path) -> Outcome:
-    return compress(settings(), folder=folder, progress=False)
+def result(folder: Path) -> Result:
+    return setup().run(folder=folder, progress=False)
 
 
-def test_the_compact_network_predicts_what_the_second_stage_does(outcome: Outcome) -> None:
-    assert outcome.small is not None
-    x = outcome.data.test.x
+def test_the_compact_network_predicts_what_the_second_stage_does(result: Result) -> None:
+    assert result.small is not None
+    x = result.data.test.x
     with torch.no_grad():
-        expected = outcome.trained.bnn.eval().mean_forward(x)
-        assert torch.allclose(outcome.small(x), expected, atol=1e-5)
-        right = (expected.argmax(1) == outcome.data.test.y).float().mean()
-    assert outcome.test.accuracy == pytest.approx(float(right), abs=1e-6)
+        expected = result.posterior.eval().mean_forward(x)
+        assert torch.allclose(result.small(x), expected, atol=1e-5)
+        right = (expected.argmax(1) == result.data.test.y).float().mean()
+    assert result.quality["accuracy"] == pytest.approx(float(right), abs=1e-6)
 
 
-def test_an_average_datum_needs_no_more_than_all_data_do(outcome: Outcome) -> None:
-    compaction = outcome.compaction
+def test_an_average_datum_needs_no_more_than_all_data_do(result: Result) -> None:
+    compaction = result.compaction
     assert compaction.active.keys() == compaction.units.keys()
     for key, mean in compaction.active.items():
         assert 0 < mean <= compaction.units[key][0]
@@ -58,31 +58,41 @@ def test_an_average_datum_needs_no_more_than_all_data_do(outcome: Outcome) -> No
     assert compaction.figures()["active_counts"][1]["flops"] == after.flops
 
 
-def test_a_first_stage_that_is_done_is_used(outcome: Outcome, folder: Path) -> None:
+def test_a_first_stage_that_is_done_is_used(result: Result, folder: Path) -> None:
     first = folder / "first" / "checkpoint.safetensors"
     before = first.read_bytes()
-    again = compress(settings(), folder=folder, progress=False)
+    again = setup().run(folder=folder, progress=False)
     assert first.read_bytes() == before
-    assert again.test == outcome.test
+    assert again.quality == result.quality
     # Also where a run of the first stage alone has left it.
-    alone = compress(
-        settings(method="beta-bernoulli", second_epochs=None),
-        folder=folder / "first",
-        progress=False,
-    )
+    alone = setup(recipe="beta-bernoulli").run(folder=folder / "first", progress=False)
     assert first.read_bytes() == before
-    assert alone.compaction.units["fc2.input"][0] >= outcome.compaction.units["fc2.input"][0]
+    assert alone.compaction.units["fc2.input"][0] >= result.compaction.units["fc2.input"][0]
 
 
-def test_the_network_on_disk_needs_no_other_code(outcome: Outcome, tmp_path: Path) -> None:
-    assert outcome.small is not None
-    ps.save(tmp_path / "compact.safetensors", outcome.small)
-    x = outcome.data.test.x
-    assert torch.equal(ps.load(tmp_path / "compact.safetensors")(x), outcome.small(x))
+def test_the_network_on_disk_needs_no_other_code(result: Result, tmp_path: Path) -> None:
+    assert result.small is not None
+    ps.save(tmp_path / "compact.safetensors", result.small)
+    x = result.data.test.x
+    assert torch.equal(ps.load(tmp_path / "compact.safetensors")(x), result.small(x))
 
 
-def test_the_option_is_of_this_method_alone() -> None:
-    with pytest.raises(ValueError, match="it is one of dependent-beta-bernoulli"):
-        Settings(second_epochs=3)
-    assert settings(second_epochs=None).for_data(1294).second_epochs == 12
-    assert Settings().for_data(1294).second_epochs is None
+def test_stages_are_named_by_their_place(result: Result) -> None:
+    names = [stage.name for stage in result.stages]
+    assert names == ["first/pretraining", "first/beta-bernoulli", "dependent-beta-bernoulli"]
+
+
+def test_a_pool_shares_the_first_stage_with_a_run_of_it_alone(tmp_path: Path) -> None:
+    options = {"epochs": 2, "second_epochs": 1, "pretrain": 1}
+    setup(recipe="beta-bernoulli", **options).run(pool=tmp_path, progress=False)
+    (first,) = tmp_path.glob("beta-bernoulli-*/checkpoint.safetensors")
+    before = first.stat().st_mtime_ns
+    setup(**options).run(pool=tmp_path, progress=False)
+    assert [first] == list(tmp_path.glob("beta-bernoulli-*/checkpoint.safetensors"))
+    assert first.stat().st_mtime_ns == before
+
+
+def test_the_second_stage_is_as_long_as_the_first() -> None:
+    recipe = find("dependent-beta-bernoulli").of({"epochs": 12})
+    assert recipe.values()["second_epochs"] is None
+    assert "second_epochs" not in find("beta-bernoulli").options()

@@ -1,29 +1,34 @@
-"""Compression by gates: resumed, of any network, and with a compact network at the end."""
+"""Gates: resumed, of any network, and with a compact network at the end."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pyrosparse.compress import Settings, compress
-from pyrosparse.compress.pretraining import shared
 from torch import Tensor, nn
 
 import pyrosparse as ps
 from pyrosparse import networks, run_folder
 from pyrosparse.compact.storage import load_sparse
+from pyrosparse.recipes.setup import Setup
 from tests.stopped import stopped_after
 
 # One size of batch only, because a step of every other size is captured anew.
-TINY = Settings(
-    network_options={"hidden": [8]},
-    epochs=6,
-    pretrain=2,
-    batch_size=647,
-    gate_rate=2.0,
-    kl_scale=0.3,
-)
+VALUES = {
+    "network_options": {"hidden": [8]},
+    "epochs": 6,
+    "pretrain": 2,
+    "batch_size": 647,
+    "gate_rate": 2.0,
+    "kl_scale": 0.3,
+}
+
+
+def tiny(**changes: Any) -> Setup:
+    return Setup.of(VALUES | changes)
+
+
+TINY = tiny()
 
 
 class Wayward(nn.Module):
@@ -53,7 +58,7 @@ def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path, saves: int) -> None
         run_folder.run(TINY, stopped, progress=False)
     assert (stopped / "checkpoint.safetensors").exists() == (saves > 2)
     with pytest.raises(ValueError, match="pretrain was 2, is 3"):
-        run_folder.run(Settings(**{**TINY.__dict__, "pretrain": 3}), stopped, progress=False)
+        run_folder.run(tiny(pretrain=3), stopped, progress=False)
     run_folder.run(TINY, stopped, progress=False)
     for name in ("weights.safetensors", "compact.safetensors", "account.txt"):
         assert read(whole, name) == read(stopped, name)
@@ -94,18 +99,16 @@ def test_a_compact_network_that_cannot_be_saved_is_said_to(
 
 
 def test_gates_follow_their_own_gamma() -> None:
-    settings = Settings(**{**TINY.__dict__, "kl_scale": {"fc2.*": 1e6, "*": 1e-6}})
-    outcome = compress(settings, progress=False)
+    settings = tiny(kl_scale={"fc2.*": 1e6, "*": 1e-6})
+    outcome = settings.run(progress=False)
     assert outcome.compaction.units["fc2.input"][0] == 0
     assert outcome.compaction.units["fc1.input"][0] > 16
     assert outcome.compaction.kept.endswith("-0")
 
 
 def test_a_convolutional_network_with_its_layout(tmp_path: Path) -> None:
-    settings = Settings(
-        **{**TINY.__dict__, "network": "cnn", "epochs": 1, "pretrain": 0, "gate_rate": 1e-3}
-    )
-    summary = run_folder.run(settings, tmp_path, progress=False)
+    setup = tiny(network="cnn", epochs=1, pretrain=0, gate_rate=1e-3, network_options={})
+    summary = run_folder.run(setup, tmp_path, progress=False)
     small = ps.load(tmp_path / "compact.safetensors")
     assert summary.compaction is not None and summary.compaction.report is not None
     assert list(summary.compaction.units) == [
@@ -118,29 +121,35 @@ def test_a_convolutional_network_with_its_layout(tmp_path: Path) -> None:
 
 
 def test_pretrained_networks_are_shared_by_what_makes_them(tmp_path: Path) -> None:
-    def seconds_of(**changes: Any) -> float:
-        return shared(Settings(**{**TINY.__dict__, **changes}), tmp_path)[1]
+    def pretraining(**changes: Any) -> Any:
+        result = tiny(**changes).run(pool=tmp_path, progress=False)
+        return next(stage.history for stage in result.stages if stage.name == "pretraining")
 
-    first = seconds_of()
-    assert seconds_of(kl_scale=5.0, epochs=1, gate_rate=0.1) == first
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    assert seconds_of(seed=1) != first
-    names = sorted(file.name for file in tmp_path.glob("*.safetensors"))
-    assert [name[:17] for name in names] == ["digits-fcn-seed0-", "digits-fcn-seed1-"]
-    weights, _ = shared(TINY, tmp_path)
-    outcome = compress(TINY, weights=weights, progress=False)
-    assert outcome.trained.pretraining is None
-    alone = compress(TINY, progress=False)
-    assert json.dumps(alone.compaction.units) == json.dumps(outcome.compaction.units)
-    assert alone.test == outcome.test
+    first = pretraining()
+    assert pretraining(kl_scale=5.0, epochs=1, gate_rate=0.1) == first  # with its seconds
+    assert len(list(tmp_path.glob("pretraining-*"))) == 1
+    for changes in ({"seed": 1}, {"pretrain": 3}, {"batch_size": 640}, {"normalise": "unit"}):
+        assert pretraining(epochs=1, **changes) != first
+    assert len(list(tmp_path.glob("pretraining-*"))) == 5
+    alone = TINY.run(progress=False)
+    shared = TINY.run(pool=tmp_path, progress=False)
+    assert alone.quality == shared.quality and alone.compaction.units == shared.compaction.units
+
+
+def test_given_weights_take_the_place_of_the_pretraining() -> None:
+    whole = TINY.run(progress=False)
+    weights = whole.original.state_dict()
+    result = TINY.run(weights=weights, progress=False)
+    assert [stage.name for stage in result.stages] == ["beta-bernoulli"]
+    assert result.quality == whole.quality and result.compaction.units == whole.compaction.units
 
 
 def test_without_options_digits_stay_right_in_a_smaller_and_faster_network() -> None:
-    outcome = compress(Settings(), progress=False)
-    report = outcome.compaction.report
+    result = Setup().run(progress=False)
+    report = result.report
     assert report is not None and report.quality is not None
-    assert report.quality[1].nll == pytest.approx(outcome.test.nll, abs=1e-5)
-    assert outcome.test.accuracy > 0.95
+    assert report.quality[1].nll == pytest.approx(result.quality["nll"], abs=1e-5)
+    assert result.quality["accuracy"] > 0.95
     before, after = report.total_macs
     assert before > 30 * after
     slow, fast = report.seconds[128]

@@ -1,25 +1,28 @@
-"""Compression by drawn masks and its baselines: resumed, as sparse as asked for, compact."""
+"""Drawn masks and its baselines: resumed, as sparse as asked for, compact."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pyrosparse.compress import METHODS, Settings, compress
-from pyrosparse.compress.families import MASKING, options_of
-from pyrosparse.compress.mask_settings import annealing, gibbs
 from torch import nn
 
 from pyrosparse import run_folder
 from pyrosparse.bench import suite
 from pyrosparse.method import Posterior
+from pyrosparse.recipes import Gibbs
+from pyrosparse.recipes.setup import Setup
 from tests.stopped import stopped_after
 
 TINY = {"network_options": {"hidden": [16]}, "epochs": 2, "batch_size": 647, "sparsity": 0.75}
 
 
-def tiny(**options: Any) -> Settings:
-    return Settings(**(TINY | {"method": "gibbs"} | options))
+MASKING = ("gibbs", "dense", "random-mask", "reinitialised", "cut", "one-shot")
+MASKING += ("one-shot-recalibrated",)
+
+
+def tiny(**options: Any) -> Setup:
+    return Setup.of(TINY | {"recipe": "gibbs"} | options)
 
 
 def zeros(net: nn.Module) -> list[float]:
@@ -30,7 +33,7 @@ def zeros(net: nn.Module) -> list[float]:
 
 @pytest.mark.parametrize("method", MASKING)
 def test_every_one_is_as_sparse_as_asked_for(method: str) -> None:
-    outcome = compress(tiny(method=method), progress=False)
+    outcome = tiny(recipe=method).run(progress=False)
     expected = 0.0 if method == "dense" else 0.75
     # The paper's end of annealing is cold, but not frozen: a draw has some odd weights.
     for sparsity in zeros(outcome.net):
@@ -45,7 +48,7 @@ def test_every_one_is_as_sparse_as_asked_for(method: str) -> None:
 
 def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    settings = tiny(method="reinitialised")
+    settings = tiny(recipe="reinitialised")
     run_folder.run(settings, whole, progress=False)
     with stopped_after(3):  # in the second of the two trainings
         run_folder.run(settings, stopped, progress=False)
@@ -56,27 +59,25 @@ def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path) -> None:
 
 
 def test_reinitialised_has_the_masks_of_gibbs_and_weights_of_its_own() -> None:
-    first = compress(tiny(), progress=False).net
-    other = compress(tiny(method="reinitialised"), progress=False).net
+    first = tiny().run(progress=False).net
+    other = tiny(recipe="reinitialised").run(progress=False).net
     for one, new in zip(first.parameters(), other.parameters(), strict=True):
         if one.dim() > 1:
             assert torch.equal(one != 0, new != 0) and not torch.equal(one, new)
 
 
 def test_filters_of_a_convolutional_network_leave_a_smaller_one() -> None:
-    settings = Settings(
+    settings = tiny(
         network="cnn",
         network_options={"hidden": [8]},
-        method="gibbs",
         structure="filter",
         sparsity=0.5,
         epochs=1,
-        batch_size=647,
         beta_end=1e4,
         final="magnitude",
     )
-    outcome = compress(settings, progress=False)
-    name = outcome.trained.bnn.targets[0].name
+    outcome = settings.run(progress=False)
+    name = outcome.posterior.targets[0].name
     weight = outcome.net.get_parameter(name)
     assert name == "conv2.weight" and len(weight) == 64
     kept = weight.flatten(1).any(1)
@@ -89,41 +90,46 @@ def test_filters_of_a_convolutional_network_leave_a_smaller_one() -> None:
 
 
 def test_the_first_convolution_has_a_prior_and_no_mask() -> None:
-    settings = Settings(network="cnn", method="gibbs", epochs=1, batch_size=647)
-    outcome = compress(settings, progress=False)
+    settings = tiny(network="cnn", network_options={}, epochs=1)
+    outcome = settings.run(progress=False)
     kinds = {
-        entry.target.name: type(entry.method).__name__
-        for entry in outcome.trained.bnn.guide.entries
+        entry.target.name: type(entry.method).__name__ for entry in outcome.posterior.guide.entries
     }
     assert kinds == {"conv2.weight": "Gibbs", "conv1.weight": "Gaussian"}
-    scale = outcome.settings.scale
-    assert scale == pytest.approx((2e-4 * len(outcome.data.train)) ** -0.5)
+    scale = outcome.recipe.scale
+    assert scale == pytest.approx((2e-4 * outcome.data.n) ** -0.5)
 
 
-def test_options_are_told_apart() -> None:
-    own = {name: value for name, value in options_of("gibbs").items() if value is not None}
-    expected = own | {name: TINY[name] for name in ("epochs", "batch_size", "sparsity")}
-    assert {name: getattr(tiny(), name) for name in own} == expected
-    with pytest.raises(ValueError, match="none has no option structure: it is one of gibbs"):
-        Settings(method="none", structure="weight")
-    for bad in (
+@pytest.mark.parametrize(
+    "bad",
+    [
         {"sparsity": 1.0},
         {"beta_start": 0.0},
         {"final": "best"},
         {"coupling": 1.0},
         {"annealed": 1.1},
         {"rate_schedule": "step"},
-    ):
-        with pytest.raises(ValueError):
-            tiny(**bad)
-    assert tiny(structure="kernel").label == "gibbs-kernel" and tiny().label == "gibbs"
-    assert tiny(structure="filter", relative=True).label == "gibbs-filter-relative"
-    assert all(METHODS[name] for name in MASKING)
+        {"structure": "block"},
+    ],
+)
+def test_options_out_of_range_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        tiny(**bad)
+
+
+def test_labels_tell_structures_apart() -> None:
+    def label(**options: Any) -> str:
+        return tiny(**options).recipe.label
+
+    assert label(structure="kernel") == "gibbs-kernel" and label() == "gibbs"
+    assert label(structure="filter", relative=True) == "gibbs-filter-relative"
+    assert label(recipe="cut", structure="filter") == "cut-filter"
+    assert label(recipe="reinitialised", relative=True) == "reinitialised"
 
 
 def test_annealing_and_rates_go_as_they_are_told() -> None:
     settings = tiny(epochs=5, annealed=0.4, rate_schedule="cosine")
-    history = compress(settings, progress=False).history
+    history = settings.run(progress=False).history
     assert [entry["beta"] == 1e4 for entry in history] == [False, False, True, True, True]
     rates = [entry["learning_rate"] for entry in history]
     assert rates == sorted(rates, reverse=True) and len(set(rates)) == 5
@@ -131,7 +137,7 @@ def test_annealing_and_rates_go_as_they_are_told() -> None:
 
 def test_cut_when_all_is_annealed_is_one_shot() -> None:
     def weight(method: str, **options: Any) -> torch.Tensor:
-        return compress(tiny(method=method, **options), progress=False).net.fc1.weight
+        return tiny(recipe=method, **options).run(progress=False).net.fc1.weight
 
     expected = weight("one-shot")
     assert torch.equal(weight("cut", annealed=1.0), expected)
@@ -147,8 +153,10 @@ def test_relative_or_not_it_is_the_same_law_where_the_variance_is_that_of_he(
     weight *= (2 / 576 / weight.square().mean()).sqrt()
     laws = []
     for relative in (False, True):
-        settings = tiny(structure=structure, relative=relative)
-        method, beta = gibbs(settings), annealing(settings).schedule(0.3)
+        recipe = Gibbs(structure=structure, relative=relative, scale=1.0)
+        recipe = recipe.resolve(None, None)
+        (annealing,) = recipe.callbacks([])
+        method, beta = recipe.prior(), annealing.schedule(0.3)
         q = Posterior(loc=weight, _beta=torch.tensor(beta).double())
         laws.append(method.law(method.field(weight), q))
     masks = laws[0].sample()
@@ -162,4 +170,3 @@ def test_the_suite_has_a_cell_for_every_run_and_published_figure() -> None:
     assert grid.paper["cifar10-resnet20-gibbs-90"] == {"accuracy": 0.875}
     cells = {job.cell for job in grid.jobs}
     assert {"cifar10-resnet20-dense", "cifar10-resnet20-gibbs-filter-75"} <= cells
-    assert not grid.gated

@@ -3,14 +3,20 @@
 import io
 
 import pytest
-from pyrosparse.assess.suite_tables import suite
 from rich.console import Console
 
-from pyrosparse.bench import StructureRow
+from pyrosparse.bench import Cell
+from pyrosparse.bench.tables import suite
+
+
+def line(accuracy: float, left: float) -> dict[str, object]:
+    compact = {"structure": "3-5-10", "macs": {"a": [4, 2]}, "seconds": {"1": [1.5, 1.0]}}
+    return {"test_accuracy": accuracy, "sparsity": 1 - left / 100, "compact": compact}
+
 
 ROWS = [
-    StructureRow(f"mnist-lenet5-{method}", [0.98, 0.97], [1.0, 1.2], ["3-5"], [], {1: 1.5}, paper)
-    for method, paper in (
+    Cell(f"mnist-lenet5-{recipe}", [line(0.98, 1.0), line(0.97, 1.2)], paper)
+    for recipe, paper in (
         ("turbo-vbi", {"accuracy": 0.9, "left": 1.0, "structure": "2-4", "macs": 80.0}),
         ("independent-support", {}),
     )
