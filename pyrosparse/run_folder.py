@@ -47,6 +47,7 @@ def run(
     folder: Path,
     *,
     weights: Path | None = None,
+    dense: bool = True,
     progress: bool | None = None,
 ) -> Summary:
     """Train, compress and evaluate as ``compress`` does, and leave all of it in a folder.
@@ -54,11 +55,13 @@ def run(
     folder:  made where it is missing. A run of the same settings that stopped there goes on, one
              that finished is not repeated. It is tried out before the training starts.
     weights: a file that ``load_weights`` reads, to start from.
+    dense:   as for ``compress``.
 
     Leaves ``config.json``, ``metrics.jsonl`` (a line an epoch), ``checkpoint.safetensors``,
     ``weights.safetensors`` (sparse: ``load_sparse``), ``compact.safetensors`` (``ps.load``) and
     ``account.txt``, ``summary.json``, PNG plots and ``report.html``, each whole or not at all; with
-    gates, the checkpoint and metrics of the pretraining too. Where no compact network can be made,
+    gates, the checkpoint and metrics of the pretraining too, and with pruning those of the dense
+    network. Where no compact network can be made,
     the summary says why.
 
     Raises ValueError where the folder has a run of other settings, OSError where it cannot be
@@ -73,7 +76,7 @@ def run(
     """
     start = load_weights(weights) if weights is not None else None
     config = _prepare(folder, settings, weights)
-    outcome = compress(settings, folder=folder, weights=start, progress=progress)
+    outcome = compress(settings, folder=folder, weights=start, dense=dense, progress=progress)
     summary = summarize(outcome, folder)
     write_atomically(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
     drawn = figures(outcome, summary)
@@ -112,6 +115,8 @@ def command(settings: Settings, *, weights: Path | None = None) -> str:
             continue
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, tuple):
+            words += [f"--{option}", "x".join(str(side) for side in value)]
         elif isinstance(value, Mapping):
             words += [f"--{option}", json.dumps(value)]
         else:

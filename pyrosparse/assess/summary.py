@@ -59,6 +59,9 @@ class Summary:
     compaction:         what the compact network costs, or why there is none.
     compact_bytes:      of the compact network's file; None where there is none.
     test_ece:           expected calibration error on the test data, in [0, 1].
+    method:             a name of ``METHODS``.
+    chance:             the share of the most frequent class of the test data.
+    compared:           whether the compact network is compared with one that nothing was taken from.
     """
 
     dataset: str
@@ -77,6 +80,9 @@ class Summary:
     compaction: Compaction | None = None
     compact_bytes: int | None = None
     test_ece: float | None = None
+    method: str = ""
+    chance: float | None = None
+    compared: bool = False
 
     @property
     def prunable(self) -> int:
@@ -164,6 +170,9 @@ def summarize(outcome: Outcome, folder: Path) -> Summary:
         compaction=compaction,
         compact_bytes=compact_bytes,
         test_ece=outcome.test.ece,
+        method=outcome.settings.method,
+        chance=float(data.test.y.bincount().max()) / len(data.test),
+        compared=outcome.trained.original is not outcome.trained.net,
     )
 
 

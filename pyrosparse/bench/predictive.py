@@ -31,11 +31,13 @@ def outside_inputs(settings: Settings, outside: str) -> Tensor:
     """
     own = data_sets.load(
         settings.dataset,
+        size=settings.size,
         validation=settings.validation,
         normalise=settings.normalise,
         seed=settings.seed,
     )
-    x = data_sets.load(outside, validation=0, normalise="unit").test.x
+    size = None if outside in data_sets.names() else settings.size
+    x = data_sets.load(outside, size=size, validation=0, normalise="unit").test.x
     if tuple(x.shape[1:]) != own.image_shape:
         raise ValueError(
             f"data outside {settings.dataset} must be images {own.image_shape} as well; those of "

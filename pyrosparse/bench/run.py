@@ -96,6 +96,7 @@ def _run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         weights=weights,
         # A suite that has the first stage as a run of its own trains it once.
         first=scratch / _first(job.id),
+        dense=False,  # a suite has it as a run of its own
         progress=False,
     )
     line = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 import pyrosparse
+from pyrosparse.infer import NonFiniteLossError
 
 
 class _Commands(TyperGroup):
@@ -25,9 +26,16 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise
+        except NonFiniteLossError as error:
+            _refuse(error, "; try a lower --learning-rate")
         except (ValueError, OSError, ImportError) as error:
-            say(f"[bold red]error:[/] {escape(str(error))}", stderr=True)
-            raise typer.Exit(2) from error
+            _refuse(error)
+
+
+def _refuse(error: Exception, advice: str = "") -> NoReturn:
+    line = " ".join(f"{error}{advice}".split())
+    say(f"[bold red]error:[/] {escape(line)}", stderr=True)
+    raise typer.Exit(2) from error
 
 
 app = typer.Typer(

@@ -11,7 +11,8 @@ from rich.markup import escape
 
 from pyrosparse import run_folder
 from pyrosparse.assess import tables
-from pyrosparse.assess.costs import costs, remark
+from pyrosparse.assess.costs import costs
+from pyrosparse.assess.remarks import remarks
 from pyrosparse.cli.app import app, say
 from pyrosparse.compress import Settings
 
@@ -28,13 +29,22 @@ _EVIDENCE, _TURBO, _MASKS = "Pruning by the evidence", "Turbo-VBI", "Gibbs pruni
 
 @app.command()
 def compress(
-    network: Annotated[str, _option("See `pyrosparse networks`.")] = _DEFAULT.network,
+    network: Annotated[
+        str, _option("See `pyrosparse networks`; or torchvision:<model>.")
+    ] = _DEFAULT.network,
     network_options: Annotated[
         str, _option("What the network takes, as JSON: '{\"hidden\": [100, 50]}'.")
     ] = "{}",
     dataset: Annotated[
         str, _option("See `pyrosparse datasets`; or a folder of images.")
     ] = _DEFAULT.dataset,
+    size: Annotated[
+        str | None,
+        _option(
+            "Resize the images of a folder: `64`, or height and width, `48x64`; by default they "
+            "must all have one size."
+        ),
+    ] = None,
     method: Annotated[str, _option("See `pyrosparse methods`.")] = _DEFAULT.method,
     weights: Annotated[
         Path | None,
@@ -43,6 +53,10 @@ def compress(
     output: Annotated[
         Path | None, _option("Folder of the run; by default one below runs/.")
     ] = None,
+    dense: Annotated[
+        bool,
+        _option("Where nothing is pretrained, train an unpruned network too, to compare with."),
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the report's path.")] = False,
     seed: Annotated[int, _option("Of everything random.")] = _DEFAULT.seed,
     device: Annotated[
@@ -204,7 +218,16 @@ def compress(
         _option("The mask at the end: one `draw`, the default, `mode` or `magnitude`.", _MASKS),
     ] = None,
     augment: Annotated[
-        bool | None, _option("Shift and flip training images, the default.", _MASKS)
+        bool | None,
+        _option("Shift training images; by default those of 10 pixels or more.", _MASKS),
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        _option(
+            "And mirror them; by default of Fashion-MNIST and CIFAR-10, and not of digits, MNIST "
+            "and folders.",
+            _MASKS,
+        ),
     ] = None,
 ) -> None:
     """Train a network, make it smaller, evaluate it, and leave a folder with a report.
@@ -215,6 +238,7 @@ def compress(
         network=network,
         network_options=_object("--network-options", network_options),
         dataset=dataset,
+        size=_size(size),
         normalise=normalise,  # type: ignore[arg-type]  # data.load checks it
         method=method,
         validation=validation,
@@ -255,18 +279,30 @@ def compress(
             "relative": relative,
             "final": final,
             "augment": augment,
+            "flip": flip,
         },
     )
     folder = output or run_folder.default_folder(settings)
-    summary = run_folder.run(settings, folder, weights=weights, progress=False if quiet else None)
+    summary = run_folder.run(
+        settings, folder, weights=weights, dense=dense, progress=False if quiet else None
+    )
     if not quiet:
         say(tables.layers(summary))
         say(tables.numbers(summary))
         if costs(summary):
             say(tables.compact(summary))
-        if remark(summary):
-            say(escape(remark(summary)))
+        for one in remarks(summary):
+            say(escape(one))
     typer.echo(folder / "report.html")
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.split("x")
+    if not (len(sides) <= 2 and all(side.isdecimal() for side in sides)):
+        raise ValueError(f"--size is a number of pixels, 64, or height x width, 48x64; got {text}")
+    return int(sides[0]), int(sides[-1])
 
 
 def _number_or_object(option: str, text: str | None) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pyrosparse.compact import quality
 from pyrosparse.compact.masked import masked
 from pyrosparse.compress import dependent, gating, masking, pruning, reducing, turbo
 from pyrosparse.compress.compaction import compacted
+from pyrosparse.compress.dense import FOLDER, train_dense
 from pyrosparse.compress.families import EVIDENCE, TURBO
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
@@ -24,6 +27,7 @@ def compress(
     folder: Path | None = None,
     weights: Mapping[str, Tensor] | None = None,
     first: Path | None = None,
+    dense: bool = True,
     progress: bool | None = None,
 ) -> Outcome:
     """Train, compress and evaluate one network as the settings say.
@@ -34,6 +38,9 @@ def compress(
     weights: a state dict to start from instead of a random initialisation; with gates, in place
              of the pretraining.
     first:   where the first of two stages is, or is put; by default ``first`` in the folder.
+    dense:   of methods that prune while they train: train the network once more without pruning, in
+             ``dense`` in the folder, to compare with; where there are weights, they are that
+             network. Otherwise the pruned network is compared with its compact form.
 
     Raises ValueError where the weights do not fit the network, and what ``data.load``,
     ``networks.create`` and ``fit`` raise.
@@ -45,7 +52,8 @@ def compress(
     0.9
     """
     net, data = made(settings, weights)
-    settings = settings.for_data(len(data.train))
+    start = copy.deepcopy(net)
+    settings = settings.for_data(len(data.train), augment=data.shift, flip=data.flip)
     shared: dict[str, Any] = {"folder": folder, "progress": progress}
     start_trained = weights is not None
     if settings.method == "dependent-beta-bernoulli":
@@ -62,6 +70,11 @@ def compress(
         trained = masking.train(settings, net, data, first=first, **shared)
     else:
         trained = pruning.train(settings, net, data, **shared)
+    if dense and settings.unpruned != settings:
+        if not start_trained:
+            at = folder / FOLDER if folder is not None else None
+            train_dense(settings, start, data, folder=at, progress=progress)
+        trained = replace(trained, original=start)
     whole = masked(net, trained.masks, trained.gates) if trained.gates else trained.net
     test = quality(whole, data.test)
     small, compaction = compacted(

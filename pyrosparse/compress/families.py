@@ -97,7 +97,8 @@ _MASKING_OWN: dict[str, Any] = {
     "rate_schedule": "steps",
     "relative": False,
     "final": "draw",
-    "augment": True,
+    "augment": None,
+    "flip": None,
 }
 
 _OF_METHOD: dict[str, dict[str, Any]] = {

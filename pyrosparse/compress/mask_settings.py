@@ -72,6 +72,8 @@ def check(settings: Settings) -> None:
         raise unknown_name("rate_schedule", settings.rate_schedule, RATES)
     if not 0 < settings.annealed <= 1:
         raise ValueError(f"annealed is a share of training, in (0, 1], got {settings.annealed}")
+    if settings.flip and settings.augment is False:
+        raise ValueError("flip is a part of augment, which is off: leave one of the two out")
     gibbs(settings)
     annealing(settings)
 

@@ -76,7 +76,9 @@ def train(
     run = fit(
         classifier(bnn, n=len(data.train)),
         bnn.guide,
-        Augmented(data.train) if settings.augment and len(data.image_shape) == 3 else data.train,
+        Augmented(data.train, flip=settings.flip)
+        if settings.augment and len(data.image_shape) == 3
+        else data.train,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,

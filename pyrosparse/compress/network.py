@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse import data as data_sets
-from pyrosparse import networks
+from pyrosparse import machine, networks
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 
@@ -27,9 +27,10 @@ def made(
     >>> net.fc1
     Linear(in_features=64, out_features=8, bias=True)
     """
-    _check_device(settings.device)
+    machine.check_device(settings.device)
     data = data_sets.load(
         settings.dataset,
+        size=settings.size,
         validation=settings.validation,
         normalise=settings.normalise,
         seed=settings.seed,
@@ -64,11 +65,3 @@ def _load(net: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
             )
         )
     net.load_state_dict(dict(weights))
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"there is no device {name!r} here: {reason}") from error

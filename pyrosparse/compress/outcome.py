@@ -24,7 +24,8 @@ class Trained:
 
     net:      the network with what goes at zero, exactly, and the gains of gates in its weights;
               what depends on the input is not in it.
-    original: the network before anything went, where the method begins with one; else ``net``.
+    original: the network that nothing was taken from: the one the method begins with, or one that
+              was trained alike; ``net`` where there is neither.
     bnn, model: the lifted network and the Pyro model it was trained in.
     run:      the training run with its history.
     masks:    of gates, with their gains; None where the method has none.

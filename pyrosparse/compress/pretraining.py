@@ -25,6 +25,7 @@ _INPUTS = (
     "network",
     "network_options",
     "dataset",
+    "size",
     "normalise",
     "validation",
     "seed",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from pyrosparse import data as data_sets
@@ -21,6 +20,7 @@ from pyrosparse.compress.families import (
     options_of,
 )
 from pyrosparse.compress.methods import beta_bernoulli, pruner, reduction_pruner, turbo
+from pyrosparse.compress.numbers import check_numbers
 from pyrosparse.data.pixels import Normalisation
 from pyrosparse.errors import unknown_name
 
@@ -43,8 +43,11 @@ class Settings:
     An option that is None becomes the method's own value, or stays None where the method does not
     take it.
 
-    network, network_options: a name of ``networks.names()`` and what its function takes.
+    network, network_options: a name of ``networks.names()``, or ``torchvision:<model>``, and what
+                   its function takes.
     dataset:       a name of ``data.names()`` or a folder of images.
+    size:          height and width, or one number for both, to which the images of a folder are
+                   resized; by default they have one size already.
     normalise:     of the images, as in ``data.load``.
     method:        a name of ``METHODS``.
     validation:    the share of the training data that is held out.
@@ -109,7 +112,10 @@ class Settings:
                 training, or along a ``cosine`` to 1 %; steps.
     relative, final: as for ``Gibbs``; no, draw. With relative, c and beta are by default those that
                 mean the same for weights of the variance 2 / 576.
-    augment:    training images are shifted by up to a tenth and flipped, anew in every epoch; yes.
+    augment:    training images are shifted by up to a tenth, anew in every epoch; where a tenth of
+                them is a pixel or more.
+    flip:       and mirrored left to right; where the data set says that a mirror image keeps its
+                class, as ``DataSet.flip``.
 
     Raises ValueError on unknown names, options out of range and options of another method.
 
@@ -123,6 +129,7 @@ class Settings:
     network: str = "fcn"
     network_options: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = "digits"
+    size: tuple[int, int] | None = None
     normalise: Normalisation = "standard"
     method: str = "beta-bernoulli"
     validation: float = 0.1
@@ -162,13 +169,18 @@ class Settings:
     relative: bool = _OWN
     final: Literal["draw", "mode", "magnitude"] = _OWN
     augment: bool = _OWN
+    flip: bool = _OWN
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)
         networks.describe(self.network)
-        if self.dataset not in data_sets.names() and not Path(self.dataset).is_dir():
-            raise unknown_name("data set", self.dataset, data_sets.names())
+        data_sets.check_name(self.dataset)
+        object.__setattr__(self, "size", _pair(self.size))
+        if self.size is not None and self.dataset in data_sets.names():
+            raise ValueError(
+                f"only folders of images are resized; {self.dataset} has its size: leave size out"
+            )
         own = options_of(self.method)
         for name in OPTIONS - own.keys():
             if getattr(self, name) is not None:
@@ -180,13 +192,7 @@ class Settings:
         for name, value in own.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "pretrain", "kl_warmup", "second_epochs", "warmup", "fine_tune"):
-            value = getattr(self, name)
-            least = 1 if name in ("epochs", "second_epochs") else 0
-            if value is not None and (int(value) != value or value < least):
-                raise ValueError(f"{name} is a number of epochs, {least} or more; got {value}")
-        if int(self.batch_size) != self.batch_size or self.batch_size < 1:
-            raise ValueError(f"batch_size is a number of data, 1 or more; got {self.batch_size}")
+        check_numbers(self)
         if self.gated:
             beta_bernoulli(self)
         elif self.method in EVIDENCE:
@@ -212,6 +218,19 @@ class Settings:
     def masked(self) -> bool:
         """Whether the method is Gibbs pruning, or what it is compared with."""
         return self.method in MASKING
+
+    @property
+    def unpruned(self) -> Settings:
+        """The same training with nothing taken away; itself where nothing is taken, or the method
+        begins with a trained network.
+
+        >>> Settings(method="magnitude").unpruned.method
+        'none'
+        """
+        if self.starts_trained:
+            return self
+        method = "dense" if self.masked else "mean-field" if self.method in EVIDENCE else "none"
+        return replace(self, method=method)
 
     @property
     def label(self) -> str:
@@ -240,14 +259,21 @@ class Settings:
             return list(self.kl_scale.values())[-1]
         return self.kl_scale
 
-    def for_data(self, n: int) -> Settings:
-        """The same with numbers for all that depends on the number n of training data.
+    def for_data(self, n: int, *, augment: bool = True, flip: bool = False) -> Settings:
+        """The same with values for all that depends on the data: on the number n of training data,
+        and on whether they are images to shift, and to flip.
 
         >>> Settings().for_data(54_000).epochs, Settings().for_data(1294).epochs
         (30, 154)
         """
-        if self.masked and self.scale is None:
-            return replace(self, scale=mask_settings.scale_for(n))
+        if self.masked:
+            augment = augment if self.augment is None else self.augment
+            return replace(
+                self,
+                scale=mask_settings.scale_for(n) if self.scale is None else self.scale,
+                augment=augment or bool(self.flip),
+                flip=(augment and flip) if self.flip is None else self.flip,
+            )
         steps = math.ceil(n / self.batch_size)
         if self.method in EVIDENCE:
             epochs = self.epochs or max(_EPOCHS, math.ceil(_EVIDENCE_STEPS / steps))
@@ -288,3 +314,13 @@ class Settings:
         """
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Height and width, where one number is both."""
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and 1 <= side < 2**15 for side in pair):
+        raise ValueError(f"size is a height and a width in pixels, 1 or more; got {size!r}")
+    return pair
