@@ -26,7 +26,7 @@ def remarks(summary: Summary) -> list[str]:
     >>> compaction = Compaction(None, "", "nothing is left of 'fc1'", {"fc1.input": (0, 64)})
     >>> toy = Summary("Toy", 9, 0, 9, 0.1, 2.3, 23, 0, [], 300, 280, 2.0, None, compaction)
     >>> remarks(toy)
-    ["There is no compact network: nothing is left of 'fc1'. The gates closed all of fc1.input: ..."]
+    ["There is no compact network: nothing is left of 'fc1'. The gates closed all of ..."]
     """
     found = [_guesses(summary), _nothing_taken(summary), _compact(summary)]
     return [one for one in found if one]

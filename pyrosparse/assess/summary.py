@@ -61,7 +61,7 @@ class Summary:
     test_ece:           expected calibration error on the test data, in [0, 1].
     method:             a name of ``METHODS``.
     chance:             the share of the most frequent class of the test data.
-    compared:           whether the compact network is compared with one that nothing was taken from.
+    compared:           whether it is compared with a network that nothing was taken from.
     """
 
     dataset: str

@@ -37,9 +37,10 @@ def export_onnx(
     example: what the network is called with, a tensor or the sequence of its arguments. The first
              dimension of the first tensor, and of all tensors that are as long in it, is the batch.
 
-    Raises ImportError where a package is missing; ExportError where the network or the example is in
-    bfloat16 or float16, torch cannot export the network, onnxruntime cannot run it (in float64 it lacks convolutions) or the outputs differ; and
-    OSError where the file cannot be written, of which an earlier one is then still there.
+    Raises ImportError where a package is missing; ExportError where the network or the example is
+    in bfloat16 or float16, torch cannot export the network, onnxruntime cannot run it (in float64
+    it lacks convolutions) or the outputs differ; and OSError where the file cannot be written, of
+    which an earlier one is then still there.
 
     >>> export_onnx(nn.Linear(4, 2), "net.onnx", torch.ones(1, 4))  # doctest: +SKIP
     PosixPath('net.onnx')
