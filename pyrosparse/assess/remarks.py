@@ -57,10 +57,12 @@ def _guesses(summary: Summary) -> str:
 
 
 def _at_chance(summary: Summary, accuracy: float) -> bool:
-    """Whether an accuracy is within two standard errors of the most frequent class's share."""
+    """Whether an accuracy is hardly above the most frequent class's share: by less than two standard
+    errors, or a tenth of what there is to learn, which a network of random weights may have."""
     assert summary.chance is not None
-    error = math.sqrt(summary.chance * (1 - summary.chance) / summary.test)
-    return accuracy <= summary.chance + 2 * error
+    rest = 1 - summary.chance
+    error = math.sqrt(summary.chance * rest / summary.test)
+    return accuracy <= summary.chance + max(2 * error, rest / 10)
 
 
 def _accuracy_before(summary: Summary) -> float | None:
