@@ -57,8 +57,8 @@ def _guesses(summary: Summary) -> str:
 
 
 def _at_chance(summary: Summary, accuracy: float) -> bool:
-    """Whether an accuracy is hardly above the most frequent class's share: by less than two standard
-    errors, or a tenth of what there is to learn, which a network of random weights may have."""
+    """Whether an accuracy is hardly above the share of the most frequent class: by less than two
+    standard errors, or a tenth of the rest, which a network of random weights may reach."""
     assert summary.chance is not None
     rest = 1 - summary.chance
     error = math.sqrt(summary.chance * rest / summary.test)
