@@ -12,7 +12,7 @@ BASE = {"errors", "files", "globs"}
 CORE = BASE | {"target", "method", "masks"}
 LIFTING = CORE | {"lift", "guide", "hooks", "param_store"}
 RUNNING = LIFTING | {"evidence", "compact", "infer", "prune", "methods", "models"}
-RUNNING |= {"data", "networks", "locks", "supports"}
+RUNNING |= {"data", "networks", "locks", "machine", "supports"}
 ALLOWED = {
     "target.py": BASE,
     "method.py": BASE | {"target"},
@@ -34,6 +34,7 @@ ALLOWED = {
     "diagnostics": LIFTING | {"evidence", "compact", "data", "diagnostics"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
     "locks.py": set(),
+    "machine.py": set(),
     "compress": RUNNING | {"compress"},
     "assess": RUNNING | {"diagnostics", "compress", "bench", "assess"},
 }
