@@ -13,11 +13,28 @@ def describe(device: str = "cpu") -> str:
 
     device: as torch names it.
 
+    Raises ValueError where there is no such device.
+
     >>> describe().endswith("cores")
     True
     """
+    check_device(device)
     gpu = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
     return f"{_processor()}, {os.cpu_count()} cores{gpu}"
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where nothing can be computed on a device here.
+
+    >>> check_device("gpu")
+    Traceback (most recent call last):
+    ValueError: there is no device 'gpu' here: Expected one of cpu, cuda, ...
+    """
+    try:
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"there is no device {name!r} here: {reason}") from error
 
 
 def _processor() -> str:

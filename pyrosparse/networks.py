@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrosparse.errors import torchvision, unknown_name
+from pyrosparse.errors import unknown_name
+from pyrosparse.torchvision_networks import check_model, create_torchvision
 
 Shortcut = Literal["pad", "projection"]
 
@@ -187,11 +188,19 @@ def names() -> tuple[str, ...]:
 
 
 def describe(name: str) -> str:
-    """One line about the network of that name; raises ValueError if there is none.
+    """One line about the network of that name, for every name that `create` knows.
+
+    Raises ValueError if there is none.
 
     >>> describe("vgg11")
     'VGG-11 for CIFAR: 8 batch-normalised convolutions and one dense layer (Turbo-VBI).'
+    >>> describe("torchvision:resnet18")
+    "torchvision's resnet18."
     """
+    family, _, model = name.partition(":")
+    if family == "torchvision":
+        check_model(model)
+        return f"torchvision's {model}."
     return (_network(name).__doc__ or "").splitlines()[0]
 
 
@@ -206,23 +215,18 @@ def create(name: str, image_shape: Sequence[int], classes: int, **options: Any) 
     Linear(in_features=64, out_features=32, bias=True)
     """
     family, _, model = name.partition(":")
-    if family != "torchvision":
-        function = _network(name)
-        known_options = list(inspect.signature(function).parameters)[2:]
-        for option in options:
-            if option not in known_options:
-                raise unknown_name(f"option of {name}", option, known_options)
+    if family == "torchvision":
+        _check_images(image_shape, classes)
+        return create_torchvision(model, image_shape, classes, **options)
+    function = _network(name)
+    known_options = list(inspect.signature(function).parameters)[2:]
+    for option in options:
+        if option not in known_options:
+            raise unknown_name(f"option of {name}", option, known_options)
+    try:
         return function(image_shape, classes, **options)
-    _check_images(image_shape, classes)
-    models = torchvision().models
-    # Without `module` the list has detectors and segmenters too, which return no logits.
-    known = models.list_models(module=models)
-    if model not in known:
-        raise unknown_name("torchvision model", model, known)
-    if image_shape[0] != 3:
-        raise ValueError(f"torchvision's models take 3 channels; the images have {image_shape[0]}")
-    built: nn.Module = models.get_model(model, num_classes=classes, **options)
-    return built
+    except TypeError as error:  # of a value that is no size
+        raise ValueError(f"{name} does not take {options}: {error}") from error
 
 
 class Block(nn.Module):

@@ -28,6 +28,7 @@ def run(
     folder: Path,
     *,
     weights: Path | None = None,
+    dense: bool = True,
     progress: bool | None = None,
 ) -> Summary:
     """Train, compress and evaluate as ``compress`` does, and leave all of it in a folder.
@@ -35,6 +36,7 @@ def run(
     folder:  made where it is missing. A run of the same options that stopped there goes on, one
              that finished is not repeated. It is tried out before the training starts.
     weights: a file that ``load_weights`` reads, to start from as from a trained network.
+    dense:   as for ``compress``.
 
     Leaves ``config.json``, ``weights.safetensors`` (sparse: ``load_sparse``),
     ``compact.safetensors`` (``ps.load``) and ``account.txt``, ``summary.json``, PNG plots and
@@ -54,7 +56,7 @@ def run(
     """
     start = load_weights(weights) if weights is not None else None
     config = _prepare(folder, setup, weights)
-    result = setup.run(folder=folder, weights=start, progress=progress)
+    result = setup.run(folder=folder, weights=start, dense=dense, progress=progress)
     summary = summarize(result, folder)
     write_atomically(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
     drawn = figures(result)

@@ -12,7 +12,7 @@ BASE = {"errors", "files", "globs"}
 CORE = BASE | {"target", "method", "masks"}
 LIFTING = CORE | {"lift", "guide", "hooks", "param_store"}
 RUNNING = LIFTING | {"evidence", "compact", "infer", "prune", "methods", "models"}
-RUNNING |= {"data", "networks", "locks", "supports"}
+RUNNING |= {"data", "networks", "locks", "machine", "supports"}
 ALLOWED = {
     "target.py": BASE,
     "method.py": BASE | {"target"},
@@ -34,8 +34,9 @@ ALLOWED = {
     "diagnostics": LIFTING | {"evidence", "compact", "data", "diagnostics"},
     "prune": LIFTING | {"evidence", "infer", "prune"},
     "locks.py": set(),
-    "recipes": RUNNING | {"distill", "recipes", "weights_file"},
-    "bench": RUNNING | {"diagnostics", "recipes", "bench", "machine"},
+    "machine.py": set(),
+    "recipes": RUNNING | {"distill", "recipes", "weights_file", "__version__"},
+    "bench": RUNNING | {"diagnostics", "recipes", "bench", "__version__"},
     "assess": RUNNING | {"diagnostics", "recipes", "bench", "assess"},
 }
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pyrosparse import data
 from pyrosparse.data import Augmented, Examples
 
 
@@ -22,7 +23,7 @@ def test_every_version_is_a_shift_or_its_mirror_image_and_all_are_as_probable():
         for right in range(5):
             one = padded[:, :, down : down + 10, right : right + 20]
             versions += [one, one.flip(3)]
-    found = augmented(image.expand(6000, 2, 10, 20), size=7000)
+    found = augmented(image.expand(6000, 2, 10, 20), size=7000, flip=True)
     counts = torch.tensor([int((found == one).flatten(1).all(1).sum()) for one in versions])
     assert counts.sum() == 6000 and len(counts) == 30
     assert ((counts - 200) ** 2 / 200).sum() < 29 + 5 * (2 * 29) ** 0.5
@@ -49,3 +50,10 @@ def test_what_is_no_image_is_refused():
     images = Examples(torch.zeros(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="shift is a fraction"):
         Augmented(images, shift=1.0)
+
+
+def test_only_what_keeps_its_class_is_flipped():
+    x = torch.randn(50, 1, 10, 10)
+    assert torch.equal(augmented(x, shift=0.0), x)
+    assert not torch.equal(augmented(x, shift=0.0, flip=True), x)
+    assert not data.load("digits").flip

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import pyrosparse
@@ -19,7 +21,7 @@ from pyrosparse import bench, data, networks, run_folder
 from pyrosparse.cli import app
 from pyrosparse.compact.storage import load_sparse
 from pyrosparse.infer import checkpoint
-from pyrosparse.recipes import RECIPES
+from pyrosparse.recipes import RECIPES, BayesianMagnitude
 from pyrosparse.recipes.setup import Setup
 
 DENSE = ["none", "--epochs", "2", "--network-options", '{"hidden": [8]}']
@@ -86,6 +88,7 @@ def test_compress_leaves_a_whole_folder(workplace: Path) -> None:
         "checkpoint.safetensors",
         "compact.safetensors",
         "config.json",
+        "dense",
         "learning_curves.png",
         "metrics.jsonl",
         "reliability_diagram.png",
@@ -282,11 +285,137 @@ def test_gates_that_close_everything_are_said_to() -> None:
         (["--device", "gpu"], "there is no device 'gpu' here"),
         (["--teacher", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--no-such-option"], "unknown option '--no-such-option'"),
+        (["--network", "torchvision:resnet81"], "did you mean 'resnet18'?"),
+        (["--network", "torchvision:resnet18"], "images of 3 channels; these have 1"),
+        (["--network-options", '{"hidden": ["a"]}'], "fcn does not take"),
+        (["--dataset", "nowhere/"], "<folder of images>"),
+        (["--size", "8"], "only folders of images are resized"),
+        (["--size", "8x"], "height x width"),
+        (["--seed", "99999999999999999999"], "seed must be a whole number of at most 64 bits"),
+        (["--batch-size", "99999999999999999999"], "batch_size must be 1 or more"),
+        (["--learning-rate", "0"], "learning_rate must be positive"),
+        (["--learning-rate", "-1"], "learning_rate must be positive"),
+        (["--learning-rate", "1e29"], "try a lower --learning-rate"),
+        (["--gate-rate", "-1"], "gate_rate must be positive"),
+        (["--scale", "1e300"], "scale must be positive"),
+        (["--kl-scale", "*=nan"], "kl_scale must be a finite number"),
+        (["gibbs", "--no-augment", "--flip"], "leave one of the two out"),
     ],
 )
 def test_wrong_options(words: list[str], message: str) -> None:
     assert message in fail("compress", *words)
     assert not list(Path().glob("runs/*/checkpoint.safetensors"))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("recipe", "option"),
+    [
+        (recipe, option)
+        for recipe, options in {
+            "beta-bernoulli": "learning-rate scale kl-scale gate-rate temperature initial",
+            "bayesian-magnitude": "learning-rate scale sparsity ramp",
+            "model-reduction": "learning-rate fraction",
+            "turbo-vbi": "active unit-cost kl-scale",
+            "gibbs": "sparsity coupling beta-start beta-end annealed",
+        }.items()
+        for option in options.split()
+    ],
+)
+def test_numbers_that_are_none(recipe: str, option: str, value: str) -> None:
+    text = fail("compress", recipe, f"--{option}", value)
+    assert f"{option.replace('-', '_')} must be a finite number, got {value}" in text
+    assert not Path("runs").exists()
+
+
+def test_a_threshold_may_be_infinite_and_is_a_number() -> None:
+    assert "threshold must be" in fail("compress", *SMALL, "--threshold", "nan")
+    assert BayesianMagnitude(threshold=-float("inf")).threshold < 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "meta"])
+def test_a_device_that_is_not_here(device: str) -> None:
+    assert f"there is no device '{device}' here" in fail("compress", "--device", device)
+
+
+@pytest.fixture
+def photos() -> Path:
+    """Thirty pictures of two sizes, red or blue."""
+    generator = np.random.default_rng(0)
+    for index in range(30):
+        pixels = generator.integers(0, 99, (33 + index % 3, 36, 3), dtype=np.uint8)
+        pixels[..., 2 * (index % 2)] += 120
+        file = Path("photos", ("red", "blue")[index % 2], f"{index}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    return Path("photos")
+
+
+def test_a_folder_of_photographs_and_a_network_of_torchvision(photos: Path) -> None:
+    words = ["compress", "none", "--dataset", str(photos), "--epochs", "1"]
+    assert "--size" in fail(*words)
+    words += ["--network", "torchvision:shufflenet_v2_x0_5", "--output", "run"]
+    text = succeed(*words, "--size", "32x40")
+    assert "conv1.0.weight" in text
+    setup = Setup.of(json.loads(Path("run", "config.json").read_text())["settings"])
+    assert setup.size == (32, 40)
+    assert "--size 32x40" in setup.command()
+    assert pyrosparse.load("run/compact.safetensors")(torch.zeros(2, 3, 32, 40)).shape == (2, 2)
+    assert "size was (32, 40), is (32, 32)" in fail(*words, "--size", "32")
+
+
+def test_images_that_a_network_of_torchvision_does_not_take(photos: Path) -> None:
+    words = ["compress", "--dataset", str(photos), "--size", "32", "--network"]
+    assert "does not take images of 3 x 32 x 32" in fail(*words, "torchvision:alexnet")
+    text = fail(*words, "torchvision:shufflenet_v2_x0_5", "--network-options", '{"depth": 3}')
+    assert "does not take {'depth': 3}" in text
+
+
+def test_a_pruned_network_is_compared_with_a_dense_one() -> None:
+    words = ["compress", "magnitude", "--sparsity", "0.95", "--epochs", "8", *NET]
+    succeed(*words, "--output", "run", "--quiet")
+    succeed("compress", "none", "--epochs", "8", *NET, "--output", "none", "--quiet")
+    run, none = (json.loads(Path(f, "summary.json").read_text()) for f in ("run", "none"))
+    before, after = (one["accuracy"] for one in run["compaction"]["report"]["quality"])
+    assert before == none["test_accuracy"]
+    assert after == pytest.approx(run["test_accuracy"]) and after < before - 0.1
+    # Weights to start from are the dense network; without either it is the pruned one.
+    start = ["--weights", "none/weights.safetensors"]
+    succeed(*words, *start, "--output", "from", "--quiet")
+    assert not Path("from", "dense").exists()
+    found = json.loads(Path("from", "summary.json").read_text())
+    assert found["compaction"]["report"]["quality"][0]["accuracy"] == none["test_accuracy"]
+    succeed(*words, "--no-dense", "--output", "alone", "--quiet")
+    assert not Path("alone", "dense").exists()
+
+
+def test_a_run_that_guesses_says_so_and_what_to_try() -> None:
+    words = ["--output", "run", *NET, "--epochs", "1"]
+    text = succeed("compress", "none", *words, "--learning-rate", "1e-9")
+    assert "The network guesses" in text and "more --epochs" in text
+    assert "The network guesses" in Path("run", "report.html").read_text()
+    words[1] = "cut"
+    text = succeed("compress", "one-shot", *words, "--sparsity", "0.995", "--epochs", "12")
+    assert "too much was taken: try a lower --sparsity" in text
+
+
+def test_a_run_in_which_no_gate_closed_says_so_and_what_to_try() -> None:
+    words = ["compress", *NET, "--pretrain", "2", "--epochs", "1", "--batch-size", "647"]
+    text = succeed(*words, "--output", "run")
+    assert "No gate closed: all 72 units are kept" in text
+    assert "a higher --kl-scale, and more --epochs" in text
+    assert "No gate closed" in Path("run", "report.html").read_text()
+
+
+def test_digits_are_not_flipped() -> None:
+    words = ["compress", "gibbs", *NET, "--epochs", "1", "--no-dense", "--quiet"]
+    for output, more in (("run", []), ("plain", ["--no-augment"]), ("flipped", ["--flip"])):
+        succeed(*words, "--output", output, *more)
+    run, plain, flipped = (
+        Path(f, "weights.safetensors").read_bytes() for f in ("run", "plain", "flipped")
+    )
+    assert run == plain != flipped
 
 
 def test_a_folder_that_cannot_be_written_stops_before_training(

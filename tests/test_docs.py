@@ -1,12 +1,16 @@
-"""The examples in the documentation's pages run."""
+"""The examples in the documentation's pages run, and those of the README one after another."""
 
+import ast
+import builtins
 import doctest
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 FENCE = re.compile(r"^(\s*)```.*$", re.M)
 PAGES = [page for page in sorted(DOCS.glob("**/*.md")) if ">>>" in page.read_text()]
 
@@ -30,3 +34,39 @@ def test_every_page_is_in_the_table_of_contents():
         name = page.relative_to(DOCS)
         if name.parts[0] not in included | {"_build", "index.md"}:
             assert re.search(rf"^{name.with_suffix('').as_posix()}$", index, re.M), name
+
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+def test_the_blocks_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for number, block in enumerate(BLOCKS, start=1):
+        exec(compile(block, f"README.md, block {number}", "exec"), names)
+    assert Path("small.safetensors").exists()
+    small, test = names["small"], names["data"].test
+    assert (small(test.x).argmax(1) == test.y).float().mean() > 0.85
+    assert small.account.parameters[1] < small.account.parameters[0]
+
+
+@pytest.mark.parametrize(
+    ("block", "needs"), [(0, set()), (1, {"ps", "data", "net"}), (2, {"ps", "data"})]
+)
+def test_a_block_of_the_readme_needs_no_more_of_the_others_than_it_says(block, needs):
+    # Names of the module that are read before they are bound at its top level, in order.
+    bound, missing = set(dir(builtins)), set()
+    for statement in ast.parse(BLOCKS[block]).body:
+        nodes = list(ast.walk(statement))
+        own = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        loops = stored if isinstance(statement, ast.For | ast.FunctionDef) else set()
+        read = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        missing |= read - bound - own - loops
+        bound |= stored
+        for node in nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                bound |= {(a.asname or a.name).split(".")[0] for a in node.names}
+            if isinstance(node, ast.FunctionDef):
+                bound.add(node.name)
+    assert missing == needs

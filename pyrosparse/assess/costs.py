@@ -63,37 +63,6 @@ def speed(before: float, after: float) -> tuple[str, str]:
     return f"{before / after:.1f} times", "faster"
 
 
-def remark(summary: Summary) -> str:
-    """What a reader of the costs should know: why there is no compact network, or why zeros saved
-    little work; or "".
-
-    >>> from pyrosparse.recipes import Compaction
-    >>> compaction = Compaction(None, "", "nothing is left of 'fc1'", {"fc1.input": (0, 64)})
-    >>> remark(Summary("Toy", 9, 0, 9, 0.1, 2.3, 23, 0, [], 300, 280, 2.0, None, compaction))
-    "There is no compact network: nothing is left of 'fc1'. The gates closed all of fc1.input: ..."
-    """
-    compaction = summary.compaction
-    if compaction is None:
-        return ""
-    if compaction.problem:
-        closed = [key for key, (kept, _) in compaction.units.items() if not kept]
-        advice = (
-            f" The gates closed all of {', '.join(closed)}: a lower --kl-scale keeps more."
-            if closed
-            else ""
-        )
-        return f"There is no compact network: {compaction.problem}.{advice}"
-    assert compaction.report is not None
-    before, after = compaction.report.total_macs
-    if summary.sparsity > 0 and after > 1.5 * before * (1 - summary.sparsity):
-        return (
-            f"Of the weights {100 * summary.sparsity:.4g} % are zero, but of the work "
-            f"{100 * after / before:.3g} % stays: the zeros are scattered, and only units without "
-            "any other weight can be cut out. The recipe beta-bernoulli closes whole units."
-        )
-    return ""
-
-
 def _fewer(what: str, before: int, after: int) -> Cost:
     change = f"{before / after:.1f} times fewer" if after and before > after else ""
     return what, f"{before:,}", f"{after:,}", change

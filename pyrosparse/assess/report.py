@@ -10,7 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pyrosparse.assess import lead, plots
-from pyrosparse.assess.costs import costs, remark, speed
+from pyrosparse.assess.costs import costs, speed
+from pyrosparse.assess.remarks import remarks
 from pyrosparse.assess.summary import Summary, headline
 
 _EPOCHS = {
@@ -121,6 +122,7 @@ def html(
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(lead.sentence(summary, settings, config["weights"]))}</p>',
         _cards(summary),
+        *_remarks(summary),
         _section("Numbers", _pairs(headline(summary))),
         *_compact(summary),
         _section("Plots", "".join(_figure(name, figure) for name, figure in figures.items())),
@@ -149,14 +151,21 @@ def _compact(summary: Summary) -> list[str]:
     if compaction is None:
         return []
     rows = costs(summary)
-    parts = [f"<p>{escape(remark(summary))}</p>"] if remark(summary) else []
-    if rows:
-        parts.append(_table(["cost", "before", "compact", "change"], rows))
-        parts.append(
-            "<details><summary>What was taken away, layer by layer</summary>"
-            f"<pre>{escape(compaction.account)}</pre></details>"
-        )
-    return [_section("The compact network", "".join(parts))]
+    if not rows:
+        return []
+    account = (
+        "<details><summary>What was taken away, layer by layer</summary>"
+        f"<pre>{escape(compaction.account)}</pre></details>"
+    )
+    table = _table(["cost", "before", "compact", "change"], rows)
+    return [_section("The compact network", table + account)]
+
+
+def _remarks(summary: Summary) -> list[str]:
+    found = remarks(summary)
+    if not found:
+        return []
+    return [_section("Read this first", "".join(f"<p>{escape(one)}</p>" for one in found))]
 
 
 def _cards(summary: Summary) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from pyrosparse.compact import Stored, file_bytes, save, save_sparse
+from pyrosparse.evidence.traces import batches
 from pyrosparse.files import write_atomically
 from pyrosparse.recipes.compaction import Compaction
 from pyrosparse.recipes.result import Result
@@ -61,6 +62,9 @@ class Summary:
     compaction:         what the compact network costs, or why there is none.
     compact_bytes:      of the compact network's file; None where there is none.
     test_ece:           expected calibration error on the test data, in [0, 1].
+    chance:             the share of the most frequent class of the test data.
+    compared:           whether it is compared with a network that nothing was taken from.
+    keeps_more, takes_more: as of the recipe.
     """
 
     dataset: str
@@ -79,6 +83,10 @@ class Summary:
     compaction: Compaction | None = None
     compact_bytes: int | None = None
     test_ece: float | None = None
+    chance: float | None = None
+    compared: bool = False
+    keeps_more: str = ""
+    takes_more: str = ""
 
     @property
     def prunable(self) -> int:
@@ -165,6 +173,10 @@ def summarize(result: Result, folder: Path) -> Summary:
         compaction=compaction,
         compact_bytes=compact_bytes,
         test_ece=result.quality["ece"],
+        chance=_chance(data.judged),
+        compared=result.original is not result.net,
+        keeps_more=result.recipe.keeps_more,
+        takes_more=result.recipe.takes_more,
     )
 
 
@@ -212,6 +224,11 @@ def _save_compact(result: Result, folder: Path) -> tuple[Compaction, int | None]
     except ValueError as error:
         return replace(result.compaction, problem=str(error)), None
     return result.compaction, file.stat().st_size
+
+
+def _chance(data: Any) -> float:
+    labels = torch.cat([batch[-1] for batch in batches(data, 1000)])
+    return float(labels.bincount().max()) / len(labels)
 
 
 def _last_round(history: list[dict[str, Any]], weighting: Literal["sum", "mean"]) -> Round | None:

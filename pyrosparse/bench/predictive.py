@@ -33,7 +33,8 @@ def outside_inputs(setup: Setup, outside: str) -> Tensor:
     True
     """
     own = load_data(setup)
-    x = data_sets.load(outside, validation=0, normalise="unit").test.x
+    size = None if outside in data_sets.names() else setup.size
+    x = data_sets.load(outside, size=size, validation=0, normalise="unit").test.x
     if tuple(x.shape[1:]) != own.image_shape:
         raise ValueError(
             f"data outside {setup.dataset} must be images {own.image_shape} as well; those of "

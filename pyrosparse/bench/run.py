@@ -75,7 +75,8 @@ def _run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
     setup = job.setup
     # Before the training: what is wrong with them shall not cost one.
     others = outside_inputs(setup, outside) if outside is not None else None
-    result = setup.run(folder=scratch / job.id, pool=scratch, progress=False)
+    # A suite has the unpruned network as a run of its own.
+    result = setup.run(folder=scratch / job.id, pool=scratch, dense=False, progress=False)
     before = sum(stage.seconds for stage in result.stages if stage.name.endswith(Pretraining.name))
     line = {
         "id": job.id,

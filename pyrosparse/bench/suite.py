@@ -104,8 +104,8 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
             jobs.setdefault(job.id, job)
     paper = dict(published for row in content.get("paper", []) for published in _published(row))
     outside = content.get("outside")
-    if outside is not None and outside not in data_sets.names() and not Path(outside).is_dir():
-        raise unknown_name("outside data set", outside, data_sets.names())
+    if outside is not None:
+        data_sets.check_name(outside)
     return Suite(name, content["title"], content["source"], list(jobs.values()), paper, outside)
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -29,8 +29,19 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise
         except (ValueError, OSError, ImportError) as error:
-            say(f"[bold red]error:[/] {escape(str(error))}", stderr=True)
-            raise typer.Exit(2) from error
+            _refuse(error)
+        except Exception as error:
+            from pyrosparse.infer import NonFiniteLossError
+
+            if not isinstance(error, NonFiniteLossError):
+                raise
+            _refuse(error, "; try a lower --learning-rate")
+
+
+def _refuse(error: Exception, advice: str = "") -> NoReturn:
+    line = " ".join(f"{error}{advice}".split())
+    say(f"[bold red]error:[/] {escape(line)}", stderr=True)
+    raise typer.Exit(2) from error
 
 
 app = typer.Typer(

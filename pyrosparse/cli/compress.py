@@ -23,8 +23,10 @@ app.add_typer(
 
 
 def _add(recipe: type[Recipe]) -> None:
-    def command(weights: Path | None, output: Path | None, quiet: bool, **values: Any) -> None:
-        _compress(recipe, values, weights, output, quiet)
+    def command(
+        weights: Path | None, output: Path | None, dense: bool, quiet: bool, **values: Any
+    ) -> None:
+        _compress(recipe, values, weights, output, dense, quiet)
 
     others = ", ".join(one.name for one in RECIPES if one is not recipe)
     command.__doc__ = (
@@ -44,22 +46,26 @@ def _compress(
     values: dict[str, Any],
     weights: Path | None,
     output: Path | None,
+    dense: bool,
     quiet: bool,
 ) -> None:
     from pyrosparse import run_folder
     from pyrosparse.assess import tables
-    from pyrosparse.assess.costs import costs, remark
+    from pyrosparse.assess.costs import costs
+    from pyrosparse.assess.remarks import remarks
     from pyrosparse.recipes.setup import Setup
 
     setup = Setup.of(given(values, recipe) | {"recipe": recipe.name})
     folder = output or run_folder.default_folder(setup)
     with nullcontext() if quiet else log_on_stderr():
-        summary = run_folder.run(setup, folder, weights=weights, progress=False if quiet else None)
+        summary = run_folder.run(
+            setup, folder, weights=weights, dense=dense, progress=False if quiet else None
+        )
     if not quiet:
         say(tables.layers(summary))
         say(tables.numbers(summary))
         if costs(summary):
             say(tables.compact(summary))
-        if remark(summary):
-            say(escape(remark(summary)))
+        for one in remarks(summary):
+            say(escape(one))
     typer.echo(folder / "report.html")

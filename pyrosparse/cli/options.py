@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from pyrosparse.errors import unknown_name
 from pyrosparse.recipes import RECIPES, find, names
-from pyrosparse.recipes.option import Option
+from pyrosparse.recipes.option import ANY, INT64, POSITIVE, Option
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.setup import Setup
 
@@ -64,6 +64,13 @@ def with_parameters(function: Callable[..., None], recipe: type[Recipe]) -> Call
         *(_parameter(one, "Options") for one in Setup.options().values()),
         _keyword("weights", Path | None, "start from a state dict: .safetensors, or of torch.save"),
         _keyword("output", Path | None, "folder of the run; by default one below runs/"),
+        _keyword(
+            "dense",
+            bool,
+            "where nothing is pretrained, train an unpruned network too, to compare with. "
+            "Default: yes",
+            True,
+        ),
         _keyword("quiet", bool, "print only the report's path", False, flag="--quiet"),
         *(_parameter(one, f"Options of {recipe.name}") for one in recipe.options().values()),
     ]
@@ -74,7 +81,8 @@ def with_parameters(function: Callable[..., None], recipe: type[Recipe]) -> Call
 
 def _parameter(one: Option, panel: str) -> inspect.Parameter:
     kind: Any = str
-    if one.kind is bool or (one.number is not None and not one.by_name):
+    plain = one.kind is bool or (one.number is not None and not one.by_name)
+    if plain and not one.is_size:
         kind = one.kind if one.kind is bool else one.number
     return _keyword(
         one.name,
@@ -98,7 +106,7 @@ def _keyword(
 
 def _help(one: Option) -> str:
     text = one.help
-    if one.within and one.within != "(0, inf)":
+    if one.within and one.within not in (POSITIVE, INT64, ANY):
         text += f", {one.within.replace('..', ' or more')}"
     if one.by_name and one.number:
         text += "; or by name, 'conv*=20,*=1'"
@@ -110,7 +118,7 @@ def _shown(default: Any) -> str:
         return "yes" if default else "no"
     if isinstance(default, float):
         return f"{default:g}"
-    return "" if default in ("", {}) else str(default)
+    return "" if default in ("", {}, None) else str(default)
 
 
 def given(values: Mapping[str, Any], recipe: type[Recipe]) -> dict[str, Any]:
@@ -126,9 +134,16 @@ def given(values: Mapping[str, Any], recipe: type[Recipe]) -> dict[str, Any]:
 
 
 def _read(one: Option, value: Any) -> Any:
-    if not isinstance(value, str) or not one.by_name:
+    if not isinstance(value, str) or not (one.by_name or one.is_size):
         return value
     flag = f"--{one.name.replace('_', '-')}"
+    if one.is_size:
+        sides = value.split("x")
+        if not (len(sides) <= 2 and all(side.isdecimal() for side in sides)):
+            raise ValueError(
+                f"{flag} is a number of pixels, 64, or height x width, 48x64; got {value}"
+            )
+        return int(sides[0]), int(sides[-1])
     if one.number is None:
         try:
             found = json.loads(value)

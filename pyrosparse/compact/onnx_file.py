@@ -37,9 +37,10 @@ def export_onnx(
     example: what the network is called with, a tensor or the sequence of its arguments. The first
              dimension of the first tensor, and of all tensors that are as long in it, is the batch.
 
-    Raises ImportError where a package is missing; ExportError where torch cannot export the
-    network, onnxruntime cannot run it (in float64 it lacks convolutions) or the outputs differ; and
-    OSError where the file cannot be written, of which an earlier one is then still there.
+    Raises ImportError where a package is missing; ExportError where the network or the example is
+    in bfloat16 or float16, torch cannot export the network, onnxruntime cannot run it (in float64
+    it lacks convolutions) or the outputs differ; and OSError where the file cannot be written, of
+    which an earlier one is then still there.
 
     >>> export_onnx(nn.Linear(4, 2), "net.onnx", torch.ones(1, 4))  # doctest: +SKIP
     PosixPath('net.onnx')
@@ -47,6 +48,7 @@ def export_onnx(
     _require("onnx", "onnxscript", "onnxruntime")
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
+    _refuse_half(net, inputs)
     net = copy.deepcopy(net).cpu().eval()
     content = _exported(net, inputs)
     size = _batch(inputs)
@@ -70,6 +72,18 @@ def _require(*packages: str) -> None:
             raise ImportError(
                 f"ONNX files need the package {package} ({error}): pip install 'pyrosparse[onnx]'"
             ) from error
+
+
+def _refuse_half(net: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """onnxruntime lacks most operations in these, and what they round hides differences."""
+    tensors = [*net.state_dict().items(), *(("the example", x) for x in inputs)]
+    for name, value in tensors:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.itemsize < 4:
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise ExportError(
+                f"{name} is in {dtype}, in which onnxruntime cannot be compared with the network: "
+                "export net.float(), with an example in float32"
+            )
 
 
 def _exported(net: nn.Module, inputs: tuple[Any, ...]) -> bytes:

@@ -16,6 +16,7 @@ __all__ = [
     "Augmented",
     "DataSet",
     "Examples",
+    "check_name",
     "default_root",
     "image_folder",
     "load",
@@ -33,16 +34,32 @@ def names() -> tuple[str, ...]:
     return tuple(SOURCES)
 
 
+def check_name(name: str | os.PathLike[str]) -> None:
+    """Raise ValueError where a name is neither one of `names()` nor an existing folder.
+
+    >>> check_name("digit")
+    Traceback (most recent call last):
+    ValueError: unknown data set 'digit'; did you mean 'digits'? known: digits, mnist, ...
+    """
+    if name in SOURCES or Path(name).is_dir():
+        return
+    if Path(name).exists():
+        raise ValueError(f"{os.fspath(name)} is a file; images come from a folder of folders")
+    raise unknown_name("data set", os.fspath(name), [*names(), "<folder of images>"])
+
+
 def load(
     name: str | os.PathLike[str],
     *,
+    size: tuple[int, int] | None = None,
     validation: float = 0.1,
     normalise: Normalisation = "standard",
     root: str | os.PathLike[str] | None = None,
     seed: int = 0,
     download: bool = True,
 ) -> DataSet:
-    """Load a data set by name (`names()`), or the existing directory `name` as `image_folder` does.
+    """Load a data set by name (`names()`), or the existing directory `name` as `image_folder` does,
+    its images resized to `size`, (H, W), if given.
 
     The parts hold x: (N, C, H, W) float32 and y: (N,) int64. `validation` is the fraction of the
     training data that is held out, at random by `seed`; which data are test data is fixed.
@@ -62,13 +79,14 @@ def load(
     >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
     ((1, 8, 8), 1150, 288, 359)
     """
-    if isinstance(name, str) and name in SOURCES:
-        check_options(validation, normalise)  # before minutes of reading
-        pixels = SOURCES[name](Path(root).expanduser() if root else default_root(), download)
-        return prepare(pixels, validation, normalise, seed)
-    if Path(name).is_dir():
-        return image_folder(name, validation=validation, normalise=normalise, seed=seed)
-    raise unknown_name("data set", os.fspath(name), [*names(), "<folder>"])
+    check_name(name)
+    if name not in SOURCES:
+        return image_folder(name, size=size, validation=validation, normalise=normalise, seed=seed)
+    if size is not None:
+        raise ValueError(f"only folders of images are resized; {name} has its size: leave size out")
+    check_options(validation, normalise)  # before minutes of reading
+    pixels = SOURCES[str(name)](Path(root).expanduser() if root else default_root(), download)
+    return prepare(pixels, validation, normalise, seed)
 
 
 def image_folder(

@@ -16,11 +16,12 @@ class Augmented:
     """Images for training, of which every shuffled pass gives other versions; for ``ps.fit``.
 
     Each image is shifted by whole pixels, up and down and sideways, all shifts as probable, and
-    half of them are mirrored. What comes in at an edge repeats the edge.
+    with ``flip`` half of them are mirrored. What comes in at an edge repeats the edge.
 
     examples: images, (N, C, H, W).
     shift:    the largest shift, as a fraction of height and width, rounded to pixels.
-    flip:     mirror left and right with probability 1/2.
+    flip:     mirror left and right with probability 1/2; for images whose mirror images keep their
+              class, such as photographs, and not digits (``DataSet.flip``).
 
     ``batches`` with a generator draws from it alone, so that its seed determines all versions;
     without one, images come as they are and in order: evaluation sees no augmentation.
@@ -36,7 +37,7 @@ class Augmented:
 
     examples: Examples
     shift: float = 0.1
-    flip: bool = True
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if self.examples.x.dim() != 4:

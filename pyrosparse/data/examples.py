@@ -102,6 +102,7 @@ class DataSet:
     """A named data set in three parts; `validation` is None if nothing was held out.
 
     bounds: what pixels 0 and 1 are in x, each (C, 1, 1), on the CPU; None if x are no pixels.
+    flip:   whether an image mirrored left to right is still one of its class.
     Raises ValueError if the parts differ in shape or a label has no class.
 
     >>> import torch
@@ -116,6 +117,7 @@ class DataSet:
     test: Examples
     classes: tuple[str, ...]
     bounds: tuple[Tensor, Tensor] | None = None
+    flip: bool = False
 
     def __post_init__(self) -> None:
         for part in (self.train, self.validation, self.test):
@@ -130,6 +132,17 @@ class DataSet:
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one datum, (C, H, W) or (D,)."""
         return tuple(self.train.x.shape[1:])
+
+    @property
+    def shift(self) -> bool:
+        """Whether the data are images of which a tenth is a pixel or more: smaller ones change too
+        much with every shift.
+
+        >>> from pyrosparse import data
+        >>> data.load("digits").shift  # of 8 x 8
+        False
+        """
+        return len(self.image_shape) == 3 and min(self.image_shape[1:]) >= 10
 
     def to(self, device: torch.device | str) -> "DataSet":
         """Return the same data set on a device.

@@ -30,7 +30,7 @@ def jpeg_zip(name: str, archive: Path, size: tuple[int, int]) -> Pixels:
         raise ValueError(f"{archive} is damaged: {error}") from error
     with np.load(decoded) as arrays:
         tensors = {key: torch.from_numpy(arrays[key]) for key in arrays.files if key != "classes"}
-        return Pixels(name, **tensors, classes=tuple(arrays["classes"].tolist()))
+        return Pixels(name, classes=tuple(arrays["classes"].tolist()), **tensors)  # type: ignore[arg-type]
 
 
 def _save(file: Path, pixels: Pixels) -> None:
@@ -92,7 +92,8 @@ def read_images(
             if arrays[-1].shape != arrays[0].shape:
                 (height, width), (first, second) = arrays[-1].shape[:2], arrays[0].shape[:2]
                 raise ValueError(
-                    f"{file} is {height} x {width}, others are {first} x {second}; give size=(H, W)"
+                    f"{file} is {height} x {width}, others are {first} x {second}; resize all "
+                    "of them with size=(H, W), or --size on the command line"
                 )
     x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     return x, torch.tensor(labels), tuple(child.name for child in folders)

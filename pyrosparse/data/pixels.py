@@ -19,7 +19,8 @@ _TEST_SEED = 0
 class Pixels:
     """What a source reads: pixels as they are stored, before any split or normalisation.
 
-    train_x, test_x: (N, C, H, W) uint8, or float32 in [0, 1]; train_y, test_y: (N,) int64.
+    train_x, test_x: (N, C, H, W) uint8, or float32 in [0, 1]; train_y, test_y: (N,) int64;
+    flip: whether an image mirrored left to right is still one of its class.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Pixels:
     test_x: Tensor
     test_y: Tensor
     classes: tuple[str, ...]
+    flip: bool = False
 
 
 def check_options(validation: float, normalise: str) -> None:
@@ -76,7 +78,9 @@ def prepare(pixels: Pixels, validation: float, normalise: Normalisation, seed: i
     # By the same arithmetic as the pixels, so that none lies outside by a rounding.
     black = torch.zeros(1, train.x.shape[1], 1, 1)
     bounds = normalised(black.clone())[0], normalised(black + 1)[0]
-    return DataSet(pixels.name, train, validation_part, test, pixels.classes, bounds)
+    return DataSet(
+        pixels.name, train, validation_part, test, pixels.classes, bounds, flip=pixels.flip
+    )
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def _mnist(root: Path, download: bool) -> Pixels:
 
 
 def _fashion_mnist(root: Path, download: bool) -> Pixels:
-    return Pixels("Fashion-MNIST", *_idx_files("FashionMNIST", root, download), _FASHION)
+    return Pixels("Fashion-MNIST", *_idx_files("FashionMNIST", root, download), _FASHION, flip=True)
 
 
 def _idx_files(folder: str, root: Path, download: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -79,7 +80,7 @@ def _idx_files(folder: str, root: Path, download: bool) -> tuple[Tensor, Tensor,
 def _cifar10(root: Path, download: bool) -> Pixels:
     archive = Path("cifar10-jpeg", "cifar10-jpeg.zip")
     if not _has_cifar_batches(root) and (root / archive).is_file():
-        return jpeg_zip("CIFAR-10 (JPEG)", root / archive, size=(32, 32))
+        return replace(jpeg_zip("CIFAR-10 (JPEG)", root / archive, size=(32, 32)), flip=True)
     if not any(_has_cifar_batches(place) for place in (root, cache_folder())):
         what = f"cifar-10-batches-py (unpacked) or {archive} into {root}"
         _download("CIFAR10", root, download, what)
@@ -92,7 +93,7 @@ def _cifar10(root: Path, download: bool) -> Pixels:
         raise ValueError(f"{place / 'cifar-10-batches-py'} is damaged: {error}") from error
     train_x, test_x = (torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in (train, test))
     train_y, test_y = torch.tensor(train.targets), torch.tensor(test.targets)
-    return Pixels("CIFAR-10", train_x, train_y, test_x, test_y, tuple(train.classes))
+    return Pixels("CIFAR-10", train_x, train_y, test_x, test_y, tuple(train.classes), flip=True)
 
 
 SOURCES: dict[str, Callable[[Path, bool], Pixels]] = {

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from pyrosparse.distributions import gibbs_ops
 from pyrosparse.distributions.complete_graph import repeated
 from pyrosparse.distributions.gibbs_mask import Convention, Shape, check_law, in_double
+from pyrosparse.distributions.precision import at_least_float32
 from pyrosparse.distributions.symmetric_polynomials import draw, draw_index, tables
 
 Start = Literal["magnitude", "random"]
@@ -96,9 +97,10 @@ class BipartiteGibbsMask(TorchDistribution):
 
     def energy(self, value: Tensor) -> Tensor:
         """H of masks in {0, 1}, (..., n) -> (...)."""
-        x = 2 * value - 1
+        x = 2 * at_least_float32(value) - 1
         first, second = (part.sum(-1) for part in self._colours(x, -1))
-        return (self.field * x).sum(-1) - 2 * self.coupling * first * second
+        unary = (at_least_float32(self.field) * x).sum(-1)
+        return (unary - 2 * self.coupling * first * second).to(self.field)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -139,7 +141,7 @@ class BipartiteGibbsMask(TorchDistribution):
 
     def conditional_logits(self, value: Tensor) -> Tensor:
         """The log odds of each element given those of the other colour, (..., n)."""
-        x = 2 * value - 1
+        x = 2 * at_least_float32(value) - 1
         first, second = (part.sum(-1, keepdim=True) for part in self._colours(x, -1))
         other = torch.cat(
             [
@@ -148,7 +150,8 @@ class BipartiteGibbsMask(TorchDistribution):
             ],
             -1,
         )
-        return -2 * self.beta * self.field + 4 * self.beta * self.coupling * other
+        own = -2 * self.beta * at_least_float32(self.field)
+        return (own + 4 * self.beta * self.coupling * other).to(self.field)
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw by the sampler: its law depends on ``start`` and ``sweeps``."""

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from pyrosparse.distributions import complete_graph
+from pyrosparse.distributions.precision import at_least_float32
 
 Convention = Literal["paper", "reference-code"]
 Shape = Size | list[int] | tuple[int, ...]
@@ -39,7 +40,8 @@ class GibbsMask(TorchDistribution):
                 where elements are independent, and the same law on complete graphs.
 
     Complete graphs are computed in float64, whatever the dtype of the field. ``mean`` has no
-    gradient there.
+    gradient there. Independent elements are computed in float32 where the field is bfloat16 or
+    float16. Results have the field's dtype.
 
     Raises ValueError on options out of range.
 
@@ -77,30 +79,31 @@ class GibbsMask(TorchDistribution):
     @property
     def logits(self) -> Tensor:
         """The log odds that each element would have alone, -2 beta b, (..., n)."""
-        return (-2 * self.beta) * self.field
+        return self._log_odds.to(self.field)
 
     @property
     def log_normalizer(self) -> Tensor:
         """log Z, (...), nats, with H as above."""
         if self.is_product:
             # log 2 cosh z = |z| + log(1 + exp(-2 |z|)).
-            size = (self.beta * self.field).abs()
-            return (size + torch.log1p(torch.exp(-2 * size))).sum(-1)
+            size = self._log_odds.abs() / 2
+            return (size + torch.log1p(torch.exp(-2 * size))).sum(-1).to(self.field)
         t, coupling = self._block
         return (complete_graph.log_normalizer(t, coupling) - t.sum(0) / 2).to(self.field)
 
     def energy(self, value: Tensor) -> Tensor:
         """H of masks in {0, 1}, (..., n) -> (...)."""
-        x = 2 * value - 1
-        unary = (self.field * x).sum(-1)
-        return unary - self.coupling * (x.sum(-1) ** 2 - x.shape[-1])
+        x = 2 * at_least_float32(value) - 1
+        unary = (at_least_float32(self.field) * x).sum(-1)
+        return (unary - self.coupling * (x.sum(-1) ** 2 - x.shape[-1])).to(self.field)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         if self.is_product:
             # -beta H and log Z are huge where their difference is not.
-            return functional.logsigmoid((2 * value - 1) * self.logits).sum(-1)
+            signs = 2 * at_least_float32(value) - 1
+            return functional.logsigmoid(signs * self._log_odds).sum(-1).to(self.field)
         t, coupling = self._block
         weight = complete_graph.log_weight(value.to(t), t, coupling)
         return (weight - complete_graph.log_normalizer(t, coupling)).to(self.field)
@@ -109,7 +112,7 @@ class GibbsMask(TorchDistribution):
     def mean(self) -> Tensor:
         """P(m_i = 1), (..., n)."""
         if self.is_product:
-            return self.logits.sigmoid()
+            return self._log_odds.sigmoid().to(self.field)
         return complete_graph.marginals(*self._block).movedim(0, -1).to(self.field)
 
     @property
@@ -130,13 +133,19 @@ class GibbsMask(TorchDistribution):
                 drawn = complete_graph.sample(*self._block, Size(sample_shape))
                 return drawn.movedim(0, -1).to(self.field)
             shape = self._extended_shape(Size(sample_shape))
-            return (_uniforms(shape, self.field) < self.logits.sigmoid()).to(self.field)
+            field = at_least_float32(self.field)  # bfloat16 has 256 uniform numbers
+            return (_uniforms(shape, field) < self._log_odds.sigmoid()).to(self.field)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> GibbsMask:
         field = self.field.expand(Size(batch_shape) + self.event_shape)
         expanded = GibbsMask(field, self.beta, self.coupling, validate_args=False)
         expanded._validate_args = self._validate_args
         return expanded
+
+    @property
+    def _log_odds(self) -> Tensor:
+        beta = at_least_float32(self.beta) if isinstance(self.beta, Tensor) else self.beta
+        return (-2 * beta) * at_least_float32(self.field)
 
     @property
     def _block(self) -> tuple[Tensor, float | Tensor]:

@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from pyrosparse.distributions.gibbs_mask import Shape, check_law, in_double
+from pyrosparse.distributions.precision import at_least_float32
 
 _LARGEST_ENUMERATION = 20
 
@@ -87,30 +88,34 @@ class IsingMask(TorchDistribution):
 
     def energy(self, value: Tensor) -> Tensor:
         """H of masks in {0, 1}, (..., n) -> (...)."""
-        x = 2 * value - 1
-        return ((self.field - x @ self.couplings.to(x)) * x).sum(-1)
+        x = 2 * at_least_float32(value) - 1
+        field = at_least_float32(self.field)
+        return ((field - x @ self.couplings.to(x)) * x).sum(-1).to(self.field)
 
     def conditional_logits(self, value: Tensor) -> Tensor:
         """The log odds of each element given all others, (..., n)."""
-        pull = (2 * value - 1) @ self.couplings.to(value)
-        return self.beta * (4 * pull - 2 * self.field)
+        x = 2 * at_least_float32(value) - 1
+        pull = x @ self.couplings.to(x)
+        logits = self.beta * (4 * pull - 2 * at_least_float32(self.field))
+        return logits.to(torch.promote_types(value.dtype, self.field.dtype))
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw by the sampler: its law depends on ``start`` and ``sweeps``."""
         shape = self._extended_shape(Size(sample_shape))
         with torch.no_grad():
+            field = at_least_float32(self.field)  # bfloat16 has 256 uniform numbers
             if self.start is None:
-                uniforms = torch.rand(shape, dtype=self.field.dtype, device=self.field.device)
-                state = (uniforms < 0.5).to(self.field)
+                uniforms = torch.rand(shape, dtype=field.dtype, device=field.device)
+                state = (uniforms < 0.5).to(field)
             else:
-                state = self.start.to(self.field).expand(shape).clone()
+                state = self.start.to(field).expand(shape).clone()
             chosen = [(self.colours == one).nonzero().flatten() for one in self.colours.unique()]
             for _ in range(self.sweeps):
                 for index in chosen:
                     probability = self.conditional_logits(state)[..., index].sigmoid()
                     drawn = torch.rand_like(probability) < probability
                     state[..., index] = drawn.to(state)
-            return state
+            return state.to(self.field)
 
     @property
     def log_normalizer(self) -> Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrosparse.distributions.precision import at_least_float32
+
 
 def quantile(values: Tensor, p: float) -> Tensor:
     r"""The p-quantile of all elements, with linear interpolation.
@@ -15,7 +17,8 @@ def quantile(values: Tensor, p: float) -> Tensor:
     .. math:: v_{(i)} + (j - i) \, (v_{(i+1)} - v_{(i)}), \qquad
         j = p (N - 1) + 1, \; i = \lfloor j \rfloor
 
-    values: floating, any shape. Returns a tensor without dimensions, that of ``torch.quantile``.
+    values: floating, any shape. Returns a tensor without dimensions, that of ``torch.quantile``; of
+            bfloat16 and float16 it is computed in float32.
 
     Raises ValueError on p outside [0, 1].
 
@@ -29,8 +32,9 @@ def quantile(values: Tensor, p: float) -> Tensor:
     place = p * (values.numel() - 1)
     below = math.floor(place)
     select = _select_on_cpu if values.is_cpu else _select
-    lower, upper = select(values, below).unbind()
-    return lower if place == below else torch.lerp(lower, upper, place - below)
+    lower, upper = select(at_least_float32(values), below).unbind()
+    result = lower if place == below else torch.lerp(lower, upper, place - below)
+    return result.to(values)
 
 
 def _select(values: Tensor, place: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.distributions import BipartiteGibbsMask, GibbsMask, IsotropicNormal, Point
+from pyrosparse.distributions.precision import at_least_float32
 from pyrosparse.distributions.quantile import quantile
 from pyrosparse.method import Method, Posterior
 from pyrosparse.target import Target, weights
@@ -63,6 +64,8 @@ class Gibbs(Method):
     mean square of a block is above :math:`Q_p`, so that ``masks()`` are those of magnitude; they
     are in ``mean`` too, and in use in evaluation mode. Once a target is frozen its mask is final:
     no more is drawn.
+
+    Of weights in bfloat16 or float16, squares, quantile and law are computed in float32.
 
     Raises ValueError on options out of range, and where a target has no kernels.
 
@@ -128,7 +131,12 @@ class Gibbs(Method):
         self.blocks(value.detach())
         return {
             "loc": value,
-            "_beta": torch.full((), self.beta, dtype=value.dtype, device=value.device),
+            "_beta": torch.full(
+                (),
+                self.beta,
+                dtype=torch.promote_types(value.dtype, torch.float32),
+                device=value.device,
+            ),
             "_final": torch.zeros((), dtype=torch.bool, device=value.device),
         }
 
@@ -147,7 +155,7 @@ class Gibbs(Method):
         loc = q["loc"].detach()
         score = self._excess(loc)
         # What is frozen at zero has been taken out by then: all the others stay.
-        return torch.where(q["_final"], loc.square(), score)
+        return torch.where(q["_final"], at_least_float32(loc).square(), score)
 
     def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         return q["loc"] * (self.keep(target, q) >= 0)
@@ -173,7 +181,7 @@ class Gibbs(Method):
             mask = self._arranged(self.law(self.field(weight), q).sample(), target.shape)
         else:
             mask = self.magnitude_mask(weight).to(weight)
-        return torch.where(q["_final"], 1.0, mask)
+        return torch.where(q["_final"], 1.0, mask).to(weight)
 
     def magnitude_mask(self, weight: Tensor) -> Tensor:
         """The blocks whose mean square is the quantile or more: all that stays of a weight as beta
@@ -209,8 +217,8 @@ class Gibbs(Method):
         return arranged
 
     def field(self, weight: Tensor) -> Tensor:
-        """b = Q_p - w^2, arranged in blocks."""
-        squares = self.blocks(weight.square())
+        """b = Q_p - w^2, arranged in blocks; float32, or the weight's dtype where that has more."""
+        squares = self.blocks(at_least_float32(weight).square())
         field = quantile(self._means(squares), self.p) - squares
         if self.relative:
             field = field / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
@@ -240,7 +248,7 @@ class Gibbs(Method):
 
     def _excess(self, weight: Tensor) -> Tensor:
         """By how much the mean square of an element's block is above the quantile."""
-        squares = self.blocks(weight.square())
+        squares = self.blocks(at_least_float32(weight).square())
         means = self._means(squares)
         excess = means - quantile(means, self.p)
         return self._arranged(excess.expand_as(squares), weight.shape)

@@ -56,6 +56,9 @@ class ModelReduction(MeanField):
     """Prune weights as far as the evidence goes, to a sparsity that nobody chooses."""
 
     name: ClassVar[str] = "model-reduction"
+    unpruned: ClassVar[type[Recipe] | None] = MeanField
+    keeps_more: ClassVar[str] = "a lower --fraction"
+    takes_more: ClassVar[str] = "a lower --fraction, a larger --scale or more --epochs"
     fraction: float = option(
         0.5, "share of what is left that goes in a batch, at most", within="(0, 1)"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyrosparse.recipes import shared
-from pyrosparse.recipes.option import Auto, Rule, option
+from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class BetaBernoulli(StartsTrained):
 
     name: ClassVar[str] = "beta-bernoulli"
     knob: ClassVar[str] = "kl_scale"
+    keeps_more: ClassVar[str] = "a lower --kl-scale"
     # Gates move by the gate rate a step: few data need more epochs for as many steps.
     epochs: Auto[int] = shared.epochs(shared.at_least(30, 2000))
     batch_size: int = shared.batch_size(100)
@@ -33,15 +34,15 @@ class BetaBernoulli(StartsTrained):
     kl_scale: float | Mapping[str, float] = option(
         1.0,
         "gamma, the weight of the gates' KL divergence: more of it leaves fewer units",
-        within="(0, inf)",
+        within=POSITIVE,
     )
     kl_warmup: Auto[int] = option(
         Rule("a fifteenth of all", lambda recipe, net, data: round(recipe.epochs / 15)),
         "epochs in which the weight of the KL divergence rises from 0",
         within="0..",
     )
-    gate_rate: float = option(0.05, "learning rate of the gates", within="(0, inf)")
-    temperature: float = option(0.3, "temperature of the relaxed gates", within="(0, inf)")
+    gate_rate: float = option(0.05, "learning rate of the gates", within=POSITIVE)
+    temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)
     pi: Literal["sampled", "collapsed"] = option(
         "collapsed", "draw the gates' probabilities, or integrate them out"
     )

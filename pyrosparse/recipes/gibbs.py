@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pyrosparse.recipes.masks import Masked
-from pyrosparse.recipes.option import Auto, Rule, option
+from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,12 +49,12 @@ class Gibbs(Masked):
             _by_structure({key: pair[0] for key, pair in _BETAS.items()}, 1),
         ),
         "inverse temperature at first",
-        within="(0, inf)",
+        within=POSITIVE,
     )
     beta_end: Auto[float] = option(
         Rule("1e4, of filters 1", _by_structure({key: pair[1] for key, pair in _BETAS.items()}, 1)),
         "inverse temperature in the end",
-        within="(0, inf)",
+        within=POSITIVE,
     )
     annealed: float = option(
         0.64, "share of training in which the inverse temperature rises", within="(0, 1]"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pyrosparse.recipes import shared
-from pyrosparse.recipes.option import Auto, option
+from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from pyrosparse.infer import Callback
     from pyrosparse.lift import Lifted
     from pyrosparse.recipes.job import Job
+    from pyrosparse.recipes.split import Split
     from pyrosparse.target import Target
 
 Structure = Literal["weight", "kernel", "filter"]
+
+
+def _shifts(recipe: Any, data: Split) -> bool:
+    return recipe.flip is True or data.shift
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,22 @@ class Dense(Recipe):
     rate_schedule: Literal["steps", "cosine"] = option(
         "steps", "how the rate falls: to a tenth after 0.4, 0.6 and 0.8 of training, or to 1 %"
     )
-    augment: bool = option(True, "shift training images by up to a tenth, and flip them")
+    augment: Auto[bool] = option(
+        Rule("those of 10 pixels or more", lambda recipe, net, data: _shifts(recipe, data)),
+        "shift training images by up to a tenth",
+    )
+    flip: Auto[bool] = option(
+        Rule(
+            "where the data set says that a mirror image keeps its class",
+            lambda recipe, net, data: recipe.augment and data.flip,
+        ),
+        "mirror half of the images",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flip is True and self.augment is False:
+            raise ValueError("flip is a part of augment, which is off: leave one of the two out")
 
     def prior(self) -> methods.Gibbs:
         """The method of the masks, whose targets are those of all its baselines."""
@@ -70,7 +90,7 @@ class Dense(Recipe):
         images = isinstance(data, Examples) and data.x.dim() == 4
         job.fit(
             bnn,
-            data=Augmented(data) if self.augment and images else data,
+            data=Augmented(data, flip=self.flip) if self.augment and images else data,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             schedule=rates[self.rate_schedule],
@@ -99,6 +119,8 @@ class Masked(Dense):
     """A recipe that takes a share of the weights, kernels or filters."""
 
     knob: ClassVar[str] = "sparsity"
+    unpruned: ClassVar[type[Recipe] | None] = Dense
+    keeps_more: ClassVar[str] = "a lower --sparsity"
     sparsity: float = option(0.9, "share of the weights that goes", within="[0, 1)", share=True)
     structure: Structure = option("weight", "what goes together")
 

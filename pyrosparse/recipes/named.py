@@ -61,7 +61,7 @@ def load_data(setup: Setup) -> Any:
     function = own_function(setup.dataset)
     if function is not None:
         return _call(function, {}, options)
-    return data_sets.load(setup.dataset, **options)
+    return data_sets.load(setup.dataset, size=setup.size, **options)
 
 
 def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -149,15 +149,6 @@ def fill(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
         told = [f"{what} {', '.join(sorted(names))}" for what, names in wrong.items() if names]
         raise ValueError(f"the weights are not of this network: {'; '.join(told)}")
     net.load_state_dict(dict(weights))
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError where torch has no such device."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"there is no device {name!r} here: {reason}") from error
 
 
 def _from_file(path: Path, net: nn.Module) -> nn.Module:

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
 
+POSITIVE = "(0, inf)"
+INT64 = "64 bits"
+ANY = "[-inf, inf]"
+_SMALLEST, _LARGEST = 1e-15, 1e30  # what float32 can square, divide by and add to
+
 if TYPE_CHECKING:
     Auto = Annotated[T, "or a rule"]
 else:
@@ -44,7 +49,8 @@ def option(default: Any, help: str, *, within: str = "", share: bool = False) ->
 
     default: a value, or a ``Rule``.
     help:    what it is, with its unit.
-    within:  the range of a number, ``(0, 1)``, ``[0, 1)``, ``(0, inf)``, ``1..``; it is checked.
+    within:  the range of a number, ``(0, 1)``, ``[0, 1)``, ``1..``, ``POSITIVE``; it is checked.
+             By default any finite number.
     share:   whether it is a share, which names of cells give in %.
 
     >>> option(0.9, "share of the weights that goes", within="[0, 1)").metadata["within"]
@@ -88,6 +94,11 @@ class Option:
     def _kinds(self) -> tuple[Any, ...]:
         return (self.kind, *typing.get_args(self.kind))
 
+    @property
+    def is_size(self) -> bool:
+        """Whether it is a height and a width."""
+        return any(typing.get_origin(one) is tuple for one in self._kinds)
+
     def check(self, value: Any) -> None:
         """Raise ValueError where a value is not one of this option's."""
         if isinstance(value, Rule):
@@ -102,6 +113,8 @@ class Option:
             if value not in self.choices:
                 known = " or ".join(repr(one) for one in self.choices)
                 raise ValueError(f"{self.name} must be {known}, got {value!r}")
+        elif self.is_size:
+            return
         elif self.kind is bool:
             if not isinstance(value, bool):
                 raise ValueError(f"{self.name} must be True or False, got {value!r}")
@@ -109,30 +122,36 @@ class Option:
             self._check_number(value)
 
     def _check_number(self, value: Any) -> None:
-        whole = self.number is int
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{self.name} must be a number, got {value!r}")
-        if whole and int(value) != value:
+        finite = math.isfinite(value) or (self.within == ANY and not math.isnan(value))
+        if not finite:
+            raise ValueError(f"{self.name} must be a finite number, got {value}")
+        if self.number is int and int(value) != value:
             raise ValueError(f"{self.name} must be a whole number, got {value}")
         if not _inside(value, self.within):
             raise ValueError(f"{self.name} must be {_in_words(self.within)}, got {value}")
 
 
 def _inside(value: float, within: str) -> bool:
-    if not within:
-        return math.isfinite(value)
+    if within in ("", ANY):
+        return True
+    if within == POSITIVE:
+        return _SMALLEST <= value <= _LARGEST
+    if within == INT64:
+        return -(2**63) <= value < 2**63
     if within.endswith(".."):
-        return float(within[:-2]) <= value < math.inf
+        return float(within[:-2]) <= value < 2**31
     low, high = (float(end) for end in within[1:-1].split(","))
     above = value > low if within[0] == "(" else value >= low
     return above and (value < high if within[-1] == ")" else value <= high)
 
 
 def _in_words(within: str) -> str:
-    if not within:
-        return "finite"
-    if within == "(0, inf)":
-        return "positive and finite"
+    if within == POSITIVE:
+        return f"positive, from {_SMALLEST:g} to {_LARGEST:g}"
+    if within == INT64:
+        return "a whole number of at most 64 bits"
     return f"{within[:-2]} or more" if within.endswith("..") else f"in {within}"
 
 

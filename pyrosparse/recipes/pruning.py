@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pyrosparse.recipes import shared
-from pyrosparse.recipes.option import option
+from pyrosparse.recipes.option import ANY, option
 from pyrosparse.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Magnitude(NoPruning):
 
     name: ClassVar[str] = "magnitude"
     knob: ClassVar[str] = "sparsity"
+    unpruned: ClassVar[type[Recipe] | None] = NoPruning
+    keeps_more: ClassVar[str] = "a lower --sparsity"
     criterion: ClassVar[str] = "magnitude"
     sparsity: float = option(
         0.9, "share of the weights that is pruned", within="[0, 1)", share=True
@@ -90,7 +92,9 @@ class BayesianMagnitude(Magnitude):
 
     name: ClassVar[str] = "bayesian-magnitude"
     threshold: float = option(
-        -0.105, "prune where the last log Bayes factor exceeds this, in nats; log 0.9"
+        -0.105,
+        "prune where the last log Bayes factor exceeds this, in nats; log 0.9",
+        within=ANY,
     )
     likelihood: Literal["sum", "mean"] = option(
         "sum", "the likelihood's part of the Bayes factor, over the training data"

@@ -26,12 +26,18 @@ class Recipe:
 
     name: on the command line, in suites and in results.
     knob: the option that trades size for accuracy, which tells runs apart; "" for none.
+    unpruned: the recipe that trains alike and takes nothing away, for those that prune in training.
+    keeps_more, takes_more: what to try where too much went, and where nothing did; "" where the
+          recipe does not decide that itself.
 
     Raises ValueError on an option out of range.
     """
 
     name: ClassVar[str]
     knob: ClassVar[str] = ""
+    unpruned: ClassVar[type[Recipe] | None] = None
+    keeps_more: ClassVar[str] = ""
+    takes_more: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for name, one in self.options().items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def compress(
     pool: Path | str | None = None,
     seed: int = 0,
     device: Any = None,
+    dense: bool | nn.Module = True,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Result:
@@ -60,6 +61,9 @@ def compress(
                 counts.
     seed:       of all random numbers; the caller's generators are left alone.
     device:     where network and data go; by default they stay.
+    dense:      what a recipe that prunes in training is compared with: a network trained alike in
+                which nothing is pruned (it takes as long again), False for the pruned one itself,
+                or a network of yours. Recipes that begin with a trained network compare with that.
     callbacks:  of every stage, beside the recipe's own; ``run.stage`` says which one it is.
     progress:   show progress bars; by default on a terminal only.
 
@@ -79,18 +83,34 @@ def compress(
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
+        start = copy.deepcopy(net).to(device)
         job = Job(
-            copy.deepcopy(net).to(device),
+            copy.deepcopy(start),
             parts,
             model or classifier,
             recipe,
             seed,
-            Path(folder) if folder is not None else None,
-            Path(pool) if pool is not None else None,
+            None if folder is None else Path(folder),
+            None if pool is None else Path(pool),
             progress,
             callbacks,
         )
-        return _result(job, job.run(recipe))
+        bnn = job.run(recipe)
+        if job.original is None:
+            job.original = _dense(job, start, dense)
+        return _result(job, bnn)
+
+
+def _dense(job: Job, net: nn.Module, dense: bool | nn.Module) -> nn.Module | None:
+    """The network that a pruned one is compared with; None where there is none."""
+    if isinstance(dense, nn.Module):
+        return copy.deepcopy(dense) if job.recipe.unpruned is not None else None
+    if not dense or job.recipe.unpruned is None:
+        return None
+    folder = job.folder / "dense" if job.folder else None
+    alone = replace(job, net=net, folder=folder, callbacks=(), stages=[])
+    alone.run(job.recipe.unpruned.of(job.recipe.values()))
+    return net
 
 
 def _default() -> Recipe:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pyrosparse.recipes import find
 from pyrosparse.recipes.gates import BetaBernoulli
-from pyrosparse.recipes.option import Option, option, options
+from pyrosparse.recipes.option import INT64, POSITIVE, Option, option, options
 from pyrosparse.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,11 +37,14 @@ class Setup:
     dataset: str = option(
         "digits", "see `pyrosparse datasets`; a folder of images; or package.module:function"
     )
+    size: tuple[int, int] | None = option(
+        None, "resize the images of a folder: 64, or height and width, 48x64"
+    )
     normalise: Literal["standard", "unit"] = option(
         "standard", "images of mean 0 and variance 1, or pixels in [0, 1]"
     )
     validation: float = option(0.1, "share of the training data that is held out", within="[0, 1)")
-    seed: int = option(0, "seed of all random numbers", within="0..")
+    seed: int = option(0, "seed of all random numbers", within=INT64)
     device: str = option("cpu", "what to compute on, as torch names it: cpu, cuda")
     teacher: str = option(
         "",
@@ -49,11 +52,12 @@ class Setup:
     )
     teacher_weight: float = option(0.5, "share of the teacher in the likelihood", within="[0, 1]")
     teacher_temperature: float = option(
-        2.0, "temperature of the teacher's probabilities", within="(0, inf)"
+        2.0, "temperature of the teacher's probabilities", within=POSITIVE
     )
     recipe: Recipe = field(default_factory=BetaBernoulli)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _pair(self.size))
         for name, one in self.options().items():
             one.check(getattr(self, name))
 
@@ -98,6 +102,8 @@ class Setup:
                     continue
                 if isinstance(value, bool):
                     words.append(f"--{flag}" if value else f"--no-{flag}")
+                elif isinstance(value, tuple):
+                    words += [f"--{flag}", "x".join(str(side) for side in value)]
                 elif isinstance(value, Mapping) and one.number is not None:
                     pairs = (f"{key}={number}" for key, number in value.items())
                     words += [f"--{flag}", ",".join(pairs)]
@@ -112,12 +118,14 @@ class Setup:
         folder: Path | None = None,
         pool: Path | None = None,
         weights: Mapping[str, Any] | None = None,
+        dense: bool = True,
         progress: bool | None = None,
     ) -> Result:
         """Load what is named, and compress it.
 
         folder, pool, progress: as for ``compress``.
         weights: a state dict to start from, as a trained network.
+        dense:   as for ``compress``; with weights, their network is the one to compare with.
 
         Raises ValueError where something is not found or the weights do not fit, and what
         ``compress`` raises.
@@ -126,7 +134,8 @@ class Setup:
         >>> Setup.of(values).run(progress=False).report.structure
         '8-10'
         """
-        from pyrosparse.recipes.named import check_device, load_data, load_network, load_teacher
+        from pyrosparse.machine import check_device
+        from pyrosparse.recipes.named import load_data, load_network, load_teacher
         from pyrosparse.recipes.run import compress
 
         check_device(self.device)
@@ -145,8 +154,19 @@ class Setup:
             pool=pool,
             seed=self.seed,
             device=self.device,
+            dense=net if dense and weights is not None else dense,
             progress=progress,
         )
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Height and width, where one number is both."""
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and 1 <= side < 2**15 for side in pair):
+        raise ValueError(f"size is a height and a width in pixels, 1 or more; got {size!r}")
+    return pair
 
 
 def _undivided(data: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrosparse.recipes.option import Rule, option
+from pyrosparse.recipes.option import POSITIVE, Rule, option
 
 
 def epochs(default: Any) -> Any:
@@ -16,12 +16,12 @@ def batch_size(default: int) -> Any:
 
 
 def learning_rate(default: float) -> Any:
-    return option(default, "learning rate of Adam, on the weights", within="(0, inf)")
+    return option(default, "learning rate of Adam, on the weights", within=POSITIVE)
 
 
 def scale(default: Any) -> Any:
     return option(
-        default, "standard deviation of the Gaussian prior on the weights", within="(0, inf)"
+        default, "standard deviation of the Gaussian prior on the weights", within=POSITIVE
     )
 
 

@@ -26,6 +26,7 @@ class Split:
     n:       how many training data there are.
     name:    for people.
     classes: their names; () where they are not known.
+    flip:    whether an image mirrored left to right is still one of its class.
     """
 
     train: Any
@@ -34,6 +35,7 @@ class Split:
     n: int
     name: str = "data"
     classes: tuple[str, ...] = ()
+    flip: bool = False
 
     def steps(self, batch_size: int) -> int:
         """Steps an epoch; loaders have batches of their own size.
@@ -59,8 +61,15 @@ class Split:
             return tuple(part[:2] for part in next(iter(self.train)))
 
     @property
+    def shift(self) -> bool:
+        """Whether the data are images of which a tenth is a pixel or more: smaller ones change too
+        much with every shift."""
+        shape = self.batch[0].shape[1:]
+        return len(shape) == 3 and min(shape[1:]) >= 10
+
+    @property
     def judged(self) -> Any:
-        """The data that results are judged on: test data, or where there are none, training data."""
+        """What results are judged on: test data, or where there are none, training data."""
         return self.train if self.test is None else self.test
 
     @property
@@ -92,8 +101,9 @@ def split(
     """
     name: str = "data"
     classes: tuple[str, ...] = ()
+    flip = False
     if isinstance(data, DataSet):
-        name, classes = data.name, data.classes
+        name, classes, flip = data.name, data.classes, data.flip
         validation = data.validation if validation is None else validation
         test = data.test if test is None else test
         data = data.train
@@ -103,7 +113,7 @@ def split(
     train, test = _held_out(train, test, "test", seed)
     train, validation = _held_out(train, validation, "validation", seed)
     train, validation, test = (_to(part, device) for part in (train, validation, test))
-    return Split(train, validation, test, count(train), name, classes)
+    return Split(train, validation, test, count(train), name, classes, flip)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

@@ -40,6 +40,8 @@ class IndependentSupport(StartsTrained):
 
     name: ClassVar[str] = "independent-support"
     knob: ClassVar[str] = "active"
+    keeps_more: ClassVar[str] = "a higher --active"
+    takes_more: ClassVar[str] = "a lower --active"
     pair: ClassVar[tuple[float, float]] = (0.3, 0.7)
     epochs: Auto[int] = shared.epochs(shared.at_least(40, 4000))
     batch_size: int = shared.batch_size(128)

@@ -137,3 +137,16 @@ def test_a_missing_package_is_named(
     with pytest.raises(ImportError, match=rf"package {package} .*pip install 'pyrosparse\[onnx\]'"):
         ps.export_onnx(nn.Linear(2, 2), tmp_path / "a.onnx", torch.ones(1, 2))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(onnx_file, "_require", lambda *_: None)
+    net = torch.nn.Linear(4, 2)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ExportError, match=rf"weight is in {name}.*export net.float\(\)"):
+        onnx_file.export_onnx(net.to(dtype), tmp_path / "net.onnx", torch.ones(1, 4, dtype=dtype))
+    with pytest.raises(ExportError, match=f"the example is in {name}"):
+        onnx_file.export_onnx(net.float(), tmp_path / "net.onnx", torch.ones(1, 4, dtype=dtype))

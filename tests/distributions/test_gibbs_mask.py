@@ -186,3 +186,20 @@ def test_the_memory_layout_changes_nothing_in_the_law() -> None:
         assert law.sample().shape == field.shape and law.sample((6,)).shape == (6, *field.shape)
         draws = torch.stack([law.sample() for _ in range(2000)])
         assert_mean(draws, torch.sigmoid(-1.4 * field))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("coupling", [0.0, 0.01])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, coupling: float) -> None:
+    field = torch.tensor([3.0, -0.25, 0.5, 2.5], dtype=dtype)
+    half = GibbsMask(field, torch.tensor(1.0), coupling)
+    full = GibbsMask(field.float(), 1.0, coupling)
+    masks = full.sample((9,))
+    assert torch.equal(half.log_prob(masks.to(dtype)), full.log_prob(masks).to(dtype))
+    for name in ("mean", "log_normalizer", "mode"):
+        assert torch.equal(getattr(half, name), getattr(full, name).to(dtype))
+    # Uniform numbers of bfloat16 would draw probabilities below 1 / 256 too often.
+    drawn = half.sample((100_000,))
+    assert drawn.dtype == dtype
+    found, p = drawn.float().mean(0), full.mean
+    assert ((found - p).abs() < 5 * (p * (1 - p) / 100_000).sqrt()).all()

@@ -341,3 +341,20 @@ def test_beta_is_a_buffer() -> None:
     bnn = ps.lift(nn.Linear(3, 2), Gibbs(beta=0.7))
     assert bnn.state_dict()["guide.posterior.weight._beta"] == torch.tensor(0.7)
     assert bnn.double().guide.entries[0].posterior()["_beta"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("structure", ["weight", "kernel", "filter"])
+def test_a_network_in_half_precision(dtype: torch.dtype, structure: str) -> None:
+    # Weights whose squares float16 does not hold.
+    weight = (1e-4 * torch.randn(16, 8, 3, 3)).to(dtype)
+    method = ps.Gibbs(0.75, structure)
+    expected = method.magnitude_mask(weight.float())
+    assert torch.equal(method.magnitude_mask(weight), expected)
+    assert float(expected.float().mean()) == pytest.approx(0.25, abs=0.02)
+    net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3)).to(dtype)
+    net[0].weight.data.copy_(weight)
+    bnn = ps.lift(net, ps.Gibbs(0.75, structure, beta=1e9))
+    assert torch.equal(bnn.masks()["0.weight"], expected)
+    out = bnn(torch.ones(2, 8, 5, 5, dtype=dtype))
+    assert out.dtype == dtype and out.isfinite().all()
