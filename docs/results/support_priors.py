@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyrosparse.compress import Settings
-from pyrosparse.compress.methods import turbo
 from torch import Tensor, nn
 
 import pyrosparse as ps
@@ -94,7 +92,7 @@ def run(
     support, units = PRIORS[prior]
     method = ps.SupportMRF(support=support, likelihood=likelihood, contrast=100.0)
     bnn = ps.lift(net, method, ps.weights(net, "*.weight"))
-    path = turbo(Settings(method="turbo-vbi", active=ACTIVE, epochs=epochs))
+    path = TurboVBI(active=ACTIVE, epochs=epochs).turbo()
     path.units = units
     ps.fit(
         ps.classifier(bnn, n),

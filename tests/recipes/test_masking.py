@@ -10,7 +10,7 @@ from torch import nn
 from pyrosparse import run_folder
 from pyrosparse.bench import suite
 from pyrosparse.method import Posterior
-from pyrosparse.recipes import Gibbs
+from pyrosparse.recipes import Gibbs, Split
 from pyrosparse.recipes.setup import Setup
 from tests.stopped import stopped_after
 
@@ -154,7 +154,7 @@ def test_relative_or_not_it_is_the_same_law_where_the_variance_is_that_of_he(
     laws = []
     for relative in (False, True):
         recipe = Gibbs(structure=structure, relative=relative, scale=1.0)
-        recipe = recipe.resolve(None, None)
+        recipe = recipe.resolve(None, Split((weight, weight), None, None, 8))
         (annealing,) = recipe.callbacks([])
         method, beta = recipe.prior(), annealing.schedule(0.3)
         q = Posterior(loc=weight, _beta=torch.tensor(beta).double())

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from torch import nn
 
 from pyrosparse.recipes import (
@@ -24,10 +25,11 @@ from pyrosparse.recipes import (
 from pyrosparse.recipes.setup import Setup
 
 N = 60_000
+DATA = torch.zeros(3, 20), torch.zeros(3).long()
 
 
 def resolved(recipe: Recipe, n: int = N) -> Any:
-    return recipe.resolve(nn.Linear(20, 100), Split((), None, None, n))
+    return recipe.resolve(nn.Linear(20, 100), Split(DATA, None, None, n))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=names())
