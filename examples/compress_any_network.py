@@ -2,8 +2,9 @@
 
     python examples/compress_any_network.py
 
-Each of the three recipes is one call of ``ps.compress``. It copies the network, trains, takes away, and
-measures what is left. Give your own module and your own tensors in place of these.
+Each of the three recipes is one call of ``ps.compress``. It copies the network, trains it, takes
+away what it can do without, and measures what is left. Give your own module and your own tensors in
+place of these.
 """
 
 from __future__ import annotations

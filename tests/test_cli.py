@@ -259,7 +259,7 @@ def test_gates_that_close_everything_are_said_to() -> None:
         (["--network", "fnc"], "did you mean 'fcn'?"),
         (["--network", "nowhere:net"], "nowhere:net names no function"),
         (["--network", "os.path:nothing"], "names no function"),
-        (["--network", "os.path:join"], "join"),
+        (["--network", "os.path:join"], "join cannot be called with"),
         (["--dataset", "digit"], "did you mean 'digits'?"),
         (["bayesian-magnitud"], "did you mean 'bayesian-magnitude'?"),
         (["--sparsity", "0.9"], "beta-bernoulli has no option sparsity: it is one of gibbs"),

@@ -28,6 +28,7 @@ from pyrosparse.compact.quality import quality
 from pyrosparse.data import DataSet
 from pyrosparse.files import write_atomically
 from pyrosparse.infer import schedules
+from pyrosparse.recipes import TurboVBI
 from pyrosparse.supports import Chain, Grid, SupportPrior, UnitFactor
 
 FOLDER = Path(__file__).parent

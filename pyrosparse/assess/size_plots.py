@@ -113,7 +113,7 @@ def trade_off(rows: Sequence[Cell]) -> Figure:
     >>> len(trade_off([Cell("a", [line], {"error": 1.59})]).axes)
     1
     """
-    rows = [row for row in rows if row.speedup is not None]
+    rows = [row for row in rows if row.speedup and row.setup.recipe.level is not None]
     if not rows:
         raise ValueError("there is no compact network among the results, and nothing to plot")
     panels: dict[str, list[Cell]] = {}

@@ -31,9 +31,8 @@ class _Commands(TyperGroup):
         except (ValueError, OSError, ImportError) as error:
             _refuse(error)
         except Exception as error:
-            from pyrosparse.infer import NonFiniteLossError
-
-            if not isinstance(error, NonFiniteLossError):
+            infer = sys.modules.get("pyrosparse.infer")  # not imported where nothing was trained
+            if infer is None or not isinstance(error, infer.NonFiniteLossError):
                 raise
             _refuse(error, "; try a lower --learning-rate")
 

@@ -162,5 +162,11 @@ def _from_file(path: Path, net: nn.Module) -> nn.Module:
 
 def _call(function: Callable[..., Any], given: dict[str, Any], offered: dict[str, Any]) -> Any:
     """Call a function with what is given, and with what is offered where it takes it."""
-    taken = inspect.signature(function).parameters
-    return function(**{name: value for name, value in offered.items() if name in taken} | given)
+    signature = inspect.signature(function)
+    chosen = {key: one for key, one in offered.items() if key in signature.parameters} | given
+    try:
+        signature.bind(**chosen)
+    except TypeError as error:
+        name = getattr(function, "__qualname__", function)
+        raise ValueError(f"{name} cannot be called with {', '.join(chosen)}: {error}") from error
+    return function(**chosen)

@@ -16,7 +16,7 @@ from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.split import Split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a recipe leaves of a network; print it.
 
@@ -84,7 +84,7 @@ class Result:
         """The time of training, in all stages, with validation."""
         return sum(stage.seconds for stage in self.stages)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [("recipe", self.recipe.name), ("sparsity", f"{100 * self.sparsity:.2f} %")]
         if self.compaction.kept:
             rows.append(("units kept", self.compaction.kept))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +140,8 @@ def _part(data: Any) -> Any:
         classes = y.dtype == torch.int64 and y.dim() == 1
         fits = x.is_floating_point() and x.dim() > 1
         return Examples(x, y) if len(tensors) == 2 and classes and fits else tensors
-    if hasattr(data, "__iter__") and hasattr(data, "__len__") and not _is_array(data):
+    batches = hasattr(data, "__iter__") and hasattr(data, "__len__")
+    if batches and not isinstance(data, (Tensor, np.ndarray, str, Mapping)):
         return data
     raise TypeError(
         "data must be a DataSet, Examples, tensors or arrays (inputs, targets), or a loader of "

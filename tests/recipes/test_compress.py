@@ -21,6 +21,7 @@ Y = (X[:, 0] > 0).long() + (X[:, 1] > 0).long()
 Z = X[:, :1] - 2 * X[:, 1:2]
 GATES = ps.recipes.BetaBernoulli(pretrain=1, epochs=2, batch_size=96)
 QUICK = {"epochs": 2, "batch_size": 96}
+PRUNED = ps.recipes.Magnitude(sparsity=0.3, **QUICK)
 
 
 class Own(nn.Module):
@@ -56,7 +57,9 @@ DATA: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("form", DATA)
-@pytest.mark.parametrize("recipe", [GATES, ps.recipes.Magnitude(**QUICK)], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "recipe", [GATES, ps.recipes.Magnitude(sparsity=0.3, **QUICK)], ids=lambda r: r.name
+)
 def test_a_network_of_ones_own_on_data_of_any_form(form: str, recipe: ps.recipes.Recipe) -> None:
     given = DATA[form]()
     data = given.pop("data")
@@ -200,7 +203,13 @@ def test_stages_are_named_to_callbacks(tmp_path: Path) -> None:
 def test_what_cannot_be_hashed_is_not_pooled(tmp_path: Path) -> None:
     def run(name: str, data: Any, **options: Any) -> set[str]:
         ps.compress(
-            own(), data, GATES, pool=tmp_path / name, folder=tmp_path, progress=False, **options
+            own(),
+            data,
+            GATES,
+            pool=tmp_path / name,
+            folder=tmp_path / f"own {name}",
+            progress=False,
+            **options,
         )
         pool = tmp_path / name
         return {one.name.rpartition("-")[0] for one in pool.iterdir()} if pool.exists() else set()
