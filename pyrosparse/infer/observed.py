@@ -15,22 +15,22 @@ from pyrosparse.evidence.traces import sample_sites
 def check_observed(trace: poutine.Trace, batch: tuple[Any, ...], data: Any) -> None:
     """Compare the observed sites of a model's first trace with the data that it is trained on.
 
-    Warns where nothing is observed, and where the sites of a minibatch are scaled to another number
-    of data than there are: the likelihood then has another weight against the prior than it should.
+    Warns where the sites of a minibatch are scaled to another number of data than there are: the
+    likelihood then has another weight against the prior than it should.
 
-    Raises ValueError where the labels of a categorical site are not classes of its.
+    Raises ValueError where nothing is observed, and where labels are no classes of their site.
     """
     sites = sample_sites(trace, observed=True)
+    if not sites:
+        raise ValueError(
+            "the model observes nothing, so that training would only bring the guide to the prior: "
+            "pass the labels too, and give them to pyro.sample as obs"
+        )
     for site in sites:
         _check_labels(site, batch, data)
     counted = count(data)
     message = None
-    if not sites:
-        message = (
-            "the model observes nothing, so that training only brings the guide to the prior: pass "
-            "the labels too, and give them to pyro.sample as obs"
-        )
-    elif counted is not None and isinstance(batch[0], Tensor) and batch[0].dim():
+    if counted is not None and isinstance(batch[0], Tensor) and batch[0].dim():
         message = _wrong_scale(sites, len(batch[0]), *counted)
     if message:
         warnings.warn(message, stacklevel=4)
@@ -54,11 +54,10 @@ def count(data: Any) -> tuple[int, int] | None:
             return None
         n = sum(len(one) for one in firsts)
         return n, n
-    dataset, sampler = getattr(data, "dataset", None), getattr(data, "sampler", None)
-    if not hasattr(data, "batches") and dataset is not None:
+    dataset: Any = getattr(data, "dataset", None)
+    if not hasattr(data, "batches") and hasattr(dataset, "__len__"):
+        sampler: Any = getattr(data, "sampler", None)
         lengths = [len(one) for one in (dataset, sampler) if hasattr(one, "__len__")]
-        if not hasattr(dataset, "__len__"):
-            return None
         # A loader may leave out its last batch, or take some of the data more than once.
         left_out = (data.batch_size or 1) - 1 if getattr(data, "drop_last", False) else 0
         return min(lengths) - left_out, max(lengths)
