@@ -27,6 +27,7 @@ from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.kl_scale import kl_scale as scale_kl
+from pyrosparse.infer.observed import check_observed
 from pyrosparse.infer.parameter_groups import Rates, made, parameter_groups
 from pyrosparse.infer.progress import progress_bar
 from pyrosparse.infer.run import Fit, stateful
@@ -129,10 +130,12 @@ def fit(
         # NonFiniteLossError says it, and says where.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
-        run.collect_parameters()
+        seen = run.collect_parameters()
         run.optimizer = made(optimizer, parameter_groups(run.parameters, learning_rate))
         if compact_every is not None:
             run.shrink = Shrink(run)
+        check_observed(*seen, data)
+        del seen  # the memory of a batch's trace
 
         def captured() -> CapturedSVI | None:
             if not capture:

@@ -33,7 +33,7 @@ def check_observed(trace: poutine.Trace, batch: tuple[Any, ...], data: Any) -> N
     if counted is not None and isinstance(batch[0], Tensor) and batch[0].dim():
         message = _wrong_scale(sites, len(batch[0]), *counted)
     if message:
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=3)
 
 
 def count(data: Any) -> tuple[int, int] | None:

@@ -23,7 +23,6 @@ from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
-from pyrosparse.infer.observed import check_observed
 from pyrosparse.infer.shrink import Shrink
 from pyrosparse.lift import Lifted
 
@@ -116,10 +115,9 @@ class Fit:
             return -(-self.n // self.batch_size) - self._merges_last
         return len(self.data) if hasattr(self.data, "__len__") else None
 
-    def collect_parameters(self) -> None:
-        """Learn which parameters there are, and look at what the model observes."""
+    def collect_parameters(self) -> tuple[poutine.Trace, tuple[Any, ...]]:
+        """Learn which parameters there are; returns the trace of the model on a batch, and it."""
         parameters, trace, batch = self.try_once()
-        check_observed(trace, batch, self.data)
         for name, site in parameters.nodes.items():
             if site["type"] == "param":
                 value: Any = site["value"]
@@ -128,6 +126,7 @@ class Fit:
                     self.parameters[name] = tensor
         if not self.parameters:
             raise ValueError("neither model nor guide has a parameter to train")
+        return trace, batch
 
     def try_once(self) -> tuple[poutine.Trace, poutine.Trace, tuple[Tensor, ...]]:
         """Run guide and model once, as SVI does, leaving no trace behind; returns the parameter
