@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
-from pyrosparse.errors import unknown_name
+from pyrosparse.errors import refuse_jit, unknown_name
 from pyrosparse.guide import Contents, Entry, Guide, check_target, locate
 from pyrosparse.hooks import gate, noise
 from pyrosparse.masks import Masks, largest
@@ -120,6 +120,7 @@ class Lifted(PyroModule):
         return [entry.target for entry in self.guide.entries]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        refuse_jit()
         net = self._modules["net"]
         assert net is not None
         if poutine.runtime.am_i_wrapped():

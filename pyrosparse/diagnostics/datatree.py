@@ -106,7 +106,7 @@ def to_datatree(
             if mcmc is not None:
                 del values["sample_stats"]["log_q"]
             if not arrays:
-                x = torch.cat([batch[0].cpu() for batch in batches(data, batch_size)])
+                x = torch.cat([batch[0].cpu() for batch in batches(data, batch_size, program)])
                 whole = [x, *one.observed.values(), *(t for held in tensors for t in held.values())]
                 _refuse_large(values, len(runs) * draws, whole, limit)
                 arrays = _room(values, len(runs), draws)

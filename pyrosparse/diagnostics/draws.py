@@ -67,7 +67,7 @@ def draw(
         poutine.block(),
     ):
         torch.manual_seed(seed)
-        for batch in batches(data, batch_size):
+        for batch in batches(data, batch_size, model):
             if result is None:
                 drawn = poutine.trace(guide).get_trace(*batch)
                 drawn.compute_log_prob()

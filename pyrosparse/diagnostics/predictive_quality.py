@@ -14,6 +14,7 @@ from pyrosparse.diagnostics.out_of_distribution import auroc, predictive_entropy
 from pyrosparse.diagnostics.predictions import log_probabilities
 from pyrosparse.diagnostics.rotation import rotated
 from pyrosparse.diagnostics.table import text_table
+from pyrosparse.evidence.batches import prepared
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def predictive_quality(
     network   accuracy     NLL   Brier     ECE
     identity    1.0000  0.3133  0.1447  0.2689
     """
+    data = prepared(data)
     x, y = (data.x, data.y) if hasattr(data, "x") else data
     options = {"draws": draws, "seed": seed, "batch_size": batch_size}
     found = PredictiveQualities()

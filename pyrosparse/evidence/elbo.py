@@ -11,6 +11,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyrosparse.evidence.batches import prepared
 from pyrosparse.evidence.traces import batches, evaluation_mode, log_prob_sum
 
 
@@ -72,6 +73,7 @@ def elbo(
     """
     if draws < 2:
         raise ValueError(f"a standard error needs at least 2 draws, got {draws}")
+    data = prepared(data, model)
     values = torch.zeros(draws, dtype=torch.float64)
     with torch.random.fork_rng(devices=_devices()), torch.no_grad(), evaluation_mode(model, guide):
         for draw in range(draws):
@@ -79,7 +81,7 @@ def elbo(
             part, scale = (data, 1.0) if subset is None else _subset(data, subset)
             with poutine.block():
                 guide_trace = None
-                for batch in batches(part, batch_size):
+                for batch in batches(part, batch_size, model):
                     if guide_trace is None:
                         guide_trace = poutine.trace(guide).get_trace(*batch)
                         guide_trace.compute_log_prob()

@@ -27,7 +27,7 @@ def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dic
     """
     nll, correct, n, categorical = 0.0, 0, 0, False
     with torch.no_grad(), evaluation_mode(model, guide):
-        for batch in batches(data, batch_size):
+        for batch in batches(data, batch_size, model):
             for site in sample_sites(trace_at_mean(model, guide, batch), observed=True):
                 nll -= float(site["unscaled_log_prob"].sum(dtype=torch.float64))
                 logits = _logits(site["fn"])

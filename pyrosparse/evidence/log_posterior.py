@@ -73,8 +73,9 @@ def log_posterior(
     belongs to a lifted one.
 
     model, guide: a Pyro program with a data plate, and its guide; any sites.
-    data:         ``Examples``, a tuple of tensors with one datum a row, or an iterable of batches
-                  (a DataLoader); each batch is passed on as ``model(*batch)``.
+    data:         ``Examples``, a tuple of tensors or arrays with one datum a row, a dict of them, a
+                  torch Dataset, or an iterable of batches (a DataLoader), as for ``fit``; each
+                  batch is passed on as ``model(*batch)``.
     batch_size:   data taken at a time, where data are tensors.
 
     Raises ValueError when there is no observed site, or a part is not finite.
@@ -90,7 +91,7 @@ def log_posterior(
     """
     likelihood, prior, n = 0.0, None, 0
     with torch.no_grad(), evaluation_mode(model, guide):
-        for batch in batches(data, batch_size):
+        for batch in batches(data, batch_size, model):
             trace = trace_at_mean(model, guide, batch)
             if prior is None:
                 prior = log_prob_sum(trace, observed=False)

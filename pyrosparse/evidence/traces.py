@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pyro.poutine as poutine
@@ -11,9 +11,8 @@ from pyro.distributions import TransformedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrosparse.evidence.batches import batches as batches
 from pyrosparse.lift import mean_gates
-
-Batches = Iterable[tuple[Tensor, ...]]
 
 
 class _AtMean(Messenger):
@@ -88,17 +87,6 @@ def _log_prob_in_double(fn: Any, value: Tensor) -> float:
     return float(fn.log_prob(value).sum(dtype=torch.float64))
 
 
-def batches(data: Any, size: int) -> Batches:
-    """Minibatches in order from ``Examples``, a tuple of tensors, or an iterable of batches."""
-    if hasattr(data, "batches"):
-        yield from data.batches(size)
-    elif isinstance(data, tuple):
-        for start in range(0, len(data[0]), size):
-            yield tuple(tensor[start : start + size] for tensor in data)
-    else:
-        yield from data
-
-
 class evaluation_mode:
     """Put the modules among the given callables in evaluation mode for a block."""
 
@@ -121,12 +109,23 @@ class evaluation_mode:
 def modules(*callables: Any) -> list[torch.nn.Module]:
     """The torch modules among the given callables, each once.
 
-    A ready model (``classifier``, ``regressor``) counts through its ``network``, the guide of a
-    lifted network through that network.
+    A model that holds a ``network`` and no more, as ``classifier`` does, counts through it, the
+    guide of a lifted network through that network.
     """
     found: list[torch.nn.Module] = []
     for one in callables:
-        module = getattr(one, "lifted", getattr(one, "network", one))
+        module = getattr(one, "lifted", None)
+        if module is None:
+            module = one if _holds_more(one) else getattr(one, "network", one)
         if isinstance(module, torch.nn.Module) and not any(module is other for other in found):
             found.append(module)
     return found
+
+
+def _holds_more(model: Any) -> bool:
+    """Whether a model is a torch module with other parts than its ``network``."""
+    if not isinstance(model, torch.nn.Module):
+        return False
+    network = getattr(model, "network", None)
+    own = [*model.children(), *model._parameters.values(), *model._buffers.values()]
+    return not isinstance(network, torch.nn.Module) or any(part is not network for part in own)
