@@ -150,7 +150,7 @@ def to_datatree(
     tree = from_dict(
         arrays,
         dims=named | {"norm": ["layer"], "active": ["layer"]},
-        coords={"layer": list(used)} | known.places,
+        coords={"layer": list(used), **known.places},
         attrs={"/": {"inference": "mcmc" if mcmc is not None else "svi", "seed": seed}},
     )
     if tensors:

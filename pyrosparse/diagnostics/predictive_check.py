@@ -64,7 +64,7 @@ def predictive_check(
     >>> predictive_check(tree, lambda y: (y == 0).mean()).observed
     1.0
     """
-    sites = list(tree["observed_data"].data_vars)
+    sites = list(tree["observed_data"].data_vars) if "observed_data" in tree else []
     if site is None and len(sites) > 1:
         raise ValueError(f"the tree has several observed sites, {', '.join(sites)}: name one")
     if site is None and not sites:
@@ -80,7 +80,7 @@ def predictive_check(
     observed = float(statistic(tree["observed_data"][site].to_numpy()))
     if math.isnan(observed) or values.isnan().any():
         raise ValueError(
-            f"the statistic of {site!r} is NaN. Where elements of the data are masked, they are NaN "
-            "in the tree: take a statistic that leaves them out, such as np.nanmean"
+            f"the statistic of {site!r} is NaN. Elements of the data that are masked are NaN in "
+            "the tree: take a statistic that leaves them out, such as np.nanmean"
         )
     return PredictiveCheck(observed, values)

@@ -91,6 +91,10 @@ def predictive_quality(
     network   accuracy     NLL   Brier     ECE
     identity    1.0000  0.3133  0.1447  0.2689
     """
+    if not hasattr(data, "x") and not isinstance(data, (tuple, list)):
+        raise TypeError(
+            f"data must be Examples or (x, y), all of them at once; got {type(data).__name__}"
+        )
     x, y = (data.x, data.y) if hasattr(data, "x") else data
     guides = guides_by_name(guide, networks)
     found = PredictiveQualities()

@@ -27,9 +27,9 @@ class Latents:
         self.trace = poutine.trace(guide).get_trace(*batch)
         self.trace.compute_log_prob()
         # The model's plates take their own data, whatever the guide took a subsample of.
-        for site in list(self.trace.nodes.values()):
+        for name, site in list(self.trace.nodes.items()):
             if type(site.get("fn")).__name__ == "_Subsample":
-                self.trace.remove_node(site["name"])
+                self.trace.remove_node(name)
         self._batches = 0
         self.local: list[str] = []
 

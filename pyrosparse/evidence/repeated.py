@@ -136,12 +136,12 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 def _mark(batch: Any) -> int:
     """A checksum of the values in a batch, whatever the order of its tensors."""
-    parts = (one.detach().contiguous().cpu().flatten() for one in _tensors(batch))
-    return sum(zlib.crc32(one.view(torch.uint8).numpy()) for one in parts)
+    flat = (one.detach().cpu().contiguous().flatten() for one in _tensors(batch))
+    return sum(zlib.crc32(one.view(torch.uint8).numpy().tobytes()) for one in flat)
 
 
 def _bytes(batch: Any) -> int:
-    return sum(tensor.nbytes for tensor in _tensors(batch))
+    return int(sum(tensor.nbytes for tensor in _tensors(batch)))
 
 
 def _copy(batch: Any) -> Any:

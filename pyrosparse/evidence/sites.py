@@ -20,7 +20,7 @@ def sample_sites(trace: poutine.Trace, observed: bool) -> list[Any]:
         if site["type"] == "sample"
         and site["is_observed"] == observed
         and type(site["fn"]).__name__ != "_Subsample"
-        and not site["infer"].get("_deterministic")
+        and not (site["infer"] or {}).get("_deterministic")
     ]
 
 
