@@ -98,7 +98,7 @@ def to_datatree(
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
     runs, models, guides = _runs(bnn, model, guide)
-    drawn_from = [[one] * draws for one in guides]
+    drawn_from: list[list[Program]] = []
     if mcmc is not None:
         if len(runs) > 1 or guide is not None:
             raise ValueError("an MCMC run is of one lifted network, and has its own draws")
@@ -117,7 +117,7 @@ def to_datatree(
             with used_weights(run) as used, calls_of(run.guide) as own, evaluation_mode(run):
                 one = draw(
                     program,
-                    drawn_from[chain][number],
+                    drawn_from[chain][number] if drawn_from else guides[chain],
                     data,
                     seed=at,
                     batch_size=batch_size,

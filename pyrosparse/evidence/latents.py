@@ -58,9 +58,9 @@ class Latents:
         ]
         if strangers:
             raise ValueError(
-                f"the guide draws {', '.join(strangers)}, which the model has not as latent "
-                "variables: is it the guide of another model? (One that only helps to draw the "
-                "others is to have infer={'is_auxiliary': True})"
+                f"the guide draws {', '.join(strangers)}, which are no latent variables of the "
+                "model. Give the guide of this model; mark variables that only help to draw others "
+                "with infer={'is_auxiliary': True}"
             )
 
 
@@ -85,9 +85,9 @@ def refuse_local(trace: poutine.Trace, n: int, *, first: bool) -> list[str]:
             if not first or frame.size != (frame.full_size or frame.size):
                 raise ValueError(
                     f"{site['name']!r} is a latent variable of each datum (in the plate "
-                    f"{frame.name!r}), and one draw of it serves neither several batches nor a "
-                    "part of the plate's data. Give all of them in one batch (batch_size), or sum "
-                    "it out in the model"
+                    f"{frame.name!r}): one draw cannot serve several batches, or a part of the "
+                    "plate's data. Give all data of the plate in one batch (batch_size), or sum "
+                    "the variable out in the model"
                 )
     if not first:
         for site in observed:
@@ -104,14 +104,14 @@ def check_covered(trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
         return
     names = ", ".join(repr(site["name"]) for site in sites)
     reasons = [
-        f"the guide does not draw {names}, latent in the model, which would come from the prior "
-        "and not from the posterior. Give the guide that the model was trained with (guide=...), "
-        "and let it draw all latent variables"
+        f"the guide does not draw {names}, latent in the model: the draws would come from the "
+        "prior, not from the posterior. Give the guide that the model was trained with "
+        "(guide=...); it must draw all latent variables"
     ]
     if any("enumerate" in site["infer"] or site["fn"].has_enumerate_support for site in sites):
         reasons.append(
-            "Discrete ones, which training sums out by enumeration, are to be summed out in the "
-            "model here (pyro.distributions.MixtureSameFamily), or to be drawn by the guide"
+            "Training sums out discrete variables by enumeration; the diagnostics do not. Sum them "
+            "out in the model (pyro.distributions.MixtureSameFamily), or draw them in the guide"
         )
     if any(site["name"].endswith("_unobserved") for site in sites):
         reasons.append("For data that are partly observed use poutine.mask in place of obs_mask")

@@ -19,10 +19,9 @@ MEMORY = 2**30
 class Repeated:
     """Batches that are the same, in the same order, each time they are gone through.
 
-    Tensors are so by themselves. The batches of a loader are kept in memory from the first time on,
-    up to ``memory`` bytes; what is larger, and a ``Dataset``, is gone through again, with torch's
-    random numbers as they were, and compared with the first time. The caller's random state is left
-    alone.
+    Tensors are taken as they are. The batches of a loader are kept in memory, up to ``memory``
+    bytes. A larger loader, and a ``Dataset``, is read again with the same random numbers, and
+    compared with the first time by a checksum. The caller's random state is left alone.
 
     >>> shuffled = torch.utils.data.DataLoader(torch.arange(100), batch_size=10, shuffle=True)
     >>> data = Repeated([batch] for batch in shuffled)
@@ -109,10 +108,9 @@ def minibatches(data: Any, size: int) -> Iterator[tuple[Any, ...]]:
 
 
 _CHANGED = (
-    "the data are others, or in another order, than when they were gone through first: draws on "
-    "different data cannot be compared. Turn off shuffling and random augmentation for this call "
-    f"(shuffle=False), or give tensors, or a loader of at most {MEMORY / 2**30:g} GiB, which is "
-    "kept in memory"
+    "the data changed, or came in another order, when they were read again, and draws on different "
+    "data cannot be compared. Turn off shuffling and random augmentation (shuffle=False), or give "
+    f"tensors, or a loader of at most {MEMORY / 2**30:g} GiB, which is kept in memory"
 )
 
 

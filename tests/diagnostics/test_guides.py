@@ -184,7 +184,7 @@ def test_lists_of_runs_take_lists_of_guides():
     assert float(check.replicated.mean()) == pytest.approx(float(row @ cases[0].loc), abs=0.1)
     with pytest.raises(ValueError, match="one guide a lifted network: got 1 for 2"):
         ps.to_datatree(bnns, models, cases[0].data, guide=guides[:1])
-    with pytest.raises(ValueError, match="guides of one kind: they differ in .*AutoNormal.locs.b"):
+    with pytest.raises(ValueError, match=r"guides of one kind: .*AutoNormal\.locs\.b"):
         other = [guides[0], guide_of("normal", cases[1])]
         ps.to_datatree(bnns, models, cases[0].data, guide=other, draws=2)
 
@@ -196,7 +196,7 @@ def test_sites_of_a_guide_that_the_model_does_not_have_are_refused():
         bnn.guide(x, y)
         pyro.sample("more", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ValueError, match="the guide draws more, which the model has not"):
+    with pytest.raises(ValueError, match="the guide draws more, which are no latent variables"):
         elbo(ps.classifier(bnn, 7), guide, batch("mlp"))
 
 
@@ -214,7 +214,7 @@ def test_discrete_latent_variables_are_refused_by_name_unless_the_guide_draws_th
         bnn.guide(x, y)
         pyro.sample("sharp", dist.Bernoulli(0.9))
 
-    with pytest.raises(ValueError, match="'sharp'.*summed out by enumeration|sums out"):
+    with pytest.raises(ValueError, match=r"'sharp'.*by enumeration"):
         ps.to_datatree(bnn, model, (x, y), draws=3)
     tree = ps.to_datatree(bnn, model, (x, y), guide=guide, draws=400)
     assert_mean(torch.from_numpy(tree["posterior"]["sharp"].to_numpy())[0].double(), 0.9)
@@ -268,7 +268,7 @@ def test_imputed_data_are_refused_with_the_way_out():
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=known)
 
     data = (torch.randn(7, 4), torch.randn(7), torch.arange(7) < 4)
-    with pytest.raises(ValueError, match="'y_unobserved'.*use poutine.mask in place of obs_mask"):
+    with pytest.raises(ValueError, match=r"'y_unobserved'.*poutine\.mask in place of obs_mask"):
         ps.to_datatree(bnn, model, data, draws=3)
 
 
@@ -326,7 +326,7 @@ def test_predictive_probabilities_of_another_guide():
     assert not torch.allclose(table["own"].log_density, table["auto"].log_density)
     part = AutoDelta(poutine.block(model, hide=["2.weight"]))
     part(x, y)
-    with pytest.raises(ValueError, match="does not draw '2.weight'"):
+    with pytest.raises(ValueError, match=r"does not draw '2\.weight'"):
         log_probabilities(bnn, x, guide=part, draws=2)
     with pytest.raises(ValueError, match="Sequential is not lifted"):
         log_probabilities(bnn.net, x, guide=guide)
