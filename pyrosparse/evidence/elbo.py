@@ -83,7 +83,7 @@ def elbo(
     with torch.random.fork_rng(devices=_devices()), torch.no_grad(), evaluation_mode(model, guide):
         for draw in range(draws):
             torch.manual_seed(seed * 1_000_003 + draw)
-            part, scale = (whole, 1.0) if subset is None else _subset(data, subset)
+            part, scale = (whole, 1.0) if subset is None else _subset(whole.data, subset)
             with poutine.block():
                 latents = None
                 for batch in part.minibatches(batch_size):
