@@ -9,7 +9,7 @@ from typing import Any
 import pyro.poutine as poutine
 from torch import Tensor
 
-from pyrosparse.evidence.traces import sample_sites
+from pyrosparse.evidence.sites import sample_sites
 
 
 def check_observed(trace: poutine.Trace, batch: tuple[Any, ...], data: Any) -> None:
