@@ -13,6 +13,7 @@ from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError, check
 from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.masked import masked
+from pyrosparse.compact.reference import reference
 from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn_node
 from pyrosparse.compact.trace import shapes, trace
 
@@ -97,10 +98,14 @@ def compact(
     """
     if at_least is not None and at_least < 0:
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
-    reference = masked(net, masks, gates)
-    inputs = _arguments(reference, example)
-    working = copy.deepcopy(reference)
+    working = masked(net, masks, gates)
+    expected = reference(net, masks, gates)
+    inputs = _arguments(expected, example)
     graph = trace(working, len(inputs))
+    gated = {key.rpartition(".")[0] for key in masks or {}}
+    if elsewhere := gated & _read_elsewhere(graph):
+        working = masked(net, masks, gates, unfolded=elsewhere)
+        graph = trace(working, len(inputs))
     flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
     rules, barriers = find(graph, working)
     learn(graph, rules, barriers, flow)
@@ -109,7 +114,7 @@ def compact(
     if at_least is None:
         _refuse_empty(rules, flow)
     small = rewrite(graph, rules, live, flow)
-    error = check(reference, small, inputs)
+    error = check(expected, small, inputs)
     account = _account(net, small, rules, barriers, flow, error)
     return CompactNet(small, flow.graph, account).train(net.training)
 
@@ -222,6 +227,12 @@ def _account(
         for node, why in barriers.items()
     }
     return Account(layers, named, (parameter_count(net), parameter_count(small)), error)
+
+
+def _read_elsewhere(graph: fx.Graph) -> set[str]:
+    """The modules whose parameters are read by name: a gain in these would be everywhere."""
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    return read - {""}
 
 
 def _has_parameters(module: nn.Module | None) -> bool:
