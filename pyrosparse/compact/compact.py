@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ class CompactNet(fx.GraphModule):
     It can be trained, moved, pickled, copied, traced and exported as any other; ``print(net.code)``
     shows its forward.
 
+    >>> import copy
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> small = compact(net, example=torch.ones(1, 2))
     >>> isinstance(copy.deepcopy(small).account, Account)
@@ -80,10 +80,12 @@ def compact(
 
     The result has an ``account``; print it. It is checked on the example and on random inputs of
     its shape: its outputs are those of the masked network within 1e-5 (1e-9 in float64) of the
-    largest output, or of 1e-3 where that is larger.
+    largest output, or of 1e-3 where that is larger. The masked network is computed by its
+    definition, with gates as forward hooks, as ``Lifted.mean_forward`` does.
 
-    Raises ValueError where masks do not fit, the network cannot be traced, no example is given and
-    none found, or a layer is left without a unit; CompactionError, a defect of ours, where the
+    Raises ValueError where masks do not fit or are not finite, parameters that stay are NaN, the
+    network is compiled or cannot be traced, no example is given and none found, or a layer is left
+    without a unit; CompactionError, a defect of ours, where the
     outputs differ.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

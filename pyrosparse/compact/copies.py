@@ -63,7 +63,7 @@ def put_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def refuse_diverged(net: nn.Module) -> None:
     """Raise ValueError where parameters are NaN, or those of a layer infinite."""
     for name, parameter in net.named_parameters():
-        owner, _, leaf = name.rpartition(".")
+        owner = name.rpartition(".")[0]
         layer = isinstance(net.get_submodule(owner), (*MIXING, *NORMS))
         # Elsewhere infinity can be meant: a table of what attention must not see.
         bad = ~parameter.isfinite() if layer else parameter.isnan()

@@ -35,8 +35,8 @@ def masked(
            counts where they are 0, as their gains are in the gates.
     unfolded: the names of modules whose weights are to stay as they are.
 
-    Where a gain cannot be folded it is a module of its own: before layer or group normalisation, and
-    on a module that is not ``is_plain``. Parametrizations are made permanent.
+    Where a gain cannot be folded it is a module of its own: before layer or group normalisation,
+    and on a module that is not ``is_plain``. Parametrizations are made permanent.
 
     Raises ValueError on unknown names, wrong shapes, gates on modules without features, and where
     masks, or the parameters that they leave, are not finite.
@@ -95,7 +95,7 @@ def gains_of(
 ) -> dict[str, Gain]:
     """The gains of masks of features as modules, in the network's own type and place.
 
-    gates: the names of those whose gains are elsewhere: of their masks only counts where they are 0.
+    gates: the names of those whose gains are elsewhere: of their masks counts where they are 0.
 
     Raises ValueError on unknown names, wrong shapes, and on modules without features.
     """

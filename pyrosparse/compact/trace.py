@@ -46,7 +46,7 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
     """
     if has_hooks(net) or "forward" in vars(net):
         raise ValueError(
-            f"the {type(net).__name__} itself has forward hooks, or another forward than its class, "
+            f"the {type(net).__name__} itself has forward hooks or another forward than its class, "
             "and torch.fx traces the forward of its class alone: remove them, or give the "
             "network inside another, nn.Sequential(net), where they stay in force"
         )
