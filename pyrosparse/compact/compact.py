@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,8 +86,7 @@ def compact(
 
     Raises ValueError where masks do not fit or are not finite, parameters that stay are NaN, the
     network is compiled or cannot be traced, no example is given and none found, or a layer is left
-    without a unit; CompactionError, a defect of ours, where the
-    outputs differ.
+    without a unit; CompactionError, a defect of ours, where the outputs differ.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = {"0.weight": torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]).bool()}
@@ -108,6 +108,7 @@ def compact(
     if elsewhere := gated & _read_elsewhere(graph):
         working = masked(net, masks, gates, unfolded=elsewhere)
         graph = trace(working, len(inputs))
+    _refuse_second_calls(graph, gates or {})
     flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
     rules, barriers = find(graph, working)
     learn(graph, rules, barriers, flow)
@@ -229,6 +230,20 @@ def _account(
         for node, why in barriers.items()
     }
     return Account(layers, named, (parameter_count(net), parameter_count(small)), error)
+
+
+def _refuse_second_calls(graph: fx.Graph, gates: Mapping[str, nn.Module]) -> None:
+    """A gate keeps the gains of its first call in the lifted network, and cannot here."""
+    called = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    for key in gates:
+        name, _, kind = key.rpartition(".")
+        place = f"{name}.entering." if kind == "input" else f"{name}.leaving."
+        if any(count > 1 for target, count in called.items() if target.startswith(place)):
+            raise ValueError(
+                f"{name!r} is called more than once in a forward pass, and the gains of its gate "
+                f"{key!r} depend on the input: use a method whose gains do not, or a layer for "
+                "each call"
+            )
 
 
 def _read_elsewhere(graph: fx.Graph) -> set[str]:

@@ -141,7 +141,7 @@ def _features(key: str, kind: str, module: nn.Module) -> int:
         return int(module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features)  # type: ignore[arg-type]
     raise ValueError(
         f"{key!r}: gates go on Linear, convolutions, BatchNorm, GroupNorm or LayerNorm, not on "
-        f"{type(module).__name__}"
+        f"{type(module).__module__}.{type(module).__name__}"
     )
 
 

@@ -3,6 +3,7 @@
 import copy
 import sys
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -248,7 +249,7 @@ def test_shared_modules_and_weights(make: Callable[[], nn.Module], kind: str) ->
 
 
 TIMM: dict[str, dict[str, Any]] = {
-    "tinynet_e": {},  # of the family of efficientnet_b0
+    "mobilenetv3_small_050": {},  # of the family of efficientnet_b0
     "resnetv2_50": {"layers": (1, 1, 1, 1)},
     "nf_resnet26": {"depths": (1, 1, 1, 1)},
 }
@@ -258,14 +259,42 @@ TIMM: dict[str, dict[str, Any]] = {
 def test_default_gates_of_timm_networks(model: str) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    net = timm.create_model(model, num_classes=3, **TIMM[model]).eval()
-    net.get_classifier().weight.data.normal_(std=10.0)
+    net = timm.create_model(model, num_classes=3, **TIMM[model])
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net.train()(torch.randn(8, 3, 32, 32))  # with other statistics the outputs are all but zero
+    net.eval()
     bnn = ps.lift(net, ps.BetaBernoulli(initial=0.9)).eval()
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         expected = bnn.mean_forward(x)
         assert (expected - net(x)).abs().max() > 1e-2 * expected.abs().max()
         assert same(ps.compact(net, bnn.masks(), x)(x), expected, 1e-5)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layer(self.layer(x)))
+
+
+def test_gates_that_depend_on_the_input_and_a_layer_called_twice() -> None:
+    net = Twice().double()
+    for name, refused in (("layer", True), ("last", False)):
+        first = ps.lift(net, ps.BetaBernoulli(initial=0.5), ps.inputs(net, name))
+        bnn = ps.lift(net, ps.DependentBetaBernoulli(first), ps.inputs(net, name)).eval()
+        x = draw(3, 6)
+        if refused:
+            with pytest.raises(ValueError, match="called more than once"):
+                ps.compact(net, bnn.masks(), x, gates=bnn.gates())
+        else:
+            small = ps.compact(net, bnn.masks(), x, gates=bnn.gates())
+            assert same(small(draw(5, 6)), bnn.mean_forward(draw(5, 6)))
 
 
 def test_a_wrong_fold_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,6 +392,16 @@ def test_a_forward_that_holds_on_to_the_original_is_refused() -> None:
     net[2].register_forward_hook(lambda _, args, out: out + other.weight.sum())
     with pytest.raises(ValueError, match=r"types\.MethodType"):
         ps.compact(net, None, torch.randn(3, 4))
+
+
+def test_quantised_layers_have_no_gates_and_stay() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, that it will go
+        net = torch.ao.quantization.quantize_dynamic(mlp(nn.Linear(6, 6)), {nn.Linear})
+    x = torch.randn(3, 4)
+    assert torch.equal(ps.compact(net, None, x)(x), net(x))
+    with pytest.raises(ValueError, match=r"not on torch\.ao\.nn\.quantized"):
+        ps.compact(net, {"2.input": torch.ones(6)}, x)
 
 
 def test_compiled_networks_are_refused() -> None:
