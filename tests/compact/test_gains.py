@@ -250,7 +250,7 @@ def test_shared_modules_and_weights(make: Callable[[], nn.Module], kind: str) ->
 
 TIMM: dict[str, dict[str, Any]] = {
     "mobilenetv3_small_050": {},  # of the family of efficientnet_b0
-    "resnetv2_50": {"layers": (1, 1, 1, 1)},
+    "resnetv2_50": {"layers": (1, 1, 1, 1), "conv_layer": "StdConv2d"},
     "nf_resnet26": {"depths": (1, 1, 1, 1)},
 }
 
@@ -259,7 +259,10 @@ TIMM: dict[str, dict[str, Any]] = {
 def test_default_gates_of_timm_networks(model: str) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    net = timm.create_model(model, num_classes=3, **TIMM[model])
+    options = dict(TIMM[model])
+    if "conv_layer" in options:
+        options["conv_layer"] = getattr(timm.layers, options["conv_layer"])
+    net = timm.create_model(model, num_classes=3, **options)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
