@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -172,7 +173,7 @@ class Lifted(PyroModule):
         threshold: one number for all targets or numbers by name; by default each method's own.
         at_least:  keep at least this many elements of each target, those of the highest score.
 
-        Raises ValueError on unknown names and on NaN scores.
+        Raises ValueError on unknown names, and on NaN scores and thresholds.
         """
         scores = self.scores()
         if isinstance(threshold, Mapping):
@@ -183,6 +184,8 @@ class Lifted(PyroModule):
                 key = entry.target.key
                 level = threshold.get(key) if isinstance(threshold, Mapping) else threshold
                 level = entry.method.threshold if level is None else level
+                if math.isnan(level):
+                    raise ValueError(f"the threshold of {key!r} is NaN: give a number")
                 keep = (scores[key] >= level) & entry.mask
                 if int(keep.count_nonzero()) < at_least:
                     best = largest(scores[key].masked_fill(~entry.mask, -torch.inf), at_least)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> fl
     inputs: the networks' arguments.
 
     Raises CompactionError beyond 1e-5 (1e-9 for float64 networks), on results of another shape, and
-    where one is finite and the other is not.
+    where one is finite and the other is not; ValueError where nothing on the example is finite.
 
     >>> check(nn.ReLU(), nn.ReLU(), (torch.ones(2),))
     0.0
@@ -52,9 +53,16 @@ def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> fl
             pass  # it makes tensors of a type of its own: compare in that
     reference, small = reference.eval(), small.eval()
     worst = 0.0
-    for one in draws:
+    for number, one in enumerate(draws):
         with torch.no_grad():
-            worst = max(worst, difference(reference(*_cloned(one)), small(*_cloned(one))))
+            found = difference(reference(*_cloned(one)), small(*_cloned(one)))
+        if math.isnan(found) and number == 0:
+            raise ValueError(
+                "the masked network gives no finite number on the example, so that nothing can be "
+                "compared: look for NaN and infinity in the example and in the network's buffers"
+            )
+        # Random inputs may lie where a network is not defined: those say nothing.
+        worst = worst if math.isnan(found) else max(worst, found)
     if not worst <= tolerance:
         raise CompactionError(
             f"the compact network differs from the masked one by {worst:.1e} of its outputs, more "
@@ -66,13 +74,16 @@ def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> fl
 def difference(expected: Any, actual: Any) -> float:
     """The largest difference of two results, as a fraction of the largest number expected.
 
-    Infinite where they are of other shapes, or where one is finite and the other is not.
+    Infinite where they are of other shapes, or where what is not finite is not the same in both;
+    NaN where there are numbers, and none that is finite.
 
     >>> difference(torch.tensor([1.0, -4.0]), torch.tensor([3.0, -4.0]))
     0.5
+    >>> difference(torch.tensor([torch.nan]), torch.tensor([torch.nan]))
+    nan
     """
     pairs = list(zip(tree_leaves(expected), tree_leaves(actual), strict=True))
-    worst = 0.0
+    worst, numbers, compared = 0.0, 0, 0
     for first, second in pairs:
         if not isinstance(first, Tensor):
             worst = max(worst, 0.0 if first == second else float("inf"))
@@ -81,12 +92,15 @@ def difference(expected: Any, actual: Any) -> float:
             return float("inf")
         first, second = first.double(), second.double()
         finite = first.isfinite()
+        if not torch.equal(first[~finite].nan_to_num(nan=0.0), second[~finite].nan_to_num(nan=0.0)):
+            return float("inf")
         if not torch.equal(finite, second.isfinite()):
             return float("inf")
+        numbers, compared = numbers + first.numel(), compared + int(finite.sum())
         if finite.any():
             scale = max(SMALLEST, float(first[finite].abs().max()))
             worst = max(worst, float((first - second)[finite].abs().max()) / scale)
-    return worst
+    return float("nan") if numbers and not compared else worst
 
 
 def random_like(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED
+from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED, is_plain
 from pyrosparse.compact.parts import Gain, Scatter, Select
 from pyrosparse.compact.rules import attention, joining, pointwise, shaping
 from pyrosparse.compact.rules.heads import Split, with_heads
@@ -133,8 +133,8 @@ def find(graph: fx.Graph, net: nn.Module) -> tuple[dict[fx.Node, Rule], dict[fx.
                 rule, why = None, "its weights are used in several places"
             if isinstance(module, TRANSPOSED) and module.groups > 1:
                 rule, why = None, "a transposed convolution in groups"
-            if rule is not None and _has_hooks(module):
-                rule, why = None, "it has hooks"
+            if rule is not None and not is_plain(module, _MODULES):
+                rule, why = None, "it has hooks, or a forward or weights that are not its class's"
         elif node.op in ("call_function", "call_method"):
             rule = _rule_of_call(node)
             name = getattr(node.target, "__name__", node.target)
@@ -185,7 +185,3 @@ def _uses(graph: fx.Graph, net: nn.Module) -> Counter[int]:
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
