@@ -13,7 +13,7 @@ from pyrosparse.compact.account import Account, Layer
 from pyrosparse.compact.check import CompactionError, check
 from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.masked import masked
-from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn_node
+from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn_node, note_dimensions
 from pyrosparse.compact.trace import shapes, trace
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
@@ -118,6 +118,7 @@ def learn(
     graph: fx.Graph, rules: dict[fx.Node, Rule], barriers: dict[fx.Node, str], flow: Flow
 ) -> None:
     """Carry forward what is constant."""
+    note_dimensions(rules, flow)
     for node in graph.nodes:
         rules[node], features = learn_node(rules[node], flow)
         if features is not None:

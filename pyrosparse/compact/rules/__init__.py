@@ -15,14 +15,15 @@ from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED
 from pyrosparse.compact.parts import Gain, Scatter, Select
 from pyrosparse.compact.rules import attention, joining, pointwise, shaping
 from pyrosparse.compact.rules.heads import Split, with_heads
+from pyrosparse.compact.rules.keeping import note_dimensions
 from pyrosparse.compact.rules.layer_norm import LayerNorm
 from pyrosparse.compact.rules.mixing import Mixing
 from pyrosparse.compact.rules.pieces import write_as_slice
 from pyrosparse.compact.rules.rule import Features, Flow, Heads, Rule, attribute
-from pyrosparse.compact.rules.sizes import Size, write_own_numbers
+from pyrosparse.compact.rules.sizes import Size, with_size, write_own_numbers
 from pyrosparse.input_gate import InputGate
 
-__all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn_node"]
+__all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn_node", "note_dimensions"]
 
 _ACTIVATIONS = (
     "relu", "relu6", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "celu", "mish", "softplus",
@@ -152,6 +153,8 @@ def learn_node(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
     if write_own_numbers(flow, node) and rule.module is None and type(rule) is not Rule:
         kind = _rule_of_call(node) if node.all_input_nodes else None
         rule = (kind or Rule)(node)
+    if node.target in _ARITHMETIC:
+        rule = with_size(rule, flow)
     rule = with_heads(rule, flow)
     return rule, rule.learn(flow)
 

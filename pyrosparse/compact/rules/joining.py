@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from pyrosparse.compact.parts import Scatter
 from pyrosparse.compact.rules.rule import Features, Flow, Rule, arguments
+from pyrosparse.compact.rules.sizes import is_own
 
 
 class Together(Rule):
@@ -25,7 +26,11 @@ class Together(Rule):
         if len(operands) != 2 or len(self.node.args) != 2 or self.node.kwargs or len(dims) != 1:
             return None
         self.dim = dims.pop()
-        if not any(self._dim(flow, operand) is not None for operand in operands):
+        places = {x: dim for x in operands if (dim := self._dim(flow, x)) is not None}
+        known = [x for x in places if x in flow.features and flow.features[x].dim == places[x]]
+        # One feature is spread over as many positions as the other operand has for this input.
+        spread = shape[self.dim] == 1 and not all(is_own(flow, x, places[x]) for x in places)
+        if spread or not known:
             return None
         first, second = (self._read(flow, operand) for operand in self.node.args)
         return self.combine(first, second)
@@ -91,10 +96,9 @@ class Sum(Together):
     def learn(self, flow: Flow) -> Features | None:
         self.terms: _Terms | None = None
         features = super().learn(flow)
-        shape = flow.shapes[self.node]
-        if features is not None and all(flow.shapes[x] == shape for x in self.node.args):  # type: ignore[index]
+        operands = self.node.all_input_nodes
+        if features is not None and len({flow.shapes[x] for x in (self.node, *operands)}) == 1:
             every = torch.arange(len(features.constant))
-            operands = self.node.all_input_nodes
             self.terms = _Terms(operands, [every, every], torch.zeros(len(every)), self.dim)
         return features
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compact.parts import Select
+from pyrosparse.compact.rules.dimensions import Dimensions
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Flow:
     features: filled forward, as are ``heads``; ``wanted`` (bool masks) and ``live`` (what is left)
               backward, ``new`` (the compact graph's nodes) forward again.
     inputs:   which of the network's inputs a tensor is made of; parameters are made of none.
+    dimensions: which sizes are the network's own, and which are always equal.
     averages: tensors that sum to 1 over their last dimension.
     spare:    of ``wanted``, how many are there only because heads must be of one size.
     parts:    the compact network's modules and tensors by name.
@@ -96,6 +98,7 @@ class Flow:
         for node in shapes:
             known = [self.inputs[x] for x in node.all_input_nodes if x in shapes]
             self.inputs[node] = {node} if node.op == "placeholder" else set().union(*known)
+        self.dimensions = Dimensions()
         self.averages: set[fx.Node] = set()
         self.wanted: dict[fx.Node, Tensor] = {}
         self.spare: Counter[fx.Node] = Counter()

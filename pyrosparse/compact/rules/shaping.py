@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pyrosparse.compact.parts import Select
 from pyrosparse.compact.rules.pointwise import Pointwise
 from pyrosparse.compact.rules.rule import Features, Flow, Rule, arguments
+from pyrosparse.compact.rules.sizes import given_sizes, is_own, is_size_of
 
 
 class Flatten(Rule):
@@ -28,6 +29,8 @@ class Flatten(Rule):
         if start is None or start < 1:
             return None
         self.into_features = start == 1
+        if self.into_features and not is_own(flow, self.node, 1):
+            return None  # there are as many positions as the input has
         shape = flow.shapes[self.source]
         self.positions = shape[2:].numel() if self.into_features else 1
         constant, value = (
@@ -44,11 +47,11 @@ class Flatten(Rule):
                 given = {"start_dim": self.module.start_dim, "end_dim": self.module.end_dim}
             last = given["end_dim"] in (-1, len(before) - 1)
             return given["start_dim"] % len(before) if last else None
-        sizes = self.node.args[1:]
-        if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-            sizes = tuple(sizes[0])
+        sizes = given_sizes(self.node)
         # A number in place of the batch size would hold for this example alone.
-        batch = len(sizes) == 2 and (sizes[0] == -1 or isinstance(sizes[0], fx.Node))
+        batch = len(sizes) == 2 and (
+            sizes[0] == -1 or is_size_of(flow, sizes[0], self.source, 0)
+        )
         return 1 if batch and tuple(after) == (before[0], before[1:].numel()) else None
 
     def want(self, flow: Flow) -> None:
