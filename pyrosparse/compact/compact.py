@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compact.account import Account, Layer
-from pyrosparse.compact.check import CompactionError, check
+from pyrosparse.compact.check import CompactionError, SizeError, check
 from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.masked import masked
+from pyrosparse.compact.other_sizes import reads_sizes
 from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn_node, note_dimensions
 from pyrosparse.compact.trace import shapes, trace
 
@@ -99,17 +100,31 @@ def compact(
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
     reference = masked(net, masks, gates)
     inputs = _arguments(reference, example)
+    try:
+        return _compacted(net, reference, inputs, at_least)
+    except SizeError:
+        return _compacted(net, reference, inputs, at_least, layers_only=True)
+
+
+def _compacted(
+    net: nn.Module,
+    reference: nn.Module,
+    inputs: tuple[Any, ...],
+    at_least: int | None,
+    layers_only: bool = False,
+) -> CompactNet:
     working = copy.deepcopy(reference)
     graph = trace(working, len(inputs))
+    resize = reads_sizes(graph)
     flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
-    rules, barriers = find(graph, working)
+    rules, barriers = find(graph, working, layers_only)
     learn(graph, rules, barriers, flow)
     live = want(graph, rules, flow)
     barriers = {node: why for node, why in barriers.items() if node in live}
     if at_least is None:
         _refuse_empty(rules, flow)
     small = rewrite(graph, rules, live, flow)
-    error = check(reference, small, inputs)
+    error = check(reference, small, inputs, resize)
     account = _account(net, small, rules, barriers, flow, error)
     return CompactNet(small, flow.graph, account).train(net.training)
 
@@ -142,6 +157,8 @@ def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node
     """Ask backward for what is wanted; the nodes that are left."""
     for node in reversed(graph.nodes):
         if node in flow.wanted:
+            if node in flow.sized and not flow.wanted[node].any():
+                flow.wanted[node][0] = True  # any of them has that size
             wanted = bool(flow.wanted[node].any())
         else:
             users = [user for user in node.users if user in flow.live]

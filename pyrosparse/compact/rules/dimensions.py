@@ -30,9 +30,12 @@ class Dimensions:
         self._limits: dict[Dimension, Dimension] = {}
 
     def _first(self, dimension: Dimension) -> Dimension:
-        while dimension in self._parents:
-            dimension = self._parents[dimension]
-        return dimension
+        first = dimension
+        while first in self._parents:
+            first = self._parents[first]
+        if first != dimension:
+            self._parents[dimension] = first  # a shorter way the next time
+        return first
 
     def join(self, one: Dimension, other: Dimension) -> None:
         """Note that two dimensions have the same size."""

@@ -178,7 +178,7 @@ class _Terms:
         some = some or [n for n, places in enumerate(self.places) if len(places)]
         for n in sorted(some, key=lambda n: -len(flow.inputs[self.operands[n]])):
             taken = [m for m in range(len(self.takes)) if self.takes[m].any()]
-            if not taken or not flow.inputs[self.operands[n]] <= self._inputs(flow, taken):
+            if not taken or not self._covered(flow, n, taken):
                 here = wanted[self.places[n]]
                 self.takes[n] = _at_least(here, torch.ones_like(here), 1)
         for operand, mask in zip(self.operands, self.takes, strict=True):
@@ -202,12 +202,23 @@ class _Terms:
         if not number.any() and all(index is None for index in indices):
             return operands, None
         values = flow.tensor(number) if number.any() else None
-        each = [flow.inputs[operand] for operand in self.operands]
-        alike = all(inputs == each[0] for inputs in each)
+        count = range(len(self.operands))
+        alike = all(self._covered(flow, n, [m]) for n in count for m in count)
         return operands, Scatter(int(wanted.sum()), indices, values, self.dim, not alike)
 
-    def _inputs(self, flow: Flow, operands: list[int]) -> set[fx.Node]:
-        return set().union(*(flow.inputs[self.operands[n]] for n in operands))
+    def _covered(self, flow: Flow, n: int, others: list[int]) -> bool:
+        """Whether other operands are as large as an operand is, whatever the input."""
+        operand, rest = self.operands[n], [self.operands[m] for m in others]
+        if not flow.inputs[operand] <= set().union(*(flow.inputs[x] for x in rest)):
+            return False
+        dims = [dim for dim in range(len(flow.shapes[operand])) if dim != self.dim]
+        # What is 1 long in each may be so in this example alone.
+        return all(
+            flow.shapes[operand][dim] != 1
+            or flow.dimensions.own(operand, dim)
+            or any(flow.dimensions.same((operand, dim), (x, dim)) for x in rest)
+            for dim in dims
+        )
 
 
 class Concatenation(Rule):

@@ -37,8 +37,6 @@ def _note(rule: Rule, flow: Flow) -> None:
         _embedding(rule, flow)
     elif node.target in _ELEMENTWISE:
         _broadcast(rule, flow)
-    elif node.target in ("sum", torch.sum):
-        _reduced(rule, flow)
     elif node.target is operator.getitem and _call(node) in CALLS:
         _piece(rule, flow)
     else:

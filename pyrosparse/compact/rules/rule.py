@@ -75,6 +75,7 @@ class Flow:
     inputs:   which of the network's inputs a tensor is made of; parameters are made of none.
     dimensions: which sizes are the network's own, and which are always equal.
     averages: tensors that sum to 1 over their last dimension.
+    sized:    tensors whose sizes are read, of which something must be there.
     spare:    of ``wanted``, how many are there only because heads must be of one size.
     parts:    the compact network's modules and tensors by name.
     at_least: how many features every layer keeps at both its ends.
@@ -103,6 +104,7 @@ class Flow:
         self.wanted: dict[fx.Node, Tensor] = {}
         self.spare: Counter[fx.Node] = Counter()
         self.live: set[fx.Node] = set()
+        self.sized: set[fx.Node] = set()
         self.new: dict[fx.Node, fx.Node] = {}
         self.graph = fx.Graph()
         self.parts: dict[str, Any] = {}

@@ -20,6 +20,7 @@ _ARITHMETIC: tuple[Callable[..., Any], ...] = (
     operator.truediv,
     operator.pow,
 )
+_WHOLE = _ARITHMETIC[:4]  # of whole numbers a whole number
 _NO_SIZES = ("device", "dtype", "ndim")
 
 
@@ -30,18 +31,19 @@ class Size(Rule):
         source = self.source
         if source not in flow.wanted:
             return
-        read = self._reads(flow, len(flow.shapes[source]))
-        if read is None or read & set(_of_features(flow, source)):
+        if self._reads(flow, range(len(flow.shapes[source]))) & set(_of_features(flow, source)):
             flow.want_all(source)
-        elif not flow.wanted[source].any():
-            flow.wanted[source][0] = True  # any of them has that size
+        flow.sized.add(source)
 
-    def _reads(self, flow: Flow, rank: int) -> set[int] | None:
-        """The dimensions whose sizes are used; None where that is not known."""
+    def _reads(self, flow: Flow, dims: range) -> set[int]:
+        """The dimensions whose sizes are used."""
         node = self.node
         if node.target == "dim" or (node.target is getattr and node.args[1] in _NO_SIZES):
             return set()
-        return _used(flow, node, rank)
+        place = read_size(flow, node)
+        if place is not None:
+            return {place[1]}
+        return _taken(flow, node, dims) if _is_shape(node) else set(dims)
 
 
 class WithSize(Pointwise):
@@ -63,7 +65,7 @@ class WithSize(Pointwise):
         if self.node.target in ("div", operator.truediv, torch.div):
             # A size is not 0, but a difference of two may be.
             scaled = self.node.args[0] is self.tensor
-            scaled = scaled and read_size(flow, self.node.args[1]) is not None
+            scaled = scaled and _is_positive(flow, self.node.args[1])
         return Features.of(x.dim, x.constant & (x.value == 0) & scaled, torch.zeros_like(x.value))
 
 
@@ -169,6 +171,17 @@ def read_size(flow: Flow, size: Any) -> tuple[fx.Node, int] | None:
     return tensor, dim % len(flow.shapes[tensor])
 
 
+def is_made_of_sizes(flow: Flow, number: Any) -> bool:
+    """Whether a number is a size of a tensor, or whole numbers and sizes added and multiplied."""
+    if isinstance(number, int):
+        return True
+    if not isinstance(number, fx.Node) or number in flow.shapes:
+        return False
+    if number.op == "call_function" and number.target in _WHOLE:
+        return all(is_made_of_sizes(flow, part) for part in number.args)
+    return read_size(flow, number) is not None
+
+
 def given_sizes(node: fx.Node) -> tuple[Any, ...]:
     """The sizes that ``view`` or ``reshape`` was given."""
     sizes = node.args[1:]
@@ -182,26 +195,27 @@ def _of_features(flow: Flow, tensor: fx.Node) -> tuple[int, ...]:
     return (flow.features[tensor].dim,) if tensor in flow.features else ()
 
 
-def _used(flow: Flow, node: fx.Node, rank: int) -> set[int] | None:
-    if node.target is operator.getitem or not _is_shape(node):
-        place = read_size(flow, node)
-        if place is not None:
-            return {place[1]}
-    partly = node.target is operator.getitem and _is_plain(node.args[1])
-    if not (_is_shape(node) or partly):
-        return None
-    # The whole shape, or a part of it: look at what is taken from that.
+def _taken(flow: Flow, shape: fx.Node, dims: range) -> set[int]:
+    """Of a shape, or a part of one, the dimensions that anything takes."""
     found: set[int] = set()
-    for user in node.users:
+    for user in shape.users:
         if user in flow.live:
-            taken = _used(flow, user, rank) if user.target is operator.getitem else None
-            if taken is None:
-                return None
-            found |= taken
+            at = user.args[1] if user.target is operator.getitem else None
+            if _is_plain(at):
+                found |= _taken(flow, user, dims[at])
+            else:
+                found |= {dims[at]} if isinstance(at, int) else set(dims)
     return found
 
 
-def _is_plain(step: Any) -> bool:
+def _is_positive(flow: Flow, size: Any) -> bool:
+    """Whether a number that is read is a size, or made of sizes, so that it is not 0."""
+    if isinstance(size, fx.Node) and size.target in (operator.add, operator.mul, operator.pow):
+        return size not in flow.shapes and all(_is_positive(flow, part) for part in size.args)
+    return read_size(flow, size) is not None or (isinstance(size, (int, float)) and size > 0)
+
+
+def _is_plain(step: Any) -> Any:
     if not isinstance(step, slice):
         return False
     return all(end is None or isinstance(end, int) for end in (step.start, step.stop, step.step))
