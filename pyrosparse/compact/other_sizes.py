@@ -130,5 +130,3 @@ def _copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec
     )
     return copied
-
-

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import pyrosparse as ps
 from pyrosparse.compact.check import SizeError, check
+from pyrosparse.compact.other_sizes import other_sizes, reads_sizes
 from tests.compact.cases import randomise
 
 
@@ -114,6 +115,9 @@ def words(name: str) -> nn.Module:
     return net
 
 
+IMAGE = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
+
+
 def agree(net: nn.Module, small: nn.Module, *x: Tensor) -> bool:
     expected, actual = net(*x), small(*x)
     return actual.shape == expected.shape and torch.allclose(actual, expected, 1e-9, 1e-12)
@@ -190,7 +194,8 @@ IMAGES: dict[str, Callable[[Image, Tensor, Tensor], Tensor]] = {
         F.adaptive_max_pool2d(h, 2).view(-1, 32)
     ),
     "adaptive, width": lambda net, x, h: (
-        net.four(F.adaptive_avg_pool2d(h, 2).flatten(1)) / F.adaptive_avg_pool2d(h, 2).flatten(1).size(1)
+        net.four(F.adaptive_avg_pool2d(h, 2).flatten(1))
+        / F.adaptive_avg_pool2d(h, 2).flatten(1).size(1)
     ),
     "area": lambda net, x, h: net.fc(h.sum((2, 3)) / (h.size(2) * h.size(3))),
     "sum of two sides": lambda net, x, h: net.fc(h.mean((2, 3)) * (x.size(2) + x.size(3))),
@@ -214,3 +219,162 @@ def test_images_of_other_batches_and_sides(name: str, shape: tuple[int, int, int
         for sides in ((3, 9, 9), (1, 4, 7), (4, 4, 4), (2, 12, 5)):
             x = torch.randn(sides[0], 1, *sides[1:]).double()
             assert agree(net, small, x), sides
+
+
+class Pair(nn.Module):
+    """Units, of which half are dead, times a second input; what of it reads a size is harmless."""
+
+    def __init__(self, last: bool = False) -> None:
+        super().__init__()
+        self.hidden, self.out, self.last = nn.Linear(5, 16), nn.Linear(16, 3), last
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = torch.relu(self.hidden(x)) * y
+        return self.out(h) / x.size(0)
+
+
+@pytest.mark.parametrize("width", [1, 16])
+def test_what_is_wrong_at_other_sizes_is_kept_whole(width: int) -> None:
+    """The second input may be 1 wide, or as wide as there are units: the example shows one."""
+    net = randomise(Pair()).eval()
+    net.hidden.weight.data[::2] = net.hidden.bias.data[::2] = 0
+    with torch.no_grad():
+        example = torch.randn(3, 5).double(), torch.rand(3, width).double() + 1
+        small = ps.compact(net, example=example)
+        assert small.hidden.out_features == (8 if width == 1 else 16)
+        if width == 16:
+            assert "not understood" in str(small.account)
+            for other in (1, 16):
+                assert agree(net, small, torch.randn(4, 5).double(), torch.randn(4, other).double())
+
+
+class Sized(nn.Module):
+    """A layer whose result depends on how many data there are, or how long they are."""
+
+    def __init__(self, dim: int, number: int | None = None) -> None:
+        super().__init__()
+        self.layer, self.dim, self.number = nn.Linear(4, 3), dim, number
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) / (self.number or x.size(self.dim))
+
+
+@pytest.mark.parametrize("dim, number", [(0, 3), (1, 5)])
+def test_the_check_finds_a_size_that_became_a_number(dim: int, number: int) -> None:
+    net, other = Sized(dim), Sized(dim, number)
+    other.load_state_dict(net.state_dict())
+    x = (torch.randn(3, 5, 4),)
+    assert check(net, other, x) < 1e-9
+    with pytest.raises(SizeError, match="sizes"):
+        check(net, other, x, resize=True)
+
+
+class Fixed(nn.Module):
+    """It takes images of one side alone, or takes one image for several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.conv(x).view(-1, 32))
+
+
+def test_sizes_that_a_network_does_not_take_are_left_out() -> None:
+    found = [tuple(x.shape) for (x,), _ in other_sizes(Fixed(), (torch.zeros(2, 1, 4, 4),))]
+    assert (3, 1, 4, 4) in found and (1, 1, 4, 4) in found
+    assert {shape[1:] for shape in found} == {(1, 4, 4)}
+
+
+def test_a_network_that_reads_no_size_is_not_run_at_other_sizes(monkeypatch) -> None:
+    ran = []
+
+    def noting(run, inputs):
+        ran.append(run)
+        return other_sizes(run, inputs)
+
+    monkeypatch.setattr("pyrosparse.compact.check.other_sizes", noting)
+    ps.compact(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)), example=IMAGE)
+    assert not ran
+    ps.compact(nn.Sequential(Fixed(), nn.ReLU(), nn.Linear(3, 2)), example=IMAGE)
+    assert len(ran) == 1
+
+
+class EmbeddedBag(nn.Module):
+    """Bags of words by their offsets, or by rows; the number of bags is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.hidden, self.out = nn.EmbeddingBag(9, 6), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, ids: Tensor, offsets: Tensor | None = None) -> Tensor:
+        h = torch.relu(self.hidden(self.bag(ids, offsets)))
+        return self.out(h).view(-1, 2) / ids.size(0)
+
+
+def test_bags_of_words() -> None:
+    net = randomise(EmbeddedBag()).eval()
+    net.hidden.weight.data[:4] = net.hidden.bias.data[:4] = 0
+    with torch.no_grad():
+        offsets = torch.tensor([0, 2, 5])
+        small = ps.compact(net, example=(torch.randint(0, 9, (7,)), offsets))
+        assert small.hidden.out_features == 4
+        assert agree(net, small, torch.randint(0, 9, (11,)), torch.tensor([0, 1, 4, 9]))
+        for shape in ((1, 1), (3, 4)):
+            small = ps.compact(net, example=torch.randint(0, 9, shape))
+            assert small.hidden.out_features == 4
+            for other in ((1, 1), (3, 4), (5, 2)):
+                assert agree(net, small, torch.randint(0, 9, other))
+
+
+def test_sum_of_an_average_and_a_sequence_of_length_one() -> None:
+    """With one position nothing tells an average over positions from what it is taken of."""
+
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.mean, self.out = (nn.Linear(6, 6) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.hidden(x) + self.mean(x.mean(1, keepdim=True)))
+
+    for dead in ([0, 1], [0, 1, 2, 3, 4, 5]):
+        net = randomise(Centred()).eval()
+        net.hidden.weight.data[dead] = 0
+        net.mean.weight.data[[1, 2, 3]] = 0
+        with torch.no_grad():
+            small = ps.compact(net, example=torch.randn(1, 1, 6).double(), at_least=0)
+            for shape in ((3, 5, 6), (1, 1, 6), (2, 1, 6), (1, 4, 6)):
+                assert agree(net, small, torch.randn(*shape).double())
+
+
+def test_which_graphs_read_sizes() -> None:
+    for plain in (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten()), nn.Linear(2, 2)):
+        assert not reads_sizes(torch.fx.symbolic_trace(plain).graph)
+    assert reads_sizes(torch.fx.symbolic_trace(Fixed()).graph)
+    assert reads_sizes(torch.fx.symbolic_trace(Sized(1)).graph)
+
+
+def test_networks_of_timm_and_torchvision_at_other_sizes() -> None:
+    timm = pytest.importorskip("timm")
+    import torchvision
+
+    swin = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=3)
+    nets = [
+        (swin, (32, 48)),
+        (timm.create_model("resnet10t", num_classes=3), (32, 48)),
+        (timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32, num_classes=3), (32, 32)),
+    ]
+    for net, sides in nets:
+        net = net.double().eval()
+        for name, module in net.named_modules():
+            if name.endswith(("mlp.0", "mlp.fc1", "conv1")):
+                module.weight.data[::2] = 0
+                if module.bias is not None:
+                    module.bias.data[::2] = 0
+        torch.manual_seed(0)
+        with torch.no_grad():
+            small = ps.compact(net, example=torch.randn(1, 3, 32, 32).double(), at_least=1)
+            assert small.account.parameters[1] < small.account.parameters[0]
+            for batch in (1, 3):
+                assert agree(net, small, torch.randn(batch, 3, *sides).double())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx

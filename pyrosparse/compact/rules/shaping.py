@@ -50,9 +50,7 @@ class Flatten(Rule):
             return given["start_dim"] % len(before) if last else None
         sizes = given_sizes(self.node)
         # A number in place of the batch size would hold for this example alone.
-        batch = len(sizes) == 2 and (
-            sizes[0] == -1 or is_size_of(flow, sizes[0], self.source, 0)
-        )
+        batch = len(sizes) == 2 and (sizes[0] == -1 or is_size_of(flow, sizes[0], self.source, 0))
         return 1 if batch and tuple(after) == (before[0], before[1:].numel()) else None
 
     def want(self, flow: Flow) -> None:
@@ -126,7 +124,7 @@ class Slice(Rule):
         if x is None or not all(_is_number(flow, i) or _is_range(flow, i) for i in self.index):
             return None
         self.old_dim = x.dim
-        at = self.index[x.dim] if x.dim < len(self.index) else slice(None)
+        at: Any = self.index[x.dim] if x.dim < len(self.index) else slice(None)
         if not is_fixed(at):
             return None
         self.places = torch.arange(len(x.constant))[at]
@@ -238,7 +236,9 @@ def order(node: fx.Node, rank: int) -> list[int] | None:
 
 def is_fixed(index: object) -> bool:
     """Whether an index is a slice between numbers."""
-    return isinstance(index, slice) and all(end is None or isinstance(end, int) for end in _ends(index))
+    return isinstance(index, slice) and all(
+        end is None or isinstance(end, int) for end in _ends(index)
+    )
 
 
 def _is_number(flow: Flow, index: object) -> bool:

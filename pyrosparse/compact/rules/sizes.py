@@ -145,30 +145,28 @@ def read_size(flow: Flow, size: Any) -> tuple[fx.Node, int] | None:
     """The tensor and the dimension that a node reads the size of; None where it is no size."""
     if not isinstance(size, fx.Node):
         return None
-    tensor: Any = None
-    if size.target == "size":
-        tensor, dims = size.args[0], size.args[1:] or (size.kwargs.get("dim"),)
-        dim = dims[0]
-    elif size.target is operator.getitem:
-        tensor, dim = size.args
-        steps = []
-        while isinstance(tensor, fx.Node) and tensor.target is operator.getitem:
-            steps.append(tensor.args[1])
-            tensor = tensor.args[0]
-        if not isinstance(tensor, fx.Node) or not _is_shape(tensor):
-            return None
-        tensor = tensor.args[0]
-        if tensor not in flow.shapes:
-            return None
-        dims = range(len(flow.shapes[tensor]))
-        for step in reversed(steps):
-            if not _is_plain(step):
-                return None
-            dims = dims[step]
-        dim = dims[dim] if isinstance(dim, int) else None
-    if tensor not in flow.shapes or not isinstance(dim, int):
+    shape, at = _taken_from(size)
+    tensor = shape.args[0] if shape is not None else None
+    if not isinstance(tensor, fx.Node) or tensor not in flow.shapes:
         return None
-    return tensor, dim % len(flow.shapes[tensor])
+    dims: Any = range(len(flow.shapes[tensor]))
+    for step in at:
+        dims = dims[step]
+    return (tensor, dims) if isinstance(dims, int) else None
+
+
+def _taken_from(size: fx.Node) -> tuple[fx.Node | None, list[Any]]:
+    """The node that has a shape, and the numbers and slices by which a size is taken from it."""
+    if _is_shape(size):
+        return size, []
+    if size.target == "size":
+        dim = size.args[1] if len(size.args) == 2 else size.kwargs.get("dim")
+        return (size, [dim]) if isinstance(dim, int) else (None, [])
+    if size.target is not operator.getitem or not isinstance(size.args[0], fx.Node):
+        return None, []
+    shape, at = _taken_from(size.args[0])
+    step: Any = size.args[1]
+    return (shape, [*at, step]) if isinstance(step, int) or _is_plain(step) else (None, [])
 
 
 def is_made_of_sizes(flow: Flow, number: Any) -> bool:
@@ -200,7 +198,7 @@ def _taken(flow: Flow, shape: fx.Node, dims: range) -> set[int]:
     found: set[int] = set()
     for user in shape.users:
         if user in flow.live:
-            at = user.args[1] if user.target is operator.getitem else None
+            at: Any = user.args[1] if user.target is operator.getitem else None
             if _is_plain(at):
                 found |= _taken(flow, user, dims[at])
             else:
@@ -215,7 +213,7 @@ def _is_positive(flow: Flow, size: Any) -> bool:
     return read_size(flow, size) is not None or (isinstance(size, (int, float)) and size > 0)
 
 
-def _is_plain(step: Any) -> Any:
+def _is_plain(step: Any) -> bool:
     if not isinstance(step, slice):
         return False
     return all(end is None or isinstance(end, int) for end in (step.start, step.stop, step.step))
