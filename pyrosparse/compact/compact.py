@@ -79,8 +79,9 @@ def compact(
               branch beside a shortcut, say); None refuses that.
 
     The result has an ``account``; print it. It is checked on the example and on random inputs of
-    its shape: its outputs are those of the masked network within 1e-5 (1e-9 in float64) of the
-    largest output, or of 1e-3 where that is larger.
+    its shape, and of other sizes where the network reads sizes: its outputs are those of the
+    masked network within 1e-5 (1e-9 in float64) of the largest output, or of 1e-3 where that is
+    larger.
 
     Raises ValueError where masks do not fit, the network cannot be traced, no example is given and
     none found, or a layer is left without a unit; CompactionError, a defect of ours, where the

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 _READ = (
     "arange", "eye", "expand", "full", "interpolate", "linspace", "narrow", "nelement", "new_full",
-    "new_ones", "new_zeros", "numel", "ones", "repeat", "reshape", "size", "unflatten", "upsample",
-    "view", "zeros",
+    "new_ones", "new_zeros", "numel", "ones", "repeat", "reshape", "size", "squeeze", "unflatten",
+    "upsample", "view", "zeros",
 )  # fmt: skip
 Axes = frozenset[tuple[int, int]]  # of dimensions: which tensor, and which of its dimensions
 

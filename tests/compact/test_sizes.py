@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -293,7 +294,7 @@ def test_a_network_that_reads_no_size_is_not_run_at_other_sizes(monkeypatch) -> 
         ran.append(run)
         return other_sizes(run, inputs)
 
-    monkeypatch.setattr("pyrosparse.compact.check.other_sizes", noting)
+    monkeypatch.setattr(sys.modules[SizeError.__module__], "other_sizes", noting)
     ps.compact(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)), example=IMAGE)
     assert not ran
     ps.compact(nn.Sequential(Fixed(), nn.ReLU(), nn.Linear(3, 2)), example=IMAGE)
@@ -348,6 +349,35 @@ def test_sum_of_an_average_and_a_sequence_of_length_one() -> None:
                 assert agree(net, small, torch.randn(*shape).double())
 
 
+class Squeezed(nn.Module):
+    """With one datum the batch goes too, and the features are the first dimension."""
+
+    def __init__(self, residual: bool) -> None:
+        super().__init__()
+        self.conv, self.residual = nn.Conv2d(1, 8, 3), residual
+        self.first, self.second, self.out = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.conv(x)).mean((2, 3), keepdim=True).squeeze()
+        y = torch.relu(self.first(h))
+        return self.out(y + self.second(torch.tanh(h)) if self.residual else y)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_batch_of_one_that_is_squeezed_away(residual: bool, batch: int) -> None:
+    net = randomise(Squeezed(residual)).eval()
+    net.first.weight.data[:, ::2] = 0
+    net.first.weight.data[1::2] = 0
+    net.second.weight.data[:3] = 0
+    net.second.weight.data[:, :4] = 0
+    with torch.no_grad():
+        small = ps.compact(net, example=torch.randn(batch, 1, 6, 6).double(), at_least=0)
+        assert small.first.weight.numel() == 16
+        for other in (1, 3, 8):
+            assert agree(net, small, torch.randn(other, 1, 6, 6).double())
+
+
 def test_which_graphs_read_sizes() -> None:
     for plain in (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten()), nn.Linear(2, 2)):
         assert not reads_sizes(torch.fx.symbolic_trace(plain).graph)
@@ -357,9 +387,9 @@ def test_which_graphs_read_sizes() -> None:
 
 def test_networks_of_timm_and_torchvision_at_other_sizes() -> None:
     timm = pytest.importorskip("timm")
-    import torchvision
+    from torchvision.models import SwinTransformer
 
-    swin = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=3)
+    swin = SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=3)
     nets = [
         (swin, (32, 48)),
         (timm.create_model("resnet10t", num_classes=3), (32, 48)),
@@ -368,7 +398,8 @@ def test_networks_of_timm_and_torchvision_at_other_sizes() -> None:
     for net, sides in nets:
         net = net.double().eval()
         for name, module in net.named_modules():
-            if name.endswith(("mlp.0", "mlp.fc1", "conv1")):
+            layer = isinstance(module, (nn.Linear, nn.Conv2d))
+            if layer and name.endswith(("mlp.0", "mlp.fc1", "conv1")):
                 module.weight.data[::2] = 0
                 if module.bias is not None:
                     module.bias.data[::2] = 0

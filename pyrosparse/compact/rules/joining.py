@@ -132,7 +132,8 @@ class Scattered(Rule):
         places = [index.cpu() if index is not None else every for index in self.module.indices]
         constant = self.module.constant
         number = torch.zeros(len(every)) if constant is None else constant.detach().cpu()
-        self.terms = _Terms(operands, places, number.double(), self.module.dim)
+        dim = self.module.dim % len(flow.shapes[self.node])
+        self.terms = _Terms(operands, places, number.double(), dim)
         return self.terms.features(flow)
 
     def want(self, flow: Flow) -> None:
@@ -141,9 +142,8 @@ class Scattered(Rule):
     def rewrite(self, flow: Flow) -> fx.Node:
         operands, join = self.terms.rewrite(flow, flow.wanted[self.node])
         if join is None:
-            join = Scatter(
-                int(flow.wanted[self.node].sum()), [None] * len(operands), None, self.terms.dim
-            )
+            count, dim = int(flow.wanted[self.node].sum()), self.terms.place(flow)
+            join = Scatter(count, [None] * len(operands), None, dim)
         return flow.place(self.node, join, *operands)
 
 
@@ -204,7 +204,13 @@ class _Terms:
         values = flow.tensor(number) if number.any() else None
         count = range(len(self.operands))
         alike = all(self._covered(flow, n, [m]) for n in count for m in count)
-        return operands, Scatter(int(wanted.sum()), indices, values, self.dim, not alike)
+        return operands, Scatter(
+            int(wanted.sum()), indices, values, self.place(flow), broadcast=not alike
+        )
+
+    def place(self, flow: Flow) -> int:
+        """The dimension of the features in the operands."""
+        return flow.from_end(self.operands[0], self.dim)
 
     def _covered(self, flow: Flow, n: int, others: list[int]) -> bool:
         """Whether other operands are as large as an operand is, whatever the input."""

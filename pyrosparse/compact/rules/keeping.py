@@ -305,7 +305,7 @@ def _padded(rule: Rule, flow: Flow) -> None:
 
 def _selected(rule: Rule, flow: Flow) -> None:
     assert isinstance(rule, shaping.Selected)
-    node, at = rule.node, rule.module.dim
+    node, at = rule.node, rule.module.dim % len(flow.shapes[rule.node])
     others = [dim for dim in range(len(flow.shapes[node])) if dim != at]
     _join(flow, node, {dim: (rule.source, dim) for dim in others})
     flow.dimensions.fix((node, at))
@@ -313,10 +313,9 @@ def _selected(rule: Rule, flow: Flow) -> None:
 
 def _scattered(rule: Rule, flow: Flow) -> None:
     assert isinstance(rule, joining.Scattered)
-    for x in rule.node.all_input_nodes:
-        flow.dimensions.fix((x, rule.module.dim))
+    node, at = rule.node, rule.module.dim % len(flow.shapes[rule.node])
+    flow.dimensions.fix(*((x, at) for x in (node, *node.all_input_nodes)))
     _broadcast(rule, flow)
-    flow.dimensions.fix((rule.node, rule.module.dim))
 
 
 def _join(flow: Flow, node: fx.Node, places: Mapping[int, tuple[fx.Node, int]]) -> None:

@@ -145,9 +145,13 @@ class Flow:
     def take(self, node: fx.Node, dim: int, mask: Tensor) -> fx.Node:
         """The new node that has exactly these features, all of them wanted before."""
         known = self.features.get(node)
-        if known is not None and known.dim == dim:
-            return self.narrow(self.new[node], dim, self.wanted[node], mask)
-        return self.narrow(self.new[node], dim, torch.ones_like(mask), mask)
+        whole = known is None or known.dim != dim
+        present = torch.ones_like(mask) if whole else self.wanted[node]
+        return self.narrow(self.new[node], self.from_end(node, dim), present, mask)
+
+    def from_end(self, node: fx.Node, dim: int) -> int:
+        """The last dimension as -1: after ``squeeze()`` of one datum a dimension is missing."""
+        return -1 if dim == len(self.shapes[node]) - 1 else dim
 
     def narrow(self, new: fx.Node, dim: int, present: Tensor, mask: Tensor) -> fx.Node:
         """Select, of the features that are present in a new node, some."""

@@ -162,7 +162,7 @@ class Selected(Slice):
     module: Select
 
     def learn(self, flow: Flow) -> Features | None:
-        self.old_dim = self.module.dim
+        self.old_dim = self.module.dim % len(flow.shapes[self.source])
         self.places = self.module.index.cpu()
         x = flow.read(self.source, self.old_dim)
         return Features.of(self.old_dim, x.constant[self.places], x.value[self.places])
