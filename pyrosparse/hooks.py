@@ -73,7 +73,7 @@ class Noise:
         self.target = target
         self.fired = 0
         # Squares of half precision are soon 0 or infinite.
-        self._exact = torch.promote_types(scale.dtype, torch.float32)
+        self._exact = torch.float64 if scale.dtype is torch.float64 else torch.float32
         self._variance = scale.to(self._exact).square()
 
     def on(self, module: nn.Module) -> RemovableHandle:

@@ -214,6 +214,7 @@ class Lifted(PyroModule):
         before anything is changed, and NotImplementedError where a method of one's own does not
         write ``match_moments``.
 
+        >>> import pyrosparse as ps
         >>> bnn = lift(nn.Linear(1, 1), ps.Gaussian(posterior="normal"))
         >>> bnn.match_moments({"weight": torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)})
         >>> bnn.net.weight.item(), bnn.scores()["weight"].item()
