@@ -8,7 +8,7 @@ import pytest
 import pyrosparse
 
 ROOT = Path(pyrosparse.__file__).parent
-BASE = {"errors", "files", "globs"}
+BASE = {"errors", "files", "globs", "tensor_file"}
 CORE = BASE | {"target", "method", "masks"}
 LIFTING = CORE | {"lift", "guide", "hooks", "param_store"}
 RUNNING = LIFTING | {"evidence", "compact", "infer", "prune", "methods", "models"}
