@@ -48,9 +48,7 @@ def write_atomically(
 
 
 @contextmanager
-def writing_atomically(
-    path: str | os.PathLike[str], *, parents: bool = True
-) -> Iterator[BinaryIO]:
+def writing_atomically(path: str | os.PathLike[str], *, parents: bool = True) -> Iterator[BinaryIO]:
     """A file to write to, which takes the name of another in one step when the block ends.
 
     What ``write_atomically`` promises holds, and an exception in the block leaves the old file.

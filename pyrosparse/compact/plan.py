@@ -125,9 +125,7 @@ def _own_tensors(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict
     return own
 
 
-def _by_layer(
-    own: Mapping[str, Tensor], layers: Collection[str]
-) -> dict[str, dict[str, Tensor]]:
+def _by_layer(own: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, dict[str, Tensor]]:
     """The tensors in each layer, by their names there."""
     inside: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
     for name, tensor in own.items():

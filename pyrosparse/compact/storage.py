@@ -59,9 +59,7 @@ def save_sparse(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> 
     return stored
 
 
-def load_sparse(
-    path: str | os.PathLike[str], *, memory: int | None = None
-) -> dict[str, Tensor]:
+def load_sparse(path: str | os.PathLike[str], *, memory: int | None = None) -> dict[str, Tensor]:
     """Read what ``save_sparse`` wrote: dense tensors by name, on the CPU.
 
     memory: the most bytes that the tensors may take, since a small file can claim many; by default
@@ -105,9 +103,7 @@ def pack(
     return parts, headers, stored
 
 
-def unpack(
-    headers: Mapping[str, Any], parts: dict[str, Tensor], memory: int
-) -> dict[str, Tensor]:
+def unpack(headers: Mapping[str, Any], parts: dict[str, Tensor], memory: int) -> dict[str, Tensor]:
     """The tensors of these pieces.
 
     memory: the most bytes that they may take.

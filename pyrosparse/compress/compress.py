@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyrosparse.compress.families import EVIDENCE, TURBO
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
 from pyrosparse.compress.settings import Settings
+from pyrosparse.locks import locked_folder
 
 
 def compress(
@@ -35,6 +37,8 @@ def compress(
              of the pretraining.
     first:   where the first of two stages is, or is put; by default ``first`` in the folder.
 
+    A second process that is given the same folder waits for the end of the first.
+
     Raises ValueError where the weights do not fit the network, and what ``data.load``,
     ``networks.create`` and ``fit`` raise.
 
@@ -44,6 +48,19 @@ def compress(
     >>> round(outcome.sparsity, 2)
     0.9
     """
+    # Whoever wants these files waits: a second process, or a run of which this is the first stage.
+    lock = locked_folder(folder) if folder is not None else nullcontext()
+    with lock:
+        return _compress(settings, folder, weights, first, progress)
+
+
+def _compress(
+    settings: Settings,
+    folder: Path | None,
+    weights: Mapping[str, Tensor] | None,
+    first: Path | None,
+    progress: bool | None,
+) -> Outcome:
     net, data = made(settings, weights)
     settings = settings.for_data(len(data.train))
     shared: dict[str, Any] = {"folder": folder, "progress": progress}

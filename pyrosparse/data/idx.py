@@ -31,9 +31,8 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> Tensor:
     """
     path = Path(path)
     header = 4 + 4 * dimensions
-    with open_file(path) as file:
-        packed = path.suffix == ".gz"
-        opened = gzip.open(file) if packed else file
+    packed = path.suffix == ".gz"
+    with open_file(path) as file, gzip.GzipFile(fileobj=file) if packed else file as opened:
         stored = os.fstat(file.fileno()).st_size
         try:
             start = opened.read(header)

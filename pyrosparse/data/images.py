@@ -141,9 +141,7 @@ class _Refused(ValueError):
     """An image that is not decoded."""
 
 
-def _check(
-    image: "Image.Image", file: Path | zipfile.Path, others: tuple[int, ...] | None
-) -> None:
+def _check(image: "Image.Image", file: Path | zipfile.Path, others: tuple[int, ...] | None) -> None:
     """Look at what an image says that it is, before it is decoded."""
     width, height = image.size
     if image.mode[0] in "IF":

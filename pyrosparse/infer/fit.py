@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.traces import modules
+from pyrosparse.files import check_writable
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.captured import CapturedSVI
@@ -88,8 +89,9 @@ def fit(
     progress:      show a progress bar; by default on a terminal only.
 
     Raises NonFiniteLossError with step, site and layer when the loss is NaN or infinite (the
-    last checkpoint stays), ValueError on bad arguments, and CheckpointError when the
-    checkpoint is damaged or of another run.
+    last checkpoint stays), ValueError on bad arguments, CheckpointError when the checkpoint is
+    damaged or of another run, and OSError when checkpoint or metrics cannot be written (found out
+    before the first step) or their folder is removed.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -101,6 +103,9 @@ def fit(
     """
     _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation, compact_every)
     _check_data(data)
+    for file in (checkpoint, metrics):
+        if file is not None:
+            check_writable(file)  # now, and not after an epoch
     run = Fit(model, guide, data, epochs, batch_size, seed)
     run.elbo = elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
@@ -142,7 +147,8 @@ def fit(
             "stateful callbacks": [type(callback).__name__ for callback in stateful(callbacks)],
         }
         if checkpoint is not None and Path(checkpoint).exists():
-            run.restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
+            with checkpoints.reading(checkpoint):
+                run.restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
         if metrics is not None:
             run.write_metrics(metrics)
         if run.finished:
