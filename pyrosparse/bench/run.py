@@ -24,7 +24,7 @@ from pyrosparse.compress.pretraining import shared
 from pyrosparse.files import check_writable, read_text, write_atomically
 from pyrosparse.locks import locked
 
-# What every line has, of those that earlier versions wrote too.
+# The types of what a line has.
 _ENTRIES: dict[str, Any] = {
     "id": str,
     "cell": str,
@@ -117,9 +117,13 @@ def _line(text: str, place: str) -> dict[str, Any]:
         raise _damaged(place, error) from error
     if not isinstance(line, dict):
         raise _damaged(place, "it is no JSON object")
+    for name in ("id", "cell", "seed", "settings"):
+        if name not in line:
+            raise _damaged(place, f"it has no entry {name!r}")
     for name, kind in _ENTRIES.items():
-        if not isinstance(line.get(name), kind) or isinstance(line.get(name), bool):
-            raise _damaged(place, f"its entry {name!r} is missing, or of a wrong type")
+        value = line.get(name)
+        if name in line and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise _damaged(place, f"its entry {name!r} is {value!r}")
     with reading(place):
         Settings.of(line["settings"])
     return line

@@ -93,19 +93,19 @@ def decode(
     tensor([0., 1., 0., 0., 1.])
     """
     values, n = pieces.pop("values"), math.prod(shape)
-    if layout == "dense":
-        if list(values.shape) != shape:
-            raise StorageError(f"{name!r} has the shape {list(values.shape)}, not {shape}")
-        return values
-    if values.dim() != 1:
-        raise StorageError(f"the values of {name!r} are not in one row")
-    if layout != "bitmask" and n > _LARGEST:
+    if layout not in ("dense", "bitmask") and n > _LARGEST:
         raise StorageError(f"{name!r} has {n} elements, more than int32 indices can count")
     if n * values.element_size() > memory:
         raise StorageError(
             f"{name!r} takes {n * values.element_size()} bytes, and {max(memory, 0)} are left for "
             "it of what a file of this size may ask for. If you trust the file, allow more: memory="
         )
+    if layout == "dense":
+        if list(values.shape) != shape:
+            raise StorageError(f"{name!r} has the shape {list(values.shape)}, not {shape}")
+        return values
+    if values.dim() != 1:
+        raise StorageError(f"the values of {name!r} are not in one row")
     if layout == "rectangles":
         return _from_rectangles(name, shape, values, pieces)
     if layout == "bitmask":

@@ -26,8 +26,9 @@ _TENSORS = ("train_x", "train_y", "test_x", "test_y")
 
 def jpeg_zip(name: str, archive: Path, size: tuple[int, int]) -> Pixels:
     """Decode a zip of train/<class>/ and test/<class>/, and keep the pixels in the cache folder."""
+    open_file(archive).close()  # what is no file is refused
     try:
-        with open_file(archive) as file, zipfile.ZipFile(file) as opened:
+        with zipfile.ZipFile(archive) as opened:
             members = repr([(member.filename, member.CRC) for member in opened.infolist()])
             # Named after the contents, so that another zip of the same name is decoded anew.
             decoded = cache_folder() / f"{archive.stem}-{zlib.crc32(members.encode()):08x}.npz"
