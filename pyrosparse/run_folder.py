@@ -43,6 +43,7 @@ from pyrosparse.locks import locked_folder
 from pyrosparse.weights_file import load_weights
 
 CONFIG = "config.json"
+_TYPES: dict[str, Any] = {"settings": dict, "weights": (dict, NoneType), "machine": dict}
 CHECKPOINTS = (CHECKPOINT, PRETRAINING, SUPPORT)
 
 
@@ -303,8 +304,7 @@ def _read(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError("it is no object")
     for name in ("settings", "weights", "version", "started", "machine"):
-        kinds = {"settings": dict, "weights": (dict, NoneType), "machine": dict}.get(name, str)
-        if not isinstance(config.get(name, ...), kinds):
+        if not isinstance(config.get(name, ...), _TYPES.get(name, str)):
             raise ValueError(f"its entry {name!r} is missing, or of a wrong type")
     return config
 
