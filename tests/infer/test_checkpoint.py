@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import pyrosparse as ps
-from pyrosparse.infer import Callback
+from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.checkpoint import CheckpointError, load, save
 from tests.infer.test_killed_run import assert_equal_trees
 
@@ -108,10 +108,10 @@ class Watch(Callback):
         self.folder = folder
         self.steps = 0
 
-    def on_step(self, run: ps.Fit, progress: float) -> None:
+    def on_step(self, run: Fit, progress: float) -> None:
         self.steps += 1
 
-    def on_epoch_end(self, run: ps.Fit) -> dict[str, Any]:
+    def on_epoch_end(self, run: Fit) -> dict[str, Any]:
         if self.folder is not None:
             shutil.rmtree(self.folder)
         return {}
