@@ -8,7 +8,7 @@ import pytest
 import pyrosparse
 
 ROOT = Path(pyrosparse.__file__).parent
-BASE = {"arrays", "errors", "files", "globs", "liftable", "origin"}
+BASE = {"arrays", "errors", "files", "globs", "liftable", "origin", "tensor_file"}
 CORE = BASE | {"target", "method", "masks"}
 LIFTING = CORE | {"call", "draws", "lift", "guide", "hooks", "param_store", "watch"}
 RUNNING = LIFTING | {"evidence", "compact", "infer", "prune", "methods", "models"}

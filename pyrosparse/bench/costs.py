@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from pyrosparse.bench.run import reading
 from pyrosparse.bench.suite import Suite
 from pyrosparse.bench.table import by_cell
 from pyrosparse.compress import Settings
@@ -50,7 +51,10 @@ class CostRow:
 def cost_table(suite: Suite, results: Path) -> list[CostRow]:
     """The cells of a suite that have results, with what size they came to: networks in the suite's
     order, of each the methods, of each along gamma."""
-    rows = [_row(cell, lines, suite) for cell, lines in by_cell(suite, results).items()]
+    rows = []
+    for cell, lines in by_cell(suite, results).items():
+        with reading(f"{results}, a line of {cell}"):
+            rows.append(_row(cell, lines, suite))
     networks = [(job.settings.dataset, job.settings.network) for job in suite.jobs]
 
     def place(row: CostRow) -> tuple[int, str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pyrosparse.bench.predictive import unpacked
+from pyrosparse.bench.run import reading
 from pyrosparse.bench.suite import Suite
 from pyrosparse.bench.table import by_cell
 
@@ -66,7 +67,11 @@ def predictive_table(suite: Suite, results: Path) -> list[PredictiveRow]:
         cell: [line for line in lines if "predictive" in line]
         for cell, lines in by_cell(suite, results).items()
     }
-    return [row for cell, lines in cells.items() for row in _rows(cell, lines, cells)]
+    rows: list[PredictiveRow] = []
+    for cell, lines in cells.items():
+        with reading(f"{results}, a line of {cell}"):
+            rows += _rows(cell, lines, cells)
+    return rows
 
 
 def _rows(

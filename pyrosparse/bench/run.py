@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,8 +21,22 @@ from pyrosparse.bench.predictive import outside_inputs, predictive
 from pyrosparse.bench.suite import Job, Suite
 from pyrosparse.compress import Settings, compress
 from pyrosparse.compress.pretraining import shared
-from pyrosparse.files import write_atomically
+from pyrosparse.files import check_writable, read_text, write_atomically
 from pyrosparse.locks import locked
+
+# The types of what a line has.
+_ENTRIES: dict[str, Any] = {
+    "id": str,
+    "cell": str,
+    "seed": int,
+    "test_accuracy": (int, float),
+    "sparsity": (int, float),
+    "settings": dict,
+    "version": str,
+    "torch": str,
+    "machine": str,
+    "date": str,
+}
 
 
 def run(
@@ -40,14 +56,16 @@ def run(
     jobs:    runs side by side, by joblib: local processes, each on one thread, or whatever
              ``joblib.parallel_config`` says (``dask``, ``ray``).
 
-    Raises ValueError when no run matches ``only``, or when results are of other settings than the
-    suite has now.
+    Raises ValueError when no run matches ``only``, when results are damaged, or of other settings
+    than the suite has now, and OSError when results or scratch cannot be written: before a run.
     """
     wanted = [job for job in suite.jobs if fnmatchcase(job.id, only)]
     if not wanted:
         raise ValueError(
             f"no run of {suite.name} matches {only!r}; the first is {suite.jobs[0].id!r}"
         )
+    for file in (results, scratch / "file"):
+        check_writable(file)
     done = {line["id"]: line for line in read(results)}
     for job in wanted:
         if job.id in done:
@@ -60,10 +78,55 @@ def run(
 
 
 def read(results: Path) -> list[dict[str, Any]]:
-    """The lines of a results file; none where there is no file."""
-    if not results.exists():
+    """The lines of a results file; none where there is no file.
+
+    Raises ValueError, which names file and line, where a line is not one that ``run`` wrote.
+    """
+    if not os.path.lexists(results):
         return []
-    return [json.loads(line) for line in results.read_text().splitlines() if line]
+    return [
+        _line(text, f"{results}, line {number}")
+        for number, text in enumerate(read_text(results).splitlines(), 1)
+        if text.strip()
+    ]
+
+
+@contextmanager
+def reading(place: object) -> Iterator[None]:
+    """What a damaged line makes the code inside raise becomes a ValueError with its place.
+
+    >>> with reading("results.jsonl, line 3"):
+    ...     {}["compact"]
+    Traceback (most recent call last):
+    ValueError: results.jsonl, line 3 is damaged (KeyError: 'compact'): remove that line, and ...
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        raise _damaged(place, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(place: object, reason: object) -> ValueError:
+    return ValueError(f"{place} is damaged ({reason}): remove that line, and bench runs it again")
+
+
+def _line(text: str, place: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(place, error) from error
+    if not isinstance(line, dict):
+        raise _damaged(place, "it is no JSON object")
+    for name in ("id", "cell", "seed", "settings"):
+        if name not in line:
+            raise _damaged(place, f"it has no entry {name!r}")
+    for name, kind in _ENTRIES.items():
+        value = line.get(name)
+        if name in line and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise _damaged(place, f"its entry {name!r} is {value!r}")
+    with reading(place):
+        Settings.of(line["settings"])
+    return line
 
 
 def _refuse_other_settings(
@@ -74,7 +137,8 @@ def _refuse_other_settings(
     then = json.loads(json.dumps(asdict(Settings.of(line["settings"]))))
     now["outside"] = outside
     then["device"] = now["device"]  # not of the other runs, and the line names its machine
-    then["outside"] = line["predictive"]["outside"] if "predictive" in line else outside
+    with reading(f"{results}, the line of {job.id}"):
+        then["outside"] = line["predictive"]["outside"] if "predictive" in line else outside
     other = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key]]
     if other:
         raise ValueError(

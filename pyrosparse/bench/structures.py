@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from pyrosparse.bench.run import reading
 from pyrosparse.bench.suite import Suite
 from pyrosparse.bench.table import by_cell
 
@@ -45,7 +46,11 @@ class StructureRow:
 
 def structure_table(suite: Suite, results: Path) -> list[StructureRow]:
     """The cells of a suite that have results, in the suite's order."""
-    return [_row(cell, lines, suite) for cell, lines in by_cell(suite, results).items()]
+    rows = []
+    for cell, lines in by_cell(suite, results).items():
+        with reading(f"{results}, a line of {cell}"):
+            rows.append(_row(cell, lines, suite))
+    return rows
 
 
 def _row(cell: str, lines: list[dict[str, Any]], suite: Suite) -> StructureRow:

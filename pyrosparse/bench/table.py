@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from pyrosparse.bench.run import read
+from pyrosparse.bench.run import read, reading
 from pyrosparse.bench.suite import Suite
 
 
@@ -38,15 +38,13 @@ class Row:
 
 def table(suite: Suite, results: Path) -> list[Row]:
     """The cells of a suite that have results, in the suite's order."""
-    return [
-        Row(
-            cell,
-            [line["test_accuracy"] for line in lines],
-            mean(line["sparsity"] for line in lines),
-            suite.paper.get(cell, {}).get("accuracy"),
-        )
-        for cell, lines in by_cell(suite, results).items()
-    ]
+    rows = []
+    for cell, lines in by_cell(suite, results).items():
+        with reading(f"{results}, a line of {cell}"):
+            accuracies = [line["test_accuracy"] for line in lines]
+            sparsity = mean(line["sparsity"] for line in lines)
+        rows.append(Row(cell, accuracies, sparsity, suite.paper.get(cell, {}).get("accuracy")))
+    return rows
 
 
 def by_cell(suite: Suite, results: Path) -> dict[str, list[dict[str, Any]]]:
@@ -65,7 +63,8 @@ def provenance(results: Path) -> str:
     def values(key: str) -> str:
         return ", ".join(sorted({line[key] for line in lines}))
 
-    return (
-        f"{len(lines)} runs; pyrosparse {values('version')}, torch {values('torch')}; "
-        f"{values('machine')}; {values('date')}"
-    )
+    with reading(f"{results}, a line"):
+        return (
+            f"{len(lines)} runs; pyrosparse {values('version')}, torch {values('torch')}; "
+            f"{values('machine')}; {values('date')}"
+        )

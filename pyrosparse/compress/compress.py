@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pyrosparse.compress.families import EVIDENCE, TURBO
 from pyrosparse.compress.network import made
 from pyrosparse.compress.outcome import Outcome
 from pyrosparse.compress.settings import Settings
+from pyrosparse.locks import locked_folder
 
 
 def compress(
@@ -42,6 +44,8 @@ def compress(
              ``dense`` in the folder, to compare with; where there are weights, they are that
              network. Otherwise the pruned network is compared with its compact form.
 
+    A second process that is given the same folder waits for the end of the first.
+
     Raises ValueError where the weights do not fit the network, and what ``data.load``,
     ``networks.create`` and ``fit`` raise.
 
@@ -51,6 +55,20 @@ def compress(
     >>> round(outcome.sparsity, 2)
     0.9
     """
+    # Whoever wants these files waits: a second process, or a run of which this is the first stage.
+    lock = locked_folder(folder) if folder is not None else nullcontext()
+    with lock:
+        return _compress(settings, folder, weights, first, dense, progress)
+
+
+def _compress(
+    settings: Settings,
+    folder: Path | None,
+    weights: Mapping[str, Tensor] | None,
+    first: Path | None,
+    dense: bool,
+    progress: bool | None,
+) -> Outcome:
     net, data = made(settings, weights)
     start = copy.deepcopy(net)
     settings = settings.for_data(len(data.train), augment=data.shift, flip=data.flip)

@@ -12,11 +12,10 @@ from pyrosparse.compact.active_features import active_features, mean_counts
 from pyrosparse.compact.masked import masked
 from pyrosparse.compress import gating
 from pyrosparse.compress.outcome import Trained
-from pyrosparse.compress.run_files import CHECKPOINT
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import DataSet
 from pyrosparse.lift import lift
-from pyrosparse.locks import locked
+from pyrosparse.locks import locked_folder
 from pyrosparse.methods import DependentBetaBernoulli, Gaussian
 from pyrosparse.models import classifier
 from pyrosparse.target import weights
@@ -52,7 +51,7 @@ def train(
     """
     if first is None and folder is not None:
         first = folder / "first"
-    lock = locked(first / CHECKPOINT) if first is not None else nullcontext()
+    lock = locked_folder(first) if first is not None else nullcontext()
     with lock:
         before = gating.train(
             settings, net, data, start_trained=start_trained, folder=first, progress=progress

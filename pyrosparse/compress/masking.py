@@ -13,13 +13,13 @@ from torch import nn
 
 from pyrosparse.compress.mask_settings import RATES, annealing, gibbs
 from pyrosparse.compress.outcome import Trained
-from pyrosparse.compress.run_files import CHECKPOINT, run_files
+from pyrosparse.compress.run_files import run_files
 from pyrosparse.compress.settings import Settings
 from pyrosparse.data import Augmented, DataSet
 from pyrosparse.infer import Callback, Fit, fit
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.lift import Lifted, lift
-from pyrosparse.locks import locked
+from pyrosparse.locks import locked_folder
 from pyrosparse.masks import Masks
 from pyrosparse.method import Method
 from pyrosparse.methods import Gaussian
@@ -121,7 +121,7 @@ def _gibbs_first(
     """The network that gibbs prunes, trained from the same start."""
     if first is None and folder is not None:
         first = folder / "first"
-    lock = locked(first / CHECKPOINT) if first is not None else nullcontext()
+    lock = locked_folder(first) if first is not None else nullcontext()
     with lock:
         return train(
             replace(settings, method="gibbs"),

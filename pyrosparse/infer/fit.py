@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.batches import prepared
 from pyrosparse.evidence.traces import modules
+from pyrosparse.files import check_writable
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.captured import CapturedSVI
@@ -102,8 +103,9 @@ def fit(
 
     Raises NonFiniteLossError with step, site and layer when the loss is NaN or infinite (the
     last checkpoint stays), ValueError on bad arguments and data, TypeError on data, optimizers
-    and ELBOs of another kind, and CheckpointError when the checkpoint is damaged or of another run.
-    Warns where the model's plate says another number of data than there are.
+    and ELBOs of another kind, CheckpointError when the checkpoint is damaged or of another run, and
+    OSError when checkpoint or metrics cannot be written (found out before the first step) or their
+    folder is removed. Warns where the model's plate says another number of data than there are.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -118,6 +120,9 @@ def fit(
     data = prepared(data, model)
     validation = None if validation is None else prepared(validation, model)
     _check_finite(data)
+    for file in (checkpoint, metrics):
+        if file is not None:
+            check_writable(file)  # now, and not after an epoch
     run = Fit(model, guide, data, epochs, batch_size, seed)
     run.elbo = elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
@@ -161,7 +166,8 @@ def fit(
             "stateful callbacks": [type(callback).__name__ for callback in stateful(callbacks)],
         }
         if checkpoint is not None and Path(checkpoint).exists():
-            run.restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
+            with checkpoints.reading(checkpoint):
+                run.restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
         if metrics is not None:
             run.write_metrics(metrics)
         if run.finished:

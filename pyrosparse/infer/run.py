@@ -283,7 +283,8 @@ class Fit:
     def write_metrics(self, path: str | os.PathLike[str]) -> None:
         """Write the history, a JSON line an epoch."""
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
-        write_atomically(path, lines)
+        # A folder that was removed is not made again: it would have nothing else of the run.
+        write_atomically(path, lines, parents=False)
 
 
 def _with_last_merged(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
