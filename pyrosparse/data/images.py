@@ -4,7 +4,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def _kept(name: str, file: Path) -> Pixels | None:
     try:
         with open_file(file) as opened, np.load(opened) as arrays:
             classes = tuple(map(str, arrays["classes"].tolist()))
-            tensors = {key: torch.from_numpy(arrays[key]) for key in _TENSORS}
+            tensors: dict[str, Any] = {key: torch.from_numpy(arrays[key]) for key in _TENSORS}
     except Exception:  # whatever zip and numpy make of damage
         return None
     images = all(tensors[key].dtype == torch.uint8 for key in ("train_x", "test_x"))
@@ -155,5 +155,6 @@ def _check(image: "Image.Image", file: Path | zipfile.Path, others: tuple[int, .
     if others is not None and (height, width) != others:
         first, second = others
         raise _Refused(
-            f"{file} is {height} x {width}, others are {first} x {second}; give size=(H, W)"
+            f"{file} is {height} x {width}, others are {first} x {second}; give size=(H, W), or "
+            "--size on the command line"
         )
