@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Self
 
 import pyro
 import pyro.distributions as dist
@@ -12,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrosparse.lift import Lifted
-from pyrosparse.models import data_plate, positive_count
+from pyrosparse.models import Network, check_labels, data_plate, positive_count
 
 
-class distill:
+class distill(nn.Module):
     r"""A Pyro model of class labels whose network also learns the probabilities of a teacher.
 
     .. math::
@@ -36,10 +37,11 @@ class distill:
 
     The model takes ``x``, labels ``y``, (batch,) int64 or None, and optionally the logits of the
     teacher, (batch, classes), which ``data = (x, y, model.teach(x))`` computes once for all
-    epochs. Its sites are ``y`` and ``teacher``.
+    epochs. Its sites are ``y`` and ``teacher``. It is a torch module that holds the network, where
+    that is one.
 
     Raises ValueError when n is not a positive whole number or an option is out of range, and where
-    the logits of the two networks have different shapes.
+    the logits of the two networks have different shapes, and on labels as ``classifier`` does.
 
     Source: Hinton, Vinyals and Dean (2015), section 2.
 
@@ -52,7 +54,7 @@ class distill:
 
     def __init__(
         self,
-        network: Lifted,
+        network: Network,
         teacher: nn.Module,
         n: int,
         *,
@@ -63,17 +65,21 @@ class distill:
             raise ValueError(f"weight must be in [0, 1], got {weight}")
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        super().__init__()
         self.network = network
-        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        # In a tuple, as data and not a part: nothing that trains, saves or sets modes reaches it.
+        self._teacher = (copy.deepcopy(teacher).eval().requires_grad_(False),)
         self.n = positive_count(n)
         self.weight = weight
         self.temperature = temperature
 
-    def __call__(
+    def forward(
         self, x: Tensor, y: Tensor | None = None, teacher_logits: Tensor | None = None
     ) -> Tensor:
         logits = self.network(x)
-        if not self.network.training or self.weight == 0:
+        check_labels(y, logits)
+        training = getattr(self.network, "training", self.training)
+        if not training or self.weight == 0:
             with data_plate(self.n, x):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
         if teacher_logits is None:
@@ -96,6 +102,16 @@ class distill:
                 return pyro.sample("y", dist.Categorical(logits=logits).mask(False), obs=y)
             with poutine.scale(scale=1 - self.weight):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The copy of the dense network: frozen, in evaluation mode, and no part of
+        ``parameters()`` and ``state_dict()``; ``to`` moves it with the model."""
+        return self._teacher[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def teach(self, x: Tensor, *, batch_size: int = 256) -> Tensor:
         """The teacher's logits, (N, classes), for ``x``, (N, ...)."""

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from types import ModuleType
 
+import torch
+
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """Build the error for a `name` that is not `known`, with the nearest known name if one is near.
@@ -16,6 +18,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     near = get_close_matches(name.casefold(), spellings, n=1)
     hint = f"; did you mean {spellings[near[0]]!r}?" if near else ";"
     return ValueError(f"unknown {kind} {name!r}{hint} known: {', '.join(spellings.values())}")
+
+
+def refuse_jit() -> None:
+    """Say what to do in place of ``torch.jit.trace``, which cannot see replaced weights.
+
+    Raises TypeError where it is tracing.
+
+    >>> refuse_jit()
+    """
+    if torch.jit.is_tracing():
+        raise TypeError(
+            "torch.jit cannot trace a lifted network, whose weights are replaced: in place of a "
+            "JIT ELBO use its plain form with ps.infer.CapturedSVI, give NUTS and HMC "
+            "jit_compile=False, and trace the network that ps.compact returns"
+        )
 
 
 def torchvision() -> ModuleType:

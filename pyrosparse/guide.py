@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +13,16 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyrosparse.errors import unknown_name
+from pyrosparse.liftable import normalised, refused_at
 from pyrosparse.method import Method, Posterior
+from pyrosparse.origin import Origin, signed
 from pyrosparse.param_store import announce
 from pyrosparse.target import Target
 
 if TYPE_CHECKING:
     from pyrosparse.lift import Lifted
 
-_REFUSED = {
-    nn.MultiheadAttention: "its fast path reads the weights past hooks and replacements",
-    nn.RNNBase: "it computes from a flat copy of its weights",
-    torch.jit.ScriptModule: "its compiled forward cannot see replaced weights",
-}
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Guide(PyroModule):
@@ -38,6 +36,7 @@ class Guide(PyroModule):
         super().__init__()
         self._lifted = (lifted,)  # in a tuple: it is the parent, not a submodule
         self._site_prefix = prefix
+        self.origin = Origin()
         self.hold(contents)
         self.register_load_state_dict_post_hook(_after_loading)
 
@@ -54,13 +53,12 @@ class Guide(PyroModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         wrapped = poutine.runtime.am_i_wrapped()
-        for entry in self.entries:
-            if wrapped:
-                for name, owner, leaf in entry.parameters:
-                    announce(f"{self._site_prefix}{name}", owner._parameters[leaf])
-            draw = entry.method.guide(entry.target, entry.posterior(), None)
-            if draw is not None:
-                draw._drawn_by_guide = True  # type: ignore[attr-defined]
+        with signed(self.origin) if wrapped else nullcontext():
+            for entry in self.entries:
+                if wrapped:
+                    for name, owner, leaf in entry.parameters:
+                        announce(f"{self._site_prefix}{name}", owner._parameters[leaf])
+                entry.method.guide(entry.target, entry.posterior(), None)
 
     def find_frozen(self) -> None:
         """Note which targets have something frozen at zero, so that others pay nothing."""
@@ -202,18 +200,21 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
         own_modules = dict(net.named_modules())
         if target.name not in own_modules:
             raise unknown_name("module", target.name, own_modules)
-    path = owner_name.split(".") if owner_name else []
-    for depth in range(len(path) + 1):
-        name = ".".join(path[:depth])
-        module = net.get_submodule(name)
-        for refused, reason in _REFUSED.items():
-            if isinstance(module, refused):
-                where = name or "the network itself"
-                raise TypeError(
-                    f"{target.key!r} lies in {where} ({type(module).__name__}), which cannot be "
-                    f"lifted: {reason}. Leave it out of the targets, or write the layer with "
-                    "nn.Linear"
-                )
+    refused = refused_at(net, owner_name)
+    if refused is not None:
+        name, module, reason = refused
+        raise TypeError(
+            f"{target.key!r} lies in {name or 'the network itself'} ({type(module).__name__}), "
+            f"which cannot be lifted: {reason}. Leave it out of the targets, or write the layer "
+            "with nn.Linear"
+        )
+    if target.kind == "weight" and normalised(net, target.name):
+        raise ValueError(
+            f"{target.name!r} is divided by its own norm before the network computes with it "
+            "(weight_norm, spectral_norm): a prior on its size says nothing, and rows at zero give "
+            "NaN. Make the weight a parameter first, by torch.nn.utils.parametrize."
+            "remove_parametrizations, remove_weight_norm or remove_spectral_norm"
+        )
     if target.kind == "weight" and method.activation_moments(
         target, Posterior(method.init(target))
     ):
@@ -225,12 +226,33 @@ def _check_activation_noise(net: nn.Module, target: Target) -> None:
     named = net.named_parameters(remove_duplicate=False)
     shared = [name for name, parameter in named if parameter is target.value]
     if len(shared) > 1:
-        reason = f"it is shared, as {' and '.join(shared)}, and one draw must serve all its places"
-    elif leaf != "weight" or not isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
-        reason = f"it belongs to {type(layer).__name__}, not to a Linear or convolutional layer"
-    else:
-        return
+        _refuse_noise(
+            target,
+            f"it is shared, as {' and '.join(shared)}, and one draw must serve all its places",
+        )
+    if leaf != "weight":
+        _refuse_noise(target, "it is not a layer's weight")
+    check_plain(layer, target)
+
+
+def check_plain(layer: nn.Module, target: Target) -> None:
+    """Refuse noise at the activations of a layer that may compute something else than the plain
+    product of its input and its weight."""
+    if type(layer) not in _PLAIN:
+        _refuse_noise(
+            target,
+            f"it belongs to {type(layer).__name__}, which is not exactly torch's Linear or "
+            "convolution, and may compute something else",
+        )
+    if "forward" in layer.__dict__ or "_conv_forward" in layer.__dict__:
+        _refuse_noise(target, "its layer has a forward of its own")
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        _refuse_noise(target, "its layer has forward hooks, which may change what it computes")
+
+
+def _refuse_noise(target: Target, reason: str) -> None:
     raise ValueError(
-        f"the noise of {target.key!r} cannot be drawn at the activations: {reason}. Use "
-        "estimator='weights' for it"
+        f"the noise of {target.key!r} cannot be drawn at the activations: {reason}. Draw it at the "
+        "weight, by estimator='weights' of Gaussian or likelihood='point' of SupportMRF, or leave "
+        "it out of the targets"
     )

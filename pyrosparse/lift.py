@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pyro.poutine as poutine
 import torch
 from pyro.nn import PyroModule
+from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.hooks import RemovableHandle
 
-from pyrosparse.errors import unknown_name
+from pyrosparse.call import Inspection, run
+from pyrosparse.draws import Means, Sampled, Trained
+from pyrosparse.errors import refuse_jit, unknown_name
 from pyrosparse.guide import Contents, Entry, Guide, check_target, locate
-from pyrosparse.hooks import gate, noise
 from pyrosparse.masks import Masks, largest
-from pyrosparse.method import Method, Posterior
+from pyrosparse.method import Method
+from pyrosparse.origin import sources
 from pyrosparse.param_store import announce
 from pyrosparse.target import Target
-
-Draw = Callable[[Entry, Posterior, Tensor | None], Tensor]
 
 
 def lift(
@@ -45,8 +46,8 @@ def lift(
             lifted networks.
 
     Raises ValueError where a target is named twice, is of a kind that the method does not take,
-    or is not of this network; TypeError where its module computes past hooks and replaced
-    weights.
+    is not of this network, or where the network is lifted already; TypeError where its module
+    computes past hooks and replaced weights, or is compiled.
 
     >>> import torch
     >>> from torch import nn
@@ -56,6 +57,13 @@ def lift(
     >>> bnn(torch.ones(5, 4)).shape
     torch.Size([5, 2])
     """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"a network is a torch.nn.Module, got {type(net).__name__}")
+    if any(isinstance(module, Lifted) for module in net.modules()):
+        raise ValueError(
+            "the network is lifted already, or a part of it is: lift the network itself, bnn.net, "
+            "with all methods at once, lift(net, [(method, targets), ...])"
+        )
     if isinstance(method, Method):
         pairs = [(method, method.targets(net) if on is None else list(on))]
     elif on is not None:
@@ -95,6 +103,7 @@ class Lifted(PyroModule):
         parts = [(one, target, one.init(target)) for one, target in assigned]
         contents = Contents.of(net, parts)
         self.guide = Guide(self, contents, prefix=self._site_prefix)
+        self._trained = Trained()
         self.hold(contents)
 
     @property
@@ -108,6 +117,7 @@ class Lifted(PyroModule):
         """Become the lifted form of another network: of a smaller one while ``fit`` cuts it."""
         self.net = contents.net
         self.guide.hold(contents)
+        self._inspection = Inspection()
         self._free = [
             (key, *locate(contents.net, key))
             for key, _ in contents.net.named_parameters()
@@ -120,37 +130,36 @@ class Lifted(PyroModule):
         return [entry.target for entry in self.guide.entries]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        net = self._modules["net"]
-        assert net is not None
-        if poutine.runtime.am_i_wrapped():
+        refuse_jit()
+        source, free = sources(), []
+        wrapped = poutine.runtime.am_i_wrapped()
+        if wrapped:
             _refuse_plates()
+            _refuse_second_call(self.targets)
             for key, owner, leaf in self._free:
-                announce(f"{self._site_prefix}net.{key}", owner._parameters[leaf])
-
+                parameter = owner._parameters[leaf]
+                announce(f"{self._site_prefix}net.{key}", parameter)
+                if parameter is not None and parameter.requires_grad:
+                    free.append(key)
         at_mean = any(isinstance(one, mean_gates) for one in poutine.runtime._PYRO_STACK)
-        draw = _draw_at_mean if at_mean else _draw
-        return self._run(net, draw, args, kwargs, at_activations=self.training)
+        draws = Sampled(self._trained, self.guide.origin, free, source, at_mean)
+        with source if wrapped else nullcontext():
+            return self._run(draws, args, kwargs, at_activations=self.training)
 
     def mean_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network at its posterior mean: no draw, no handler, the same result each time.
 
         Takes and returns what the network does.
         """
-        net = self._modules["net"]
-        assert net is not None
-        return self._run(
-            net,
-            lambda entry, q, x: entry.method.mean(entry.target, q, x),
-            args,
-            kwargs,
-            at_activations=False,
-        )
+        self._trained.warn()
+        return self._run(Means(), args, kwargs, at_activations=False)
 
     def scores(self) -> dict[str, Tensor]:
         """One score per prunable element of each target, detached, the shape of the target.
 
         Raises ValueError where a score is NaN.
         """
+        self._trained.warn()
         result = {}
         with torch.no_grad():
             for entry in self.guide.entries:
@@ -171,7 +180,7 @@ class Lifted(PyroModule):
         threshold: one number for all targets or numbers by name; by default each method's own.
         at_least:  keep at least this many elements of each target, those of the highest score.
 
-        Raises ValueError on unknown names and on NaN scores.
+        Raises ValueError on unknown names, and on NaN scores and thresholds.
         """
         scores = self.scores()
         if isinstance(threshold, Mapping):
@@ -182,6 +191,8 @@ class Lifted(PyroModule):
                 key = entry.target.key
                 level = threshold.get(key) if isinstance(threshold, Mapping) else threshold
                 level = entry.method.threshold if level is None else level
+                if math.isnan(level):
+                    raise ValueError(f"the threshold of {key!r} is NaN: give a number")
                 keep = (scores[key] >= level) & entry.mask
                 if int(keep.count_nonzero()) < at_least:
                     best = largest(scores[key].masked_fill(~entry.mask, -torch.inf), at_least)
@@ -191,6 +202,46 @@ class Lifted(PyroModule):
                 else:
                     masks[key] = entry.method.mean(entry.target, entry.posterior(), None) * keep
         return masks
+
+    def match_moments(self, draws: Mapping[str, Tensor]) -> None:
+        """Give the guide, and so the network's own parameters, the mean and the spread of draws, of
+        NUTS or another guide: scores, masks, means and ``compact`` then follow from these.
+
+        A weight's score is then |mean| / sd over the draws, or what its method makes of them.
+        ``BetaBernoulli`` takes the mean of pi alone.
+
+        draws: (draws, ...) by site, as ``MCMC.get_samples()`` and
+               ``Predictive(model, guide=guide, num_samples=...)`` give them; other sites are
+               ignored. Parameters that are no targets stay as they are.
+
+        Raises ValueError where the draws of a target are missing, of another shape or not finite,
+        before anything is changed, and NotImplementedError where a method of one's own does not
+        write ``match_moments``.
+
+        >>> import pyrosparse as ps
+        >>> bnn = lift(nn.Linear(1, 1), ps.Gaussian(posterior="normal"))
+        >>> bnn.match_moments({"weight": torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)})
+        >>> bnn.net.weight.item(), bnn.scores()["weight"].item()
+        (2.0, 2.0)
+        """
+        before = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        try:
+            with torch.no_grad():
+                for entry in self.guide.entries:
+                    frozen, entry.frozen = entry.frozen, False  # to reach the tensors themselves
+                    try:
+                        q = entry.posterior()
+                        entry.method.match_moments(entry.target, q, draws)
+                        if frozen:
+                            if entry.owner is not None:
+                                entry.parameter().masked_fill_(~entry.mask, 0.0)
+                            entry.method.forget(entry.target, q, ~entry.mask)
+                    finally:
+                        entry.frozen = frozen
+        except Exception:
+            self.load_state_dict(before)
+            raise
+        self._trained.untrained.clear()
 
     def gates(self) -> dict[str, nn.Module]:
         """The gates whose gains depend on the input, by target name, as modules that ``compact``
@@ -255,32 +306,22 @@ class Lifted(PyroModule):
 
     def _run(
         self,
-        net: nn.Module,
-        draw: Draw,
+        draws: Means | Sampled,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         at_activations: bool,
     ) -> Any:
-        replaced: dict[str, Tensor] = {}
-        with ExitStack() as hooks:
-            for entry in self.guide.entries:
-                q = entry.posterior()
-                if entry.target.kind != "weight":
-                    hooks.enter_context(_gate(net, entry, q, draw))
-                    continue
-                value = draw(entry, q, None)
-                moments = None
-                # Noise belongs at the activations only for what the guide drew: conditioned
-                # weights and draws from the prior are to be used as they are.
-                if at_activations and getattr(value, "_drawn_by_guide", False):
-                    moments = entry.method.activation_moments(entry.target, q)
-                if moments is not None:
-                    value, scale = moments
-                    variance = (scale * entry.mask if entry.frozen else scale).square()
-                    layer, _ = locate(net, entry.target.name)
-                    hooks.enter_context(noise(layer, variance))
-                replaced[entry.target.name] = value * entry.mask if entry.frozen else value
-            return functional_call(net, replaced, args, kwargs)
+        net = self._modules["net"]
+        assert net is not None
+        return run(
+            net,
+            self.guide.entries,
+            draws,
+            args,
+            kwargs,
+            self._inspection,
+            at_activations=at_activations,
+        )
 
 
 class mean_gates(Messenger):
@@ -306,28 +347,20 @@ def _refuse_plates() -> None:
             )
 
 
-def _draw(entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
-    value = entry.method.prior(entry.target, q, x)
-    shape = entry.target.shape
-    if tuple(value.shape) != shape and (x is None or tuple(value.shape) != (len(x), *shape)):
-        raise ValueError(
-            f"site {entry.target.site!r} has a draw of shape {tuple(value.shape)} where {shape} is "
-            "needed: a lifted network takes one set of weights a call"
-        )
-    return value
-
-
-def _draw_at_mean(entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
-    value = _draw(entry, q, x)
-    return value if x is None else entry.method.mean(entry.target, q, x)
-
-
-def _gate(net: nn.Module, entry: Entry, q: Posterior, draw: Draw) -> RemovableHandle:
-    def gains(x: Tensor) -> Tensor:
-        value = draw(entry, q, x)
-        return value * entry.mask if entry.frozen else value
-
-    return gate(net.get_submodule(entry.target.name), entry.target, gains)
+def _refuse_second_call(targets: Sequence[Target]) -> None:
+    for handler in reversed(poutine.runtime._PYRO_STACK):
+        if isinstance(handler, BlockMessenger):
+            return
+        if not isinstance(handler, TraceMessenger):
+            continue
+        for target in targets:
+            if target.site in handler.trace.nodes:
+                raise ValueError(
+                    f"the program has a site {target.site!r} already. A lifted network is called "
+                    "once in a model, as its weights are drawn once: call it on "
+                    "torch.cat([x1, x2]) and split the result. Two lifted networks in one model "
+                    "need a name each, lift(..., name=...)"
+                )
 
 
 def _check_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:

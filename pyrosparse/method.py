@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,6 +78,28 @@ class Method(ABC):
         ``Lifted.freeze`` sets to zero: what is gone then costs no KL.
 
         removed: boolean, ``target.shape``."""
+
+    def skip(self, target: Target, q: Posterior) -> None:
+        """Sample the prior's sites of a gate whose layer does not run in this call, as ``prior``
+        does; by default by ``prior`` itself, at an activation of one example of zeros."""
+        assert target.axis is not None
+        like = next(iter(q.values()))
+        shape = (1, *target.shape) if target.axis == -1 else (1, *target.shape, 1)
+        self.prior(target, q, torch.zeros(shape, dtype=like.dtype, device=like.device))
+
+    def hidden_draws(self, q: Posterior) -> bool:
+        """Whether ``prior`` draws something now that is no Pyro site: HMC and NUTS, whose density
+        must not be random, are then refused."""
+        return False
+
+    def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
+        """Give the posterior the mean and the spread of draws, in place.
+
+        draws: of the method's sites, by their names, (draws, ...) each."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how its posterior follows from draws: write its "
+            "match_moments, or compute scores and masks from the draws yourself"
+        )
 
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor] | None:
         """Location and standard deviation of an independent normal posterior over the weight
@@ -196,6 +218,14 @@ class _PyroPrior(Method):
             return self._keep(target, q)
         return signal_to_noise(q)
 
+    def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
+        for key, site in self._sites_of(target).items():
+            name = f"{target.site}.{key}" if key else target.site
+            values = draws_of(draws, name, tuple(site.median.shape))
+            if site.transform is not None:
+                values = site.transform.inv(values)
+            normal_moments(values, q[_entry(key, "loc")], q[_entry(key, "log_scale")])
+
     def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         if "loc" not in q:
             raise ValueError(
@@ -207,6 +237,47 @@ class _PyroPrior(Method):
 def signal_to_noise(q: Posterior) -> Tensor:
     """|loc| / scale of a normal posterior, elementwise, the shape of ``loc``."""
     return q["loc"].abs() * (-q["log_scale"]).exp()
+
+
+def draws_of(draws: Mapping[str, Tensor], site: str, shape: tuple[int, ...]) -> Tensor:
+    """The draws of a site one after another, (draws, *shape).
+
+    Raises ValueError where they are missing, of another shape, fewer than two, or not finite.
+
+    >>> draws_of({"w": torch.zeros(4, 25, 3, 2)}, "w", (3, 2)).shape  # four chains
+    torch.Size([100, 3, 2])
+    """
+    if site not in draws:
+        raise ValueError(f"there are no draws of {site!r}; there are {', '.join(draws) or 'none'}")
+    values = draws[site].detach()
+    end = values.dim() - len(shape)
+    if end < 1 or tuple(values.shape[end:]) != shape:
+        raise ValueError(
+            f"the draws of {site!r} have shape {tuple(values.shape)}; expected one draw a row, "
+            f"(draws, {', '.join(map(str, shape))})"
+        )
+    values = values.reshape(-1, *shape)
+    if len(values) < 2 or not values.isfinite().all():
+        raise ValueError(f"the draws of {site!r} must be finite, and two at least")
+    return values
+
+
+def normal_moments(draws: Tensor, loc: Tensor, log_scale: Tensor | None = None) -> None:
+    """Set the location and the logarithm of the scale of a normal to those of draws, in place.
+
+    draws: (draws, ...), the shape of ``loc`` behind.
+
+    >>> loc, log_scale = torch.zeros(1), torch.zeros(1)
+    >>> normal_moments(torch.tensor([[1.0], [2.0], [3.0]]), loc, log_scale)
+    >>> loc, log_scale
+    (tensor([2.]), tensor([0.]))
+    """
+    double = draws.double()
+    loc.copy_(double.mean(0))
+    if log_scale is not None:
+        # Draws that are all equal would have the scale 0, whose logarithm is not finite.
+        tiny = torch.finfo(log_scale.dtype).tiny
+        log_scale.copy_(double.std(0).clamp_min(tiny).log())
 
 
 def _entry(key: str, name: str) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Network = Callable[[Tensor], Tensor]
 
 
-class classifier:
+class classifier(nn.Module):
     r"""A Pyro model of class labels, given by the logits of a lifted network.
 
     .. math:: y_i \sim \mathrm{Categorical}(\mathrm{softmax}(f(x_i; w))), \quad i = 1 \dots n
@@ -21,9 +21,10 @@ class classifier:
     n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
 
     The model takes ``x`` and labels ``y``, (batch,) int64, or None to draw them; it returns the
-    labels. Its site is ``y``.
+    labels. Its site is ``y``. It is a torch module that holds the network, where that is one.
 
-    Raises ValueError when n is not a positive whole number.
+    Raises ValueError when n is not a positive whole number, and when ``y`` are no whole numbers or
+    not one for each datum.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -33,16 +34,18 @@ class classifier:
     """
 
     def __init__(self, network: Network, n: int) -> None:
+        super().__init__()
         self.network = network
         self.n = positive_count(n)
 
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         logits = self.network(x)
+        check_labels(y, logits)
         with data_plate(self.n, x):
             return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
 
-class regressor:
+class regressor(nn.Module):
     r"""A Pyro model of real targets, given by the output of a lifted network.
 
     .. math:: y_i \sim \mathcal N(f(x_i; w), \sigma^2), \quad i = 1 \dots n
@@ -52,7 +55,8 @@ class regressor:
     noise:   the standard deviation sigma > 0.
 
     The model takes ``x`` and ``y``, (batch, d) or (batch,) floating point, or None to draw them;
-    it returns the targets. Its site is ``y``.
+    it returns the targets. Its site is ``y``. It is a torch module that holds the network, where
+    that is one.
 
     Raises ValueError when n is not a positive whole number or the noise is not positive, and when
     ``y`` has another shape than the network's output.
@@ -67,20 +71,46 @@ class regressor:
     def __init__(self, network: Network, n: int, *, noise: float) -> None:
         if not noise > 0:
             raise ValueError(f"noise must be positive, got {noise}")
+        super().__init__()
         self.network = network
         self.n = positive_count(n)
         self.noise = noise
 
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         mean = self.network(x)
         if y is not None and y.shape != mean.shape:
             raise ValueError(
                 f"y has shape {tuple(y.shape)} but the network's output has {tuple(mean.shape)}; "
-                "broadcasting them would score every target against every prediction"
+                "broadcasting them would score targets against the predictions of other data: "
+                f"{_same_shape(y, mean)}"
             )
         likelihood = dist.Normal(mean, self.noise).to_event(mean.dim() - 1)
         with data_plate(self.n, x):
             return pyro.sample("y", likelihood, obs=y)
+
+
+def check_labels(y: Tensor | None, logits: Tensor) -> None:
+    """Refuse labels that are no whole numbers, or not one for each row of logits."""
+    if y is None:
+        return
+    if y.is_floating_point() or y.is_complex():
+        raise ValueError(
+            f"y has the dtype {y.dtype}, but labels are classes, int64: give y.long() where the "
+            "values are whole numbers, and use regressor where they are not"
+        )
+    if not y.dim() or y.shape != logits.shape[-1 - y.dim() : -1]:
+        raise ValueError(
+            f"y has shape {tuple(y.shape)} but the network's logits have {tuple(logits.shape)}: "
+            f"one label for each row of logits is needed, {tuple(logits.shape[:-1])}"
+        )
+
+
+def _same_shape(y: Tensor, mean: Tensor) -> str:
+    if (*y.shape, 1) == tuple(mean.shape):
+        return "give y[:, None]"
+    if tuple(y.shape) == (*mean.shape, 1):
+        return "give y[:, 0]"
+    return "give one target for each output"
 
 
 def positive_count(n: int) -> int:

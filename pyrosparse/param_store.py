@@ -34,7 +34,8 @@ def announce(name: str, parameter: Tensor | None) -> None:
     # parameter from being pickled: the mark goes on an alias.
     alias = parameter.detach()
     alias.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
-    poutine.runtime.effectful(type="param")(lambda *_, **__: alias)(name, parameter, name=name)
+    site = poutine.runtime.effectful(type="param")(lambda *_, **__: alias)
+    site(name, parameter, constraint=constraints.real, event_dim=None, name=name)
 
 
 def _store(name: str, parameter: Tensor) -> None:

@@ -6,8 +6,11 @@ import datetime
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pyro
@@ -17,10 +20,14 @@ from pyrosparse import __version__, machine
 from pyrosparse.assess import plots, report
 from pyrosparse.assess.run_figures import figures
 from pyrosparse.assess.summary import Summary, summarize
-from pyrosparse.files import write_atomically
+from pyrosparse.files import read_text, write_atomically
+from pyrosparse.locks import locked_folder
 from pyrosparse.recipes.job import CHECKPOINT
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.weights_file import load_weights
+
+CONFIG = "config.json"
+_TYPES: dict[str, Any] = {"settings": dict, "weights": (dict, NoneType), "machine": dict}
 
 
 def run(
@@ -44,8 +51,9 @@ def run(
     ``checkpoint.safetensors``, where there are several in a folder a stage. Where no compact
     network can be made, the summary says why.
 
-    Raises ValueError where the folder has a run of other options, OSError where it cannot be
-    written to, and what ``compress`` and ``load_weights`` raise.
+    Raises ValueError where the folder has a run of other options or another run is at work in it,
+    OSError where it cannot be written to or is removed before the end, and what ``compress`` and
+    ``load_weights`` raise.
 
     >>> import tempfile
     >>> values = {"recipe": "none", "epochs": 1, "network_options": {"hidden": (8,)}}
@@ -55,18 +63,22 @@ def run(
     ['checkpoint.safetensors', 'compact.safetensors', 'weights.safetensors']
     """
     start = load_weights(weights) if weights is not None else None
-    config = _prepare(folder, setup, weights)
-    result = setup.run(folder=folder, weights=start, dense=dense, progress=progress)
-    summary = summarize(result, folder)
-    write_atomically(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
-    drawn = figures(result)
-    for name, figure in drawn.items():
-        write_atomically(folder / f"{name}.png", plots.png(figure))
-    again = setup.command(*(["--weights", str(weights)] if weights is not None else []))
-    # With the numbers that the network and the data gave.
-    config |= {"settings": replace(setup, recipe=result.recipe).values()}
-    page = report.html(summary, result.history, drawn, config, again)
-    write_atomically(folder / "report.html", page)
+    # Before a look at whose folder it is: of two that look at once, both would find it free.
+    with _alone(folder):
+        config = _prepare(folder, setup, weights)
+        result = setup.run(folder=folder, weights=start, dense=dense, progress=progress)
+        _refuse_another(folder, config)
+        summary = summarize(result, folder)
+        _write(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
+        drawn = figures(result)
+        for name, figure in drawn.items():
+            _write(folder / f"{name}.png", plots.png(figure))
+        again = setup.command(*(["--weights", str(weights)] if weights is not None else []))
+        # With the numbers that the network and the data gave.
+        whole = config | {"settings": replace(setup, recipe=result.recipe).values()}
+        page = report.html(summary, result.history, drawn, whole, again)
+        _write(folder / "report.html", page)
+        _refuse_another(folder, config)
     return summary
 
 
@@ -95,6 +107,41 @@ def versions(device: str) -> dict[str, str]:
     }
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Have a folder for oneself.
+
+    Raises ValueError where another process has it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(folder, wait=False))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another run is at work in {folder}: wait for its end, or choose another folder "
+                "with --output"
+            ) from error
+        yield
+
+
+def _write(file: Path, content: str | bytes) -> None:
+    # A folder that was removed is not made again: it would have nothing else of the run.
+    write_atomically(file, content, parents=False)
+
+
+def _refuse_another(folder: Path, config: dict[str, Any]) -> None:
+    """Whether the folder is still the one that the run began in."""
+    try:
+        same = _read(folder) == config
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise FileNotFoundError(
+            f"{folder} was removed or changed during the run, and its results are lost: its "
+            f"{CONFIG} is not this run's. Run again, and leave the folder alone"
+        )
+
+
 def _prepare(folder: Path, setup: Setup, weights: Path | None) -> dict[str, Any]:
     """Settle what the folder is for; returns the content of its ``config.json``."""
     config = {
@@ -106,44 +153,51 @@ def _prepare(folder: Path, setup: Setup, weights: Path | None) -> dict[str, Any]
     }
     # Without a checkpoint nothing was begun that other settings could spoil.
     if next(folder.rglob(CHECKPOINT), None) is not None:
-        begun = _read(folder)
-        _refuse_others(folder, begun, config)
-        config = begun
+        config = _begun(folder, config)
     # Written also where it is there already: a full disk shows itself now and not after training.
-    write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     return config
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
+def _begun(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The config of the run that is in the folder, which must be the one that is wanted."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if not {"settings", "weights", "version", "started", "machine"} <= config.keys():
-            raise ValueError("entries are missing")
-        return config
-    except (FileNotFoundError, ValueError, AttributeError) as error:
+        begun = _read(folder)
+        differences = _differences(begun, wanted)
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{folder} has a checkpoint, but no {file.name} that says of which run ({error}): "
-            "choose another folder with --output"
+            f"{folder} has a checkpoint, but no {CONFIG} that says of which run ({error}): "
+            "choose another folder with --output, or delete this one"
         ) from error
-
-
-def _refuse_others(folder: Path, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
-    # An option that is newer than the run had the default's effect in it.
-    then, now = (Setup.of(config["settings"]).values() for config in (begun, wanted))
-    differences = [
-        f"{key} was {then[key]!r}, is {now[key]!r}"
-        for key in now
-        if key in then and then[key] != now[key]
-    ]
-    before, after = ((config["weights"] or {}).get("sha256") for config in (begun, wanted))
-    if before != after:
-        differences.append("the weights to start from are others")
     if differences:
         raise ValueError(
             f"{folder} has a run with other settings ({'; '.join(differences)}): choose another "
             "folder with --output, or delete this one"
         )
+    return begun
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The content of ``config.json``, with entries of the right types."""
+    config = json.loads(read_text(folder / CONFIG))
+    if not isinstance(config, dict):
+        raise ValueError("it is no object")
+    for name in ("settings", "weights", "version", "started", "machine"):
+        if not isinstance(config.get(name, ...), _TYPES.get(name, str)):
+            raise ValueError(f"its entry {name!r} is missing, or of a wrong type")
+    return config
+
+
+def _differences(begun: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    # An option that is newer than the run had the default's effect in it.
+    then, now = (Setup.of(config["settings"]).values() for config in (begun, wanted))
+    differences = [
+        f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]
+    ]
+    before, after = ((config["weights"] or {}).get("sha256") for config in (begun, wanted))
+    if before != after:
+        differences.append("the weights to start from are others")
+    return differences
 
 
 def _identify(weights: Path | None) -> dict[str, str] | None:

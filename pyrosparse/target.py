@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from pyrosparse.errors import unknown_name
+from pyrosparse.liftable import left_out, refused_at
 
 Kind = Literal["weight", "input", "output"]
 Where = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -67,6 +69,8 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
            ``(parameter name, owning module) -> bool``, or a sequence of these (any may match).
            A parameter shared by several modules is one target, under its first name.
 
+    Without ``where``, layers that cannot be lifted are left out, and a warning names them.
+
     Raises ValueError when nothing matches.
 
     >>> from torch import nn
@@ -76,25 +80,32 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
     >>> [target.name for target in weights(net, "0.*")]
     ['0.weight', '0.bias']
     """
-    found = []
-    for name, parameter in net.named_parameters():
+    first: dict[int, str] = {}
+    found: dict[int, Target] = {}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        first.setdefault(id(parameter), name)
         owner_name, _, leaf = name.rpartition(".")
         owner = net.get_submodule(owner_name)
         if where is None:
-            wanted = leaf == "weight" and isinstance(owner, _WEIGHT_LAYERS)
+            wanted = leaf == "weight" and _is_layer(net, owner_name, owner)
         else:
             wanted = any(_selects(rule, name, owner_name, owner) for rule in _rules(where))
-        if wanted:
+        if wanted and id(parameter) not in found:
             _refuse_lazy(name, owner)
-            found.append(Target(name, "weight", tuple(parameter.shape), parameter))
-    if not found:
+            shape = tuple(parameter.shape)
+            found[id(parameter)] = Target(first[id(parameter)], "weight", shape, parameter)
+    if where is None:
+        _name_left_out(net, found)
+    elif not found:
         _raise_nothing(where, [name for name, _ in net.named_parameters()], "parameter")
-    return found
+    return list(found.values())
 
 
 def inputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
     """Select the features entering modules as targets; without ``where``, those of every
     dense and convolutional layer (input pixels or colours of the first layer included).
+
+    Without ``where``, layers that cannot be gated are left out, and a warning names them.
 
     Raises ValueError when nothing matches or the features of a matching module are not known.
 
@@ -112,7 +123,7 @@ def inputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list
 def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
     """Select the units or channels leaving modules as targets; without ``where``, those of every
     dense and convolutional layer but the last (in order of registration), whose outputs are
-    the network's own.
+    the network's own. As for ``inputs``, a warning names what is left out.
 
     Raises ValueError when nothing matches or the features of a matching module are not known.
 
@@ -131,7 +142,8 @@ def gates(net: nn.Module) -> list[Target]:
     """Select the features where a gate removes exactly: those entering dense layers, and the
     channels leaving convolutions, behind the batch normalisation where one follows.
 
-    Never the channels that leave a convolution or normalisation at the very end.
+    Never the channels that leave a convolution or normalisation at the very end. As for
+    ``inputs``, a warning names what is left out.
 
     Raises ValueError when the network has neither dense nor convolutional layers.
 
@@ -141,9 +153,12 @@ def gates(net: nn.Module) -> list[Target]:
     ['1.output', '3.input']
     """
     kinds = (*_WEIGHT_LAYERS, *_BATCH_NORMS)
-    layers = [(name, module) for name, module in net.named_modules() if isinstance(module, kinds)]
-    if not layers:
-        raise ValueError("the network has no dense or convolutional layer to put gates on")
+    layers = [
+        (name, module)
+        for name, module in net.named_modules()
+        if isinstance(module, kinds) and refused_at(net, name) is None
+    ]
+    _name_left_out(net, _parameters_of(module for _, module in layers))
     found = []
     for number, (_, module) in enumerate(layers):
         last = number + 1 == len(layers)
@@ -157,6 +172,38 @@ def gates(net: nn.Module) -> list[Target]:
             elif number + 2 < len(layers):
                 found.append(outputs(net, _is(following))[0])
     return found
+
+
+def _is_layer(net: nn.Module, name: str, module: nn.Module) -> bool:
+    return isinstance(module, _WEIGHT_LAYERS) and refused_at(net, name) is None
+
+
+def _parameters_of(layers: Iterable[nn.Module]) -> set[int]:
+    return {id(parameter) for layer in layers for parameter in layer.parameters()}
+
+
+def _name_left_out(net: nn.Module, covered: Iterable[int]) -> None:
+    """Warn of the layers that a default selection leaves out; refuse where nothing is left.
+
+    covered: the ids of the parameters of the layers that were selected from."""
+    covered = set(covered)
+    reasons: dict[str, list[str]] = {}
+    for name, why in left_out(net, covered).items():
+        reasons.setdefault(why, []).append(repr(name) if name else "the network itself")
+    said = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    if not covered:
+        raise ValueError(
+            f"the network ({type(net).__name__}) has no dense or convolutional layer to lift"
+            f"{f'; these cannot be: {said}' if said else ''}. Name parameters with "
+            "ps.weights(net, where), or modules with ps.inputs and ps.outputs; the parameters are: "
+            f"{', '.join(name for name, _ in net.named_parameters()) or 'none'}"
+        )
+    if said:
+        warnings.warn(
+            f"the default targets leave out layers, which stay as they are: {said}. Name the "
+            "targets to choose otherwise, and without this warning",
+            stacklevel=3,
+        )
 
 
 def _is(module: nn.Module) -> Callable[[str, nn.Module], bool]:
@@ -193,7 +240,8 @@ def _modules(
     net: nn.Module, where: Where | Sequence[Where] | None, drop_last: bool
 ) -> Iterator[tuple[str, nn.Module]]:
     if where is None:
-        layers = [(n, m) for n, m in net.named_modules() if isinstance(m, _WEIGHT_LAYERS)]
+        layers = [(n, m) for n, m in net.named_modules() if _is_layer(net, n, m)]
+        _name_left_out(net, _parameters_of(module for _, module in layers))
         found = layers[:-1] if drop_last else layers
     else:
         found = [
@@ -248,6 +296,10 @@ def _axis(module: nn.Module) -> int:
 
 
 def _raise_nothing(where: object, known: list[str], kind: str) -> None:
+    if where is None:
+        raise ValueError(
+            "the outputs of the only layer are the network's own: name it to put gates on them"
+        )
     if isinstance(where, str):
         raise unknown_name(kind, where, known)
     raise ValueError(f"no {kind} of the network matches {where!r}; it has: {', '.join(known)}")

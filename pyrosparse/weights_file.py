@@ -16,18 +16,20 @@ from torch import Tensor
 from pyrosparse.compact.network_file import FORMAT as NETWORK
 from pyrosparse.compact.storage import FORMAT as SPARSE
 from pyrosparse.compact.storage import StorageError, load_sparse
+from pyrosparse.files import open_file
 from pyrosparse.infer import checkpoint
 
 
-def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load_weights(path: str | os.PathLike[str], *, memory: int | None = None) -> dict[str, Tensor]:
     """Read a state dict: from safetensors, from our sparse weights or checkpoints, or from torch.
 
     path: ``*.safetensors`` as ``save_sparse``, ``fit`` or ``safetensors`` itself wrote it; any
           other name is read as ``torch.save`` wrote it, with ``weights_only=True``: a state dict,
           or a dict with one under ``state_dict``.
+    memory: of sparse weights, the most bytes that they may take, as of ``load_sparse``.
 
-    Raises StorageError where the file is damaged or holds something else, and FileNotFoundError
-    where there is none.
+    Raises StorageError where the file is damaged or holds something else, FileNotFoundError where
+    there is none, and OSError where the path is of something else, such as a folder.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -36,28 +38,33 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     ['bias', 'weight']
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"there is no file of weights at {path}")
-    return _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    open_file(path).close()  # what is no file is refused
+    return _safetensors(path, memory) if path.suffix == ".safetensors" else _torch(path)
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _safetensors(path: Path, memory: int | None) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if SPARSE in metadata:
-            return load_sparse(path)
+            return load_sparse(path, memory=memory)
         if NETWORK in metadata:
             raise StorageError(
                 f"{path} holds a whole network that compact made, whose weights fit no other: read "
                 "it with ps.load(path); its state_dict() has the weights"
             )
         if metadata.get("format") == checkpoint.FORMAT:
-            return _of_checkpoint(checkpoint.load(path), path)
+            with checkpoint.reading(path):
+                return _of_checkpoint(checkpoint.load(path), path)
         return load_file(path)
+    except checkpoint.CheckpointError as error:
+        raise StorageError(str(error)) from error
     except SafetensorError as error:
         raise StorageError(
-            f"{path} cannot be read ({error}): it is truncated, damaged or no safetensors file"
+            f"{path} cannot be read ({error}): it is truncated, damaged or no safetensors file. "
+            "Fetch a whole copy, or save it again"
         ) from error
 
 
@@ -70,7 +77,7 @@ def _of_checkpoint(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         if name.startswith("net.")
     }
     if not weights:
-        raise StorageError(f"{path} is a checkpoint without a lifted network in it")
+        raise checkpoint.CheckpointError(f"{path} is a checkpoint without a lifted network in it")
     return weights
 
 
@@ -83,8 +90,13 @@ def _torch(path: Path) -> dict[str, Tensor]:
             "tensors, which could run code. Save the state dict alone: "
             "torch.save(net.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise StorageError(f"{path} cannot be read ({error}): truncated or damaged") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # whatever zip, pickle and torch make of damage
+        raise StorageError(
+            f"{path} cannot be read ({error}): it is truncated, damaged or no file of torch.save. "
+            "Fetch a whole copy, or save it again"
+        ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     tensors = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())

@@ -8,9 +8,9 @@ import pytest
 import pyrosparse
 
 ROOT = Path(pyrosparse.__file__).parent
-BASE = {"errors", "files", "globs"}
+BASE = {"arrays", "errors", "files", "globs", "liftable", "origin", "tensor_file"}
 CORE = BASE | {"target", "method", "masks"}
-LIFTING = CORE | {"lift", "guide", "hooks", "param_store"}
+LIFTING = CORE | {"call", "draws", "lift", "guide", "hooks", "param_store", "watch"}
 RUNNING = LIFTING | {"evidence", "compact", "infer", "prune", "methods", "models"}
 RUNNING |= {"data", "networks", "locks", "machine", "supports"}
 ALLOWED = {

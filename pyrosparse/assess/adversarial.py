@@ -18,11 +18,11 @@ from pyrosparse.data import Examples
 from pyrosparse.infer import fit
 from pyrosparse.lift import Lifted, lift
 from pyrosparse.methods import Gaussian
-from pyrosparse.models import data_plate, positive_count
+from pyrosparse.models import check_labels, data_plate, positive_count
 from pyrosparse.target import weights
 
 
-class adversarial_classifier:
+class adversarial_classifier(nn.Module):
     r"""A Pyro model of class labels whose network also sees adversarial examples of its own.
 
     .. math::
@@ -68,20 +68,23 @@ class adversarial_classifier:
             raise ValueError(f"weight must be in [0, 1], got {weight}")
         if not (epsilon > 0 and math.isfinite(epsilon)):
             raise ValueError(f"epsilon must be positive and finite, got {epsilon}")
+        super().__init__()
         self.network = network
         self.n = positive_count(n)
         self.epsilon = epsilon
         self.bounds = bounds
         self.weight = weight
 
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None or not self.network.training or self.weight == 0:
             logits = self.network(x)
+            check_labels(y, logits)
             with data_plate(self.n, x):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
         moved = adversarial_examples(self.network, x, y, self.epsilon, bounds=self.bounds)
         # One call, as a lifted network draws one set of weights a call.
         logits, attacked = self.network(torch.cat([x, moved])).chunk(2)
+        check_labels(y, logits)
         clean = (
             poutine.mask(mask=False) if self.weight == 1 else poutine.scale(scale=1 - self.weight)
         )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from pyrosparse.compact import Stored, file_bytes, save, save_sparse
-from pyrosparse.evidence.traces import batches
+from pyrosparse.evidence.batches import batches
 from pyrosparse.files import write_atomically
 from pyrosparse.recipes.compaction import Compaction
 from pyrosparse.recipes.result import Result

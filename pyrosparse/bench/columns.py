@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from pyrosparse.bench.cell import Cell, Difference, spread
+from pyrosparse.bench.results import reading
 
 Column = tuple[str, Callable[[Cell], str]]
 
@@ -109,7 +110,10 @@ def along_the_knob(cells: Sequence[Cell]) -> list[Cell]:
 def contents(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     """The names of the columns, and the rows of texts below."""
     columns, ordered = columns_of(cells)
-    rows = [[cell.name, *(text(cell) for _, text in columns)] for cell in ordered]
+    rows = []
+    for cell in ordered:
+        with reading(f"a line of {cell.name}"):
+            rows.append([cell.name, *(text(cell) for _, text in columns)])
     return ["cell", *(name for name, _ in columns)], rows
 
 

@@ -13,8 +13,9 @@ import torch
 
 from pyrosparse import __version__, machine
 from pyrosparse.bench.predictive import outside_inputs, predictive
-from pyrosparse.bench.results import append, read
+from pyrosparse.bench.results import append, read, reading
 from pyrosparse.bench.suite import Job, Suite
+from pyrosparse.files import check_writable
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.recipes.stages import Pretraining
 
@@ -36,10 +37,12 @@ def run(
     jobs:    runs side by side, by joblib: local processes, each on one thread, or whatever
              ``joblib.parallel_config`` says (``dask``, ``ray``).
 
-    Raises ValueError when no run matches ``only``, or when results are of other settings than the
-    suite has now.
+    Raises ValueError when no run matches ``only``, when results are damaged, or of other settings
+    than the suite has now, and OSError when results or scratch cannot be written: before a run.
     """
     wanted = suite.matching(only)
+    for file in (results, scratch / "file"):
+        check_writable(file)
     done = {line["id"]: line for line in read(results)}
     for job in wanted:
         if job.id in done:
@@ -59,7 +62,8 @@ def _refuse_other_settings(
     then = json.loads(json.dumps(Setup.of(line["settings"]).values()))
     now["outside"] = outside
     then["device"] = now["device"]  # not of the other runs, and the line names its machine
-    then["outside"] = line["predictive"]["outside"] if "predictive" in line else outside
+    with reading(f"{results}, the line of {job.id}"):
+        then["outside"] = line["predictive"]["outside"] if "predictive" in line else outside
     other = [
         f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]
     ]

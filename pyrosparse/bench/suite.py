@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,8 +15,14 @@ from typing import Any
 
 from pyrosparse import data as data_sets
 from pyrosparse.errors import unknown_name
+from pyrosparse.files import read_text
 from pyrosparse.recipes import RECIPES, find
 from pyrosparse.recipes.setup import Setup
+
+MOST_RUNS = 100_000
+"""Runs that a suite may ask for."""
+
+_KINDS = {list: "list", str: "text"}
 
 _FIGURES = ("accuracy", "error", "speedup", "memory", "left", "structure", "macs")
 
@@ -82,26 +90,44 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
     seeds:  so many seeds in every cell, instead of what the suite asks for.
     device: what its runs are computed on, instead of what the suite asks for.
 
-    Raises ValueError on an unknown name or option, and where no recipe of a grid has an option
-    of it.
+    Raises ValueError, which names the file (and the line where it is not TOML), on an unknown name
+    or option, where no recipe of a grid has an option of it, and on more than ``MOST_RUNS`` runs.
 
     >>> load("bayesian-pruning").jobs[0].id
     'mnist-fcn-none-seed0'
     """
-    if name.endswith(".toml") and Path(name).exists():
-        text = Path(name).read_text()
+    if name.endswith(".toml") and os.path.lexists(name):
+        place, text = name, read_text(name)
         name = Path(name).stem
     elif name in suites():
+        place = f"the suite {name}"
         text = (resources.files("pyrosparse") / "suites" / f"{name}.toml").read_text()
     else:
         raise unknown_name("suite", name, suites())
-    content = tomllib.loads(text)
+    try:
+        return _suite(name, tomllib.loads(text), seeds, device)
+    except KeyError as error:
+        raise ValueError(f"{place} cannot be read: it lacks the entry {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # tomllib's own message has the line.
+        raise ValueError(f"{place} cannot be read: {error}") from error
+
+
+def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | None) -> Suite:
+    for entry, kind in {"grid": list, "title": str, "source": str}.items():
+        if not isinstance(content[entry], kind):
+            raise ValueError(f"its entry {entry!r} is no {_KINDS[kind]}")
+    for entry in ("grid", "paper"):
+        if not all(isinstance(one, dict) for one in content.get(entry, [])):
+            raise ValueError(f"its entry {entry!r} is no list of tables")
     jobs: dict[str, Job] = {}
     for grid in content["grid"]:
-        for job in _expand(content.get("settings", {}), grid, seeds):
+        for job in _expand(content.get("settings", {}), grid, seeds, MOST_RUNS - len(jobs)):
             if device is not None:
                 job = Job(replace(job.setup, device=device))
             jobs.setdefault(job.id, job)
+    if not jobs:
+        raise ValueError("it has no runs: give it a [[grid]] with a seed at least")
     paper = dict(published for row in content.get("paper", []) for published in _published(row))
     outside = content.get("outside")
     if outside is not None:
@@ -127,7 +153,9 @@ def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield Setup.of(options | {name: value}).cell, one
 
 
-def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> Iterator[Job]:
+def _expand(
+    shared: dict[str, Any], grid: dict[str, Any], seeds: int | None, most: int
+) -> Iterator[Job]:
     known = {*Setup.options(), "recipe", "seeds"} - {"seed"}
     for name in {**shared, **grid}:
         if name not in known.union(*(recipe.options() for recipe in RECIPES)):
@@ -142,7 +170,15 @@ def _expand(shared: dict[str, Any], grid: dict[str, Any], seeds: int | None) -> 
             raise ValueError(f"a grid of {told} has {name}, which is no option of any of them")
     repeat = seeds if seeds is not None else settings.get("seeds", 1)
     settings.pop("seeds", None)
+    if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
+        raise ValueError(f"seeds must be a positive whole number, got {repeat!r}")
     axes = {key: value for key, value in settings.items() if isinstance(value, list)}
+    runs = repeat * math.prod(len(values) for values in axes.values())
+    if runs > most:
+        raise ValueError(
+            f"its grid asks for {runs} runs, and a suite may have {MOST_RUNS}: lower seeds (which "
+            f"are {repeat}), or make several suites"
+        )
     for values in itertools.product(*axes.values()):
         for seed in range(repeat):
             chosen = {**settings, **dict(zip(axes, values, strict=True)), "seed": seed}

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.compact.paper_counts import PaperCounts, dependent_counts
-from pyrosparse.evidence.traces import batches, evaluation_mode
+from pyrosparse.evidence.batches import batches
+from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.guide import Entry
 from pyrosparse.lift import Lifted
 

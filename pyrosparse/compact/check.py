@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+
+from pyrosparse.compact.other_sizes import other_sizes
 
 SMALLEST = 1e-3  # outputs below this are compared with this
 
@@ -16,7 +19,13 @@ class CompactionError(RuntimeError):
     """A compact network does not compute what the masked network does: a defect of pyrosparse."""
 
 
-def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> float:
+class SizeError(CompactionError):
+    """A compact network is right on the example, and not on inputs of another size."""
+
+
+def check(
+    reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...], resize: bool = False
+) -> float:
     """The largest difference between two networks, on an example and on random inputs.
 
     It is a fraction of the largest output, or of 1e-3 where that is larger. The arithmetic is done
@@ -24,9 +33,11 @@ def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> fl
     the rounding of their sums.
 
     inputs: the networks' arguments.
+    resize: whether to compare on inputs of other sizes, too, those that the reference takes.
 
     Raises CompactionError beyond 1e-5 (1e-9 for float64 networks), on results of another shape, and
-    where one is finite and the other is not.
+    where one is finite and the other is not; SizeError where that is so at other sizes alone;
+    ValueError where nothing on the example is finite.
 
     >>> check(nn.ReLU(), nn.ReLU(), (torch.ones(2),))
     0.0
@@ -52,27 +63,60 @@ def check(reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...]) -> fl
             pass  # it makes tensors of a type of its own: compare in that
     reference, small = reference.eval(), small.eval()
     worst = 0.0
-    for one in draws:
+    for number, one in enumerate(draws):
         with torch.no_grad():
-            worst = max(worst, difference(reference(*_cloned(one)), small(*_cloned(one))))
+            try:
+                expected = reference(*_cloned(one))
+            except Exception:
+                if number == 0:
+                    raise
+                continue  # its integers mean something: offsets, say
+            found = difference(expected, small(*_cloned(one)))
+        if math.isnan(found) and number == 0:
+            raise ValueError(
+                "the masked network gives no finite number on the example, so that nothing can be "
+                "compared: look for NaN and infinity in the example and in the network's buffers"
+            )
+        # Random inputs may lie where a network is not defined: those say nothing.
+        worst = worst if math.isnan(found) else max(worst, found)
     if not worst <= tolerance:
         raise CompactionError(
             f"the compact network differs from the masked one by {worst:.1e} of its outputs, more "
             f"than {tolerance:.0e}: this is a defect of pyrosparse, please report it"
         )
+    return max(worst, _at_other_sizes(reference, small, draws[0], tolerance)) if resize else worst
+
+
+def _at_other_sizes(
+    reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...], tolerance: float
+) -> float:
+    worst = 0.0
+    with torch.no_grad():
+        for other, expected in other_sizes(reference, inputs):
+            shapes = [tuple(x.shape) for x in tree_leaves(other) if isinstance(x, Tensor)]
+            what = f"on inputs of the sizes {', '.join(map(str, shapes))}"
+            try:
+                worst = max(worst, difference(expected, small(*_cloned(other))))
+            except Exception as error:  # the reference took these sizes
+                raise SizeError(f"the compact network fails {what} ({error})") from error
+            if not worst <= tolerance:
+                raise SizeError(f"the compact network differs {what} by {worst:.1e} of its outputs")
     return worst
 
 
 def difference(expected: Any, actual: Any) -> float:
     """The largest difference of two results, as a fraction of the largest number expected.
 
-    Infinite where they are of other shapes, or where one is finite and the other is not.
+    Infinite where they are of other shapes, or where what is not finite is not the same in both;
+    NaN where there are numbers, and none that is finite.
 
     >>> difference(torch.tensor([1.0, -4.0]), torch.tensor([3.0, -4.0]))
     0.5
+    >>> difference(torch.tensor([torch.nan]), torch.tensor([torch.nan]))
+    nan
     """
     pairs = list(zip(tree_leaves(expected), tree_leaves(actual), strict=True))
-    worst = 0.0
+    worst, numbers, compared = 0.0, 0, 0
     for first, second in pairs:
         if not isinstance(first, Tensor):
             worst = max(worst, 0.0 if first == second else float("inf"))
@@ -81,12 +125,15 @@ def difference(expected: Any, actual: Any) -> float:
             return float("inf")
         first, second = first.double(), second.double()
         finite = first.isfinite()
+        if not torch.equal(first[~finite].nan_to_num(nan=0.0), second[~finite].nan_to_num(nan=0.0)):
+            return float("inf")
         if not torch.equal(finite, second.isfinite()):
             return float("inf")
+        numbers, compared = numbers + first.numel(), compared + int(finite.sum())
         if finite.any():
             scale = max(SMALLEST, float(first[finite].abs().max()))
             worst = max(worst, float((first - second)[finite].abs().max()) / scale)
-    return worst
+    return float("nan") if numbers and not compared else worst
 
 
 def random_like(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any, ...]:

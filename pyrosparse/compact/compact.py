@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compact.account import Account, Layer
-from pyrosparse.compact.check import CompactionError, check
+from pyrosparse.compact.check import CompactionError, SizeError, check
 from pyrosparse.compact.layers import parameter_count
 from pyrosparse.compact.masked import masked
-from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn_node
+from pyrosparse.compact.other_sizes import reads_sizes
+from pyrosparse.compact.reference import reference
+from pyrosparse.compact.rules import Flow, Mixing, Rule, Size, find, learn_node, note_dimensions
 from pyrosparse.compact.trace import shapes, trace
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
@@ -25,6 +27,7 @@ class CompactNet(fx.GraphModule):
     It can be trained, moved, pickled, copied, traced and exported as any other; ``print(net.code)``
     shows its forward.
 
+    >>> import copy
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> small = compact(net, example=torch.ones(1, 2))
     >>> isinstance(copy.deepcopy(small).account, Account)
@@ -78,12 +81,14 @@ def compact(
               branch beside a shortcut, say); None refuses that.
 
     The result has an ``account``; print it. It is checked on the example and on random inputs of
-    its shape: its outputs are those of the masked network within 1e-5 (1e-9 in float64) of the
-    largest output, or of 1e-3 where that is larger.
+    its shape, and of other sizes where the network reads sizes: its outputs are those of the
+    masked network within 1e-5 (1e-9 in float64) of the largest output, or of 1e-3 where that is
+    larger. The masked network is computed by its definition, with gates as forward hooks, as
+    ``Lifted.mean_forward`` does.
 
-    Raises ValueError where masks do not fit, the network cannot be traced, no example is given and
-    none found, or a layer is left without a unit; CompactionError, a defect of ours, where the
-    outputs differ.
+    Raises ValueError where masks do not fit or are not finite, parameters that stay are NaN, the
+    network is compiled or cannot be traced, no example is given and none found, or a layer is left
+    without a unit; CompactionError, a defect of ours, where the outputs differ.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = {"0.weight": torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]).bool()}
@@ -97,19 +102,40 @@ def compact(
     """
     if at_least is not None and at_least < 0:
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
-    reference = masked(net, masks, gates)
-    inputs = _arguments(reference, example)
-    working = copy.deepcopy(reference)
+    expected = reference(net, masks, gates)
+    inputs = _arguments(expected, example)
+    try:
+        return _compacted(net, masks, gates, expected, inputs, at_least)
+    except SizeError:
+        return _compacted(net, masks, gates, expected, inputs, at_least, layers_only=True)
+
+
+def _compacted(
+    net: nn.Module,
+    masks: Mapping[str, Tensor] | None,
+    gates: Mapping[str, nn.Module] | None,
+    expected: nn.Module,
+    inputs: tuple[Any, ...],
+    at_least: int | None,
+    layers_only: bool = False,
+) -> CompactNet:
+    working = masked(net, masks, gates)
     graph = trace(working, len(inputs))
+    gated = {key.rpartition(".")[0] for key in masks or {}}
+    if elsewhere := gated & _read_elsewhere(graph):
+        working = masked(net, masks, gates, unfolded=elsewhere)
+        graph = trace(working, len(inputs))
+    _refuse_second_calls(graph, gates or {})
+    resize = reads_sizes(graph)
     flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
-    rules, barriers = find(graph, working)
+    rules, barriers = find(graph, working, layers_only)
     learn(graph, rules, barriers, flow)
     live = want(graph, rules, flow)
     barriers = {node: why for node, why in barriers.items() if node in live}
     if at_least is None:
         _refuse_empty(rules, flow)
     small = rewrite(graph, rules, live, flow)
-    error = check(reference, small, inputs)
+    error = check(expected, small, inputs, resize)
     account = _account(net, small, rules, barriers, flow, error)
     return CompactNet(small, flow.graph, account).train(net.training)
 
@@ -118,6 +144,7 @@ def learn(
     graph: fx.Graph, rules: dict[fx.Node, Rule], barriers: dict[fx.Node, str], flow: Flow
 ) -> None:
     """Carry forward what is constant."""
+    note_dimensions(rules, flow)
     for node in graph.nodes:
         rules[node], features = learn_node(rules[node], flow)
         if features is not None:
@@ -141,6 +168,8 @@ def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node
     """Ask backward for what is wanted; the nodes that are left."""
     for node in reversed(graph.nodes):
         if node in flow.wanted:
+            if node in flow.sized and not flow.wanted[node].any():
+                flow.wanted[node][0] = True  # any of them has that size
             wanted = bool(flow.wanted[node].any())
         else:
             users = [user for user in node.users if user in flow.live]
@@ -222,6 +251,26 @@ def _account(
         for node, why in barriers.items()
     }
     return Account(layers, named, (parameter_count(net), parameter_count(small)), error)
+
+
+def _refuse_second_calls(graph: fx.Graph, gates: Mapping[str, nn.Module]) -> None:
+    """A gate keeps the gains of its first call in the lifted network, and cannot here."""
+    called = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    for key in gates:
+        name, _, kind = key.rpartition(".")
+        place = f"{name}.entering." if kind == "input" else f"{name}.leaving."
+        if any(count > 1 for target, count in called.items() if target.startswith(place)):
+            raise ValueError(
+                f"{name!r} is called more than once in a forward pass, and the gains of its gate "
+                f"{key!r} depend on the input: use a method whose gains do not, or a layer for "
+                "each call"
+            )
+
+
+def _read_elsewhere(graph: fx.Graph) -> set[str]:
+    """The modules whose parameters are read by name: a gain in these would be everywhere."""
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    return read - {""}
 
 
 def _has_parameters(module: nn.Module | None) -> bool:

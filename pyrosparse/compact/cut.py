@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compact.compact import learn, rewrite, want
-from pyrosparse.compact.layers import MIXING
-from pyrosparse.compact.masked import NORMS, masked
+from pyrosparse.compact.copies import put_masks
+from pyrosparse.compact.layers import MIXING, NORMS, is_plain
+from pyrosparse.compact.masked import fold, gains_of
 from pyrosparse.compact.rules import Flow, Mixing, Rule, find
 from pyrosparse.compact.trace import shapes, trace
 
@@ -55,7 +56,9 @@ def cut(net: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...]) ->
     tensor([[0, 2],
             [3, 5]])
     """
-    working = masked(generic(net), {k: m != 0 for k, m in masks.items() if _can_cut(net, k)})
+    working = generic(net).eval()
+    others = put_masks(working, {k: m != 0 for k, m in masks.items() if _can_cut(net, k)})
+    working = fold(working, gains_of(working, others))
     _refuse_modes(working, len(inputs))
     graph = trace(working, len(inputs))
     with torch.no_grad():
@@ -83,7 +86,7 @@ def _can_cut(net: nn.Module, key: str) -> bool:
     modules = dict(net.named_modules())
     if kind in ("input", "output") and name in modules:
         module = modules[name]
-        return isinstance(module, MIXING) or (kind == "output" and isinstance(module, NORMS))
+        return is_plain(module, MIXING) or (kind == "output" and is_plain(module, NORMS))
     return True
 
 

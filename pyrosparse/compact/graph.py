@@ -47,6 +47,7 @@ def read_graph(
     """
     graph = fx.Graph()
     made: dict[str, fx.Node] = {}
+    inputs: set[str] = set()
     for entry in nodes:
         op, name, target = entry["op"], entry["name"], entry["target"]
         earlier = {} if op == "placeholder" else made  # a default is a number or a text
@@ -54,8 +55,10 @@ def read_graph(
         kwargs = {key: decode(value, earlier) for key, value in entry["kwargs"].items()}
         for key in kwargs:
             _check_identifier("an argument", key)
-        if op == "placeholder" and target in [node.target for node in graph.nodes]:
-            raise StorageError(f"its graph has two inputs called {target!r}")
+        if op == "placeholder":
+            if target in inputs:
+                raise StorageError(f"its graph has two inputs called {target!r}")
+            inputs.add(target)
         target = _resolved(op, target, args, modules, tensors)
         made[name] = graph.create_node(op, target, args, kwargs, name=name)
         if made[name].name != name:

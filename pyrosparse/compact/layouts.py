@@ -72,25 +72,40 @@ def encode(tensor: Tensor) -> tuple[Layout, Pieces]:
     return layout, found[layout]
 
 
-def decode(name: str, layout: str, shape: Sequence[int], pieces: Pieces) -> Tensor:
+def decode(
+    name: str,
+    layout: str,
+    shape: Sequence[int],
+    pieces: Pieces,
+    *,
+    memory: float = math.inf,
+) -> Tensor:
     """The tensor of that name whose pieces these are; they are taken out of ``pieces``.
 
     ``indices``, a layout of earlier files (the int32 places of the non-zeros), is read too.
 
-    Raises StorageError where they do not fit together, and KeyError where one is missing.
+    memory: the most bytes that it may take.
+
+    Raises StorageError where they do not fit together or make a larger tensor, and KeyError where
+    one is missing.
 
     >>> decode("w", "gaps", [5], {"gaps": torch.tensor([1, 2]).byte(), "values": torch.ones(2)})
     tensor([0., 1., 0., 0., 1.])
     """
     values, n = pieces.pop("values"), math.prod(shape)
+    if layout not in ("dense", "bitmask") and n > _LARGEST:
+        raise StorageError(f"{name!r} has {n} elements, more than int32 indices can count")
+    if n * values.element_size() > memory:
+        raise StorageError(
+            f"{name!r} takes {n * values.element_size()} bytes, and {max(memory, 0)} are left for "
+            "it of what a file of this size may ask for. If you trust the file, allow more: memory="
+        )
     if layout == "dense":
         if list(values.shape) != shape:
             raise StorageError(f"{name!r} has the shape {list(values.shape)}, not {shape}")
         return values
     if values.dim() != 1:
         raise StorageError(f"the values of {name!r} are not in one row")
-    if layout != "bitmask" and n > _LARGEST:
-        raise StorageError(f"{name!r} has {n} elements, more than int32 indices can count")
     if layout == "rectangles":
         return _from_rectangles(name, shape, values, pieces)
     if layout == "bitmask":

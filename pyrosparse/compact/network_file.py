@@ -8,8 +8,7 @@ from pathlib import Path
 from pyrosparse.compact.compact import CompactNet
 from pyrosparse.compact.modules import named_tensors
 from pyrosparse.compact.plan import network, plan_of
-from pyrosparse.compact.storage import StorageError, pack, read, reading, serialize, unpack
-from pyrosparse.files import write_atomically
+from pyrosparse.compact.storage import StorageError, allowance, pack, read, reading, unpack, write
 
 FORMAT = "pyrosparse network 1"
 
@@ -18,8 +17,9 @@ def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
     """Write a network that ``compact`` made to one safetensors file, from which ``load`` makes it.
 
     The tensors are stored in the layout that takes the fewest bytes, so that zeros in them cost
-    little. The metadata hold the graph, the layers' arguments and the account as JSON. There is no
-    code in the file and no pickle, and equal networks give equal bytes.
+    little. The metadata hold the graph, the layers' arguments and the account as JSON, and a digest
+    of the whole file. There is no code in the file and no pickle, and equal networks give equal
+    bytes.
 
     net: on any device, in any mode; gradients are not saved.
 
@@ -50,10 +50,11 @@ def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
     except StorageError as error:
         raise ValueError(f"the network cannot be saved: {error}") from error
     parts, headers, _ = pack(tensors)
-    return write_atomically(path, serialize(parts, FORMAT, {"plan": plan, "tensors": headers}))
+    write(path, parts, FORMAT, {"plan": plan, "tensors": headers})
+    return Path(path)
 
 
-def load(path: str | os.PathLike[str]) -> CompactNet:
+def load(path: str | os.PathLike[str], *, memory: int | None = None) -> CompactNet:
     """Read the network that ``save`` wrote, with its account and in its mode, on the CPU.
 
     Nothing of the network's original code is needed, and no code is run or imported by names in
@@ -61,9 +62,14 @@ def load(path: str | os.PathLike[str]) -> CompactNet:
     are in a list. So a file of unknown origin can be opened; what its network then computes is
     another matter.
 
-    Raises StorageError where the file is truncated, damaged, changed or of another program, and
-    FileNotFoundError where there is none.
+    memory: the most bytes that the tensors may take, since a small file can claim many; by default
+            256 MiB and 1024 times the file.
+
+    Warns where the file has no digest, as those that earlier versions wrote.
+
+    Raises StorageError where the file is truncated, damaged in a single bit, of another program or
+    asks for more memory, and FileNotFoundError where there is none.
     """
     with reading(path):
         content, parts = read(path, FORMAT)
-        return network(content["plan"], unpack(content["tensors"], parts))
+        return network(content["plan"], unpack(content["tensors"], parts, allowance(path, memory)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,65 @@ class Gain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.transpose(self.dim, -1) * self.gain).transpose(self.dim, -1)
+
+
+class Gained(nn.Module):
+    """A module between gains that its own weights cannot take in.
+
+    entering: applied one after another to the first argument (or to ``input``); leaving: to the
+    result. Whoever reads another attribute reads the module's: its weight, its number of features.
+
+    >>> gain = Gain(torch.tensor([2.0, 0.0]), dim=-1)
+    >>> gained = Gained(nn.Tanh(), [gain], [gain])
+    >>> gained(torch.tensor([[100.0, 1.0]]))
+    tensor([[2., 0.]])
+    """
+
+    def __init__(
+        self, module: nn.Module, entering: Sequence[nn.Module], leaving: Sequence[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.entering = nn.Sequential(*entering)
+        self.module = module
+        self.leaving = nn.Sequential(*leaving)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = enter(self.entering, args, kwargs)
+        return self.leaving(self.module(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "module" not in self.__dict__.get("_modules", {}):
+                raise
+            return getattr(self.module, name)
+
+
+class Entering:
+    """A forward pre-hook, for ``with_kwargs=True``: a module applied to what enters another.
+
+    >>> layer = nn.Identity()
+    >>> hook = Entering(Gain(torch.tensor([2.0]), dim=-1))
+    >>> handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
+    >>> layer(torch.tensor([3.0]))
+    tensor([6.])
+    """
+
+    def __init__(self, gain: nn.Module) -> None:
+        self.gain = gain
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return enter(self.gain, args, kwargs)
+
+
+def enter(
+    gain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with a module applied to the first, or to ``input``."""
+    if args:
+        return (gain(args[0]), *args[1:]), kwargs
+    return args, kwargs | {"input": gain(kwargs["input"])}
 
 
 class Select(nn.Module):

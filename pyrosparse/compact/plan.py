@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from pyrosparse.compact.compact import CompactNet
 from pyrosparse.compact.graph import describe_graph, read_graph
 from pyrosparse.compact.modules import named_tensors
 from pyrosparse.compact.storage import StorageError
+
+_DEPTH = 100
 
 
 def plan_of(net: CompactNet) -> dict[str, Any]:
@@ -67,12 +69,11 @@ def network(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CompactNe
     own = _own_tensors(plan, tensors)
     unused = set(own)
     layers = {}
+    inside = _by_layer(own, plan["modules"])
     for name, description in plan["modules"].items():
-        prefix = f"{name}."
-        inside = {key.removeprefix(prefix): own[key] for key in own if key.startswith(prefix)}
-        layers[name] = modules.build(description, inside)
-        _fill(name, layers[name], inside)
-        unused -= {prefix + key for key in named_tensors(layers[name])}
+        layers[name] = modules.build(description, inside[name])
+        _fill(name, layers[name], inside[name])
+        unused -= {f"{name}.{key}" for key in named_tensors(layers[name])}
     graph = read_graph(plan["nodes"], layers.keys(), own.keys())
     read = _targets(graph, "get_attr")
     unused = (unused - read) | (layers.keys() - _targets(graph, "call_module"))
@@ -122,6 +123,20 @@ def _own_tensors(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict
             raise StorageError(f"{name!r} cannot be another name of {first!r}")
         own[name] = own[first]
     return own
+
+
+def _by_layer(own: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    """The tensors in each layer, by their names there."""
+    inside: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
+    for name, tensor in own.items():
+        pieces = name.split(".")
+        if len(pieces) > _DEPTH:
+            raise StorageError(f"it has a tensor {len(pieces)} layers deep; {_DEPTH} are enough")
+        for end in range(1, len(pieces)):
+            layer = ".".join(pieces[:end])
+            if layer in inside:
+                inside[layer][".".join(pieces[end:])] = tensor
+    return inside
 
 
 def _fill(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrosparse.arrays import is_array
 from pyrosparse.compact.measure import evaluating
-from pyrosparse.evidence.traces import batches
+from pyrosparse.evidence.batches import batches
 
 BINS = 15
 
@@ -42,7 +43,7 @@ def quality(net: nn.Module, data: Any, *, batch_size: int = 256) -> Quality:
 
     net:        inputs -> logits (N, classes); it is run in evaluation mode, and every module gets
                 back the mode it was in.
-    data:       a tuple of tensors, the network's inputs and last the classes, int64 (N,);
+    data:       a tuple of tensors or arrays, the network's inputs and last the classes, int64 (N,);
                 ``Examples``; or an iterable of such tuples (a ``DataLoader``).
     batch_size: at how many data the network is run at a time, where it is we who make the batches.
 
@@ -84,12 +85,12 @@ def labelled_batches(data: Any, batch_size: int) -> Any:
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if isinstance(data, tuple):
-        if len(data) < 2 or not all(isinstance(part, Tensor) for part in data):
+        if len(data) < 2 or not all(map(is_array, data)):
             raise ValueError(
                 "data must be a tuple of tensors, (inputs, classes), Examples, or an iterable of "
                 f"batches; got a tuple of {', '.join(type(part).__name__ for part in data)}"
             )
-        if len({len(part) if part.dim() else 0 for part in data}) > 1:
+        if len({tuple(part.shape[:1]) for part in data}) > 1:
             shapes = ", ".join(str(tuple(part.shape)) for part in data)
             raise ValueError(f"the inputs and the labels differ in length: {shapes}")
     elif isinstance(data, Tensor):

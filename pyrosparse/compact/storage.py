@@ -7,16 +7,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
+from pyrosparse import tensor_file
 from pyrosparse.compact.layouts import Layout, StorageError, decode, encode
-from pyrosparse.files import write_atomically
 
 FORMAT = "pyrosparse sparse weights 1"
 
@@ -57,15 +55,20 @@ def save_sparse(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> 
     Stored(layout='gaps', bytes=500, dense_bytes=40000)
     """
     parts, headers, stored = pack(tensors)
-    write_atomically(path, serialize(parts, FORMAT, headers))
+    write(path, parts, FORMAT, headers)
     return stored
 
 
-def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load_sparse(path: str | os.PathLike[str], *, memory: int | None = None) -> dict[str, Tensor]:
     """Read what ``save_sparse`` wrote: dense tensors by name, on the CPU.
 
-    Raises StorageError where the file is truncated, was changed, or is not one of ours, and
-    FileNotFoundError where there is none.
+    memory: the most bytes that the tensors may take, since a small file can claim many; by default
+            256 MiB and 1024 times the file.
+
+    Warns where the file has no digest, as those that earlier versions wrote.
+
+    Raises StorageError where the file is truncated, was changed in a single bit, is not one of
+    ours or asks for more memory, and FileNotFoundError where there is none.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +78,7 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     with reading(path):
         headers, parts = read(path, FORMAT)
-        return unpack(headers, parts)
+        return unpack(headers, parts, allowance(path, memory))
 
 
 def pack(
@@ -100,10 +103,12 @@ def pack(
     return parts, headers, stored
 
 
-def unpack(headers: Mapping[str, Any], parts: dict[str, Tensor]) -> dict[str, Tensor]:
+def unpack(headers: Mapping[str, Any], parts: dict[str, Tensor], memory: int) -> dict[str, Tensor]:
     """The tensors of these pieces.
 
-    Raises StorageError where headers and pieces do not belong together.
+    memory: the most bytes that they may take.
+
+    Raises StorageError where headers and pieces do not belong together, or the tensors are larger.
     """
     pieces: dict[str, dict[str, Tensor]] = {name: {} for name in headers}
     for part, value in parts.items():
@@ -115,7 +120,8 @@ def unpack(headers: Mapping[str, Any], parts: dict[str, Tensor]) -> dict[str, Te
         if not all(isinstance(side, int) and side >= 0 for side in shape):
             raise StorageError(f"the shape of {name!r}, {shape}, is no shape")
         try:
-            tensors[name] = decode(name, header["layout"], shape, pieces[name])
+            tensors[name] = decode(name, header["layout"], shape, pieces[name], memory=memory)
+            memory -= tensors[name].nbytes
         except KeyError as missing:
             raise StorageError(f"it has no {missing} of {name!r}") from missing
     unread = [f"{piece}:{name}" for name, left in pieces.items() for piece in left]
@@ -124,29 +130,36 @@ def unpack(headers: Mapping[str, Any], parts: dict[str, Tensor]) -> dict[str, Te
     return tensors
 
 
-def serialize(parts: dict[str, Tensor], file_format: str, content: Any) -> bytes:
-    """A safetensors file of these pieces, with its format and JSON content in the metadata.
+def write(
+    path: str | os.PathLike[str], parts: dict[str, Tensor], file_format: str, content: Any
+) -> None:
+    """Write these pieces to a safetensors file, with its format and JSON content in the metadata.
 
-    Raises ValueError on dtypes that safetensors does not know.
+    Raises ValueError on dtypes that safetensors does not know, and OSError where it cannot be
+    written.
     """
     try:
-        # One entry of metadata: safetensors writes several in any order, and bytes should repeat.
-        return save(parts, metadata={file_format: json.dumps(content)})
+        tensor_file.save(path, parts, {file_format: json.dumps(content)})
     except (KeyError, SafetensorError) as error:
         raise ValueError(f"safetensors cannot store one of these dtypes: {error}") from error
 
 
 def read(path: str | os.PathLike[str], file_format: str) -> tuple[Any, dict[str, Tensor]]:
-    """The JSON content and the pieces of a file that ``serialize`` made.
+    """The JSON content and the pieces of a file that ``write`` made.
 
     Raises StorageError on a safetensors file of another format.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if file_format not in metadata:
-            raise StorageError(f"it is a safetensors file, but not one of {file_format!r}")
-        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        metadata, parts = tensor_file.load(path, [file_format])
+    except tensor_file.OtherFileError as error:
+        raise StorageError(f"it is a safetensors file, but not one of {file_format!r}") from error
     return json.loads(metadata[file_format]), parts
+
+
+def allowance(path: str | os.PathLike[str], memory: int | None) -> int:
+    """The most bytes that the tensors of a file may take; ``memory`` if that is a number."""
+    # A byte of gaps passes over 255 zeros, which is 1020 bytes of float32.
+    return 1024 * os.path.getsize(path) + 2**28 if memory is None else memory
 
 
 @contextmanager
@@ -155,7 +168,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises FileNotFoundError where there is no file.
     """
-    if not Path(path).is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"there is no file at {path}")
     try:
         yield
@@ -163,5 +176,6 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise StorageError(f"{path} cannot be read: {error}") from error
     except _DAMAGE as error:
         raise StorageError(
-            f"{path} cannot be read ({error}): it is truncated, damaged or no safetensors file"
+            f"{path} cannot be read ({error}): it is truncated, damaged or no safetensors file. "
+            "Fetch a whole copy, or save it again"
         ) from error

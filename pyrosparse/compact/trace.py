@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pyrosparse.compact.layers import has_hooks
 from pyrosparse.compact.parts import PARTS
 
 _IN_PLACE: dict[Any, Any] = {
@@ -38,11 +39,17 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
 
     arguments: how many arguments the network is called with; the others have their defaults.
 
-    Raises ValueError where the network's own ``forward`` cannot be traced.
+    Raises ValueError where the network's own ``forward`` cannot be traced, or is not all of it.
 
     >>> [node.op for node in trace(nn.Sequential(nn.ReLU(inplace=True))).nodes]
     ['placeholder', 'call_module', 'output']
     """
+    if has_hooks(net) or "forward" in vars(net):
+        raise ValueError(
+            f"the {type(net).__name__} itself has forward hooks or another forward than its class, "
+            "and torch.fx traces the forward of its class alone: remove them, or give the "
+            "network inside another, nn.Sequential(net), where they stay in force"
+        )
     try:
         defaults = {
             name: parameter.default
@@ -88,7 +95,10 @@ class _Tracer(fx.Tracer):
         self._proxies: dict[str, Any] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PARTS) or super().is_leaf_module(m, module_qualified_name)
+        # Hooks are not traced: they may do more than compute, such as record what passes.
+        return (
+            isinstance(m, PARTS) or has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
+        )
 
     def call_module(
         self,

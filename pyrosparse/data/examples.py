@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pyrosparse.arrays import as_tensor
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Examples:
     """Inputs and their classes, or the values to regress on, both in memory.
 
     x: (N, C, H, W) or (N, D) floating, normally float32; y: (N,) int64 classes, or (N,) or (N, d)
-    floating.
-    Raises ValueError if there are no data, the lengths differ, a dtype is wrong, or x has a NaN or
-    an infinity.
+    floating. Arrays become tensors, of torch's default dtype or int64.
+    Raises ValueError if there are no data, the lengths differ, a dtype is wrong, or x or y has a
+    NaN or an infinity.
 
     >>> import torch
     >>> examples = Examples(torch.zeros(5, 2), torch.tensor([0, 1, 0, 1, 1]))
@@ -26,6 +28,8 @@ class Examples:
     y: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("x", "y"):
+            object.__setattr__(self, name, as_tensor(getattr(self, name), name))
         if not self.x.is_floating_point() or self.x.ndim < 2:
             raise ValueError(
                 f"x must be floating, (N, ...); got {self.x.dtype} {tuple(self.x.shape)}"
@@ -40,13 +44,15 @@ class Examples:
             raise ValueError(f"x has {len(self.x)} data but y has {len(self.y)}")
         if not self.x.numel():
             raise ValueError("there are no data")
-        # aminmax passes NaN on and, unlike isfinite, needs no second tensor of this size.
-        if not torch.stack(self.x.aminmax()).isfinite().all():
-            bad = ~self.x.isfinite()
-            first = int(bad.flatten(1).any(1).nonzero()[0])
-            raise ValueError(
-                f"x has {int(bad.sum())} values that are NaN or infinite, the first in x[{first}]"
-            )
+        for name, tensor in (("x", self.x), ("y", self.y)):
+            # aminmax passes NaN on and, unlike isfinite, needs no second tensor of this size.
+            if not torch.stack(tensor.aminmax()).isfinite().all():
+                bad = ~tensor.isfinite()
+                first = int(bad.view(len(bad), -1).any(1).nonzero()[0])
+                raise ValueError(
+                    f"{name} has {int(bad.sum())} values that are NaN or infinite, the first in "
+                    f"{name}[{first}]"
+                )
 
     def __len__(self) -> int:
         """Number of data."""

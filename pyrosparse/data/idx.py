@@ -10,12 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrosparse.files import open_file
+
+_GZIP = 1032  # the most bytes that one byte of gzip can stand for
+_AGAIN = "Remove it, and get it again"
+
 
 def read_idx(path: str | os.PathLike[str], dimensions: int) -> Tensor:
     """Read a file of unsigned bytes in the idx format of MNIST, gzipped if its name ends in .gz.
 
     Returns a uint8 tensor of that many dimensions. Raises ValueError, naming the file, if it is no
-    such file, truncated or damaged.
+    such file, truncated or damaged, and OSError if there is no file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -25,22 +30,27 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> Tensor:
     tensor([5, 0, 4], dtype=torch.uint8)
     """
     path = Path(path)
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
     header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
+    packed = path.suffix == ".gz"
+    with open_file(path) as file, gzip.GzipFile(fileobj=file) if packed else file as opened:
+        stored = os.fstat(file.fileno()).st_size
+        try:
+            start = opened.read(header)
+            if len(start) < header or start[:4] != bytes([0, 0, 8, dimensions]):
+                raise ValueError(
+                    f"{path} is not an idx file of bytes in {dimensions} dimensions: it starts "
+                    f"with {start[:4].hex(' ') or 'nothing'}. {_AGAIN}"
+                )
+            shape = np.frombuffer(start, dtype=">u4", offset=4).tolist()
+            size = math.prod(shape)
+            # Nothing is read that a file of this length cannot hold.
+            content = b"" if size > stored * (_GZIP if packed else 1) else opened.read(size + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is damaged: {error}. {_AGAIN}") from error
+    if len(content) != size:
+        has = f"more than {size}" if len(content) > size else len(content) or "fewer"
         raise ValueError(
-            f"{path} is not an idx file of bytes in {dimensions} dimensions: it starts with "
-            f"{content[:4].hex(' ') or 'nothing'}"
+            f"{path} is truncated or damaged: its header says {shape}, which takes {size} bytes, "
+            f"but it has {has}. {_AGAIN}"
         )
-    shape = np.frombuffer(content, dtype=">u4", offset=4, count=dimensions).tolist()
-    if len(content) != header + math.prod(shape):
-        raise ValueError(
-            f"{path} is truncated or damaged: its header says {shape}, which takes "
-            f"{header + math.prod(shape)} bytes, but it has {len(content)}"
-        )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape).copy())

@@ -1,11 +1,10 @@
 """Images in folders and zip files."""
 
-import os
-import tempfile
 import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,40 +12,56 @@ from torch import Tensor
 
 from pyrosparse.data.folders import cache_folder
 from pyrosparse.data.pixels import Pixels
+from pyrosparse.files import open_file, writing_atomically
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 2**26
+"""Pixels of the largest image that is decoded: 8192 x 8192."""
+
+_PARTS = ("train", "test")
+_TENSORS = ("train_x", "train_y", "test_x", "test_y")
 
 
 def jpeg_zip(name: str, archive: Path, size: tuple[int, int]) -> Pixels:
     """Decode a zip of train/<class>/ and test/<class>/, and keep the pixels in the cache folder."""
+    open_file(archive).close()  # what is no file is refused
     try:
         with zipfile.ZipFile(archive) as opened:
             members = repr([(member.filename, member.CRC) for member in opened.infolist()])
             # Named after the contents, so that another zip of the same name is decoded anew.
             decoded = cache_folder() / f"{archive.stem}-{zlib.crc32(members.encode()):08x}.npz"
-            if not decoded.is_file():
+            pixels = _kept(name, decoded)
+            if pixels is None:
                 pixels = image_tree(name, zipfile.Path(opened), size, grey=False)
-                _save(decoded, pixels)
-                return pixels
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is damaged: {error}") from error
-    with np.load(decoded) as arrays:
-        tensors = {key: torch.from_numpy(arrays[key]) for key in arrays.files if key != "classes"}
-        return Pixels(name, classes=tuple(arrays["classes"].tolist()), **tensors)  # type: ignore[arg-type]
+                _keep(decoded, pixels)
+            return pixels
+    except (zipfile.BadZipFile, NotImplementedError, LookupError, RuntimeError) as error:
+        raise ValueError(
+            f"{archive} is damaged: {error}. Put a whole copy of it in its place"
+        ) from error
 
 
-def _save(file: Path, pixels: Pixels) -> None:
-    tensors = ("train_x", "train_y", "test_x", "test_y")
-    arrays = {key: getattr(pixels, key).numpy() for key in tensors}
+def _kept(name: str, file: Path) -> Pixels | None:
+    """The pixels of a cache file; None where there is none that is whole, so that a damaged one is
+    written anew."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when complete: another process never reads half a file.
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-            try:
-                np.savez(temporary, **arrays, classes=np.array(pixels.classes))
-                temporary.close()
-                os.replace(temporary.name, file)
-            except BaseException:
-                os.unlink(temporary.name)
-                raise
+        with open_file(file) as opened, np.load(opened) as arrays:
+            classes = tuple(map(str, arrays["classes"].tolist()))
+            tensors: dict[str, Any] = {key: torch.from_numpy(arrays[key]) for key in _TENSORS}
+    except Exception:  # whatever zip and numpy make of damage
+        return None
+    images = all(tensors[key].dtype == torch.uint8 for key in ("train_x", "test_x"))
+    lengths = all(len(tensors[f"{part}_x"]) == len(tensors[f"{part}_y"]) for part in _PARTS)
+    return Pixels(name, **tensors, classes=classes) if images and lengths else None
+
+
+def _keep(file: Path, pixels: Pixels) -> None:
+    arrays = {key: getattr(pixels, key).numpy() for key in _TENSORS}
+    try:
+        with writing_atomically(file) as opened:
+            np.savez(opened, **arrays, classes=np.array(pixels.classes))
     except OSError as error:
         warnings.warn(f"cannot keep the decoded images in {file}: {error}", stacklevel=2)
 
@@ -87,30 +102,59 @@ def read_images(
         if not files:
             raise ValueError(f"{child} has no images (.png, .jpg or .jpeg)")
         for file in files:
-            arrays.append(_pixels(file, size, grey))
+            arrays.append(_pixels(file, size, grey, arrays[0].shape[:2] if arrays else None))
             labels.append(label)
-            if arrays[-1].shape != arrays[0].shape:
-                (height, width), (first, second) = arrays[-1].shape[:2], arrays[0].shape[:2]
-                raise ValueError(
-                    f"{file} is {height} x {width}, others are {first} x {second}; resize all "
-                    "of them with size=(H, W), or --size on the command line"
-                )
     x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     return x, torch.tensor(labels), tuple(child.name for child in folders)
 
 
-def _pixels(file: Path | zipfile.Path, size: tuple[int, int] | None, grey: bool) -> np.ndarray:
-    """Read one image: (H, W, C) uint8."""
+def _pixels(
+    file: Path | zipfile.Path,
+    size: tuple[int, int] | None,
+    grey: bool,
+    others: tuple[int, ...] | None,
+) -> np.ndarray:
+    """Read one image: (H, W, C) uint8, of the size of the others if it is not to be resized."""
     from PIL import Image
 
     try:
-        with file.open("rb") as stream, Image.open(stream) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
-            converted = image.convert("L" if grey else "RGB")
-            if size is not None and converted.size != (size[1], size[0]):
-                converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {file}: {error}") from error
+        stream = open_file(file) if isinstance(file, Path) else file.open("rb")
+        with stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images: ours is the stricter limit
+            # No other formats, whatever the name says: EPS is run as a program.
+            with Image.open(stream, formats=("PNG", "JPEG")) as image:
+                _check(image, file, None if size is not None else others)
+                converted = image.convert("L" if grey else "RGB")
+                if size is not None and converted.size != (size[1], size[0]):
+                    converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    except _Refused:
+        raise
+    except Exception as error:  # whatever Pillow and zip make of damage
+        raise ValueError(
+            f"cannot read the image {file}: {error}. Images are PNG and JPEG files: save it again "
+            "as one of these, or remove it"
+        ) from error
     array = np.asarray(converted)
     return array[:, :, None] if grey else array
+
+
+class _Refused(ValueError):
+    """An image that is not decoded."""
+
+
+def _check(image: "Image.Image", file: Path | zipfile.Path, others: tuple[int, ...] | None) -> None:
+    """Look at what an image says that it is, before it is decoded."""
+    width, height = image.size
+    if image.mode[0] in "IF":
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+    if width * height > MAX_PIXELS:
+        raise _Refused(
+            f"{file} is {height} x {width}, more than {MAX_PIXELS} pixels: make it smaller, or "
+            "remove it"
+        )
+    if others is not None and (height, width) != others:
+        first, second = others
+        raise _Refused(
+            f"{file} is {height} x {width}, others are {first} x {second}; give size=(H, W), or "
+            "--size on the command line"
+        )

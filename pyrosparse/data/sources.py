@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -89,8 +90,10 @@ def _cifar10(root: Path, download: bool) -> Pixels:
     read = torchvision().datasets.CIFAR10
     try:
         train, test = read(place, train=True), read(place, train=False)
-    except RuntimeError as error:
-        raise ValueError(f"{place / 'cifar-10-batches-py'} is damaged: {error}") from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, UnpicklingError) as error:
+        raise ValueError(
+            f"{place / 'cifar-10-batches-py'} is damaged: {error}. Remove it, and get it again"
+        ) from error
     train_x, test_x = (torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in (train, test))
     train_y, test_y = torch.tensor(train.targets), torch.tensor(test.targets)
     return Pixels("CIFAR-10", train_x, train_y, test_x, test_y, tuple(train.classes), flip=True)

@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pyrosparse.diagnostics.draws import log_likelihood
+from pyrosparse.diagnostics.draws import log_likelihood, scores
+from pyrosparse.diagnostics.guides import guides_by_name
 from pyrosparse.diagnostics.table import text_table
+from pyrosparse.evidence.repeated import Repeated
+from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lift import Lifted
 
 LOO_WARNING = (
@@ -72,6 +76,7 @@ def compare_models(
     models: Mapping[str, tuple[Lifted, Callable[..., Any]]],
     heldout: Any,
     *,
+    guide: Mapping[str, Callable[..., Any]] | None = None,
     draws: int = 100,
     train: Any = None,
     seed: int = 0,
@@ -87,12 +92,16 @@ def compare_models(
     and the same standard error of the differences :math:`\ell_i^a - \ell_i^b`, which is the one to
     judge by: data that are hard for both models cancel in it.
 
-    models:  by name, a lifted network and the Pyro model it is in, whose guide is its own.
-    heldout: data as for ``to_datatree`` that no model was trained or chosen on.
+    models:  by name, a lifted network and the Pyro model it is in.
+    heldout: data as for ``to_datatree`` that no model was trained or chosen on. All models get the
+             same, a loader that shuffles or not; what is masked does not count.
+    guide:   the guide that the model was trained with; by default the lifted network's own. By the
+             name of the model here.
     draws:   S. With few draws elpd is too low, the more so the wider the posterior.
     train:   the training data, for PSIS-LOO beside it, with its warning.
 
-    Raises ValueError where there are fewer than 2 held-out data, or no models.
+    Raises ValueError where there are fewer than 2 held-out data, or no models; where a guide has no
+    model; where the models mask different data; and as ``to_datatree`` does.
 
     Source: Vehtari, Gelman and Gabry (2017), "Practical Bayesian model evaluation using
     leave-one-out cross-validation and WAIC", eqs. 22 to 24.
@@ -105,13 +114,26 @@ def compare_models(
     """
     if not models:
         raise ValueError("there are no models to compare")
+    guides = guides_by_name(guide, models)
     options: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size}
-    pointwise, loos = {}, {}
+    heldout, train = Repeated.of(heldout), None if train is None else Repeated.of(train)
+    pointwise, loos, missing = {}, {}, {}
     for name, (bnn, model) in models.items():
-        scores = log_likelihood(model, bnn.guide, heldout, **options)
-        pointwise[name] = scores.logsumexp(0) - math.log(draws)
-        if train is not None:
-            loos[name] = _loo(log_likelihood(model, bnn.guide, train, **options))
+        drawn_from = guides.get(name, bnn.guide)
+        with evaluation_mode(bnn):
+            found, masked = scores(model, drawn_from, heldout, **options)
+            pointwise[name] = found[:, masked >= 0].logsumexp(0) - math.log(draws)
+            missing[name] = masked
+            if train is not None:
+                loos[name] = _loo(log_likelihood(model, drawn_from, train, **options))
+    first = next(iter(missing))
+    for name, masked in missing.items():
+        if not torch.equal(masked, missing[first]):
+            differ = int((masked != missing[first]).sum())
+            raise ValueError(
+                f"{first!r} and {name!r} mask different values of {differ} of the {len(masked)} "
+                "held-out data: compare them on data that both know"
+            )
     order = sorted(pointwise, key=lambda name: float(pointwise[name].sum()), reverse=True)
     best = pointwise[order[0]]
     n = len(best)
@@ -133,13 +155,13 @@ def _sum_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.sum()), math.sqrt(len(values) * float(values.var()))
 
 
-def _loo(scores: Tensor) -> tuple[float, float, int]:
+def _loo(found: Tensor) -> tuple[float, float, int]:
     """PSIS-LOO from log likelihoods (draws, n): its elpd, standard error, and bad data."""
     # Late: the import of arviz_stats takes as long as that of pyrosparse.
     import arviz_stats
     from arviz_base import from_dict
 
-    tree = from_dict({"log_likelihood": {"y": scores[None].numpy()}})
+    tree = from_dict({"log_likelihood": {"y": found[None].numpy()}})
     with warnings.catch_warnings():
         # It warns of k-hats that are too large, which the table counts.
         warnings.simplefilter("ignore", UserWarning)

@@ -6,31 +6,35 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrosparse.diagnostics.draws import Draw, draw, draw_seed
+from pyrosparse.diagnostics.draws import Draw, check_same_data, draw, draw_seed
+from pyrosparse.diagnostics.guides import mcmc_guides
+from pyrosparse.diagnostics.known import KnownData
 from pyrosparse.diagnostics.variables import (
+    as_array,
     dims,
     guide_tensors,
     layer_numbers,
     selected,
     used_weights,
 )
-from pyrosparse.evidence.traces import batches
+from pyrosparse.evidence.repeated import Repeated
+from pyrosparse.evidence.traces import calls_of, evaluation_mode
 from pyrosparse.lift import Lifted
 
-Groups = dict[str, dict[str, Tensor]]
+Program = Callable[..., Any]
+Groups = dict[str, dict[str, np.ndarray]]
 Arrays = dict[str, dict[str, np.ndarray]]
 
 
 def to_datatree(
     bnn: Lifted | Sequence[Lifted],
-    model: Callable[..., Any] | Sequence[Callable[..., Any]],
+    model: Program | Sequence[Program],
     data: Any,
     *,
+    guide: Program | Sequence[Program] | None = None,
     draws: int = 100,
     var_names: str | Sequence[str] = (),
     mcmc: Any = None,
@@ -44,18 +48,27 @@ def to_datatree(
 
     - ``posterior``: ``norm`` and ``active`` (layer), the norm of each layer's weights as they are
       used and the fraction of them that is not zero; all sites of at most one dimension, such as
-      gates (the log odds, as they are sampled) and biases; weights on request.
+      gates (the log odds, as they are sampled), biases, and latent variables of the model beside
+      the network; weights on request.
     - ``posterior_predictive``, ``log_likelihood`` (datum): new data, and log p(y_i | w) in nats.
     - ``observed_data``, ``constant_data`` (datum): the data, and the inputs ``x``; no draws.
+      Data that are masked are in none of these groups, and the coordinate ``datum`` has the places
+      of the others. Where sites mask different data, each has a dimension of its own,
+      ``y_datum``. Elements that are masked within a datum are NaN.
     - ``sample_stats``: ``log_prior``, ``log_likelihood`` (summed), their sum ``lp``, and ``log_q``,
       in nats; the last is not there for MCMC.
     - ``guide``: loc, scale and whatever else the guide holds, whole, and the parameters that are
-      not random; no draws. Not there for MCMC.
+      not random; of another guide its parameters, by Pyro's names. No draws. Not there for MCMC.
+
+    Half precision becomes float32.
 
     bnn, model: a lifted network and the model it is in; or lists of them, of several runs, which
                 become chains.
-    data:       ``Examples``, a tuple of tensors (x, y), or an iterable of such batches that can be
-                gone through again and again. ``model(*batch)`` must observe the data.
+    data:       ``Examples``, a tuple of tensors (x, y), or an iterable of such batches, such as a
+                loader, which may shuffle: all draws are scored on the same data. ``model(*batch)``
+                must observe the data.
+    guide:      the guide that the model was trained with; by default the lifted network's own. A
+                list for a list of runs.
     draws:      of each chain; of an MCMC run at most so many, evenly spaced.
     var_names:  globs on sites whose draws are wanted whole, such as ``"fc1.weight"`` or ``"*"``.
     mcmc:       a ``pyro.infer.MCMC`` that has run on the same model, whose draws are taken then.
@@ -64,8 +77,9 @@ def to_datatree(
     limit:      bytes that the tree may take.
 
     Raises ValueError where a glob matches no site, where the tree would be larger than the limit
-    (before it is allocated), where the lists differ in length or are of different networks, and as
-    ``elbo`` does.
+    (before it is allocated), where the lists differ in length or are of different networks, where
+    the guide does not draw all latent sites of the model, where the data are others when they are
+    gone through again, and as ``elbo`` does.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -83,45 +97,60 @@ def to_datatree(
 
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
-    runs, models = _runs(bnn, model)
-    tensors, guides = [], []
-    if mcmc is None:
-        tensors = [guide_tensors(run) for run in runs]
-    elif len(runs) > 1:
-        raise ValueError("an MCMC run is of one lifted network, and has its own chains")
-    else:
-        guides = _drawn(runs[0], mcmc, draws)
-        draws = len(guides[0])
-        runs, models = runs * len(guides), models * len(guides)
+    runs, models, guides = _runs(bnn, model, guide)
+    drawn_from: list[list[Program]] = []
+    if mcmc is not None:
+        if len(runs) > 1 or guide is not None:
+            raise ValueError("an MCMC run is of one lifted network, and has its own draws")
+        drawn_from = mcmc_guides(mcmc, draws)
+        draws = len(drawn_from[0])
+        runs, models = runs * len(drawn_from), models * len(drawn_from)
     patterns = [var_names] if isinstance(var_names, str) else list(var_names)
+    data = Repeated.of(data)
 
     arrays: Arrays = {}
+    tensors: list[dict[str, Tensor]] = []
+    first: Draw | None = None
     for chain, (run, program) in enumerate(zip(runs, models, strict=True)):
         for number in range(draws):
-            guide = guides[chain][number] if guides else run.guide
             at = draw_seed(seed, chain * draws + number)
-            with used_weights(run) as used:
-                one = draw(program, guide, data, seed=at, batch_size=batch_size, replicate=True)
-            values = _values(one, used, patterns)
+            with used_weights(run) as used, calls_of(run.guide) as own, evaluation_mode(run):
+                one = draw(
+                    program,
+                    drawn_from[chain][number] if drawn_from else guides[chain],
+                    data,
+                    seed=at,
+                    batch_size=batch_size,
+                    replicate=True,
+                )
+            if first is None:
+                first, known = one, KnownData(one)
+            check_same_data(first, one)
+            if mcmc is None and number == 0:
+                tensors.append(guide_tensors(run, one.parameters, own=bool(own)))
+            values = _values(one, known, used, patterns)
             if mcmc is not None:
                 del values["sample_stats"]["log_q"]
             if not arrays:
-                x = torch.cat([batch[0].cpu() for batch in batches(data, batch_size)])
-                whole = [x, *one.observed.values(), *(t for held in tensors for t in held.values())]
-                _refuse_large(values, len(runs) * draws, whole, limit)
+                x = torch.cat([batch[0].cpu() for batch in data.minibatches(batch_size, program)])
+                held = [*tensors[0].values()] * len(runs) if tensors else []
+                _refuse_large(values, len(runs) * draws, [x, *one.observed.values(), *held], limit)
                 arrays = _room(values, len(runs), draws)
             for group, part in values.items():
                 for name, value in part.items():
-                    arrays[group][name][chain, number] = value.cpu().numpy()
-    arrays["observed_data"] = {name: value.cpu().numpy() for name, value in one.observed.items()}
-    arrays["constant_data"] = {"x": x.numpy()}
+                    arrays[group][name][chain, number] = value
+    observed = {name: known.values(name, value) for name, value in one.observed.items()}
+    inputs = as_array(x[known.places["datum"]])
+    arrays |= {"observed_data": observed, "constant_data": {"x": inputs}}
     named = {name: dims(name, value.shape) for name, value in one.sites.items()}
-    for name, value in [*one.observed.items(), ("x", x)]:
-        named[name] = ["datum", *(f"{name}_{side}" for side in range(1, value.dim()))]
+    named |= {name: [known.dim(name)] for name in one.known}
+    for name, value in [*observed.items(), ("x", inputs)]:
+        first_side = "datum" if name == "x" else known.dim(name)
+        named[name] = [first_side, *(f"{name}_{side}" for side in range(1, value.ndim))]
     tree = from_dict(
         arrays,
         dims=named | {"norm": ["layer"], "active": ["layer"]},
-        coords={"layer": list(used)},
+        coords={"layer": list(used), **known.places},
         attrs={"/": {"inference": "mcmc" if mcmc is not None else "svi", "seed": seed}},
     )
     if tensors:
@@ -130,57 +159,45 @@ def to_datatree(
 
 
 def _runs(
-    bnn: Lifted | Sequence[Lifted], model: Callable[..., Any] | Sequence[Callable[..., Any]]
-) -> tuple[list[Lifted], list[Callable[..., Any]]]:
+    bnn: Lifted | Sequence[Lifted],
+    model: Program | Sequence[Program],
+    guide: Program | Sequence[Program] | None,
+) -> tuple[list[Lifted], list[Program], list[Program]]:
     runs = [bnn] if isinstance(bnn, Lifted) else list(bnn)
     models = list(model) if isinstance(model, Sequence) else [model]
     if len(runs) != len(models) or not runs:
         raise ValueError(f"one model a lifted network: got {len(models)} for {len(runs)}")
+    guides: list[Program] = [run.guide for run in runs]
+    if guide is not None:
+        guides = list(guide) if isinstance(guide, Sequence) else [guide]
+    if len(runs) != len(guides):
+        raise ValueError(f"one guide a lifted network: got {len(guides)} for {len(runs)}")
     for run in runs[1:]:
         if run.targets != runs[0].targets:
             raise ValueError(
                 "chains must be runs of one network: their targets differ in name, kind or shape"
             )
-    return runs, models
+    return runs, models, guides
 
 
 def _guide_dataset(tensors: list[dict[str, Tensor]]) -> Any:
     """The tensors of guides, stacked along ``chain``."""
     from xarray import Dataset
 
+    for held in tensors[1:]:
+        if held.keys() != tensors[0].keys():
+            differ = ", ".join(sorted(held.keys() ^ tensors[0].keys()))
+            raise ValueError(f"chains must have guides of one kind: they differ in {differ}")
     variables = {}
     for name in tensors[0]:
-        value = torch.stack([held[name].cpu() for held in tensors])
-        variables[name] = (["chain", *dims(name, value.shape[1:])], value.numpy())
+        value = as_array(torch.stack([held[name].cpu() for held in tensors]))
+        variables[name] = (["chain", *dims(name, value.shape[1:])], value)
     return Dataset(variables, coords={"chain": range(len(tensors))})
 
 
-class _At:
-    """A guide that gives the values of one draw made elsewhere, with density 1."""
-
-    def __init__(self, lifted: Lifted, values: dict[str, Tensor]) -> None:
-        self.lifted = lifted
-        self.values = values
-
-    def __call__(self, *args: Any) -> None:
-        for name, value in self.values.items():
-            pyro.sample(name, dist.Delta(value, event_dim=value.dim()))
-
-
-def _drawn(bnn: Lifted, mcmc: Any, draws: int) -> list[list[Callable[..., Any]]]:
-    """The draws of an MCMC run as guides, by chain."""
-    samples = mcmc.get_samples(group_by_chain=True)
-    if not samples:
-        raise ValueError("the MCMC run has no draws: call its run(...) first")
-    chains, length = next(iter(samples.values())).shape[:2]
-    wanted = torch.linspace(0, length - 1, min(draws, length)).round().long().tolist()
-    return [
-        [_At(bnn, {name: value[chain, at] for name, value in samples.items()}) for at in wanted]
-        for chain in range(chains)
-    ]
-
-
-def _values(one: Draw, used: dict[str, Tensor], patterns: Sequence[str]) -> Groups:
+def _values(
+    one: Draw, known: KnownData, used: dict[str, Tensor], patterns: Sequence[str]
+) -> Groups:
     """What one draw puts into a tree, by group and variable."""
     likelihood = sum(float(part.double().sum()) for part in one.log_likelihood.values())
     stats = {
@@ -191,19 +208,23 @@ def _values(one: Draw, used: dict[str, Tensor], patterns: Sequence[str]) -> Grou
     }
     whole = {name: one.sites[name] for name in selected(one.sites, patterns)}
     return {
-        "posterior": layer_numbers(used) | whole,
-        "posterior_predictive": one.replicated,
-        "log_likelihood": one.log_likelihood,
-        "sample_stats": {
-            name: torch.tensor(value, dtype=torch.float64) for name, value in stats.items()
+        "posterior": {
+            name: as_array(value) for name, value in (layer_numbers(used) | whole).items()
         },
+        "posterior_predictive": {
+            name: known.values(name, value) for name, value in one.replicated.items()
+        },
+        "log_likelihood": {
+            name: known.scores(name, value) for name, value in one.log_likelihood.items()
+        },
+        "sample_stats": {name: np.array(value, np.float64) for name, value in stats.items()},
     }
 
 
 def _room(values: Groups, chains: int, draws: int) -> Arrays:
     return {
         group: {
-            name: np.empty((chains, draws, *value.shape), value.cpu().numpy().dtype)
+            name: np.empty((chains, draws, *value.shape), value.dtype)
             for name, value in part.items()
         }
         for group, part in values.items()

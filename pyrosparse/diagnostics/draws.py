@@ -8,29 +8,52 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
+from pyro.distributions import Unit
 from torch import Tensor
 
-from pyrosparse.evidence.traces import batches, evaluation_mode, log_prob_sum, sample_sites
+from pyrosparse.evidence.latents import Latents
+from pyrosparse.evidence.repeated import Repeated
+from pyrosparse.evidence.sites import (
+    known_elements,
+    log_density,
+    log_prob_sum,
+    observed_sites,
+    sample_sites,
+)
+from pyrosparse.evidence.traces import evaluation_mode
 
 
 @dataclass
 class Draw:
     """One draw of all latent sites, and what the model says of the data given it.
 
-    sites:          the latent values by site.
+    sites:          the latent values by site, without the auxiliary ones of a guide.
     log_q:          log q of the draw, nats.
     log_prior:      log p of the draw, nats.
-    log_likelihood: by observed site, log p(y_i | w), (n,), nats.
-    observed:       by observed site, the data, (n, ...).
+    local:          the latent sites that are of one datum each.
+    parameters:     of the guide, by the name that Pyro has for them, constrained.
+    log_likelihood: by observed site, log p(y_i | w), (n,), nats; 0 of data that are masked.
+    known:          by observed site, which elements are not masked, boolean, (n, ...).
+    observed:       by observed site, the data, (n, ...); not for ``pyro.factor``.
     replicated:     by observed site, new data drawn given w, (n, ...); empty unless asked for.
     """
 
     sites: dict[str, Tensor]
     log_q: float
     log_prior: float
+    local: list[str]
+    parameters: dict[str, Tensor]
     log_likelihood: dict[str, Tensor] = field(default_factory=dict)
+    known: dict[str, Tensor] = field(default_factory=dict)
     observed: dict[str, Tensor] = field(default_factory=dict)
     replicated: dict[str, Tensor] = field(default_factory=dict)
+
+    def known_data(self) -> dict[str, Tensor]:
+        """By observed site, the data of which it knows something, boolean, (n,)."""
+        return {
+            name: known.flatten(1).any(1) if known.dim() > 1 else known
+            for name, known in self.known.items()
+        }
 
 
 def draw(
@@ -48,8 +71,8 @@ def draw(
     seed:      of everything random in it; the caller's generators are left alone.
     replicate: draw new data, too.
 
-    Raises ValueError where there are no data, where the model observes nothing, and where an
-    observed site does not score data one by one.
+    Raises ValueError where there are no data, where the model observes nothing, where an observed
+    site does not score data one by one, and where guide and model differ in their latent sites.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -57,8 +80,9 @@ def draw(
     >>> draw(ps.classifier(bnn, 10), bnn.guide, data, seed=0).log_likelihood["y"].shape
     torch.Size([10])
     """
-    result = None
-    parts: dict[str, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
+    latents, result = None, None
+    parts: dict[str, dict[str, list[Tensor]]] = {}
+    data = Repeated.of(data)
     devices = list(range(torch.cuda.device_count()))
     with (
         torch.random.fork_rng(devices=devices),
@@ -67,29 +91,24 @@ def draw(
         poutine.block(),
     ):
         torch.manual_seed(seed)
-        for batch in batches(data, batch_size):
-            if result is None:
-                drawn = poutine.trace(guide).get_trace(*batch)
-                drawn.compute_log_prob()
-            trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*batch)
-            trace.compute_log_prob()
-            if result is None:
-                sites = {site["name"]: site["value"] for site in sample_sites(drawn, False)}
-                log_q, log_prior = (log_prob_sum(one, observed=False) for one in (drawn, trace))
-                result = Draw(sites, log_q, log_prior)
+        for batch in data.minibatches(batch_size, model):
+            latents = latents or Latents(model, guide, batch)
+            trace = latents.on(batch)
+            result = result or _empty(latents, trace)
             for site in _observed(trace, len(batch[0])):
-                scores, values, replicates = parts.setdefault(site["name"], ([], [], []))
-                scores.append(site["unscaled_log_prob"])
-                values.append(site["value"])
+                found = parts.setdefault(site["name"], {})
+                found.setdefault("log_likelihood", []).append(log_density(site))
+                found.setdefault("known", []).append(known_elements(site))
+                if isinstance(site["fn"], Unit):  # of pyro.factor: there are no values
+                    continue
+                found.setdefault("observed", []).append(site["value"])
                 if replicate:
-                    replicates.append(site["fn"].sample())
+                    found.setdefault("replicated", []).append(site["fn"].sample())
     if result is None:
         raise ValueError("there are no data to score (an iterator that is spent?)")
-    for name, (scores, values, replicates) in parts.items():
-        result.log_likelihood[name] = torch.cat(scores)
-        result.observed[name] = torch.cat(values)
-        if replicate:
-            result.replicated[name] = torch.cat(replicates)
+    for name, found in parts.items():
+        for kind, tensors in found.items():
+            getattr(result, kind)[name] = torch.cat(tensors)
     return result
 
 
@@ -107,26 +126,91 @@ def log_likelihood(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> Tensor:
-    """The log likelihood of every datum under draws of a guide, (draws, n) float64, nats.
+    """The log likelihood of every datum that is known under draws of a guide, (draws, known)
+    float64, nats.
+
+    Arguments and errors as for ``scores``.
+    """
+    options: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size}
+    found, masked = scores(model, guide, data, **options)
+    return found[:, masked >= 0]
+
+
+def scores(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Any,
+    *,
+    draws: int,
+    seed: int = 0,
+    batch_size: int = 1000,
+) -> tuple[Tensor, Tensor]:
+    """The log likelihood of every datum under draws of a guide, (draws, n) float64, nats; and of
+    how many elements of every datum are masked, int64, (n,): -1 for all, whose likelihood is 0.
 
     model, guide, data, batch_size: as for ``draw``; several observed sites are added up.
+
+    Raises ValueError as ``draw`` does, and where latent sites are of one datum each: a draw of them
+    has seen the datum.
     """
-    rows = []
+    data = Repeated.of(data)
+    rows, first = [], None
     for number in range(draws):
         one = draw(model, guide, data, seed=draw_seed(seed, number), batch_size=batch_size)
-        rows.append(sum(part.double().cpu() for part in one.log_likelihood.values()))
-    return torch.stack(rows)  # type: ignore[arg-type]
+        if one.local:
+            raise ValueError(
+                f"{', '.join(one.local)} are latent variables of one datum each, and what the "
+                "guide draws for a datum has seen it: it does not predict the datum. Sum them out "
+                "in the model"
+            )
+        first = first or one
+        check_same_data(first, one)
+        rows.append(torch.stack([part.double().cpu() for part in one.log_likelihood.values()]))
+    if first is None:
+        raise ValueError(f"draws must be positive, got {draws}")
+    known = torch.stack([part.cpu() for part in first.known_data().values()]).any(0)
+    counts = [(~part.cpu()).reshape(len(known), -1).sum(1) for part in first.known.values()]
+    return torch.stack(rows).sum(1), torch.stack(counts).sum(0).masked_fill(~known, -1)
+
+
+def check_same_data(first: Draw, other: Draw) -> None:
+    """Refuse two draws that were scored on different data. Raises ValueError."""
+    for name in first.known:
+        pairs = [(first.known[name], other.known.get(name))]
+        if name in first.observed:
+            pairs.append((first.observed[name], other.observed.get(name)))
+        for one, two in pairs:
+            if two is None or one.shape != two.shape or not _equal(one, two):
+                raise ValueError(
+                    f"the model observes other data at {name!r} in another draw: draws on "
+                    "different data cannot be compared. It must observe what it is given, in order"
+                )
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    same = one == two
+    if one.is_floating_point():
+        same |= one.isnan() & two.isnan()  # a placeholder of what is masked
+    return bool(same.all())
+
+
+def _empty(latents: Latents, trace: poutine.Trace) -> Draw:
+    log_q, log_prior = (log_prob_sum(one, observed=False) for one in (latents.trace, trace))
+    sites = {site["name"]: site["value"] for site in sample_sites(trace, observed=False)}
+    parameters: dict[str, Any] = {
+        name: site["value"] for name, site in latents.trace.nodes.items() if site["type"] == "param"
+    }
+    return Draw(sites, log_q, log_prior, latents.local, parameters)
 
 
 def _observed(trace: poutine.Trace, n: int) -> list[Any]:
-    sites = sample_sites(trace, observed=True)
-    if not sites:
-        raise ValueError("the model observes nothing: pass it the data it conditions on")
+    sites = observed_sites(trace)
     for site in sites:
         shape = tuple(site["unscaled_log_prob"].shape)
         if shape != (n,):
             raise ValueError(
                 f"the site {site['name']!r} has log densities of shape {shape} for {n} data; one a "
-                f"datum, ({n},), is needed: declare the other dimensions with .to_event()"
+                f"datum, ({n},), is needed: declare the other dimensions with .to_event(), after "
+                ".mask(known) where single elements are masked"
             )
     return sites

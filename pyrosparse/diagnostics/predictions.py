@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.diagnostics.draws import draw_seed
+from pyrosparse.evidence.latents import check_covered
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lift import Lifted
 
 
 def log_probabilities(
-    net: nn.Module, x: Tensor, *, draws: int = 30, seed: int = 0, batch_size: int = 1000
+    net: nn.Module,
+    x: Tensor,
+    *,
+    guide: Callable[..., Any] | None = None,
+    draws: int = 30,
+    seed: int = 0,
+    batch_size: int = 1000,
 ) -> Tensor:
     r"""The log predictive probabilities of classes, (n, classes) float64, in nats.
 
@@ -28,10 +35,13 @@ def log_probabilities(
     net:   (n, ...) -> logits (n, classes); in evaluation mode for the call. A compact network is
            like any other; ``bnn.net`` is the network at the mean of the weights.
     x:     the inputs, (n, ...).
+    guide: the guide that the model was trained with; by default the lifted network's own. It is
+           called as ``guide(x)``.
     draws: S.
     seed:  of the draws; the caller's generators are left alone.
 
-    Raises ValueError where the outputs are not logits (n, classes), or not finite.
+    Raises ValueError where the outputs are not logits (n, classes), or not finite; where the guide
+    does not draw all sites of the network; and for a guide of a network that is not lifted.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -39,29 +49,35 @@ def log_probabilities(
     1.0
     """
     if not isinstance(net, Lifted):
+        if guide is not None:
+            raise ValueError(f"{type(net).__name__} is not lifted: there is nothing to draw for it")
         with torch.no_grad(), evaluation_mode(net):
             return torch.cat([_log_softmax(net, part) for part in x.split(batch_size)])
     total = None
     for number in range(draws):
-        one = _drawn(net, x, draw_seed(seed, number), batch_size)
+        one = _drawn(net, guide or net.guide, x, draw_seed(seed, number), batch_size)
         total = one if total is None else torch.logaddexp(total, one)
     if total is None:
         raise ValueError(f"draws must be positive, got {draws}")
     return total - math.log(draws)
 
 
-def _drawn(bnn: Lifted, x: Tensor, seed: int, batch_size: int) -> Tensor:
+def _drawn(bnn: Lifted, guide: Callable[..., Any], x: Tensor, seed: int, batch_size: int) -> Tensor:
     devices = list(range(torch.cuda.device_count()))
     with (
         torch.random.fork_rng(devices=devices),
         torch.no_grad(),
-        evaluation_mode(bnn),
+        evaluation_mode(bnn, guide),
         poutine.block(),
     ):
         torch.manual_seed(seed)
-        trace = poutine.trace(bnn.guide).get_trace(x)
-        replayed = poutine.replay(bnn, trace=trace)
-        return torch.cat([_log_softmax(replayed, part) for part in x.split(batch_size)])
+        trace = poutine.trace(guide).get_trace(x)
+        replayed = poutine.trace(poutine.replay(bnn, trace=trace))
+        parts = []
+        for part in x.split(batch_size):
+            parts.append(_log_softmax(replayed, part))
+            check_covered(replayed.trace, trace)
+        return torch.cat(parts)
 
 
 def _log_softmax(net: Callable[[Tensor], Any], x: Tensor) -> Tensor:

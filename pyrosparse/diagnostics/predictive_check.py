@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyrosparse.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,12 @@ def predictive_check(
     statistic: from an array of all data, (n, ...), to a number.
     site:      the observed site; by default the only one.
 
-    Raises ValueError where the tree has several observed sites and none is named.
+    Masked data are not in the tree. Of data that are partly masked, the masked elements are NaN in
+    the data and in the replicates alike: take a statistic that leaves them out, such as
+    ``np.nanmean``.
+
+    Raises ValueError where the tree has several observed sites and none is named, or no such site,
+    and where the statistic is NaN.
 
     Source: Gelman, Meng and Stern (1996), "Posterior predictive assessment of model fitness via
     realized discrepancies", eq. 1.
@@ -56,11 +64,23 @@ def predictive_check(
     >>> predictive_check(tree, lambda y: (y == 0).mean()).observed
     1.0
     """
-    sites = list(tree["observed_data"].data_vars)
+    sites = list(tree["observed_data"].data_vars) if "observed_data" in tree else []
     if site is None and len(sites) > 1:
         raise ValueError(f"the tree has several observed sites, {', '.join(sites)}: name one")
+    if site is None and not sites:
+        raise ValueError(
+            "the tree has no observed site, only factors: there are no data to compare"
+        )
     site = sites[0] if site is None else site
+    if site not in sites:
+        raise unknown_name("observed site", site, map(str, sites))
     replicated = tree["posterior_predictive"][site].to_numpy()
     flat = replicated.reshape(-1, *replicated.shape[2:])
     values = torch.tensor([float(statistic(one)) for one in flat], dtype=torch.float64)
-    return PredictiveCheck(float(statistic(tree["observed_data"][site].to_numpy())), values)
+    observed = float(statistic(tree["observed_data"][site].to_numpy()))
+    if math.isnan(observed) or values.isnan().any():
+        raise ValueError(
+            f"the statistic of {site!r} is NaN. Elements of the data that are masked are NaN in "
+            "the tree: take a statistic that leaves them out, such as np.nanmean"
+        )
+    return PredictiveCheck(observed, values)

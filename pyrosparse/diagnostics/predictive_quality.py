@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from pyrosparse.diagnostics.calibration import Calibration, calibration
+from pyrosparse.diagnostics.guides import guides_by_name
 from pyrosparse.diagnostics.out_of_distribution import auroc, predictive_entropy
 from pyrosparse.diagnostics.predictions import log_probabilities
 from pyrosparse.diagnostics.rotation import rotated
 from pyrosparse.diagnostics.table import text_table
+from pyrosparse.evidence.batches import prepared
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def predictive_quality(
     networks: Mapping[str, nn.Module],
     data: Any,
     *,
+    guide: Mapping[str, Callable[..., Any]] | None = None,
     outside: Tensor | None = None,
     angles: Sequence[float] = (),
     draws: int = 30,
@@ -75,10 +78,13 @@ def predictive_quality(
     networks: by name; a lifted network predicts with ``draws`` of its posterior, any other (a
               compact one, the mean ``bnn.net``) with its weights.
     data:     test data, ``Examples`` or (x, y), (n, ...) and int64 (n,).
+    guide:    the guide that the model was trained with; by default the lifted network's own. By the
+              name of the network here.
     outside:  inputs of another kind, (m, ...), normalised as the data are.
     angles:   in degrees; the data must be images then.
 
-    Raises ValueError as ``log_probabilities``, ``calibration`` and ``rotated`` do.
+    Raises ValueError as ``log_probabilities``, ``calibration`` and ``rotated`` do, and where a
+    guide has no network.
 
     >>> import torch
     >>> data = (torch.eye(2), torch.tensor([0, 1]))
@@ -86,10 +92,17 @@ def predictive_quality(
     network   accuracy     NLL   Brier     ECE
     identity    1.0000  0.3133  0.1447  0.2689
     """
+    data = prepared(data)
+    if not hasattr(data, "x") and not isinstance(data, tuple):
+        raise TypeError(
+            f"data must be Examples or (x, y), all of them at once; got {type(data).__name__}"
+        )
     x, y = (data.x, data.y) if hasattr(data, "x") else data
-    options = {"draws": draws, "seed": seed, "batch_size": batch_size}
+    guides = guides_by_name(guide, networks)
     found = PredictiveQualities()
     for name, net in networks.items():
+        options: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size}
+        options["guide"] = guides.get(name)
         inside = log_probabilities(net, x, **options)
         judged = calibration(inside, y)
         area = None

@@ -10,7 +10,8 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyrosparse.evidence.traces import evaluation_mode, sample_sites
+from pyrosparse.evidence.sites import sample_sites
+from pyrosparse.evidence.traces import evaluation_mode
 
 Infer = Callable[[Tensor, Tensor], Callable[..., Any]]
 
@@ -129,7 +130,11 @@ def _simulate(model: Callable[..., Any], x: Tensor) -> tuple[dict[str, Tensor], 
 
 
 def _latents(trace: poutine.Trace) -> dict[str, Tensor]:
-    return {site["name"]: site["value"] for site in sample_sites(trace, observed=False)}
+    return {
+        site["name"]: site["value"]
+        for site in sample_sites(trace, observed=False)
+        if not site["infer"].get("is_auxiliary")
+    }
 
 
 def _uniformity(ranks: Tensor, draws: int, bins: int) -> Tensor:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,15 +86,22 @@ def layer_numbers(used: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not used:
         return {}
     return {
-        "norm": torch.stack([weight.norm() for weight in used.values()]),
+        "norm": torch.stack(
+            [(weight.float() if _is_half(weight) else weight).norm() for weight in used.values()]
+        ),
         "active": torch.stack([(weight != 0).float().mean() for weight in used.values()]),
     }
 
 
-def guide_tensors(bnn: Lifted) -> dict[str, Tensor]:
+def guide_tensors(
+    bnn: Lifted, parameters: Mapping[str, Tensor] | None = None, *, own: bool = True
+) -> dict[str, Tensor]:
     """The tensors of a guide, and the network's parameters that are no part of it, by name.
 
     A logarithm of a scale is given as the scale. ``mask`` is what is not frozen at zero, boolean.
+
+    parameters: of the guide by the names that Pyro has for them, where it is not the network's own.
+    own:        whether that guide calls the network's own, whose tensors are then there as well.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -102,7 +110,7 @@ def guide_tensors(bnn: Lifted) -> dict[str, Tensor]:
     """
     found = {}
     for entry in bnn.guide.entries:
-        for name, tensor in entry.posterior().items():
+        for name, tensor in entry.posterior().items() if own else ():
             name = name.removeprefix("_")
             if name.endswith("log_scale"):
                 name, tensor = name.removesuffix("log_scale") + "scale", tensor.exp()
@@ -112,4 +120,23 @@ def guide_tensors(bnn: Lifted) -> dict[str, Tensor]:
     for name, parameter in bnn.net.named_parameters():
         if name not in drawn:
             found[f"{bnn._site_prefix}{name}"] = parameter.detach()
+    announced = {f"net.{name}" for name, _ in bnn.net.named_parameters()}
+    announced |= {name for entry in bnn.guide.entries for name, *_ in entry.parameters}
+    for name, value in (parameters or {}).items():
+        if name.removeprefix(bnn._site_prefix) not in announced:
+            found[name] = value.detach()
     return found
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array; half precision, of which numpy has no bfloat16, as float32.
+
+    >>> as_array(torch.ones(2, dtype=torch.bfloat16)).dtype
+    dtype('float32')
+    """
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if _is_half(tensor) else tensor).numpy()
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.bfloat16, torch.float16)

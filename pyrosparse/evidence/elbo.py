@@ -11,7 +11,11 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyrosparse.evidence.traces import batches, evaluation_mode, log_prob_sum
+from pyrosparse.evidence.batches import prepared
+from pyrosparse.evidence.latents import Latents
+from pyrosparse.evidence.repeated import Repeated
+from pyrosparse.evidence.sites import log_prob_sum
+from pyrosparse.evidence.traces import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -50,18 +54,21 @@ def elbo(
 
     Draw s of every call with one seed uses the same random numbers, whatever the guide's
     parameters: the difference of two estimates is far more precise than either. In evaluation
-    mode, one draw of all latent sites serves all data (no sites local to a datum). The caller's
-    random state is left alone.
+    mode, one draw of all latent sites serves all data. Masked data do not count, and scales
+    (``poutine.scale``) are left out. The caller's random state is left alone.
 
-    data, batch_size: as for ``log_posterior``.
+    model, guide, data, batch_size: as for ``log_posterior``. A loader may shuffle: all draws are
+                      scored on the same data.
     draws:            draws of the guide; at least 2 for a standard error.
     subset:           take so many data at random for each draw, without replacement, and scale
                       their likelihood up to all: more draws for the same work, which is more
                       precise where it is the draws that differ. The estimate has no bias, and its
                       standard error counts both. For data that are tensors; all by default.
 
-    Raises ValueError when fewer than 2 draws are asked for, or one is not finite, and where data
-    that are not tensors are to be subsampled.
+    Raises ValueError when fewer than 2 draws are asked for, or one is not finite; where data
+    that are not tensors are to be subsampled; where guide and model differ in their latent sites;
+    where latent sites of single data come in several batches; and where the data are others when
+    they are gone through again.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -73,24 +80,23 @@ def elbo(
     if draws < 2:
         raise ValueError(f"a standard error needs at least 2 draws, got {draws}")
     values = torch.zeros(draws, dtype=torch.float64)
+    whole = Repeated.of(data)
     with torch.random.fork_rng(devices=_devices()), torch.no_grad(), evaluation_mode(model, guide):
         for draw in range(draws):
             torch.manual_seed(seed * 1_000_003 + draw)
-            part, scale = (data, 1.0) if subset is None else _subset(data, subset)
+            part, scale = (
+                (whole, 1.0) if subset is None else _subset(prepared(whole.data, model), subset)
+            )
             with poutine.block():
-                guide_trace = None
-                for batch in batches(part, batch_size):
-                    if guide_trace is None:
-                        guide_trace = poutine.trace(guide).get_trace(*batch)
-                        guide_trace.compute_log_prob()
-                        latent = -log_prob_sum(guide_trace, observed=False)
-                    replayed = poutine.replay(model, trace=guide_trace)
-                    trace = poutine.trace(replayed).get_trace(*batch)
-                    trace.compute_log_prob()
+                latents = None
+                for batch in part.minibatches(batch_size, model):
+                    latents = latents or Latents(model, guide, batch)
+                    trace = latents.on(batch)
                     values[draw] += scale * log_prob_sum(trace, observed=True)
-                if guide_trace is None:
+                if latents is None:
                     raise ValueError("there are no data to evaluate the ELBO on")
-                values[draw] += latent + log_prob_sum(trace, observed=False)
+                values[draw] += log_prob_sum(trace, observed=False)
+                values[draw] -= log_prob_sum(latents.trace, observed=False)
     if not values.isfinite().all():
         raise ValueError(f"draws of the ELBO are not finite: {values.tolist()}")
     return ElboEstimate(values)
@@ -119,7 +125,7 @@ def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
     return ElboEstimate(after.draws - before.draws)
 
 
-def _subset(data: Any, size: int) -> tuple[Any, float]:
+def _subset(data: Any, size: int) -> tuple[Repeated, float]:
     """Some of the data, drawn by torch's generator, and how many times as many there are."""
     if size < 1:
         raise ValueError(f"subset must be 1 or more, got {size}")
@@ -133,7 +139,7 @@ def _subset(data: Any, size: int) -> tuple[Any, float]:
         raise ValueError(
             "only data that are tensors can be subsampled: give Examples or a tuple, or no subset"
         )
-    return part, (len(data[0]) if isinstance(data, tuple) else len(data)) / len(index)
+    return Repeated(part), (len(data[0]) if isinstance(data, tuple) else len(data)) / len(index)
 
 
 def _devices() -> list[int]:

@@ -7,16 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrosparse.evidence.traces import batches, evaluation_mode, sample_sites, trace_at_mean
+from pyrosparse.evidence.batches import batches
+from pyrosparse.evidence.sites import known_data, known_elements, log_density, observed_sites
+from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
 
 
 def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dict[str, float]:
     """The mean negative log likelihood (``nll``, nats per datum) of data at the guide's mean, and
-    for categorical observations the ``accuracy``.
+    for categorical observations the ``accuracy``, the fraction of labels that is predicted.
+
+    Only what is known counts: a datum that ``poutine.mask`` or a masked distribution leaves out is
+    none, and a datum with a map of labels counts as one in the likelihood, and as the number of its
+    known labels in the accuracy.
 
     model, guide, data, batch_size: as for ``log_posterior``.
 
-    Raises ValueError when there are no data.
+    Raises ValueError when there are no data, when all are masked, when the model observes nothing
+    or something that is of no datum, and when the guide does not draw a latent site of the model.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -25,19 +32,27 @@ def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dic
     >>> sorted(evaluate(ps.classifier(bnn, 10), bnn.guide, data))
     ['accuracy', 'nll']
     """
-    nll, correct, n, categorical = 0.0, 0, 0, False
+    nll, n, correct, labels, seen = 0.0, 0, 0, 0, False
     with torch.no_grad(), evaluation_mode(model, guide):
-        for batch in batches(data, batch_size):
-            for site in sample_sites(trace_at_mean(model, guide, batch), observed=True):
-                nll -= float(site["unscaled_log_prob"].sum(dtype=torch.float64))
+        for batch in batches(data, batch_size, model):
+            seen = True
+            of_data = []
+            for site in observed_sites(trace_at_mean(model, guide, batch)):
+                nll -= float(log_density(site).sum(dtype=torch.float64))
+                of_data.append(known_data(site, len(batch[0])))
                 logits = _logits(site["fn"])
                 if logits is not None:
-                    categorical = True
-                    correct += int((logits.argmax(-1) == site["value"]).sum())
-            n += len(batch[0])
+                    known = known_elements(site)
+                    correct += int(((logits.argmax(-1) == site["value"]) & known).sum())
+                    labels += int(known.sum())
+            n += int(torch.stack(of_data).any(0).sum())
     if n == 0:
-        raise ValueError("there are no data to evaluate on")
-    return {"nll": nll / n} | ({"accuracy": correct / n} if categorical else {})
+        raise ValueError(
+            "all data are masked: there is nothing to evaluate on"
+            if seen
+            else "there are no data to evaluate on"
+        )
+    return {"nll": nll / n} | ({"accuracy": correct / labels} if labels else {})
 
 
 def _logits(fn: Any) -> Tensor | None:

@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 import torch
 
-from pyrosparse.evidence.traces import batches, evaluation_mode, log_prob_sum, trace_at_mean
+from pyrosparse.evidence.latents import refuse_local
+from pyrosparse.evidence.repeated import minibatches
+from pyrosparse.evidence.sites import known_data, log_prob_sum, observed_sites
+from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class LogPosterior:
 
     likelihood: log p(D | w), summed over the data.
     prior:      log p(w), summed over the weights.
-    n:          the number of data.
+    n:          the number of data of which something is observed.
     """
 
     likelihood: float
@@ -73,11 +76,16 @@ def log_posterior(
     belongs to a lifted one.
 
     model, guide: a Pyro program with a data plate, and its guide; any sites.
-    data:         ``Examples``, a tuple of tensors with one datum a row, or an iterable of batches
-                  (a DataLoader); each batch is passed on as ``model(*batch)``.
+    data:         ``Examples``, a tuple of tensors or arrays with one datum a row, a dict of them, a
+                  torch Dataset, or an iterable of batches (a DataLoader), as for ``fit``; each
+                  batch is passed on as ``model(*batch)``.
     batch_size:   data taken at a time, where data are tensors.
 
-    Raises ValueError when there is no observed site, or a part is not finite.
+    Masked data count in neither part, nor in n; scales (``poutine.scale``) are left out.
+
+    Raises ValueError when there is no observed site, or a part is not finite; when the guide does
+    not draw a latent site of the model; and when latent sites of single data come in several
+    batches.
 
     Source: Mathew and Rowe (2023), section 2.
 
@@ -90,12 +98,14 @@ def log_posterior(
     """
     likelihood, prior, n = 0.0, None, 0
     with torch.no_grad(), evaluation_mode(model, guide):
-        for batch in batches(data, batch_size):
+        for batch in minibatches(data, batch_size, model):
             trace = trace_at_mean(model, guide, batch)
+            refuse_local(trace, len(batch[0]), first=prior is None)
             if prior is None:
                 prior = log_prob_sum(trace, observed=False)
             likelihood += log_prob_sum(trace, observed=True)
-            n += len(batch[0])
+            known = [known_data(site, len(batch[0])) for site in observed_sites(trace)]
+            n += int(torch.stack(known).any(0).sum())
     if prior is None:
         raise ValueError("there are no data to evaluate the log posterior on")
     for part, value in (("log likelihood", likelihood), ("log prior", prior)):

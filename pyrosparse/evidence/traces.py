@@ -1,8 +1,12 @@
-"""Running Pyro programs on data, and reading their traces."""
+"""Running Pyro programs on data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, MethodType
 from typing import Any
 
 import pyro.poutine as poutine
@@ -11,9 +15,9 @@ from pyro.distributions import TransformedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrosparse.evidence.latents import check_covered
+from pyrosparse.evidence.sites import observed_sites
 from pyrosparse.lift import mean_gates
-
-Batches = Iterable[tuple[Tensor, ...]]
 
 
 class _AtMean(Messenger):
@@ -26,6 +30,11 @@ class _AtMean(Messenger):
             or type(msg["fn"]).__name__ == "_Subsample"
         ):
             return
+        if msg["fn"].has_enumerate_support:
+            raise ValueError(
+                f"the guide draws {msg['name']!r} from {type(msg['fn']).__name__}, which is "
+                "discrete: the mean of it is no value that the model can take"
+            )
         msg["value"] = _mean(msg["fn"])
         msg["done"] = True
 
@@ -45,65 +54,39 @@ def _mean(fn: Any) -> Tensor:
 def trace_at_mean(
     model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Tensor, ...]
 ) -> poutine.Trace:
-    """The trace of a model on a batch, with latent sites at the means of the guide, and scored."""
+    """The trace of a model on a batch, with latent sites at the means of the guide, and scored.
+
+    Raises ValueError where the model observes nothing, and where the guide does not draw a latent
+    site, or from a discrete distribution.
+    """
     # Blocked, so that a handler around this call (or a training step) sees none of it.
     with poutine.block(), _AtMean():
         guide_trace = poutine.trace(guide).get_trace(*batch)
     with poutine.block(), mean_gates():
         trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     trace.compute_log_prob()
+    observed_sites(trace)  # first, as what was to be observed is latent without its data
+    check_covered(trace, guide_trace)
     return trace
 
 
-def sample_sites(trace: poutine.Trace, observed: bool) -> list[Any]:
-    """The observed or the latent sites of a trace; a plate's indices are neither."""
-    return [
-        site
-        for site in trace.nodes.values()
-        if site["type"] == "sample"
-        and site["is_observed"] == observed
-        and type(site["fn"]).__name__ != "_Subsample"
-    ]
-
-
-def log_prob_sum(trace: poutine.Trace, observed: bool) -> float:
-    """The unscaled log density of a trace's observed or latent sites, summed in float64, nats."""
-    sites = sample_sites(trace, observed)
-    if observed and not sites:
-        raise ValueError("the model observes nothing: pass it the data it conditions on")
-    if observed:
-        # Unscaled: a plate that subsamples would multiply each batch up to the whole data set.
-        return sum(float(site["unscaled_log_prob"].sum(dtype=torch.float64)) for site in sites)
-    return sum(_log_prob_in_double(site["fn"], site["value"]) for site in sites)
-
-
-def _log_prob_in_double(fn: Any, value: Tensor) -> float:
-    # A weight matrix is one event, so its density is summed inside: over a million weights float32
-    # resolves a tenth of a nat, which would swallow what a round of pruning changes.
-    if value.is_floating_point():
-        try:
-            return float(fn.log_prob(value.double()).sum())
-        except RuntimeError:  # distributions that solve with their own float32 matrices
-            pass
-    return float(fn.log_prob(value).sum(dtype=torch.float64))
-
-
-def batches(data: Any, size: int) -> Batches:
-    """Minibatches in order from ``Examples``, a tuple of tensors, or an iterable of batches."""
-    if hasattr(data, "batches"):
-        yield from data.batches(size)
-    elif isinstance(data, tuple):
-        for start in range(0, len(data[0]), size):
-            yield tuple(tensor[start : start + size] for tensor in data)
-    else:
-        yield from data
+@contextmanager
+def calls_of(guide: torch.nn.Module) -> Iterator[list[bool]]:
+    """For a block, note whether a guide is called, also by another one: True for every call."""
+    calls: list[bool] = []
+    handle = guide.register_forward_hook(lambda *_: calls.append(True))
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 class evaluation_mode:
-    """Put the modules among the given callables in evaluation mode for a block."""
+    """Put modules in evaluation mode for a block: those among the given callables, and those that a
+    function among them uses."""
 
     def __init__(self, *callables: Any) -> None:
-        self.modules = modules(*callables)
+        self.modules = list(dict.fromkeys([*modules(*callables), *_used(callables, set())]))
 
     def __enter__(self) -> None:
         self._training = [
@@ -121,12 +104,57 @@ class evaluation_mode:
 def modules(*callables: Any) -> list[torch.nn.Module]:
     """The torch modules among the given callables, each once.
 
-    A ready model (``classifier``, ``regressor``) counts through its ``network``, the guide of a
-    lifted network through that network.
+    A model that holds a ``network`` and no more, as ``classifier`` does, counts through it, the
+    guide of a lifted network through that network.
     """
     found: list[torch.nn.Module] = []
     for one in callables:
-        module = getattr(one, "lifted", getattr(one, "network", one))
+        module = getattr(one, "lifted", None)
+        if module is None:
+            module = one if _holds_more(one) else getattr(one, "network", one)
         if isinstance(module, torch.nn.Module) and not any(module is other for other in found):
             found.append(module)
     return found
+
+
+def _holds_more(model: Any) -> bool:
+    """Whether a model is a torch module with other parts than its ``network``."""
+    if not isinstance(model, torch.nn.Module):
+        return False
+    network = getattr(model, "network", None)
+    own = [*model.children(), *model._parameters.values(), *model._buffers.values()]
+    return not isinstance(network, torch.nn.Module) or any(part is not network for part in own)
+
+
+def _used(callables: Iterable[Any], seen: set[int]) -> Iterator[torch.nn.Module]:
+    """The modules that callables refer to: a model or guide that is a function has its network as a
+    global or closed-over variable, and an autoguide its model."""
+    for one in callables:
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.nn.Module):
+            yield from modules(one)
+            for part in one.modules():
+                inner = [getattr(part, name, None) for name in ("lifted", "model", "_guide")]
+                yield from _used([other for other in inner if callable(other)], seen)
+        elif isinstance(one, MethodType):
+            yield from _used([one.__self__, one.__func__], seen)
+        elif isinstance(one, functools.partial):
+            yield from _used([one.func, *one.args, *one.keywords.values()], seen)
+        elif isinstance(one, FunctionType):
+            used = inspect.getclosurevars(one)
+            yield from _used(
+                [
+                    other
+                    for other in (*used.nonlocals.values(), *used.globals.values())
+                    if isinstance(other, torch.nn.Module)
+                    or getattr(other, "__module__", None) == one.__module__
+                    or hasattr(other, "network")
+                ],
+                seen,
+            )
+        else:
+            yield from modules(one)
+            parts = getattr(one, "__dict__", {}).values()
+            yield from _used([part for part in parts if isinstance(part, torch.nn.Module)], seen)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
+from safetensors import SafetensorError
 from torch import Tensor
 
-from pyrosparse.files import write_atomically
+from pyrosparse import tensor_file
 
 FORMAT = "pyrosparse checkpoint 1"
+
+# What contents that are not as they should be can raise; RecursionError is a RuntimeError.
+_DAMAGE = (
+    SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    RuntimeError, MemoryError,
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -25,7 +32,8 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
 
     tree: nested dicts and lists; leaves are tensors or JSON values.
 
-    Raises OSError where it cannot be written; an earlier checkpoint is then still there.
+    Raises OSError where it cannot be written, or its folder is missing; an earlier checkpoint is
+    then still there.
 
     >>> import torch
     >>> import tempfile
@@ -50,30 +58,34 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
 
     content = json.dumps(strip(tree))
     metadata = {"format": FORMAT, "content": content}
-    return write_atomically(path, serialize(tensors, metadata=metadata))
+    # A folder that was removed is not made again: it would have nothing else of the run.
+    tensor_file.save(path, tensors, metadata, parents=False)
+    return Path(path)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what ``save`` wrote.
 
-    Raises CheckpointError where the file is truncated, corrupt or not a checkpoint of ours, and
-    FileNotFoundError where there is none.
+    Warns where the file has no digest, as those that earlier versions wrote.
+
+    Raises CheckpointError where the file is truncated, damaged in a single bit or not a checkpoint
+    of ours, and FileNotFoundError where there is none.
     """
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a checkpoint")
-    if not path.exists():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"there is no checkpoint at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"{path} is a safetensors file, but not a checkpoint of pyrosparse (its format "
-                    f"is {metadata.get('format')!r}, not {FORMAT!r})"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        content = json.loads(metadata["content"])
+    with reading(path):
+        try:
+            metadata, tensors = tensor_file.load(path, ["format", "content"])
+        except tensor_file.OtherFileError as error:
+            metadata = dict(error.metadata)
+        if metadata.get("format") != FORMAT or "content" not in metadata:
+            raise CheckpointError(
+                f"{path} is a safetensors file, but not a checkpoint of pyrosparse (its format "
+                f"is {metadata.get('format')!r}, not {FORMAT!r})"
+            )
 
         def fill(value: Any) -> Any:
             ((kind, item),) = value.items()
@@ -83,13 +95,31 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
                 return {key: fill(entry) for key, entry in item}
             if kind == "list":
                 return [fill(entry) for entry in item]
-            return item
+            if kind == "value":
+                return item
+            raise ValueError(f"it has a value of the unknown kind {kind!r}")
 
-        return fill(content)
-    except (SafetensorError, json.JSONDecodeError, KeyError, ValueError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        tree = fill(json.loads(metadata["content"]))
+        if not isinstance(tree, dict):
+            raise ValueError(f"it holds no dict, but {type(tree).__name__}")
+        return tree
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever a damaged checkpoint makes the code inside raise becomes a CheckpointError.
+
+    >>> with reading("a.safetensors"):
+    ...     {}["settings"]
+    Traceback (most recent call last):
+    pyrosparse.infer.checkpoint.CheckpointError: a.safetensors is not a readable checkpoint ...
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except _DAMAGE as error:
         raise CheckpointError(
-            f"{path} is not a readable checkpoint ({error}): it is truncated, damaged or of "
-            "another program. Delete it to start afresh"
+            f"{path} is not a readable checkpoint ({type(error).__name__}: {error}): it is "
+            "truncated, damaged or of another program. Delete it to start afresh"
         ) from error

@@ -10,21 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import (
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceGraph_ELBO,
+    JitTraceMeanField_ELBO,
+    TraceMeanField_ELBO,
+)
 from torch.optim import Optimizer
 
 from pyrosparse.evidence import evaluate
+from pyrosparse.evidence.batches import prepared
 from pyrosparse.evidence.traces import modules
+from pyrosparse.files import check_writable
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.kl_scale import kl_scale as scale_kl
-from pyrosparse.infer.parameter_groups import Rates, fused_adam, parameter_groups
+from pyrosparse.infer.observed import check_observed
+from pyrosparse.infer.parameter_groups import Rates, made, parameter_groups
 from pyrosparse.infer.progress import progress_bar
 from pyrosparse.infer.run import Fit, stateful
 from pyrosparse.infer.schedules import Schedule, constant
 from pyrosparse.infer.shrink import Shrink
+
+_JIT = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
 
 def fit(
@@ -60,10 +71,13 @@ def fit(
     What it does is what ``SVI(model, guide, optim, elbo).step(*batch)`` does in a loop; any Pyro
     model and guide will do.
 
-    data:          ``Examples``, a tuple of tensors with one datum a row (both shuffled anew in
-                   each epoch), or a re-iterable of batches (a DataLoader); each batch goes in as
+    data:          ``Examples``, a tuple of tensors or arrays with one datum a row, a dict of them
+                   by the names of the model's arguments, or a torch Dataset (all shuffled anew in
+                   each epoch); or a re-iterable of batches (a DataLoader). Each batch goes in as
                    ``model(*batch)``.
-    optimizer:     takes parameter groups and returns a torch optimizer; by default fused Adam.
+    batch_size:    data a step, where it is we who make the batches.
+    optimizer:     takes parameter groups and returns a torch optimizer, such as
+                   ``torch.optim.SGD``; by default fused Adam.
     learning_rate: one rate, or rates by glob on parameter names (``{"guide.*": 1e-2, "*": 1e-3}``;
                    the first that matches counts). Names are those of ``Fit.parameters``.
     schedule:      a factor on the rates as a function of progress in [0, 1], set at every step.
@@ -91,8 +105,10 @@ def fit(
     stage:         what the bar and the log call this training; ``Fit.stage``.
 
     Raises NonFiniteLossError with step, site and layer when the loss is NaN or infinite (the
-    last checkpoint stays), ValueError on bad arguments, and CheckpointError when the
-    checkpoint is damaged or of another run.
+    last checkpoint stays), ValueError on bad arguments and data, TypeError on data, optimizers
+    and ELBOs of another kind, CheckpointError when the checkpoint is damaged or of another run, and
+    OSError when checkpoint or metrics cannot be written (found out before the first step) or their
+    folder is removed. Warns where the model's plate says another number of data than there are.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -103,7 +119,13 @@ def fit(
     [1, 2]
     """
     _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation, compact_every)
-    _check_data(data)
+    _check_elbo(elbo)
+    data = prepared(data, model)
+    validation = None if validation is None else prepared(validation, model)
+    _check_finite(data)
+    for file in (checkpoint, metrics):
+        if file is not None:
+            check_writable(file)  # now, and not after an epoch
     run = Fit(model, guide, data, epochs, batch_size, seed)
     run.stage = stage
     run.elbo = elbo = TraceMeanField_ELBO() if elbo is None else elbo
@@ -117,10 +139,12 @@ def fit(
         # NonFiniteLossError says it, and says where.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
-        run.collect_parameters()
-        run.optimizer = (optimizer or fused_adam)(parameter_groups(run.parameters, learning_rate))
+        seen = run.collect_parameters()
+        run.optimizer = made(optimizer, parameter_groups(run.parameters, learning_rate))
         if compact_every is not None:
             run.shrink = Shrink(run)
+        check_observed(*seen, data)
+        del seen  # the memory of a batch's trace
 
         def captured() -> CapturedSVI | None:
             if not capture:
@@ -146,7 +170,8 @@ def fit(
             "stateful callbacks": [type(callback).__name__ for callback in stateful(callbacks)],
         }
         if checkpoint is not None and Path(checkpoint).exists():
-            run.restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
+            with checkpoints.reading(checkpoint):
+                run.restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
         if metrics is not None:
             run.write_metrics(metrics)
         if run.finished:
@@ -245,12 +270,18 @@ def _exhausted(history: list[dict[str, Any]], patience: int | None) -> bool:
     return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
-def _check_data(data: Any) -> None:
+def _check_elbo(elbo: Any) -> None:
+    if isinstance(elbo, _JIT):
+        plain = type(elbo).__name__.removeprefix("Jit")
+        raise TypeError(
+            f"fit takes no {type(elbo).__name__}, as torch.jit cannot trace a lifted network: give "
+            f"{plain}(), whose steps fit captures with ps.infer.CapturedSVI"
+        )
+
+
+def _check_finite(data: Any) -> None:
     if not isinstance(data, tuple):
         return
-    lengths = [len(tensor) for tensor in data]
-    if len(set(lengths)) > 1:
-        raise ValueError(f"the tensors of the data have different numbers of rows: {lengths}")
     for position, tensor in enumerate(data):
         if tensor.is_floating_point() and not tensor.isfinite().all():
             count = int((~tensor.isfinite()).sum())

@@ -26,4 +26,4 @@ def forget_momentum(optimizer: torch.optim.Optimizer, lifted: Lifted) -> None:
             memory = optimizer.state.get(module.get_parameter(leaf), {})
             for value in memory.values():
                 if isinstance(value, Tensor) and value.shape == entry.mask.shape:
-                    value.mul_(entry.mask)
+                    value.masked_fill_(~entry.mask, 0.0)

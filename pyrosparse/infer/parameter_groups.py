@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,6 +20,32 @@ Rates = float | Mapping[str, float]
 def fused_adam(groups: list[dict[str, Any]]) -> Optimizer:
     """Adam in one kernel over all parameters."""
     return torch.optim.Adam(groups, fused=True)
+
+
+def made(optimizer: Any, groups: list[dict[str, Any]]) -> Optimizer:
+    """The torch optimizer that a class or function makes of parameter groups; by default Adam.
+
+    Raises TypeError where it is a ``PyroOptim``, an optimizer that is made already, or makes none.
+
+    >>> made(torch.optim.SGD, [{"params": [torch.ones(2)], "lr": 0.1}]).defaults["momentum"]
+    0
+    """
+    if isinstance(optimizer, PyroOptim):
+        raise TypeError(
+            f"fit takes a torch optimizer, and this is a {type(optimizer).__name__} of Pyro: give "
+            "optimizer=torch.optim.Adam (or lambda groups: torch.optim.Adam(groups, ...)) with "
+            "learning_rate=... and schedule=...; SVI and ps.infer.CapturedSVI take those of Pyro"
+        )
+    if isinstance(optimizer, Optimizer):
+        kind = type(optimizer).__name__
+        raise TypeError(
+            f"this {kind} is made already, of parameters that fit does not know: give the class, "
+            f"optimizer=torch.optim.{kind}, or a function from parameter groups to an optimizer"
+        )
+    result = fused_adam(groups) if optimizer is None else optimizer(groups)
+    if not isinstance(result, Optimizer):
+        raise TypeError(f"optimizer made a {type(result).__name__}, and not a torch optimizer")
+    return result
 
 
 def parameter_groups(parameters: Mapping[str, Tensor], rates: Rates) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,10 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.optim import Optimizer
 
+from pyrosparse.evidence.batches import as_batch
 from pyrosparse.evidence.traces import evaluation_mode, modules
 from pyrosparse.files import write_atomically
 from pyrosparse.infer import checkpoint as checkpoints
@@ -86,23 +88,39 @@ class Fit:
         # One generator an epoch, from the seed alone: an epoch's order needs no history.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         if hasattr(self.data, "batches"):
-            yield from self.data.batches(self.batch_size, generator)
+            made = self.data.batches(self.batch_size, generator)
+            yield from _with_last_merged(made) if self._merges_last else made
         elif isinstance(self.data, tuple):
             order = torch.randperm(len(self.data[0]), generator=generator)
-            for index in order.split(self.batch_size):
+            parts = order.split(self.batch_size)
+            if self._merges_last:
+                parts = (*parts[:-2], torch.cat(parts[-2:]))
+            for index in parts:
                 yield tuple(tensor[index.to(tensor.device)] for tensor in self.data)
         else:
-            yield from self.data
+            for batch in self.data:
+                yield as_batch(batch, self.model)
+
+    @property
+    def _merges_last(self) -> bool:
+        """Whether the last batch would be one datum, which batch normalisation has no variance of,
+        and so goes into the batch before."""
+        return self.n > self.batch_size and self.n % self.batch_size == 1 and self._normalises()
+
+    def _normalises(self) -> bool:
+        roots = modules(self.model, self.guide)
+        return any(isinstance(module, BatchNorm) for root in roots for module in root.modules())
 
     def batches_an_epoch(self) -> int | None:
         """How many minibatches an epoch has, where that is known beforehand."""
         if self.n:
-            return -(-self.n // self.batch_size)
+            return -(-self.n // self.batch_size) - self._merges_last
         return len(self.data) if hasattr(self.data, "__len__") else None
 
-    def collect_parameters(self) -> None:
-        """Learn which parameters there are."""
-        for name, site in self.try_once().nodes.items():
+    def collect_parameters(self) -> tuple[poutine.Trace, tuple[Any, ...]]:
+        """Learn which parameters there are; returns the trace of the model on a batch, and it."""
+        parameters, trace, batch = self.try_once()
+        for name, site in parameters.nodes.items():
             if site["type"] == "param":
                 value: Any = site["value"]
                 tensor = value.unconstrained() if hasattr(value, "unconstrained") else value
@@ -110,9 +128,11 @@ class Fit:
                     self.parameters[name] = tensor
         if not self.parameters:
             raise ValueError("neither model nor guide has a parameter to train")
+        return trace, batch
 
-    def try_once(self) -> poutine.Trace:
-        """Run guide and model once, as SVI does, leaving no trace; returns the parameter sites."""
+    def try_once(self) -> tuple[poutine.Trace, poutine.Trace, tuple[Tensor, ...]]:
+        """Run guide and model once, as SVI does, leaving no trace behind; returns the parameter
+        sites, the model's trace and its batch."""
         batch = next(iter(self.batches()), None)
         if batch is None:
             raise ValueError("there are no data to train on")
@@ -124,9 +144,9 @@ class Fit:
             poutine.trace(param_only=True) as capture,
         ):
             trace = poutine.trace(self.guide).get_trace(*batch)
-            poutine.replay(self.model, trace=trace)(*batch)
+            replayed = poutine.trace(poutine.replay(self.model, trace=trace)).get_trace(*batch)
         torch.set_rng_state(state)
-        return capture.trace
+        return capture.trace, replayed, batch
 
     @contextmanager
     def whole_at_the_end(self) -> Iterator[None]:
@@ -146,7 +166,12 @@ class Fit:
         """One step on a minibatch; returns the negative ELBO in nats."""
         # Pyro's argument checks cost a third of a small step: once is enough.
         with pyro.validation_enabled(pyro.settings.get("validate_infer") and self.step == 0):
-            loss = self._backward(batch)
+            try:
+                loss = self._backward(batch)
+            except ValueError as error:
+                if "more than 1 value per channel" in str(error):
+                    raise _single_datum(batch) from error
+                raise
         # Reading the loss makes the host wait for a device: there, only now and then.
         if not isinstance(loss, Tensor) or loss.is_cpu or self.step % READ_EVERY == 0:
             self._refuse_non_finite(float(loss), batch, checkpoint)
@@ -196,7 +221,7 @@ class Fit:
         owned = {id(p) for module in modules(self.model, self.guide) for p in module.parameters()}
         return {
             "settings": settings,
-            "modules": [dict(m.state_dict()) for m in modules(self.model, self.guide)],
+            "modules": [dict(module.state_dict()) for module in self._stateful_modules()],
             "parameters": {
                 name: tensor for name, tensor in self.parameters.items() if id(tensor) not in owned
             },
@@ -230,20 +255,16 @@ class Fit:
             )
         if self.shrink is not None and state["alive"] is not None:
             self.shrink.to(state["alive"])
-        shapes = [
-            [list(t.shape) for t in m.state_dict().values()]
-            for m in modules(self.model, self.guide)
-        ]
-        saved = [[list(t.shape) for t in m.values()] for m in state["modules"]]
+        shapes = [_shapes(module.state_dict()) for module in self._stateful_modules()]
+        states = [one for one in state["modules"] if one]
+        saved = [_shapes(one) for one in states]
         if state["names"] != list(self.parameters) or shapes != saved:
             raise checkpoints.CheckpointError(
                 f"{path} is the checkpoint of another network or method: its parameters are "
                 f"{', '.join(state['names'])}; this run's are {', '.join(self.parameters)}, or "
                 "their shapes differ. Choose another file, or delete it"
             )
-        for module, saved_state in zip(
-            modules(self.model, self.guide), state["modules"], strict=True
-        ):
+        for module, saved_state in zip(self._stateful_modules(), states, strict=True):
             module.load_state_dict(saved_state)
         with torch.no_grad():
             for name, tensor in state["parameters"].items():
@@ -258,10 +279,38 @@ class Fit:
         self.epoch, self.step = state["epoch"], state["step"]
         self.history, self.finished = state["history"], state["finished"]
 
+    def _stateful_modules(self) -> list[torch.nn.Module]:
+        return [module for module in modules(self.model, self.guide) if module.state_dict()]
+
     def write_metrics(self, path: str | os.PathLike[str]) -> None:
         """Write the history, a JSON line an epoch."""
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
-        write_atomically(path, lines)
+        # A folder that was removed is not made again: it would have nothing else of the run.
+        write_atomically(path, lines, parents=False)
+
+
+def _with_last_merged(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """The batches with the last one, of one datum, in the one before."""
+    held = next(batches)
+    for batch in batches:
+        if len(batch[0]) == 1:
+            held = tuple(map(torch.cat, zip(held, batch, strict=True)))
+        else:
+            yield held
+            held = batch
+    yield held
+
+
+def _single_datum(batch: tuple[Any, ...]) -> ValueError:
+    return ValueError(
+        f"batch normalisation cannot be trained on a batch of {len(batch[0])} datum, which has no "
+        "variance: give a batch_size of 2 or more, or DataLoader(..., drop_last=True). A last "
+        "batch that fit makes itself goes into the one before"
+    )
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> list[list[int]]:
+    return [list(tensor.shape) for tensor in tensors.values()]
 
 
 def _match_strides(optimizer: Optimizer) -> None:

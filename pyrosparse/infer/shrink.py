@@ -97,11 +97,12 @@ class Shrink:
         """Set to zero what was cut out of the whole network, whatever it was trained to."""
         for name, tensor in self.whole.net.state_dict().items():
             if tensor.is_floating_point():
-                left = torch.zeros_like(tensor)
+                left = torch.zeros_like(tensor, dtype=torch.bool)
                 if name in made.positions:
                     positions = made.positions[name]
-                    put(left, positions, torch.ones(positions.shape).to(left))
-                tensor.mul_(left)
+                    put(left, positions, torch.ones_like(positions, dtype=torch.bool))
+                # Times zero, a negative number is -0.0, which a resumed run would not have.
+                tensor.masked_fill_(~left, 0.0)
 
     def restore(self) -> None:
         """Put everything back into the whole network; what was cut is frozen at zero there."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyrosparse.distributions import LogitKumaraswamy, relaxed_bernoulli
 from pyrosparse.globs import first_match
-from pyrosparse.method import Method, Posterior
+from pyrosparse.method import Method, Posterior, draws_of
+from pyrosparse.origin import sources
 from pyrosparse.target import Kind, Target
 
 
@@ -95,11 +96,17 @@ class BetaBernoulli(Method):
         """Sample the log odds of pi under the prior; returns those that z is drawn with,
         (features,)."""
         prior = LogitKumaraswamy(torch.full_like(q["log_a"], self.alpha), 1)
-        with poutine.scale(scale=self.scale_of(target)):
+        with poutine.scale(scale=self.scale_of(target)), sources() as source:
             logits = pyro.sample(target.site, prior.to_event(1))
-        if self.pi == "collapsed" and getattr(logits, "_drawn_by_guide", False):
+        if self.pi == "collapsed" and source.origin(target.site) is not None:
             return _posterior(q).base.logit_mean
         return logits
+
+    def skip(self, target: Target, q: Posterior) -> None:
+        self.logits(target, q)
+
+    def hidden_draws(self, q: Posterior) -> bool:
+        return True
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         with poutine.scale(scale=self.scale_of(target)):
@@ -114,6 +121,14 @@ class BetaBernoulli(Method):
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
         q["log_a"].masked_fill_(removed, math.log(self.alpha))
         q["log_b"].masked_fill_(removed, 0.0)
+
+    def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
+        # The mean alone, which scores and gains are: that of Kumaraswamy(a, 1) is a / (1 + a).
+        logits = draws_of(draws, target.site, target.shape).double()
+        opened, closed = logits.sigmoid().mean(0), (-logits).sigmoid().mean(0)
+        tiny = torch.finfo(torch.float32).tiny
+        q["log_a"].copy_(opened.clamp_min(tiny).log() - closed.clamp_min(tiny).log())
+        q["log_b"].zero_()
 
     def scale_of(self, target: Target) -> float:
         """The weight of a target's KL divergence."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyro
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from pyrosparse.distributions import Kumaraswamy, relaxed_bernoulli
 from pyrosparse.input_gate import LIMITS, InputGate, pooled
-from pyrosparse.method import Method, Posterior
+from pyrosparse.method import Method, Posterior, draws_of, normal_moments
 from pyrosparse.methods.beta_bernoulli import BetaBernoulli
 from pyrosparse.target import Kind, Target, gates
 
@@ -100,10 +101,8 @@ class DependentBetaBernoulli(Method):
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         assert x is not None and target.axis is not None
         first, _, _ = self._stage(target)
-        log_pi = F.logsigmoid(first.logits(target, _first(q)))
-        zeros = torch.zeros_like(q["shift"])
-        normal = dist.Normal(zeros, self.scale + zeros)
-        shift = pyro.sample(f"{target.site}.shift", normal.to_event(1))
+        logits, shift = self._sites(target, q)
+        log_pi = F.logsigmoid(logits)
         # Running averages are kept here alone: the mean must not change anything.
         standard = F.batch_norm(
             pooled(x.detach(), target.axis),
@@ -116,6 +115,20 @@ class DependentBetaBernoulli(Method):
         log_gate = log_pi + torch.clamp(q["slope"] * standard + shift, *LIMITS).log()
         # logit of exp(log_gate), which the clamp keeps away from 1.
         return relaxed_bernoulli(log_gate - torch.log(-torch.expm1(log_gate)), first.temperature)
+
+    def skip(self, target: Target, q: Posterior) -> None:
+        self._sites(target, q)
+
+    def hidden_draws(self, q: Posterior) -> bool:
+        return True
+
+    def _sites(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor]:
+        """Sample the log odds of pi, and beta, under the prior."""
+        first, _, _ = self._stage(target)
+        logits = first.logits(target, _first(q))
+        zeros = torch.zeros_like(q["shift"])
+        normal = dist.Normal(zeros, self.scale + zeros)
+        return logits, pyro.sample(f"{target.site}.shift", normal.to_event(1))
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         first, _, _ = self._stage(target)
@@ -145,6 +158,12 @@ class DependentBetaBernoulli(Method):
         first.forget(target, _first(q), removed)
         q["shift"].masked_fill_(removed, 0.0)
         q["log_scale"].masked_fill_(removed, math.log(self.scale))
+
+    def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
+        first, _, _ = self._stage(target)
+        first.match_moments(target, _first(q), draws)
+        shifts = draws_of(draws, f"{target.site}.shift", target.shape)
+        normal_moments(shifts, q["shift"], q["log_scale"])
 
     def _stage(self, target: Target) -> tuple[BetaBernoulli, Tensor, Tensor]:
         if target.key not in self._first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.distributions import IsotropicNormal, Point
-from pyrosparse.method import Method, Posterior, signal_to_noise
+from pyrosparse.method import Method, Posterior, draws_of, normal_moments, signal_to_noise
 from pyrosparse.target import Target
 
 
@@ -94,6 +95,9 @@ class Gaussian(Method):
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
         if self.posterior == "normal":
             q["log_scale"].masked_fill_(removed, math.log(self.scale))
+
+    def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
+        normal_moments(draws_of(draws, target.site, target.shape), q["loc"], q.get("log_scale"))
 
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor] | None:
         return (q["loc"], q["log_scale"].exp()) if self.estimator == "activations" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyrosparse.distributions import BipartiteGibbsMask, GibbsMask, IsotropicNormal, Point
 from pyrosparse.distributions.precision import at_least_float32
 from pyrosparse.distributions.quantile import quantile
-from pyrosparse.method import Method, Posterior
+from pyrosparse.method import Method, Posterior, draws_of, normal_moments
 from pyrosparse.target import Target, weights
 
 Structure = Literal["weight", "kernel", "filter"] | Callable[[Tensor], Tensor]
@@ -162,6 +162,12 @@ class Gibbs(Method):
 
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
         q["_final"].copy_(removed.any())
+
+    def hidden_draws(self, q: Posterior) -> bool:
+        return q.training and not bool(q["_final"])
+
+    def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
+        normal_moments(draws_of(draws, target.site, target.shape), q["loc"])
 
     def final_mask(self, target: Target, q: Posterior) -> Tensor:
         """What stays in the end: one draw, the mode or by magnitude, as ``final`` says; boolean,

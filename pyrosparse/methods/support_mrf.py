@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pyrosparse.distributions import Point
 from pyrosparse.distributions.precision_normal import PrecisionNormal, log_normalizer_of
-from pyrosparse.method import Method, Posterior
+from pyrosparse.method import Method, Posterior, draws_of, normal_moments
 from pyrosparse.supports import Grid, SupportPrior
 from pyrosparse.supports.gamma import Gamma, evidence, mean_field, structured
 from pyrosparse.target import Target
@@ -223,6 +224,13 @@ class SupportMRF(Method):
         if self.likelihood == "activations":
             prior_scale = -0.5 * q["_precision"].log()
             q["log_scale"].copy_(torch.where(removed, prior_scale, q["log_scale"]))
+
+    def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
+        weights = draws_of(draws, target.site, target.shape)
+        normal_moments(weights, q["loc"], q.get("log_scale"))
+        if self.likelihood == "curvature":
+            q["_curvature"].copy_((1 / weights.var(0) - q["_precision"]).clamp_min(0))
+        self.update(q)
 
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor] | None:
         return (q["loc"], self._scale(q)) if self.likelihood == "activations" else None

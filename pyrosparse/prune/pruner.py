@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.evidence import BayesFactor, LogPosterior, log_bayes_factor, log_posterior
+from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.infer.schedules import Schedule, constant
@@ -68,12 +69,13 @@ class Pruner(Callback):
         check_weights(run)
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
-        before = log_posterior(run.model, run.guide, run.data)
+        data = Repeated.of(run.data)
+        before = log_posterior(run.model, run.guide, data)
         pruned = self.accepts()
         changed = pruned and self._prune(
             run, self._masks(run, self.sparsity * self.ramp(run.epoch / run.epochs))
         )
-        after = log_posterior(run.model, run.guide, run.data) if changed else before
+        after = log_posterior(run.model, run.guide, data) if changed else before
         factor = log_bayes_factor(before, after, self.likelihood)
         if changed or not pruned:  # a round that found nothing to prune says nothing
             self.learn(factor)
@@ -84,9 +86,10 @@ class Pruner(Callback):
         if not _removes(masks, weights_of(run)):
             self._prune(run, masks)
             return {}
-        before = log_posterior(run.model, run.guide, run.data)
+        data = Repeated.of(run.data)
+        before = log_posterior(run.model, run.guide, data)
         self._prune(run, masks)
-        after = log_posterior(run.model, run.guide, run.data)
+        after = log_posterior(run.model, run.guide, data)
         return _record(run, True, after, log_bayes_factor(before, after, self.likelihood))
 
     def _masks(self, run: Fit, sparsity: float) -> Masks:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from pyrosparse.evidence.traces import batches
+from pyrosparse.evidence.batches import batches
 
 
 def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:

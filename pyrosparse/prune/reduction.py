@@ -17,6 +17,8 @@ from pyrosparse.evidence import (
     normal_posteriors,
     reductions,
 )
+from pyrosparse.evidence.repeated import Repeated
+from pyrosparse.evidence.traces import calls_of, evaluation_mode
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.lift import Lifted
@@ -110,6 +112,7 @@ def prune_batch(
     bnn: Lifted,
     data: Any,
     *,
+    guide: Callable[..., Any] | None = None,
     fraction: float = 0.5,
     rows: bool = False,
     order: Order = "signal",
@@ -128,6 +131,8 @@ def prune_batch(
     would not add up. One that is refused is halved, four times at most, to those that go first.
 
     model, bnn, data: a Pyro model of the lifted network, and data, as for ``elbo``.
+    guide: the guide that the model was trained with; by default the lifted network's own, which
+           another one must call, as its tensors are what is pruned.
     fraction, rows, order: as for ``ranked``.
     draws, seed, batch_size, subset: as for ``elbo``; both ELBOs have the same random numbers.
     before: the ELBO now, where it is known for these draws, this seed and these data.
@@ -135,7 +140,8 @@ def prune_batch(
     Returns the last batch tried, or None where nothing is left that could go. One that is
     accepted is frozen at zero; where none is, the network is as it was.
 
-    Raises what ``ranked`` and ``elbo`` raise.
+    Raises what ``ranked`` and ``elbo`` raise, and ValueError where another guide does not call the
+    network's own.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -153,6 +159,18 @@ def prune_batch(
         "batch_size": batch_size,
         "subset": subset,
     }
+    data, trained = Repeated.of(data), bnn.guide if guide is None else guide
+
+    def evidence() -> ElboEstimate:
+        with calls_of(bnn.guide) as calls, evaluation_mode(bnn):
+            found = elbo(model, trained, data, **options)
+        if not calls:
+            raise ValueError(
+                "the guide does not call the lifted network's own, bnn.guide, and it is that whose "
+                "weights are ranked and pruned: train with a guide that calls it"
+            )
+        return found
+
     state = {key: value.clone() for key, value in bnn.state_dict().items()}
     batch = None
     for share in (fraction / 2**halving for halving in range(HALVINGS + 1)):
@@ -160,9 +178,9 @@ def prune_batch(
         if all(torch.equal(mask, kept[key]) for key, mask in masks.items()):
             return None
         if before is None:
-            before = elbo(model, bnn.guide, data, **options)
+            before = evidence()
         bnn.freeze(masks)
-        batch = Batch(share, masks, before, elbo(model, bnn.guide, data, **options))
+        batch = Batch(share, masks, before, evidence())
         if batch.accepted:
             break
         bnn.load_state_dict(state)
@@ -174,6 +192,7 @@ def reduce(
     bnn: Lifted,
     data: Any,
     *,
+    guide: Callable[..., Any] | None = None,
     fraction: float = 0.5,
     rows: bool = False,
     order: Order = "signal",
@@ -196,6 +215,7 @@ def reduce(
     >>> [batch.masks.kept for batch in batches]
     [6, 3, 1]
     """
+    data = Repeated.of(data)
     batches: list[Batch] = []
     before: ElboEstimate | None = None
     while True:
@@ -203,6 +223,7 @@ def reduce(
             model,
             bnn,
             data,
+            guide=guide,
             fraction=fraction,
             rows=rows,
             order=order,
@@ -305,6 +326,7 @@ class ReductionPruner(Callback):
             run.model,
             run.lifted,
             run.data,
+            guide=run.guide,
             fraction=self.share,
             rows=self.rows,
             order=self.order,

@@ -16,7 +16,7 @@ from torch import nn
 from pyrosparse import __version__
 from pyrosparse.infer import Callback, Fit, fit
 from pyrosparse.lift import Lifted
-from pyrosparse.locks import locked
+from pyrosparse.locks import locked_folder
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.split import Split, digest
 
@@ -125,7 +125,7 @@ class Job:
         self.recipe = recipe.resolve(self.net, self.data)
         if self.pool is not None and (name := self._pool_name()):
             self.folder = self.pool / name
-        alone = locked(self.folder / CHECKPOINT) if self.folder is not None else nullcontext()
+        alone = locked_folder(self.folder) if self.folder is not None else nullcontext()
         with alone:
             return self.recipe.train(self)
 

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pyrosparse import tensor_file
 from pyrosparse.compact.layouts import _gaps, _in_rectangles, decode, layout_bytes
 from pyrosparse.compact.storage import FORMAT, StorageError, load_sparse, save_sparse
 from pyrosparse.infer import checkpoint
@@ -145,7 +146,7 @@ def test_layouts_of_earlier_files_are_read(tmp_path: Path) -> None:
         "values:w": torch.tensor([2.0, -0.0]),
     }
     headers = {"w": {"layout": "indices", "shape": [20, 50]}}
-    save_file(pieces, tmp_path / "a", metadata={FORMAT: json.dumps(headers)})
+    tensor_file.save(tmp_path / "a", pieces, {FORMAT: json.dumps(headers)})
     assert same(load_sparse(tmp_path / "a")["w"], tensor)
 
 
@@ -195,7 +196,7 @@ def rewrite(path: Path, **changes: object) -> None:
             del pieces[f"{name}:w"]
         else:
             headers["w"][name] = change
-    save_file(pieces, path, metadata={FORMAT: json.dumps(headers)})
+    tensor_file.save(path, pieces, {FORMAT: json.dumps(headers)})
 
 
 @pytest.mark.parametrize(

@@ -830,7 +830,8 @@ class Transposed(nn.Module):
 def test_gradients_are_laid_out_as_their_parameters():
     layers = nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3), Transposed()
     net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    bnn = ps.lift(net, ps.Gaussian())  # pyro.module would train contiguous copies
+    targets = ps.weights(net, (nn.Conv2d, nn.Linear))
+    bnn = ps.lift(net, ps.Gaussian(), targets)  # pyro.module would train contiguous copies
     svi = CapturedSVI(ps.classifier(bnn, 8), bnn.guide, adam(), Trace_ELBO())
     x, y = torch.randn(8, 3, 4, 4), (Y > 0).long()
     steps(svi, 2, x, y)

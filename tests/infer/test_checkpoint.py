@@ -1,7 +1,9 @@
 """Checkpoints: trees that come back as they were, or an error that says why not."""
 
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+import pyrosparse as ps
+from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.checkpoint import CheckpointError, load, save
 from tests.infer.test_killed_run import assert_equal_trees
 
@@ -95,3 +99,52 @@ def test_tree_that_cannot_be_written_leaves_the_old_checkpoint(file: Path):
         save(file, {"w": object()})
     assert load(file)["step"] == 3
     assert list(file.parent.iterdir()) == [file]
+
+
+class Watch(Callback):
+    """Removes a folder at the end of the first epoch, and counts steps."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.steps = 0
+
+    def on_step(self, run: Fit, progress: float) -> None:
+        self.steps += 1
+
+    def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        if self.folder is not None:
+            shutil.rmtree(self.folder)
+        return {}
+
+
+def train(watch: Watch, **files: Path) -> None:
+    bnn = ps.lift(torch.nn.Linear(3, 2), ps.Gaussian())
+    data = (torch.randn(8, 3), torch.zeros(8, dtype=torch.int64))
+    ps.fit(
+        ps.classifier(bnn, 8),
+        bnn.guide,
+        data,
+        epochs=3,
+        callbacks=[watch],
+        progress=False,
+        **files,
+    )
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "metrics"])
+def test_what_cannot_be_written_is_said_before_the_first_step(tmp_path: Path, name: str):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "a", tmp_path):
+        watch = Watch()
+        with pytest.raises(OSError, match="cannot write"):
+            train(watch, **{name: place})
+        assert watch.steps == 0
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "metrics"])
+def test_a_folder_that_is_removed_ends_training(tmp_path: Path, name: str):
+    watch = Watch(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"cannot write .*run/a"):
+        train(watch, **{name: tmp_path / "run" / "a"})
+    assert watch.steps == 1
+    assert not (tmp_path / "run").exists()

@@ -89,7 +89,9 @@ def test_every_datum_is_seen_once_an_epoch_in_a_new_order():
     x = torch.arange(10.0).unsqueeze(-1).repeat(1, 2)
     bnn = lifted(net=nn.Sequential(Watching(2, 2)))
     data = (x, torch.zeros(10, dtype=torch.int64))
-    train(bnn, data, epochs=2, batch_size=4, capture=False)  # a captured forward does not run
+    # A captured forward does not run.
+    options = {"epochs": 2, "batch_size": 4, "capture": False, "progress": False}
+    ps.fit(ps.classifier(bnn, 10), bnn.guide, data, **options)
     first, second = seen[:10], seen[10:]
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second != sorted(second)

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED
+from pyrosparse.compact.layers import BATCH_NORMS, MIXING, TRANSPOSED, is_plain
 from pyrosparse.compact.parts import Gain, Scatter, Select
 from pyrosparse.compact.rules import attention, joining, pointwise, shaping
 from pyrosparse.compact.rules.heads import Split, with_heads
+from pyrosparse.compact.rules.keeping import note_dimensions
 from pyrosparse.compact.rules.layer_norm import LayerNorm
 from pyrosparse.compact.rules.mixing import Mixing
 from pyrosparse.compact.rules.pieces import write_as_slice
 from pyrosparse.compact.rules.rule import Features, Flow, Heads, Rule, attribute
-from pyrosparse.compact.rules.sizes import Size, write_own_numbers
+from pyrosparse.compact.rules.sizes import Size, with_size, write_own_numbers
 from pyrosparse.input_gate import InputGate
 
-__all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn_node"]
+__all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn_node", "note_dimensions"]
 
 _ACTIVATIONS = (
     "relu", "relu6", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "celu", "mish", "softplus",
@@ -96,6 +97,7 @@ _CALLS: dict[Any, type[Rule]] = {
     ),
     **dict.fromkeys(["flatten", "view", "reshape", torch.flatten, torch.reshape], shaping.Flatten),
     **dict.fromkeys(["mean", "amax", "amin", torch.mean, torch.amax, torch.amin], shaping.Mean),
+    **dict.fromkeys(["sum", torch.sum], shaping.Total),
     **dict.fromkeys(["permute", "transpose", torch.permute, torch.transpose], shaping.Permute),
     **dict.fromkeys(["unflatten", torch.unflatten], Split),
     **dict.fromkeys(["size", "dim", getattr], Size),
@@ -118,8 +120,13 @@ _ARITHMETIC: dict[Any, type[Rule]] = {
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
 
 
-def find(graph: fx.Graph, net: nn.Module) -> tuple[dict[fx.Node, Rule], dict[fx.Node, str]]:
-    """The rule of every node, and of those that have none why they are barriers."""
+def find(
+    graph: fx.Graph, net: nn.Module, layers_only: bool = False
+) -> tuple[dict[fx.Node, Rule], dict[fx.Node, str]]:
+    """The rule of every node, and of those that have none why they are barriers.
+
+    layers_only: whether every function and method is a barrier.
+    """
     uses = _uses(graph, net)
     rules: dict[fx.Node, Rule] = {}
     barriers: dict[fx.Node, str] = {}
@@ -133,12 +140,14 @@ def find(graph: fx.Graph, net: nn.Module) -> tuple[dict[fx.Node, Rule], dict[fx.
                 rule, why = None, "its weights are used in several places"
             if isinstance(module, TRANSPOSED) and module.groups > 1:
                 rule, why = None, "a transposed convolution in groups"
-            if rule is not None and _has_hooks(module):
-                rule, why = None, "it has hooks"
+            if rule is not None and not is_plain(module, _MODULES):
+                rule, why = None, "it has hooks, or a forward or weights that are not its class's"
         elif node.op in ("call_function", "call_method"):
             rule = _rule_of_call(node)
             name = getattr(node.target, "__name__", node.target)
             why = f"{name} has no rule"
+            if layers_only:
+                rule, why = None, "what it computes at other sizes of the input is not understood"
         if rule is None:
             barriers[node] = why
         rules[node] = (rule or Rule)(node, module)
@@ -152,6 +161,8 @@ def learn_node(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
     if write_own_numbers(flow, node) and rule.module is None and type(rule) is not Rule:
         kind = _rule_of_call(node) if node.all_input_nodes else None
         rule = (kind or Rule)(node)
+    if node.target in _ARITHMETIC and type(rule) is not Rule:
+        rule = with_size(rule, flow)
     rule = with_heads(rule, flow)
     return rule, rule.learn(flow)
 
@@ -185,7 +196,3 @@ def _uses(graph: fx.Graph, net: nn.Module) -> Counter[int]:
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -14,7 +13,7 @@ from pyrosparse.compact.rules.pointwise import Elementwise, Pointwise
 from pyrosparse.compact.rules.regular import block, regular
 from pyrosparse.compact.rules.rule import Features, Flow, Heads, Rule, arguments
 from pyrosparse.compact.rules.shaping import Flatten, Permute, Slice, is_fixed, order
-from pyrosparse.compact.rules.sizes import keeps_leading
+from pyrosparse.compact.rules.sizes import given_sizes, keeps_leading
 
 
 def with_heads(rule: Rule, flow: Flow) -> Rule:
@@ -75,7 +74,7 @@ class Split(HeadsRule):
             given = arguments(self.node, input=None, dim=None, sizes=None)
             if given["dim"] not in (-1, leading):
                 return None
-        elif not keeps_leading(flow, self.node, _given(self.node), leading):
+        elif not keeps_leading(flow, self.node, given_sizes(self.node), leading):
             return None
         dims = tuple(range(leading, len(after)))
         return Heads(dims, tuple(after[leading:]), x.constant, x.value)
@@ -108,7 +107,7 @@ class Merge(Rule):
             ends = (given["start_dim"] % len(shape), given["end_dim"] % len(shape))
             if ends != (leading, len(shape) - 1):
                 return None
-        elif not keeps_leading(flow, self.node, _given(self.node), leading):
+        elif not keeps_leading(flow, self.node, given_sizes(self.node), leading):
             return None
         if len(flow.shapes[self.node]) != leading + 1:
             return None
@@ -243,9 +242,3 @@ _ON_HEADS: dict[type[Rule], type[Rule]] = {
 def _more_dimensions(flow: Flow, node: fx.Node) -> bool:
     source = node.all_input_nodes[0]
     return node in flow.shapes and len(flow.shapes[node]) > len(flow.shapes[source])
-
-
-def _given(node: fx.Node) -> tuple[Any, ...]:
-    """The sizes that ``view`` or ``reshape`` was given."""
-    sizes = node.args[1:]
-    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from pyrosparse.compact.parts import Scatter
 from pyrosparse.compact.rules.rule import Features, Flow, Rule, arguments
+from pyrosparse.compact.rules.sizes import is_own
 
 
 class Together(Rule):
@@ -25,7 +26,11 @@ class Together(Rule):
         if len(operands) != 2 or len(self.node.args) != 2 or self.node.kwargs or len(dims) != 1:
             return None
         self.dim = dims.pop()
-        if not any(self._dim(flow, operand) is not None for operand in operands):
+        places = {x: dim for x in operands if (dim := self._dim(flow, x)) is not None}
+        known = [x for x in places if x in flow.features and flow.features[x].dim == places[x]]
+        # One feature is spread over as many positions as the other operand has for this input.
+        spread = shape[self.dim] == 1 and not all(is_own(flow, x, places[x]) for x in places)
+        if spread or not known:
             return None
         first, second = (self._read(flow, operand) for operand in self.node.args)
         return self.combine(first, second)
@@ -91,10 +96,9 @@ class Sum(Together):
     def learn(self, flow: Flow) -> Features | None:
         self.terms: _Terms | None = None
         features = super().learn(flow)
-        shape = flow.shapes[self.node]
-        if features is not None and all(flow.shapes[x] == shape for x in self.node.args):  # type: ignore[index]
+        operands = self.node.all_input_nodes
+        if features is not None and len({flow.shapes[x] for x in (self.node, *operands)}) == 1:
             every = torch.arange(len(features.constant))
-            operands = self.node.all_input_nodes
             self.terms = _Terms(operands, [every, every], torch.zeros(len(every)), self.dim)
         return features
 
@@ -128,7 +132,8 @@ class Scattered(Rule):
         places = [index.cpu() if index is not None else every for index in self.module.indices]
         constant = self.module.constant
         number = torch.zeros(len(every)) if constant is None else constant.detach().cpu()
-        self.terms = _Terms(operands, places, number.double(), self.module.dim)
+        dim = self.module.dim % len(flow.shapes[self.node])
+        self.terms = _Terms(operands, places, number.double(), dim)
         return self.terms.features(flow)
 
     def want(self, flow: Flow) -> None:
@@ -137,9 +142,8 @@ class Scattered(Rule):
     def rewrite(self, flow: Flow) -> fx.Node:
         operands, join = self.terms.rewrite(flow, flow.wanted[self.node])
         if join is None:
-            join = Scatter(
-                int(flow.wanted[self.node].sum()), [None] * len(operands), None, self.terms.dim
-            )
+            count, dim = int(flow.wanted[self.node].sum()), self.terms.place(flow)
+            join = Scatter(count, [None] * len(operands), None, dim)
         return flow.place(self.node, join, *operands)
 
 
@@ -174,7 +178,7 @@ class _Terms:
         some = some or [n for n, places in enumerate(self.places) if len(places)]
         for n in sorted(some, key=lambda n: -len(flow.inputs[self.operands[n]])):
             taken = [m for m in range(len(self.takes)) if self.takes[m].any()]
-            if not taken or not flow.inputs[self.operands[n]] <= self._inputs(flow, taken):
+            if not taken or not self._covered(flow, n, taken):
                 here = wanted[self.places[n]]
                 self.takes[n] = _at_least(here, torch.ones_like(here), 1)
         for operand, mask in zip(self.operands, self.takes, strict=True):
@@ -198,12 +202,29 @@ class _Terms:
         if not number.any() and all(index is None for index in indices):
             return operands, None
         values = flow.tensor(number) if number.any() else None
-        each = [flow.inputs[operand] for operand in self.operands]
-        alike = all(inputs == each[0] for inputs in each)
-        return operands, Scatter(int(wanted.sum()), indices, values, self.dim, not alike)
+        count = range(len(self.operands))
+        alike = all(self._covered(flow, n, [m]) for n in count for m in count)
+        return operands, Scatter(
+            int(wanted.sum()), indices, values, self.place(flow), broadcast=not alike
+        )
 
-    def _inputs(self, flow: Flow, operands: list[int]) -> set[fx.Node]:
-        return set().union(*(flow.inputs[self.operands[n]] for n in operands))
+    def place(self, flow: Flow) -> int:
+        """The dimension of the features in the operands."""
+        return flow.from_end(self.operands[0], self.dim)
+
+    def _covered(self, flow: Flow, n: int, others: list[int]) -> bool:
+        """Whether other operands are as large as an operand is, whatever the input."""
+        operand, rest = self.operands[n], [self.operands[m] for m in others]
+        if not flow.inputs[operand] <= set().union(*(flow.inputs[x] for x in rest)):
+            return False
+        dims = [dim for dim in range(len(flow.shapes[operand])) if dim != self.dim]
+        # What is 1 long in each may be so in this example alone.
+        return all(
+            flow.shapes[operand][dim] != 1
+            or flow.dimensions.own(operand, dim)
+            or any(flow.dimensions.same((operand, dim), (x, dim)) for x in rest)
+            for dim in dims
+        )
 
 
 class Concatenation(Rule):

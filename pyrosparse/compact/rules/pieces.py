@@ -10,7 +10,7 @@ from torch import fx
 
 from pyrosparse.compact.rules.rule import Flow, arguments
 
-_CALLS: dict[Any, str] = {
+CALLS: dict[Any, str] = {
     "chunk": "chunk",
     torch.chunk: "chunk",
     "split": "split",
@@ -26,9 +26,9 @@ def write_as_slice(flow: Flow, node: fx.Node) -> None:
     Only pieces along features, whose number is the network's own; others stay as they are.
     """
     call = node.args[0] if node.target is operator.getitem else None
-    if not isinstance(call, fx.Node) or call.target not in _CALLS or not call.args:
+    if not isinstance(call, fx.Node) or call.target not in CALLS or not call.args:
         return
-    x, number, kind = call.args[0], node.args[1], _CALLS[call.target]
+    x, number, kind = call.args[0], node.args[1], CALLS[call.target]
     defaults = {"input": None, "dim": 0} if kind == "unbind" else {"input": x, "by": 0, "dim": 0}
     given = arguments(call, **defaults)
     if set(given) != set(defaults) or not isinstance(given["dim"], int):

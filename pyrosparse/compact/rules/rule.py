@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compact.parts import Select
+from pyrosparse.compact.rules.dimensions import Dimensions
 
 
 @dataclass
@@ -72,7 +73,9 @@ class Flow:
     features: filled forward, as are ``heads``; ``wanted`` (bool masks) and ``live`` (what is left)
               backward, ``new`` (the compact graph's nodes) forward again.
     inputs:   which of the network's inputs a tensor is made of; parameters are made of none.
+    dimensions: which sizes are the network's own, and which are always equal.
     averages: tensors that sum to 1 over their last dimension.
+    sized:    tensors whose sizes are read, of which something must be there.
     spare:    of ``wanted``, how many are there only because heads must be of one size.
     parts:    the compact network's modules and tensors by name.
     at_least: how many features every layer keeps at both its ends.
@@ -96,10 +99,12 @@ class Flow:
         for node in shapes:
             known = [self.inputs[x] for x in node.all_input_nodes if x in shapes]
             self.inputs[node] = {node} if node.op == "placeholder" else set().union(*known)
+        self.dimensions = Dimensions()
         self.averages: set[fx.Node] = set()
         self.wanted: dict[fx.Node, Tensor] = {}
         self.spare: Counter[fx.Node] = Counter()
         self.live: set[fx.Node] = set()
+        self.sized: set[fx.Node] = set()
         self.new: dict[fx.Node, fx.Node] = {}
         self.graph = fx.Graph()
         self.parts: dict[str, Any] = {}
@@ -140,9 +145,13 @@ class Flow:
     def take(self, node: fx.Node, dim: int, mask: Tensor) -> fx.Node:
         """The new node that has exactly these features, all of them wanted before."""
         known = self.features.get(node)
-        if known is not None and known.dim == dim:
-            return self.narrow(self.new[node], dim, self.wanted[node], mask)
-        return self.narrow(self.new[node], dim, torch.ones_like(mask), mask)
+        whole = known is None or known.dim != dim
+        present = torch.ones_like(mask) if whole else self.wanted[node]
+        return self.narrow(self.new[node], self.from_end(node, dim), present, mask)
+
+    def from_end(self, node: fx.Node, dim: int) -> int:
+        """The last dimension as -1: after ``squeeze()`` of one datum a dimension is missing."""
+        return -1 if dim == len(self.shapes[node]) - 1 else dim
 
     def narrow(self, new: fx.Node, dim: int, present: Tensor, mask: Tensor) -> fx.Node:
         """Select, of the features that are present in a new node, some."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from pyrosparse.compact.parts import Select
 from pyrosparse.compact.rules.pointwise import Pointwise
 from pyrosparse.compact.rules.rule import Features, Flow, Rule, arguments
+from pyrosparse.compact.rules.sizes import given_sizes, is_made_of_sizes, is_own, is_size_of
 
 
 class Flatten(Rule):
@@ -28,6 +30,8 @@ class Flatten(Rule):
         if start is None or start < 1:
             return None
         self.into_features = start == 1
+        if self.into_features and not is_own(flow, self.node, 1):
+            return None  # there are as many positions as the input has
         shape = flow.shapes[self.source]
         self.positions = shape[2:].numel() if self.into_features else 1
         constant, value = (
@@ -44,11 +48,9 @@ class Flatten(Rule):
                 given = {"start_dim": self.module.start_dim, "end_dim": self.module.end_dim}
             last = given["end_dim"] in (-1, len(before) - 1)
             return given["start_dim"] % len(before) if last else None
-        sizes = self.node.args[1:]
-        if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-            sizes = tuple(sizes[0])
+        sizes = given_sizes(self.node)
         # A number in place of the batch size would hold for this example alone.
-        batch = len(sizes) == 2 and (sizes[0] == -1 or isinstance(sizes[0], fx.Node))
+        batch = len(sizes) == 2 and (sizes[0] == -1 or is_size_of(flow, sizes[0], self.source, 0))
         return 1 if batch and tuple(after) == (before[0], before[1:].numel()) else None
 
     def want(self, flow: Flow) -> None:
@@ -119,15 +121,14 @@ class Slice(Rule):
         x = flow.features.get(self.source)
         index = self.node.args[1]
         self.index = index if isinstance(index, tuple) else (index,)
-        plain = all(isinstance(i, int) or is_fixed(i) for i in self.index)
-        if x is None or not plain:
+        if x is None or not all(_is_number(flow, i) or _is_range(flow, i) for i in self.index):
             return None
         self.old_dim = x.dim
-        at = self.index[x.dim] if x.dim < len(self.index) else slice(None)
-        if not isinstance(at, slice):
+        at: Any = self.index[x.dim] if x.dim < len(self.index) else slice(None)
+        if not is_fixed(at):
             return None
         self.places = torch.arange(len(x.constant))[at]
-        dim = x.dim - sum(isinstance(i, int) for i in self.index[: x.dim])
+        dim = x.dim - sum(not isinstance(i, slice) for i in self.index[: x.dim])
         return Features.of(dim, x.constant[self.places], x.value[self.places])
 
     def want(self, flow: Flow) -> None:
@@ -142,6 +143,7 @@ class Slice(Rule):
         index = tuple(range_ if n == self.old_dim else i for n, i in enumerate(self.index))
         if all(i == slice(None) for i in index):
             return operand
+        index = fx.map_arg(index, lambda size: flow.new[size])
         return flow.graph.call_function(operator.getitem, (operand, index))
 
     def _range(self, flow: Flow) -> tuple[fx.Node, slice]:
@@ -160,7 +162,7 @@ class Selected(Slice):
     module: Select
 
     def learn(self, flow: Flow) -> Features | None:
-        self.old_dim = self.module.dim
+        self.old_dim = self.module.dim % len(flow.shapes[self.source])
         self.places = self.module.index.cpu()
         x = flow.read(self.source, self.old_dim)
         return Features.of(self.old_dim, x.constant[self.places], x.value[self.places])
@@ -194,6 +196,14 @@ class Mean(Pointwise):
         return flow.copy(self.node, {self.source: operand})
 
 
+class Total(Mean):
+    """A sum over positions: only zeros are as many times themselves."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = super().learn(flow)
+        return None if x is None else Features.of(x.dim, x.constant & (x.value == 0), x.value)
+
+
 class Permute(Mean):
     """Dimensions in another order: ``permute`` and ``transpose``."""
 
@@ -225,6 +235,25 @@ def order(node: fx.Node, rank: int) -> list[int] | None:
 
 
 def is_fixed(index: object) -> bool:
+    """Whether an index is a slice between numbers."""
+    return isinstance(index, slice) and all(
+        end is None or isinstance(end, int) for end in _ends(index)
+    )
+
+
+def _is_number(flow: Flow, index: object) -> bool:
+    """Whether an index is a number, known or made of sizes."""
+    if isinstance(index, fx.Node):
+        return index not in flow.shapes and is_made_of_sizes(flow, index)
+    return isinstance(index, int)
+
+
+def _is_range(flow: Flow, index: object) -> bool:
+    """Whether an index is a slice between such numbers."""
     if not isinstance(index, slice):
         return False
-    return all(end is None or isinstance(end, int) for end in (index.start, index.stop, index.step))
+    return all(end is None or _is_number(flow, end) for end in _ends(index))
+
+
+def _ends(index: slice) -> tuple[Any, Any, Any]:
+    return index.start, index.stop, index.step

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyrosparse.evidence.traces import batches, evaluation_mode, sample_sites, trace_at_mean
+from pyrosparse.evidence.repeated import Repeated
+from pyrosparse.evidence.sites import observed_sites
+from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
 from pyrosparse.lift import Lifted
 
 _BATCH = 50
@@ -50,18 +53,17 @@ def curvature(
     total = [torch.zeros_like(parameter) for parameter in parameters]
     taken = 0
     devices = list(range(torch.cuda.device_count()))
+    repeated = Repeated.of(data)
     with torch.random.fork_rng(devices), evaluation_mode(bnn, model), torch.enable_grad():
         torch.manual_seed(seed)
-        count = sum(len(batch[0]) for batch in batches(data, 1000))
-        for batch in batches(data, _BATCH):
+        count = sum(len(batch[0]) for batch in repeated.minibatches(_BATCH, model))
+        for batch in repeated.minibatches(_BATCH, model):
             if taken >= examples:
                 break
-            sites = sample_sites(trace_at_mean(model, bnn.guide, batch), observed=True)
-            if not sites:
-                raise ValueError("the model observes nothing: pass it the data it conditions on")
             signed = torch.zeros(())
-            for site in sites:
-                score = site["fn"].log_prob(site["fn"].sample())
+            for site in observed_sites(trace_at_mean(model, bnn.guide, batch)):
+                drawn = site["fn"].log_prob(site["fn"].sample())
+                score = scale_and_mask(drawn, mask=site["mask"])
                 signs = torch.randint(0, 2, score.shape, device=score.device) * 2 - 1
                 signed = signed.to(score) + (signs * score).sum()
             for sums, gradient in zip(total, torch.autograd.grad(signed, parameters), strict=True):

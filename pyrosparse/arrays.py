@@ -1,0 +1,72 @@
+"""Arrays, tables and lists of numbers as tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def is_array(value: Any) -> bool:
+    """Whether something is a tensor, an array, or a column or table that becomes one."""
+    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "to_numpy")
+
+
+def rows(value: Any, name: str) -> Tensor:
+    """A column of data as a tensor with one datum a row; raises as ``as_tensor`` does.
+
+    name: of the column, for errors.
+    """
+    tensor = as_tensor(value, name)
+    if not tensor.dim():
+        raise ValueError(f"{name} of the data is one number, and a row for each datum is needed")
+    return tensor
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """An array, a ``DataFrame``, a ``Series`` or a list of numbers as a tensor: of floating numbers
+    in torch's default dtype, of whole ones in int64. A tensor stays as it is.
+
+    Raises TypeError where it is of another kind; ValueError where it holds what is no number, is
+    masked, or has rows of different shapes.
+
+    >>> as_tensor([[0.5], [1.0]], "x")
+    tensor([[0.5000],
+            [1.0000]])
+    >>> as_tensor(np.array(["cat", "dog"]), "y")
+    Traceback (most recent call last):
+    ValueError: y of the data has the dtype <U3, which cannot be computed with: ...
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        raise TypeError(f"{name} of the data is a list of tensors: give torch.stack(...) of it")
+    if not (is_array(value) or hasattr(value, "__array__") or isinstance(value, list)):
+        raise TypeError(
+            f"{name} of the data is a {type(value).__name__}: give a tensor, an array, a DataFrame "
+            "or a list of numbers; batches belong in a list, not in a tuple"
+        )
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} of the data is a masked array, whose mask would be lost: leave those data "
+            "out, or give the mask as a tensor of its own for poutine.mask in the model"
+        )
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} of the data has rows of different shapes: {error}") from error
+    if array.dtype.kind == "f":
+        double = array.astype(np.float32 if array.dtype == np.float32 else np.float64)
+        return torch.from_numpy(double).to(torch.get_default_dtype())
+    if array.dtype.kind == "b":
+        return torch.from_numpy(array.copy())
+    if np.can_cast(array.dtype, np.int64):
+        return torch.from_numpy(array.astype(np.int64))
+    raise ValueError(
+        f"{name} of the data has the dtype {array.dtype}, which cannot be computed with: give "
+        "numbers of one kind, without missing values, and labels as 0, 1, 2, ..."
+    )

@@ -1,0 +1,73 @@
+"""Which dimensions of tensors always have one size, and whose sizes are the network's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import fx
+
+Dimension = tuple[fx.Node, int]
+
+
+class Dimensions:
+    """Classes of dimensions that have the same size whatever the network is called with.
+
+    A class is the network's *own* where its size is one number for every input, as the width of a
+    layer is. What is not known to be so depends on the input.
+
+    >>> graph = fx.Graph()
+    >>> x, y = graph.placeholder("x"), graph.placeholder("y")
+    >>> known = Dimensions()
+    >>> known.join((x, 0), (y, 1))
+    >>> known.fix((x, 0))
+    >>> known.own(y, 1), known.own(y, 0)
+    (True, False)
+    """
+
+    def __init__(self) -> None:
+        self._parents: dict[Dimension, Dimension] = {}
+        self._own: set[Dimension] = set()
+        self._limits: dict[Dimension, Dimension] = {}
+
+    def _first(self, dimension: Dimension) -> Dimension:
+        first = dimension
+        while first in self._parents:
+            first = self._parents[first]
+        if first != dimension:
+            self._parents[dimension] = first  # a shorter way the next time
+        return first
+
+    def join(self, one: Dimension, other: Dimension) -> None:
+        """Note that two dimensions have the same size."""
+        first, second = self._first(one), self._first(other)
+        if first != second:
+            self._parents[second] = first
+            if second in self._own:
+                self._own.add(first)
+            if second in self._limits:
+                self._limits.setdefault(first, self._limits[second])
+
+    def fix(self, *dimensions: Dimension) -> None:
+        """Note that the network takes and makes only one size there."""
+        self._own.update(self._first(dimension) for dimension in dimensions)
+
+    def limit(self, dimension: Dimension, other: Dimension) -> None:
+        """Note that a dimension was cut to the size of another, of a length that is not 1."""
+        self._limits[self._first(dimension)] = other
+
+    def within(self, dimension: Dimension, other: Dimension) -> bool:
+        """Whether a dimension was cut to the size of the other: together they have the other's."""
+        limit = self._limits.get(self._first(dimension))
+        return limit is not None and self.same(limit, other)
+
+    def same(self, one: Dimension, other: Dimension) -> bool:
+        """Whether two dimensions are known to have the same size."""
+        return self._first(one) == self._first(other)
+
+    def own(self, node: fx.Node, *dims: int) -> bool:
+        """Whether the sizes of these dimensions are the network's own."""
+        return all(self._first((node, dim)) in self._own for dim in dims)
+
+    def all_own(self, dimensions: Iterable[Dimension]) -> bool:
+        """Whether the sizes of all of them are the network's own."""
+        return all(self._first(dimension) in self._own for dimension in dimensions)

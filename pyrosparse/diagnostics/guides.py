@@ -1,0 +1,64 @@
+"""The guides that diagnostics draw from: those of their caller, or the lifted network's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyrosparse.errors import unknown_name
+
+Guide = Callable[..., Any]
+
+
+def guides_by_name(guide: Any, names: Iterable[str]) -> Mapping[str, Guide]:
+    """Guides by the names of models or networks, some of them or none.
+
+    Raises TypeError where it is no mapping, ValueError on a name that is not there.
+
+    >>> guides_by_name(None, ["one"])
+    {}
+    """
+    if guide is None:
+        return {}
+    if not isinstance(guide, Mapping):
+        raise TypeError(
+            f"guide must be guides by name, {{{next(iter(names), 'name')!r}: guide}}; got "
+            f"{type(guide).__name__}"
+        )
+    known = list(names)
+    for name in guide:
+        if name not in known:
+            raise unknown_name("name of a guide", name, known)
+    return guide
+
+
+class At:
+    """A guide that gives the values of one draw made elsewhere, with density 1."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        self.values = values
+
+    def __call__(self, *args: Any) -> None:
+        for name, value in self.values.items():
+            pyro.sample(name, dist.Delta(value, event_dim=value.dim()))
+
+
+def mcmc_guides(mcmc: Any, draws: int) -> list[list[Guide]]:
+    """The draws of an MCMC run as guides, by chain: at most so many of each, evenly spaced.
+
+    Raises ValueError where it has none.
+    """
+    samples = mcmc.get_samples(group_by_chain=True)
+    if not samples:
+        raise ValueError("the MCMC run has no draws: call its run(...) first")
+    chains, length = next(iter(samples.values())).shape[:2]
+    wanted = torch.linspace(0, length - 1, min(draws, length)).round().long().tolist()
+    return [
+        [At({name: value[chain, at] for name, value in samples.items()}) for at in wanted]
+        for chain in range(chains)
+    ]

@@ -1,0 +1,228 @@
+"""Data in the forms that people have, and minibatches of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from pyrosparse.arrays import as_tensor, is_array, rows
+
+Batch = tuple[Any, ...]
+
+FORMS = (
+    "Examples, a tuple of tensors or arrays with one datum a row, a dict of them by the names of "
+    "the model's arguments, a torch Dataset, or an iterable of batches (a DataLoader)"
+)
+
+
+def batches(data: Any, size: int, model: Callable[..., Any] | None = None) -> Iterator[Batch]:
+    """Minibatches in order, each the positional arguments of a model.
+
+    data:  as for ``prepared``.
+    size:  data taken at a time, where it is we who make the batches.
+    model: whose arguments the names of a dict are; needed for those alone.
+    """
+    data = prepared(data, model)
+    if hasattr(data, "batches"):
+        yield from data.batches(size)
+    elif isinstance(data, tuple):
+        for start in range(0, len(data[0]), size):
+            yield tuple(tensor[start : start + size] for tensor in data)
+    else:
+        for batch in data:
+            yield as_batch(batch, model)
+
+
+def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
+    """The data as a tuple of tensors, as an object whose ``batches`` makes minibatches, or as the
+    iterable of batches that they are.
+
+    data: ``Examples``; a tuple of columns with one datum a row, each a tensor, an array, a
+          ``DataFrame``, a ``Series`` or a list of numbers; one such column; a dict of columns by
+          the names of the model's arguments; a ``Dataset``; or an iterable of batches.
+
+    Tensors stay as they are. In columns of other kinds floating numbers get torch's default dtype
+    and whole ones int64.
+
+    Raises ValueError where columns differ in length, have no rows, or hold what is no number;
+    TypeError where the data are of another kind.
+
+    >>> import numpy as np
+    >>> x, y = prepared((np.zeros((5, 2)), [0, 1, 0, 1, 1]))
+    >>> x.dtype, y.dtype
+    (torch.float32, torch.int64)
+    >>> prepared((np.zeros((5, 2)), [0, 1]))
+    Traceback (most recent call last):
+    ValueError: the tensors of the data have different numbers of rows: [5, 2]
+    """
+    if hasattr(data, "batches"):
+        return data
+    if isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__:
+        data = data.tensors
+    if isinstance(data, tuple):
+        return _columns({f"tensor {number}": column for number, column in enumerate(data)})
+    if is_array(data):
+        return _columns({"tensor 0": data})
+    if isinstance(data, Mapping):
+        tensors = _columns({f"{name!r}": column for name, column in data.items()})
+        return _Columns.ordered(dict(zip(data, tensors, strict=True)), model)
+    if isinstance(data, IterableDataset):
+        raise TypeError(
+            f"{type(data).__name__} gives one datum at a time, and batches are needed: give "
+            "DataLoader(dataset, batch_size=...)"
+        )
+    if isinstance(data, Dataset):
+        return _Rows(data, model)
+    if isinstance(data, str | bytes) or not isinstance(data, Iterable):
+        parts = [part for part in ("train", "test") if hasattr(data, part)]
+        hint = f"; give one of its parts, such as data.{parts[0]}" if parts else ""
+        raise TypeError(f"data must be {FORMS}; got {type(data).__name__}{hint}")
+    if isinstance(data, list) and data and all(map(is_array, data)):
+        raise TypeError(
+            f"a list of {len(data)} {type(data[0]).__name__} may be columns or batches: give the "
+            "columns as a tuple, (x, y), and batches as a list of tuples"
+        )
+    return data
+
+
+def as_batch(batch: Any, model: Callable[..., Any] | None = None) -> Batch:
+    """One minibatch of an iterable as the positional arguments of a model: arrays become tensors,
+    a dict is put in the order of the arguments, and what is not a sequence is the only one."""
+    if isinstance(batch, Mapping):
+        return arguments({name: _converted(part, name) for name, part in batch.items()}, model)
+    if not isinstance(batch, tuple | list):
+        batch = (batch,)
+    return tuple(_converted(part, f"tensor {place}") for place, part in enumerate(batch))
+
+
+def arguments(named: Mapping[str, Any], model: Callable[..., Any] | None) -> Batch:
+    """Positional arguments of a model from some by name, with its defaults between them.
+
+    Raises TypeError where the model has no argument of a name, or a needed one is not there.
+
+    >>> arguments({"y": 2, "x": 1}, lambda x, mask=None, y=None: None)
+    (1, None, 2)
+    """
+    if model is None:
+        raise TypeError(
+            f"data by name ({', '.join(named)}) are for a model's arguments, and no model is asked "
+            "here: give a tuple"
+        )
+    function: Any = model
+    if isinstance(model, nn.Module) and type(model).__call__ is nn.Module.__call__:
+        function = model.forward
+    parameters = inspect.signature(function).parameters.values()
+    known = [
+        one.name
+        for one in parameters
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    unknown = [name for name in named if name not in known]
+    if unknown:
+        raise TypeError(
+            f"the data have {', '.join(map(repr, unknown))}, but the model's positional arguments "
+            f"are {', '.join(known) or 'not named'}: name the data as the arguments, or give a "
+            "tuple in their order"
+        )
+    defaults = {one.name: one.default for one in parameters}
+    last = max(map(known.index, named), default=-1)
+    missing = [
+        name
+        for place, name in enumerate(known)
+        if name not in named and (place == 0 or defaults[name] is inspect.Parameter.empty)
+    ]
+    if missing:
+        raise TypeError(
+            f"the model needs {', '.join(map(repr, missing))}, which the data do not have: they "
+            f"have {', '.join(map(repr, named))}"
+        )
+    return tuple(named.get(name, defaults[name]) for name in known[: last + 1])
+
+
+class _Columns:
+    """Columns by name for a model that has other arguments between them."""
+
+    def __init__(self, columns: Mapping[str, Tensor], model: Callable[..., Any]) -> None:
+        self.columns = columns
+        self.model = model
+
+    @classmethod
+    def ordered(cls, columns: Mapping[str, Tensor], model: Callable[..., Any] | None) -> Any:
+        """A plain tuple where the columns are all that the model is called with."""
+        positional = arguments(columns, model)
+        if all(isinstance(one, Tensor) for one in positional):
+            return positional
+        assert model is not None
+        return cls(columns, model)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        for index in _order(len(self), generator).split(size):
+            rows = {name: column[index.to(column.device)] for name, column in self.columns.items()}
+            yield arguments(rows, self.model)
+
+
+class _Rows:
+    """A map-style ``Dataset``, whose rows are stacked to minibatches."""
+
+    def __init__(self, dataset: Any, model: Callable[..., Any] | None) -> None:
+        if not hasattr(dataset, "__len__"):
+            raise TypeError(
+                f"{type(dataset).__name__} has no length: give DataLoader(dataset, batch_size=...) "
+                "with a sampler"
+            )
+        if not len(dataset):
+            raise ValueError("there are no data: the Dataset is empty")
+        self.dataset = dataset
+        self.model = model
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        for index in _order(len(self), generator).split(size):
+            yield self._stacked([self.dataset[place] for place in index.tolist()])
+
+    def _stacked(self, rows: list[Any]) -> Batch:
+        if isinstance(rows[0], Mapping):
+            named = {name: _stack([row[name] for row in rows], name) for name in rows[0]}
+            return arguments(named, self.model)
+        if not isinstance(rows[0], tuple | list):
+            rows = [(row,) for row in rows]
+        columns = zip(*rows, strict=True)
+        return tuple(_stack(column, f"tensor {place}") for place, column in enumerate(columns))
+
+
+def _order(n: int, generator: torch.Generator | None) -> Tensor:
+    return torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+
+
+def _stack(values: Any, name: str) -> Tensor:
+    values = list(values)
+    if isinstance(values[0], Tensor):
+        return torch.stack(values)
+    return rows(values, name)
+
+
+def _converted(value: Any, name: str) -> Any:
+    """What is an array as a tensor, anything else as it is."""
+    return as_tensor(value, name) if is_array(value) else value
+
+
+def _columns(columns: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    if not columns:
+        raise ValueError("there are no data: the tuple or dict is empty")
+    tensors = tuple(rows(column, name) for name, column in columns.items())
+    lengths = [len(tensor) for tensor in tensors]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the tensors of the data have different numbers of rows: {lengths}")
+    if not lengths[0]:
+        raise ValueError("there are no data: the tensors have no rows")
+    return tensors

@@ -1,0 +1,118 @@
+"""Latent variables of a model, drawn once from a guide and held over all data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.poutine as poutine
+
+from pyrosparse.evidence.sites import known_data, observed_sites, sample_sites
+
+
+class Latents:
+    """One draw of a guide, with which a model is run on one batch after another.
+
+    model, guide: Pyro programs; the guide draws all latent variables of the model.
+    batch:        the first batch, which the guide is called with.
+
+    trace: of the guide, scored.
+    local: the latent variables that are of one datum each, by name.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]
+    ) -> None:
+        self.model = model
+        self.trace = poutine.trace(guide).get_trace(*batch)
+        self.trace.compute_log_prob()
+        # The model's plates take their own data, whatever the guide took a subsample of.
+        for name, site in list(self.trace.nodes.items()):
+            if type(site.get("fn")).__name__ == "_Subsample":
+                self.trace.remove_node(name)
+        self._batches = 0
+        self.local: list[str] = []
+
+    def on(self, batch: tuple[Any, ...]) -> poutine.Trace:
+        """The trace of the model on a batch, given the draw, scored.
+
+        Raises ValueError where a latent variable of the model is not the guide's, or one of the
+        guide's not the model's, and where a latent variable belongs to a datum, and a batch has not
+        all data.
+        """
+        trace = poutine.trace(poutine.replay(self.model, trace=self.trace)).get_trace(*batch)
+        trace.compute_log_prob()
+        observed_sites(trace)  # first, as what was to be observed is latent without its data
+        check_covered(trace, self.trace)
+        self._refuse_strangers(trace)
+        self.local = refuse_local(trace, len(batch[0]), first=not self._batches)
+        self._batches += 1
+        return trace
+
+    def _refuse_strangers(self, trace: poutine.Trace) -> None:
+        own = {site["name"] for site in sample_sites(trace, observed=False)}
+        strangers = [
+            site["name"]
+            for site in sample_sites(self.trace, observed=False)
+            if site["name"] not in own and not site["infer"].get("is_auxiliary")
+        ]
+        if strangers:
+            raise ValueError(
+                f"the guide draws {', '.join(strangers)}, which are no latent variables of the "
+                "model. Give the guide of this model; mark variables that only help to draw others "
+                "with infer={'is_auxiliary': True}"
+            )
+
+
+def refuse_local(trace: poutine.Trace, n: int, *, first: bool) -> list[str]:
+    """Refuse a model's trace on a batch of n data, with latents from a draw for all batches, where
+    a latent variable is of one datum and the batch is not all data.
+
+    first: whether it is the first batch; further ones must be scored datum by datum.
+
+    Returns the names of the latent variables of one datum. Raises ValueError.
+    """
+    observed = observed_sites(trace)
+    plates = {
+        frame.name for site in observed for frame in site["cond_indep_stack"] if frame.size == n
+    }
+    local = []
+    for site in sample_sites(trace, observed=False):
+        for frame in site["cond_indep_stack"]:
+            if frame.name not in plates:
+                continue
+            local.append(site["name"])
+            if not first or frame.size != (frame.full_size or frame.size):
+                raise ValueError(
+                    f"{site['name']!r} is a latent variable of each datum (in the plate "
+                    f"{frame.name!r}): one draw cannot serve several batches, or a part of the "
+                    "plate's data. Give all data of the plate in one batch (batch_size), or sum "
+                    "the variable out in the model"
+                )
+    if not first:
+        for site in observed:
+            known_data(site, n)  # what is of no datum would count once a batch
+    return local
+
+
+def check_covered(trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
+    """Refuse, by name, latent variables of a model's trace that a guide did not draw: they are from
+    the prior, and not from the posterior. Raises ValueError."""
+    drawn = {site["name"] for site in sample_sites(guide_trace, observed=False)}
+    sites = [site for site in sample_sites(trace, observed=False) if site["name"] not in drawn]
+    if not sites:
+        return
+    names = ", ".join(repr(site["name"]) for site in sites)
+    reasons = [
+        f"the guide does not draw {names}, latent in the model: the draws would come from the "
+        "prior, not from the posterior. Give the guide that the model was trained with "
+        "(guide=...); it must draw all latent variables"
+    ]
+    if any("enumerate" in site["infer"] or site["fn"].has_enumerate_support for site in sites):
+        reasons.append(
+            "Training sums out discrete variables by enumeration; the diagnostics do not. Sum them "
+            "out in the model (pyro.distributions.MixtureSameFamily), or draw them in the guide"
+        )
+    if any(site["name"].endswith("_unobserved") for site in sites):
+        reasons.append("For data that are partly observed use poutine.mask in place of obs_mask")
+    raise ValueError(". ".join(reasons))

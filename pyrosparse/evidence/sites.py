@@ -1,0 +1,125 @@
+"""Sites of a trace: their log densities without what is masked, and which data they know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.distributions import MaskedDistribution, Unit
+from pyro.distributions.util import broadcast_shape, scale_and_mask
+from torch import Tensor
+
+
+def sample_sites(trace: poutine.Trace, observed: bool) -> list[Any]:
+    """The observed or the latent sites of a trace; a plate's indices and ``pyro.deterministic`` are
+    neither."""
+    return [
+        site
+        for site in trace.nodes.values()
+        if site["type"] == "sample"
+        and site["is_observed"] == observed
+        and type(site["fn"]).__name__ != "_Subsample"
+        and not (site["infer"] or {}).get("_deterministic")
+    ]
+
+
+def observed_sites(trace: poutine.Trace) -> list[Any]:
+    """The observed sites of a trace; raises ValueError where there are none."""
+    sites = sample_sites(trace, observed=True)
+    if not sites:
+        raise ValueError("the model observes nothing: pass it the data it conditions on")
+    return sites
+
+
+def log_density(site: Any) -> Tensor:
+    """The log density of a scored site, by the site's batch shape, nats; 0 where it is masked.
+
+    Scales are left out: a plate that subsamples would multiply each batch up to all data, and what
+    ``poutine.scale`` weighs in training is no density.
+
+    Raises ValueError where the mask has another shape.
+    """
+    found: Tensor = site["unscaled_log_prob"]
+    masked = scale_and_mask(found, mask=site["mask"])
+    if masked.shape != found.shape:
+        raise ValueError(
+            f"the mask on {site['name']!r} has the shape {tuple(site['mask'].shape)}, its log "
+            f"densities {tuple(found.shape)}: broadcasting them would count every datum several "
+            "times. Give the mask the shape of the log densities"
+        )
+    return masked
+
+
+def log_prob_sum(trace: poutine.Trace, observed: bool) -> float:
+    """The log density of a trace's observed or latent sites, summed in float64, nats; without
+    scales, and without what is masked."""
+    if observed:
+        return sum(
+            float(log_density(site).sum(dtype=torch.float64)) for site in observed_sites(trace)
+        )
+    return sum(_log_prob_in_double(site) for site in sample_sites(trace, observed=False))
+
+
+def _log_prob_in_double(site: Any) -> float:
+    # A weight matrix is one event, so its density is summed inside: over a million weights float32
+    # resolves a tenth of a nat, which would swallow what a round of pruning changes.
+    fn, value, mask = site["fn"], site["value"], site["mask"]
+    if value.is_floating_point():
+        try:
+            return float(scale_and_mask(fn.log_prob(value.double()), mask=mask).sum())
+        except RuntimeError:  # distributions that solve with their own float32 matrices
+            pass
+    return float(scale_and_mask(fn.log_prob(value), mask=mask).sum(dtype=torch.float64))
+
+
+def known_elements(site: Any) -> Tensor:
+    """Which elements of an observed value count, boolean, of the value's shape: those that neither
+    ``poutine.mask`` nor a masked distribution leaves out."""
+    fn, value = site["fn"], site["value"]
+    if isinstance(fn, Unit):  # of pyro.factor: its value is empty
+        value, event_dim, shape = site["unscaled_log_prob"], 0, fn.batch_shape
+    else:
+        event_dim, shape = fn.event_dim, fn.batch_shape + fn.event_shape
+    shape = broadcast_shape(value.shape, shape)
+    known = torch.ones(shape, dtype=torch.bool, device=value.device)
+    known = _without(known, site["mask"], event_dim)
+    while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+        if isinstance(fn, MaskedDistribution):
+            known = _without(known, fn._mask, fn.event_dim)
+        fn = fn.base_dist
+    return known
+
+
+def _without(known: Tensor, mask: Tensor | bool | None, event_dim: int) -> Tensor:
+    if mask is None or mask is True:
+        return known
+    if mask is False:
+        return torch.zeros_like(known)
+    return known & mask.reshape(mask.shape + (1,) * event_dim)
+
+
+def known_data(site: Any, n: int) -> Tensor:
+    """Of which of a batch's n data an observed site knows anything, boolean, (n,).
+
+    Raises ValueError where the site has no dimension of the data.
+    """
+    known = known_elements(site)
+    batch_dim = log_density(site).dim()
+    if batch_dim == 0 and known.shape[:1] == (n,):  # a whole batch that is one event
+        return known.flatten(1).any(1) if known.dim() > 1 else known
+    plates = [
+        frame.dim + batch_dim
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized and frame.size == n
+    ]
+    dims = [dim for dim in (*plates, 0) if dim < batch_dim and known.shape[dim] == n]
+    if not dims:
+        raise ValueError(
+            f"the site {site['name']!r} has log densities of shape "
+            f"{tuple(site['unscaled_log_prob'].shape)} for {n} data: one a datum is needed. Put it "
+            "in the plate of the data, which takes all data that the model is given "
+            '(pyro.plate("data", n, subsample=torch.arange(len(x))))'
+        )
+    known = known.movedim(dims[0], 0)
+    return known.flatten(1).any(1) if known.dim() > 1 else known
