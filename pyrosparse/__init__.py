@@ -18,10 +18,10 @@ if TYPE_CHECKING:
         recipes,
         supports,
     )
-    from pyrosparse.compact import compact, export_onnx, load, report, save, sparse_inference
+    from pyrosparse.compact import compact, export_onnx, load, report, save, sparse_inference  # type: ignore[no-redef]
     from pyrosparse.diagnostics import compare_models, to_datatree
     from pyrosparse.distill import distill
-    from pyrosparse.infer import fit
+    from pyrosparse.infer import fit  # type: ignore[no-redef]
     from pyrosparse.lift import Lifted, lift
     from pyrosparse.masks import Masks
     from pyrosparse.method import Method, from_pyro
