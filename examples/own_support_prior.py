@@ -94,7 +94,7 @@ def main(
             learning_rate=2e-2,
             schedule=ps.infer.schedules.cosine(0.01),
             kl_warmup=epochs // 2,  # else the prior wins before the data are heard
-            callbacks=[ps.infer.Turbo(prune_from=1.0)],  # what is inactive goes at the end
+            callbacks=[ps.prune.Turbo(prune_from=1.0)],  # what is inactive goes at the end
             seed=seed,
             progress=False,
         )

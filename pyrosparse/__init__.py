@@ -1,13 +1,10 @@
 """Sparse Bayesian neural networks on Pyro, PyTorch and ArviZ."""
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrosparse import (
-        assess,
         data,
         diagnostics,
         distributions,
@@ -18,13 +15,14 @@ if TYPE_CHECKING:
         recipes,
         supports,
     )
-    from pyrosparse.compact import compact, export_onnx, load, report, save, sparse_inference  # type: ignore[no-redef]
+    from pyrosparse.compaction import compact
     from pyrosparse.diagnostics import compare_models, to_datatree
-    from pyrosparse.distill import distill
     from pyrosparse.infer import fit  # type: ignore[no-redef]
-    from pyrosparse.lift import Lifted, lift
-    from pyrosparse.masks import Masks
-    from pyrosparse.method import Method, from_pyro
+    from pyrosparse.lifting.lift import Lifted, lift
+    from pyrosparse.lifting.masks import Masks
+    from pyrosparse.lifting.method import Method, from_pyro
+    from pyrosparse.lifting.target import Target, gates, inputs, outputs, weights
+    from pyrosparse.measure import report
     from pyrosparse.methods import (
         BetaBernoulli,
         DependentBetaBernoulli,
@@ -34,9 +32,10 @@ if TYPE_CHECKING:
         SupportMRF,
         generative,
     )
-    from pyrosparse.models import classifier, regressor
+    from pyrosparse.models import classifier, distill, regressor
     from pyrosparse.recipes.run import compress
-    from pyrosparse.target import Target, gates, inputs, outputs, weights
+    from pyrosparse.sparse import sparse_inference
+    from pyrosparse.storage import export_onnx, load, save  # type: ignore[no-redef]
 
 __version__ = "0.1.0"
 
@@ -51,9 +50,10 @@ __all__ = [
     "Method",
     "SupportMRF",
     "Target",
-    "assess",
+    "captured",
     "classifier",
     "compact",
+    "compaction",
     "compare_models",
     "compress",
     "data",
@@ -70,14 +70,21 @@ __all__ = [
     "inputs",
     "lift",
     "load",
+    "measure",
     "networks",
     "outputs",
+    "plots",
     "prune",
     "recipes",
     "regressor",
     "report",
+    "reports",
+    "robustness",
     "save",
+    "sparse",
     "sparse_inference",
+    "storage",
+    "sum_product",
     "supports",
     "to_datatree",
     "weights",
@@ -86,18 +93,17 @@ __all__ = [
 # Where each name is; what is not here is a module of the package. Nothing is imported before it is
 # asked for: a command line that only prints its help needs neither torch nor Pyro.
 _PLACES = {
-    "compact": "compact export_onnx load report save sparse_inference",
+    "compaction": "compact",
     "diagnostics": "compare_models to_datatree",
-    "distill": "distill",
     "infer": "fit",
-    "lift": "Lifted lift",
-    "masks": "Masks",
-    "method": "Method from_pyro",
+    "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
+    "measure": "report",
     "methods": "BetaBernoulli DependentBetaBernoulli Gaussian Gibbs Horseshoe SupportMRF "
     "generative",
-    "models": "classifier regressor",
+    "models": "classifier distill regressor",
     "recipes.run": "compress",
-    "target": "Target gates inputs outputs weights",
+    "sparse": "sparse_inference",
+    "storage": "export_onnx load save",
 }
 _PLACE = {name: place for place, names in _PLACES.items() for name in names.split()}
 
@@ -114,15 +120,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """A package in which ``compact``, ``distill`` and ``lift`` are the functions, and not the
-    modules of that name that they are in."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _PLACE and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

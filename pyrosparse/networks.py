@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrosparse.errors import unknown_name
 from pyrosparse.torchvision_networks import check_model, create_torchvision
+from pyrosparse.util.errors import unknown_name
 
 Shortcut = Literal["pad", "projection"]
 

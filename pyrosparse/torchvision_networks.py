@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyrosparse.errors import torchvision, unknown_name
+from pyrosparse.util.errors import torchvision, unknown_name
 
 # With their auxiliary classifiers these return no logits while they are trained.
 _WITHOUT_AUXILIARY: dict[str, dict[str, Any]] = {

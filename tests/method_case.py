@@ -249,7 +249,7 @@ class MethodCase:
             bnn = self.lifted(name).to(self.capture_dtype)
             model = ps.classifier(bnn, 20)
             optimizer = torch.optim.Adam(bnn.parameters(), lr=1e-3, fused=True)
-            svi = ps.infer.CapturedSVI(model, bnn.guide, optimizer, elbo())
+            svi = ps.captured.CapturedSVI(model, bnn.guide, optimizer, elbo())
             losses = []
             for step in range(200):
                 if captured:

@@ -1,6 +1,8 @@
-"""Imports point downward only."""
+"""The rooms stand on floors: imports point downward, and no files import each other in a circle."""
 
 import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,61 +10,86 @@ import pytest
 import pyrosparse
 
 ROOT = Path(pyrosparse.__file__).parent
-BASE = {"arrays", "errors", "files", "globs", "liftable", "origin", "tensor_file"}
-CORE = BASE | {"target", "method", "masks"}
-LIFTING = CORE | {"call", "draws", "lift", "guide", "hooks", "param_store", "watch"}
-RUNNING = LIFTING | {"evidence", "compact", "infer", "prune", "methods", "models"}
-RUNNING |= {"data", "networks", "locks", "machine", "supports"}
-ALLOWED = {
-    "target.py": BASE,
-    "method.py": BASE | {"target"},
-    "masks.py": BASE,
-    "sum_product": BASE | {"sum_product"},
-    "distributions": {"distributions", "sum_product"},
-    "supports": BASE | {"supports", "distributions", "sum_product"},
-    "input_gate.py": BASE,
-    "methods": BASE | {"input_gate", "method", "target", "methods", "distributions", "supports"},
-    "hooks.py": CORE,
-    "param_store.py": CORE,
-    "guide.py": LIFTING,
-    "lift.py": LIFTING,
-    "models.py": LIFTING,
-    "distill.py": LIFTING | {"models"},
-    "evidence": LIFTING | {"evidence"},
-    "compact": LIFTING | {"input_gate", "evidence", "compact"},
-    "infer": LIFTING | {"evidence", "compact", "infer", "methods", "supports", "sum_product"},
-    "diagnostics": LIFTING | {"evidence", "compact", "data", "diagnostics"},
-    "prune": LIFTING | {"evidence", "infer", "prune"},
-    "locks.py": set(),
-    "machine.py": set(),
-    "recipes": RUNNING | {"distill", "recipes", "weights_file", "__version__"},
-    "bench": RUNNING | {"diagnostics", "recipes", "bench", "__version__"},
-    "assess": RUNNING | {"diagnostics", "recipes", "bench", "assess"},
-}
+FLOORS = [
+    {"util", "sum_product", "captured", "models"},
+    {"distributions", "data", "lifting", "torchvision_networks"},
+    {"supports", "evidence", "networks"},
+    {"methods", "compaction"},
+    {"measure", "infer"},
+    {"storage", "prune", "diagnostics", "robustness"},
+    {"sparse"},
+    {"recipes"},
+    {"bench"},
+    {"plots"},
+    {"reports"},
+    {"cli"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def imported(path: Path) -> set[str]:
-    """Our modules that the files at a path import, typing and all."""
-    found = set()
-    for file in path.rglob("*.py") if path.is_dir() else [path]:
-        for node in ast.walk(ast.parse(file.read_text())):
-            assert not (isinstance(node, ast.ImportFrom) and node.level), f"relative, in {file}"
-            if isinstance(node, ast.ImportFrom):
-                if node.module == "pyrosparse":
-                    modules = [f"pyrosparse.{alias.name}" for alias in node.names]
-                else:
-                    modules = [node.module or ""]
-            elif isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            else:
-                continue
-            found |= {m.split(".")[1] for m in modules if m.startswith("pyrosparse.")}
-            assert "pyrosparse" not in modules, f"{file} imports the package whole"
-    return found
+def module_of(file: Path) -> str:
+    parts = ("pyrosparse", *file.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_imports_point_downward(part: str):
-    path = ROOT / part
-    assert path.exists()
-    assert imported(path) <= ALLOWED[part]
+FILES = {module_of(file): file for file in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(module: str, *, running: bool) -> Iterator[str]:
+    """Our modules that a file imports; without those for the type checker alone if running."""
+    tree = ast.parse(FILES[module].read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if running and isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    # What a function imports when it is called makes no circle.
+    if running:
+        skipped |= {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for inner in ast.walk(node)
+        }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} has a relative import"
+            for alias in node.names:
+                if alias.name == "__version__":  # which needs nothing of the package
+                    continue
+                whole = f"{node.module}.{alias.name}"
+                found = whole if whole in FILES else node.module or ""
+                if found in FILES:
+                    yield found
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in FILES)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+INSIDE = [module for module in FILES if module != "pyrosparse"]
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(module) for module in INSIDE} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_imports_point_downward(module: str) -> None:
+    for other in imports(module, running=False):
+        assert other != "pyrosparse", f"{module} imports the package whole"
+        down = FLOOR[room(other)] < FLOOR[room(module)]
+        assert down or room(other) == room(module), f"{module} imports {other}, which is not below"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {module: set(imports(module, running=True)) for module in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"a circle: {' -> '.join(error.args[1])}") from None

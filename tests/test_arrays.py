@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrosparse.arrays import as_tensor, rows
+from pyrosparse.util.arrays import as_tensor, rows
 
 
 class Table:

@@ -17,12 +17,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import pyrosparse
-from pyrosparse import bench, data, networks, run_folder
+from pyrosparse import bench, data, networks
 from pyrosparse.cli import app
-from pyrosparse.compact.storage import load_sparse
 from pyrosparse.infer import checkpoint
 from pyrosparse.recipes import RECIPES, BayesianMagnitude
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports import folder as run_folder
+from pyrosparse.storage.storage import load_sparse
 
 DENSE = ["none", "--epochs", "2", "--network-options", '{"hidden": [8]}']
 NET = ["--network-options", '{"hidden": [8]}']

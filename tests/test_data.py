@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pyrosparse import data, errors
+from pyrosparse import data
 from pyrosparse.data import DataSet, Examples
+from pyrosparse.util import errors
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pyrosparse import files
-from pyrosparse.files import check_writable, open_file, read_text, write_atomically
+from pyrosparse.util import files
+from pyrosparse.util.files import check_writable, open_file, read_text, write_atomically
 
 
 @pytest.mark.parametrize("content", ["text: ä", b"\x00\xff"])
@@ -115,7 +115,7 @@ def test_files_have_the_usual_permissions(tmp_path: Path):
 
 KILLED = """
 import os, sys
-from pyrosparse.files import writing_atomically
+from pyrosparse.util.files import writing_atomically
 with writing_atomically(sys.argv[1]) as file:
     file.write(b"half")
     print("writing", flush=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pyrosparse.locks import locked, locked_folder
+from pyrosparse.util.locks import locked, locked_folder
 
 HOLD = """
 import sys, time
-from pyrosparse.locks import locked
+from pyrosparse.util.locks import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -79,9 +79,9 @@ def test_nothing_of_ours_needs_fcntl() -> None:
         "import sys, torch, pyro, joblib, typer, rich, filelock\n"
         "sys.modules['fcntl'] = None\n"
         "for name in [n for n in sys.modules if n.startswith('filelock')]: del sys.modules[name]\n"
-        "import pyrosparse.cli, pyrosparse.bench, pyrosparse.locks\n"
+        "import pyrosparse.cli, pyrosparse.bench, pyrosparse.util.locks\n"
         "import tempfile\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
-        "    with pyrosparse.locks.locked(folder + '/a'): pass\n"
+        "    with pyrosparse.util.locks.locked(folder + '/a'): pass\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)

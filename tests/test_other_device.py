@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import pyrosparse as ps
-from pyrosparse import bench, recipes, run_folder
-from pyrosparse.assess import adversarial_fine_tune, fgsm
-from pyrosparse.compact import active_features
+from pyrosparse import bench, recipes
+from pyrosparse.captured import svi
 from pyrosparse.distributions import (
     BipartiteGibbsMask,
     GibbsMask,
@@ -29,10 +28,12 @@ from pyrosparse.distributions import (
     IsingMask,
     TreeSupport,
 )
-from pyrosparse.infer import Annealing, Turbo, TurboVBI, schedules
-from pyrosparse.infer.captured import svi
-from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
+from pyrosparse.infer import schedules
+from pyrosparse.measure import active_features
+from pyrosparse.prune import Annealing, BayesFactorPruner, Pruner, ReductionPruner, Turbo, TurboVBI
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports import folder as run_folder
+from pyrosparse.robustness import adversarial_fine_tune, fgsm
 from pyrosparse.supports import Chain, Grid, Tree, UnitFactor
 from tests.other_device import OTHER, available, other_device, register
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pyrosparse import run_folder
-from pyrosparse.locks import locked_folder
 from pyrosparse.recipes import NoPruning
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports import folder as run_folder
+from pyrosparse.util.locks import locked_folder
 
 SETUP = Setup(network_options={"hidden": (4,)}, recipe=NoPruning(epochs=2))
 

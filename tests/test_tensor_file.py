@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import pyrosparse as ps
-from pyrosparse import tensor_file
-from pyrosparse.compact import StorageError, load_sparse, save_sparse
-from pyrosparse.compact.network_file import FORMAT as NETWORK
-from pyrosparse.compact.storage import FORMAT as SPARSE
 from pyrosparse.infer import checkpoint
 from pyrosparse.infer.checkpoint import CheckpointError
-from pyrosparse.weights_file import load_weights
+from pyrosparse.storage import StorageError, load_sparse, save_sparse
+from pyrosparse.storage.network_file import FORMAT as NETWORK
+from pyrosparse.storage.storage import FORMAT as SPARSE
+from pyrosparse.storage.weights_file import load_weights
+from pyrosparse.util import tensor_file
 
 Load = Callable[[Path], object]
 

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 import pyrosparse as ps
-from pyrosparse import machine
-from pyrosparse.compact.quality import quality
 from pyrosparse.data import DataSet
-from pyrosparse.files import write_atomically
 from pyrosparse.infer import schedules
+from pyrosparse.measure.quality import quality
 from pyrosparse.recipes import TurboVBI
 from pyrosparse.supports import Chain, Grid, SupportPrior, UnitFactor
+from pyrosparse.util import machine
+from pyrosparse.util.files import write_atomically
 
 FOLDER = Path(__file__).parent
 ACTIVE = 0.02

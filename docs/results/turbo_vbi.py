@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 import pyrosparse as ps
-from pyrosparse import bench, machine
-from pyrosparse.assess import plots
-from pyrosparse.files import write_atomically
-from pyrosparse.lift import lift
+from pyrosparse import bench
+from pyrosparse.lifting.lift import lift
+from pyrosparse.plots import plots
 from pyrosparse.recipes import Result
+from pyrosparse.util import machine
+from pyrosparse.util.files import write_atomically
 
 EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1)
 
@@ -43,7 +44,7 @@ def times(result: Result) -> list[str]:
     ]
     masks = {key: result.net.get_parameter(key) != 0 for key in result.prunable}
     plain = copy.deepcopy(result.net).to(memory_format=torch.contiguous_format)
-    table = ps.assess.acceleration(plain, masks, result.data.train.x[:1].contiguous())
+    table = ps.sparse.acceleration(plain, masks, result.data.train.x[:1].contiguous())
     return [*lines, *(f"| {' | '.join(row).replace(' ms', '')} |" for row in table.rows())]
 
 
@@ -55,7 +56,7 @@ def attacked(result: Result, epochs: int) -> list[Any]:
     for name, net in before.items():
         tuned = copy.deepcopy(net)
         masks = {t.key: tuned.get_parameter(t.key) != 0 for t in ps.weights(tuned)}
-        ps.assess.adversarial_fine_tune(
+        ps.robustness.adversarial_fine_tune(
             tuned,
             masks,
             data.train,
@@ -67,7 +68,7 @@ def attacked(result: Result, epochs: int) -> list[Any]:
             progress=False,
         )
         after[name] = tuned
-    return ps.assess.robustness_rows(
+    return ps.robustness.robustness_rows(
         before, data.test, EPSILONS, fine_tuned=after, bounds=data.bounds
     )
 
@@ -92,7 +93,7 @@ def message_rounds(result: Result, exchanges: int = 8) -> list[dict[str, Any]]:
     net = copy.deepcopy(result.original)
     bnn = lift(net, ps.SupportMRF())
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
-    turbo = ps.infer.TurboVBI(ps.classifier(bnn, len(data)), bnn, optimizer)
+    turbo = ps.prune.TurboVBI(ps.classifier(bnn, len(data)), bnn, optimizer)
     rounds = []
     generator = torch.Generator().manual_seed(0)
     for iteration in range(1, exchanges + 1):
@@ -128,13 +129,13 @@ def main(scratch: Path, folder: Path = Path(__file__).parent, epochs: int = 3) -
     history = [{"iteration": e["epoch"], **e} for e in support]
     pair = result.original, result.net
     figures = {
-        "kernels": ps.assess.kernels_before_and_after(*(n.conv1.weight for n in pair)),
-        "convergence": ps.assess.convergence(history),
-        "attack": ps.assess.accuracy_under_attack(rows),
+        "kernels": ps.plots.kernels_before_and_after(*(n.conv1.weight for n in pair)),
+        "convergence": ps.plots.convergence(history),
+        "attack": ps.plots.accuracy_under_attack(rows),
     }
     for name, figure in figures.items():
         write_atomically(folder.parent / "figures" / f"turbo-vbi-{name}.svg", plots.svg(figure))
-    messages = ps.assess.messages(message_rounds(result))  # images: smaller as one
+    messages = ps.plots.messages(message_rounds(result))  # images: smaller as one
     write_atomically(folder.parent / "figures" / "turbo-vbi-messages.png", plots.png(messages))
 
 

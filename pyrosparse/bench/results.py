@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyrosparse.files import read_text, write_atomically
-from pyrosparse.locks import locked
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.util.files import read_text, write_atomically
+from pyrosparse.util.locks import locked
 
 # The types of what a line has.
 _ENTRIES: dict[str, Any] = {

@@ -11,13 +11,14 @@ from typing import Any
 import joblib
 import torch
 
-from pyrosparse import __version__, machine
+from pyrosparse import __version__
 from pyrosparse.bench.predictive import outside_inputs, predictive
 from pyrosparse.bench.results import append, read, reading
 from pyrosparse.bench.suite import Job, Suite
-from pyrosparse.files import check_writable
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.recipes.stages import Pretraining
+from pyrosparse.util import machine
+from pyrosparse.util.files import check_writable
 
 
 def run(

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pyrosparse import data as data_sets
-from pyrosparse.errors import unknown_name
-from pyrosparse.files import read_text
 from pyrosparse.recipes import RECIPES, find
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.util.errors import unknown_name
+from pyrosparse.util.files import read_text
 
 MOST_RUNS = 100_000
 """Runs that a suite may ask for."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-import pyrosparse
+from pyrosparse import __version__
 
 
 class _Commands(TyperGroup):
@@ -57,7 +57,7 @@ def main(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"pyrosparse {pyrosparse.__version__}")
+        typer.echo(f"pyrosparse {__version__}")
         raise typer.Exit()
 
 

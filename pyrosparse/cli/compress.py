@@ -49,11 +49,11 @@ def _compress(
     dense: bool,
     quiet: bool,
 ) -> None:
-    from pyrosparse import run_folder
-    from pyrosparse.assess import tables
-    from pyrosparse.assess.costs import costs
-    from pyrosparse.assess.remarks import remarks
     from pyrosparse.recipes.setup import Setup
+    from pyrosparse.reports import folder as run_folder
+    from pyrosparse.reports import tables
+    from pyrosparse.reports.costs import costs
+    from pyrosparse.reports.remarks import remarks
 
     setup = Setup.of(given(values, recipe) | {"recipe": recipe.name})
     folder = output or run_folder.default_folder(setup)

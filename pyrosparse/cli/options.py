@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pyrosparse.errors import unknown_name
 from pyrosparse.recipes import RECIPES, find, names
 from pyrosparse.recipes.option import ANY, INT64, POSITIVE, Option
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.util.errors import unknown_name
 
 
 class RecipeGroup(TyperGroup):

@@ -83,10 +83,10 @@ def table(
 ) -> None:
     """Print a suite's results beside the paper's, in the columns that they have something for."""
     from pyrosparse import bench
-    from pyrosparse.assess import plots, size_plots
     from pyrosparse.bench import tables
     from pyrosparse.bench.columns import along_the_knob
-    from pyrosparse.files import write_atomically
+    from pyrosparse.plots import plots, size_plots
+    from pyrosparse.util.files import write_atomically
 
     grid = bench.load(suite)
     file = results or _results(grid)

@@ -10,7 +10,7 @@ from pyrosparse.data.idx import read_idx
 from pyrosparse.data.images import image_tree, read_images
 from pyrosparse.data.pixels import Normalisation, Pixels, check_options, prepare, stratified
 from pyrosparse.data.sources import SOURCES
-from pyrosparse.errors import unknown_name
+from pyrosparse.util.errors import unknown_name
 
 __all__ = [
     "Augmented",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pyrosparse.arrays import as_tensor
+from pyrosparse.util.arrays import as_tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)

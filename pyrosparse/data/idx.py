@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrosparse.files import open_file
+from pyrosparse.util.files import open_file
 
 _GZIP = 1032  # the most bytes that one byte of gzip can stand for
 _AGAIN = "Remove it, and get it again"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrosparse.data.folders import cache_folder
 from pyrosparse.data.pixels import Pixels
-from pyrosparse.files import open_file, writing_atomically
+from pyrosparse.util.files import open_file, writing_atomically
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.data.examples import DataSet, Examples
-from pyrosparse.errors import unknown_name
+from pyrosparse.util.errors import unknown_name
 
 Normalisation = Literal["standard", "unit"]
 

@@ -13,7 +13,7 @@ from pyrosparse.data.folders import cache_folder
 from pyrosparse.data.idx import read_idx
 from pyrosparse.data.images import jpeg_zip
 from pyrosparse.data.pixels import Pixels, stratified
-from pyrosparse.errors import torchvision
+from pyrosparse.util.errors import torchvision
 
 _FASHION = (
     "T-shirt/top",

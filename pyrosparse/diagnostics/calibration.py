@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.compact.quality import BINS, quality
+from pyrosparse.measure.quality import BINS, quality
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def calibration(log_probabilities: Tensor, labels: Tensor) -> Calibration:
 
     .. math:: \mathrm{Brier} = \frac{1}{N} \sum_{i=1}^{N} \sum_{c} (p_{ic} - [y_i = c])^2
 
-    and the ECE as of ``pyrosparse.compact.quality``; the bins are those of a reliability diagram.
+    and the ECE as of ``pyrosparse.measure.quality``; the bins are those of a reliability diagram.
     A lower ECE alone does not make a better network: one that always says the classes' frequencies
     has none. Likelihood and Brier score are proper, and the truth is best under both.
 

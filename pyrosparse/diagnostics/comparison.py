@@ -17,7 +17,7 @@ from pyrosparse.diagnostics.guides import guides_by_name
 from pyrosparse.diagnostics.table import text_table
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.traces import evaluation_mode
-from pyrosparse.lift import Lifted
+from pyrosparse.lifting.lift import Lifted
 
 LOO_WARNING = (
     "LOO is from the training data, by importance sampling. It misleads for mean-field networks: "

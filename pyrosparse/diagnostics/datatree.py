@@ -22,7 +22,7 @@ from pyrosparse.diagnostics.variables import (
 )
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.traces import calls_of, evaluation_mode
-from pyrosparse.lift import Lifted
+from pyrosparse.lifting.lift import Lifted
 
 Program = Callable[..., Any]
 Groups = dict[str, dict[str, np.ndarray]]

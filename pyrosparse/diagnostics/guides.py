@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrosparse.errors import unknown_name
+from pyrosparse.util.errors import unknown_name
 
 Guide = Callable[..., Any]
 

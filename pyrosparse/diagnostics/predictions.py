@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyrosparse.diagnostics.draws import draw_seed
 from pyrosparse.evidence.latents import check_covered
 from pyrosparse.evidence.traces import evaluation_mode
-from pyrosparse.lift import Lifted
+from pyrosparse.lifting.lift import Lifted
 
 
 def log_probabilities(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrosparse.errors import unknown_name
+from pyrosparse.util.errors import unknown_name
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.errors import unknown_name
-from pyrosparse.guide import Entry, locate
-from pyrosparse.lift import Lifted
+from pyrosparse.lifting.guide import Entry, locate
+from pyrosparse.lifting.lift import Lifted
+from pyrosparse.util.errors import unknown_name
 
 _SIDES = ("unit", "input", "row", "column", "depth")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from pyrosparse.arrays import as_tensor, is_array, rows
+from pyrosparse.util.arrays import as_tensor, is_array, rows
 
 Batch = tuple[Any, ...]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyrosparse.arrays import is_array
 from pyrosparse.evidence.batches import as_batch, batches
+from pyrosparse.util.arrays import is_array
 
 MEMORY = 2**30
 """Bytes of a loader's batches that are kept in memory, so that it is gone through once."""

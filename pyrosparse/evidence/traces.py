@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyrosparse.evidence.latents import check_covered
 from pyrosparse.evidence.sites import observed_sites
-from pyrosparse.lift import mean_gates
+from pyrosparse.lifting.lift import mean_gates
 
 
 class _AtMean(Messenger):

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pyrosparse import tensor_file
+from pyrosparse.util import tensor_file
 
 FORMAT = "pyrosparse checkpoint 1"
 

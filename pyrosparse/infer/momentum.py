@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrosparse.lift import Lifted
+from pyrosparse.lifting.lift import Lifted
 
 
 def forget_momentum(optimizer: torch.optim.Optimizer, lifted: Lifted) -> None:

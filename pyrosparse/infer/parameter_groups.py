@@ -11,8 +11,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyrosparse.errors import unknown_name
-from pyrosparse.globs import first_match
+from pyrosparse.util.errors import unknown_name
+from pyrosparse.util.globs import first_match
 
 Rates = float | Mapping[str, float]
 
@@ -34,7 +34,7 @@ def made(optimizer: Any, groups: list[dict[str, Any]]) -> Optimizer:
         raise TypeError(
             f"fit takes a torch optimizer, and this is a {type(optimizer).__name__} of Pyro: give "
             "optimizer=torch.optim.Adam (or lambda groups: torch.optim.Adam(groups, ...)) with "
-            "learning_rate=... and schedule=...; SVI and ps.infer.CapturedSVI take those of Pyro"
+            "learning_rate=... and schedule=...; SVI and ps.captured.CapturedSVI take those of Pyro"
         )
     if isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__

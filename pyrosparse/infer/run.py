@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.optim import Optimizer
 
+from pyrosparse.captured import CapturedSVI
 from pyrosparse.evidence.batches import as_batch
 from pyrosparse.evidence.traces import evaluation_mode, modules
-from pyrosparse.files import write_atomically
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
-from pyrosparse.infer.captured import CapturedSVI
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
 from pyrosparse.infer.shrink import Shrink
-from pyrosparse.lift import Lifted
+from pyrosparse.lifting.lift import Lifted
+from pyrosparse.util.files import write_atomically
 
 READ_EVERY = 50
 """Steps between two looks at the loss on a device that the host need not wait for."""
@@ -74,7 +74,7 @@ class Fit:
             for part in module.modules():
                 if isinstance(part, Lifted):
                     return part
-        raise TypeError("this needs a lifted network: pass fit a guide that pyrosparse.lift made")
+        raise TypeError("this needs a lifted network: pass fit a guide that ps.lift made")
 
     @property
     def n(self) -> int:

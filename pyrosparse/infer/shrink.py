@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyrosparse.compact.cut import Cut, cut, put, take
-from pyrosparse.guide import Contents, Entry
-from pyrosparse.lift import Lifted
+from pyrosparse.compaction.cut import Cut, cut, put, take
+from pyrosparse.lifting.guide import Contents, Entry
+from pyrosparse.lifting.lift import Lifted
 
 if TYPE_CHECKING:
     from pyrosparse.infer.run import Fit

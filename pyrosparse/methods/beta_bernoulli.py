@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pyrosparse.distributions import LogitKumaraswamy, relaxed_bernoulli
-from pyrosparse.globs import first_match
-from pyrosparse.method import Method, Posterior, draws_of
-from pyrosparse.origin import sources
-from pyrosparse.target import Kind, Target
+from pyrosparse.lifting.method import Method, Posterior, draws_of
+from pyrosparse.lifting.origin import sources
+from pyrosparse.lifting.target import Kind, Target
+from pyrosparse.util.globs import first_match
 
 
 @dataclass(frozen=True)

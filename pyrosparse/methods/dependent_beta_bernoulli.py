@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrosparse.distributions import Kumaraswamy, relaxed_bernoulli
-from pyrosparse.input_gate import LIMITS, InputGate, pooled
-from pyrosparse.method import Method, Posterior, draws_of, normal_moments
+from pyrosparse.lifting.input_gate import LIMITS, InputGate, pooled
+from pyrosparse.lifting.method import Method, Posterior, draws_of, normal_moments
+from pyrosparse.lifting.target import Kind, Target, gates
 from pyrosparse.methods.beta_bernoulli import BetaBernoulli
-from pyrosparse.target import Kind, Target, gates
 
 _EPSILON = 1e-5
 _MOMENTUM = 0.1

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pyrosparse.distributions import IsotropicNormal, Point
-from pyrosparse.method import Method, Posterior, draws_of, normal_moments, signal_to_noise
-from pyrosparse.target import Target
+from pyrosparse.lifting.method import Method, Posterior, draws_of, normal_moments, signal_to_noise
+from pyrosparse.lifting.target import Target
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pyrosparse.distributions import BipartiteGibbsMask, GibbsMask, IsotropicNormal, Point
 from pyrosparse.distributions.precision import at_least_float32
 from pyrosparse.distributions.quantile import quantile
-from pyrosparse.method import Method, Posterior, draws_of, normal_moments
-from pyrosparse.target import Target, weights
+from pyrosparse.lifting.method import Method, Posterior, draws_of, normal_moments
+from pyrosparse.lifting.target import Target, weights
 
 Structure = Literal["weight", "kernel", "filter"] | Callable[[Tensor], Tensor]
 
@@ -49,7 +49,7 @@ class Gibbs(Method):
                 elements only.
     c:          the coupling in a block; 0, 0.01, 1 and 0.01 by default.
     convention: ``paper`` or ``reference-code``, as for ``GibbsMask``.
-    beta:       the inverse temperature; ``ps.infer.Annealing`` raises it as training goes on. It is
+    beta:       the inverse temperature; ``ps.prune.Annealing`` raises it as training goes on. It is
                 in the posterior's buffer ``_beta``, and so in the state dict.
     relative:   measure w in units of its root mean square over the target, so that beta and c
                 mean the same in every layer; otherwise, as in the paper, they act on w as it is.

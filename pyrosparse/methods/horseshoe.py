@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrosparse.method import Method, from_pyro
-from pyrosparse.target import Target
+from pyrosparse.lifting.method import Method, from_pyro
+from pyrosparse.lifting.target import Target
 
 
 def Horseshoe(scale: float = 0.1, *, threshold: float = 1.0, initial_scale: float = 0.01) -> Method:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from pyrosparse.distributions import Point
 from pyrosparse.distributions.precision_normal import PrecisionNormal, log_normalizer_of
-from pyrosparse.method import Method, Posterior, draws_of, normal_moments
+from pyrosparse.lifting.method import Method, Posterior, draws_of, normal_moments
+from pyrosparse.lifting.target import Target
 from pyrosparse.supports import Grid, SupportPrior
 from pyrosparse.supports.gamma import Gamma, evidence, mean_field, structured
-from pyrosparse.target import Target
 
 LARGEST = 30.0
 """Log-odds beyond which nothing is told apart, in nats."""

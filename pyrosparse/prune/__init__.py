@@ -1,17 +1,23 @@
 """Pruning: which weights go, when, and whether the evidence lets them."""
 
+from pyrosparse.prune.annealing import Annealing
 from pyrosparse.prune.bayes_factor import BayesFactorPruner
 from pyrosparse.prune.criteria import magnitude, random
 from pyrosparse.prune.pruner import Pruner
 from pyrosparse.prune.recalibration import recalibrate
 from pyrosparse.prune.reduction import Batch, Order, ReductionPruner, prune_batch, ranked, reduce
+from pyrosparse.prune.turbo import Exchange, Turbo, TurboVBI
 
 __all__ = [
+    "Annealing",
     "Batch",
     "BayesFactorPruner",
+    "Exchange",
     "Order",
     "Pruner",
     "ReductionPruner",
+    "Turbo",
+    "TurboVBI",
     "magnitude",
     "prune_batch",
     "random",

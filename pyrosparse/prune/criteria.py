@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyrosparse.errors import unknown_name
-from pyrosparse.masks import Masks, largest
+from pyrosparse.lifting.masks import Masks, largest
+from pyrosparse.util.errors import unknown_name
 
 Criterion = Callable[[Mapping[str, Tensor], float, torch.Generator], Masks]
 Scope = Literal["tensor", "global"]

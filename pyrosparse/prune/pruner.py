@@ -12,7 +12,7 @@ from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.infer.schedules import Schedule, constant
-from pyrosparse.masks import Masks
+from pyrosparse.lifting.masks import Masks
 from pyrosparse.prune.criteria import Criterion
 from pyrosparse.prune.criteria import criterion as resolve
 

@@ -10,19 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyrosparse.evidence import (
-    ElboEstimate,
-    elbo,
-    elbo_difference,
-    normal_posteriors,
-    reductions,
-)
+from pyrosparse.evidence import ElboEstimate, elbo, elbo_difference, normal_posteriors, reductions
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.traces import calls_of, evaluation_mode
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
-from pyrosparse.lift import Lifted
-from pyrosparse.masks import Masks, largest
+from pyrosparse.lifting.lift import Lifted
+from pyrosparse.lifting.masks import Masks, largest
 from pyrosparse.prune.pruner import check_weights, sparsity_of, weights_of
 
 Order = Literal["signal", "evidence"]

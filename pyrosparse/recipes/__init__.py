@@ -6,7 +6,6 @@ A recipe is a frozen dataclass of options; ``pyrosparse.compress(net, data, reci
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pyrosparse.errors import unknown_name
 from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
@@ -22,6 +21,7 @@ from pyrosparse.recipes.pruning import (
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
+from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
     from pyrosparse.recipes.compaction import Compaction

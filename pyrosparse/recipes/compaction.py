@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.compact import CompactionError, CompactNet, PaperCounts, Report, compact, report
-from pyrosparse.masks import Masks
+from pyrosparse.compaction import CompactionError, CompactNet, compact
+from pyrosparse.lifting.masks import Masks
+from pyrosparse.measure import PaperCounts, Report, report
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
-from pyrosparse.masks import Masks
+from pyrosparse.lifting.masks import Masks
 from pyrosparse.prune.pruner import weights_of
 
 

@@ -11,7 +11,7 @@ from pyrosparse.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from pyrosparse.infer import Callback
-    from pyrosparse.lift import Lifted
+    from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
 
 # Standard deviations move by their logarithm, and have further to go than locations.
@@ -35,9 +35,9 @@ class MeanField(Recipe):
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse.infer import schedules
-        from pyrosparse.lift import lift
+        from pyrosparse.lifting.lift import lift
+        from pyrosparse.lifting.target import weights
         from pyrosparse.methods import Gaussian
-        from pyrosparse.target import weights
 
         method = Gaussian(scale=self.scale, posterior="normal", estimator="activations")
         bnn = lift(job.net, method, weights(job.net))

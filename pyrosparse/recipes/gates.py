@@ -12,7 +12,7 @@ from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
 
 if TYPE_CHECKING:
-    from pyrosparse.lift import Lifted
+    from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
 
 # A cut costs about as much as some hundred steps of a small network.
@@ -50,8 +50,8 @@ class BetaBernoulli(StartsTrained):
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse import methods
-        from pyrosparse.lift import lift
-        from pyrosparse.target import gates, weights
+        from pyrosparse.lifting.lift import lift
+        from pyrosparse.lifting.target import gates, weights
 
         net = job.net
         method = methods.BetaBernoulli(
@@ -84,7 +84,7 @@ class BetaBernoulli(StartsTrained):
 
     def _epochs_between_cuts(self, job: Job) -> int | None:
         """None where the network cannot be traced, which is then trained whole."""
-        from pyrosparse.compact.cut import cut
+        from pyrosparse.compaction.cut import cut
 
         try:
             cut(job.net, {}, job.data.batch[:-1])
@@ -106,9 +106,9 @@ class DependentBetaBernoulli(BetaBernoulli):
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse import methods
-        from pyrosparse.compact import active_features
-        from pyrosparse.lift import lift
-        from pyrosparse.target import weights
+        from pyrosparse.lifting.lift import lift
+        from pyrosparse.lifting.target import weights
+        from pyrosparse.measure import active_features
 
         before = job.stage(BetaBernoulli.of(self.values()), "first")
         method = methods.DependentBetaBernoulli(before)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from pyrosparse import methods
     from pyrosparse.infer import Callback
+    from pyrosparse.lifting.target import Target
     from pyrosparse.recipes.job import Job
-    from pyrosparse.target import Target
 
 _BETAS = {"weight": (0.7, 1e4), "kernel": (0.7, 1e4), "filter": (0.003, 1.0)}
 _COUPLING = {"weight": 0.0, "kernel": 0.01, "filter": 1.0}
@@ -90,7 +90,8 @@ class Gibbs(Masked):
         return True
 
     def callbacks(self, names: list[str]) -> list[Callback]:
-        from pyrosparse.infer import Annealing, schedules
+        from pyrosparse.infer import schedules
+        from pyrosparse.prune import Annealing
 
         schedule = schedules.logarithmic(self.beta_start, self.beta_end, until=self.annealed)
         return [Annealing(schedule, per="step")]

@@ -15,10 +15,10 @@ from torch import nn
 
 from pyrosparse import __version__
 from pyrosparse.infer import Callback, Fit, fit
-from pyrosparse.lift import Lifted
-from pyrosparse.locks import locked_folder
+from pyrosparse.lifting.lift import Lifted
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.split import Split, digest
+from pyrosparse.util.locks import locked_folder
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from pyrosparse import methods
     from pyrosparse.infer import Callback
-    from pyrosparse.lift import Lifted
+    from pyrosparse.lifting.lift import Lifted
+    from pyrosparse.lifting.target import Target
     from pyrosparse.recipes.job import Job
     from pyrosparse.recipes.split import Split
-    from pyrosparse.target import Target
 
 Structure = Literal["weight", "kernel", "filter"]
 
@@ -102,9 +102,9 @@ class Dense(Recipe):
     def _lifted(self, net: nn.Module) -> Lifted:
         """The network with the Gaussian prior on all its convolutions (without any, on all its
         weights), and with masks where they are drawn."""
-        from pyrosparse.lift import lift
+        from pyrosparse.lifting.lift import lift
+        from pyrosparse.lifting.target import weights
         from pyrosparse.methods import Gaussian
-        from pyrosparse.target import weights
 
         targets = self.prior().targets(net)
         names = {target.name for target in targets}

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from pyrosparse import data as data_sets
 from pyrosparse import networks
-from pyrosparse.compact import StorageError, load
 from pyrosparse.data import DataSet
 from pyrosparse.recipes.split import digest, split
-from pyrosparse.weights_file import load_weights
+from pyrosparse.storage import StorageError, load
+from pyrosparse.storage.weights_file import load_weights
 
 if TYPE_CHECKING:
-    from pyrosparse.distill import distill
+    from pyrosparse.models.distillation import distill
     from pyrosparse.recipes.setup import Setup
 
 
@@ -129,7 +129,7 @@ class Teacher:
         self.key = f"distill {weight} {temperature} {digest(teacher.state_dict().values())}"
 
     def __call__(self, network: Any, n: int) -> distill:
-        from pyrosparse.distill import distill
+        from pyrosparse.models.distillation import distill
 
         options = {"weight": self.weight, "temperature": self.temperature}
         return distill(network, self.teacher, n, **options)

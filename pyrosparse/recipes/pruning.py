@@ -11,7 +11,7 @@ from pyrosparse.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from pyrosparse.infer import Callback
-    from pyrosparse.lift import Lifted
+    from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
 
 
@@ -32,7 +32,7 @@ class NoPruning(Recipe):
         return Evaluation("train", job.data.train)
 
     def train(self, job: Job) -> Lifted:
-        from pyrosparse.lift import lift
+        from pyrosparse.lifting.lift import lift
         from pyrosparse.methods import Gaussian
 
         bnn = lift(job.net, Gaussian(scale=self.scale))

@@ -11,7 +11,7 @@ from pyrosparse.recipes.option import Option, Rule, options
 if TYPE_CHECKING:
     from torch import nn
 
-    from pyrosparse.lift import Lifted
+    from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
     from pyrosparse.recipes.split import Split
 

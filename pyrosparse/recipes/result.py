@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from pyrosparse.compact import CompactNet, Report
-from pyrosparse.lift import Lifted
+from pyrosparse.compaction import CompactNet
+from pyrosparse.lifting.lift import Lifted
+from pyrosparse.measure import Report
 from pyrosparse.recipes.compaction import Compaction
 from pyrosparse.recipes.job import Stage
 from pyrosparse.recipes.recipe import Recipe

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyrosparse.compact import beta_bernoulli_counts, quality
-from pyrosparse.compact.active_features import active_features, mean_counts
-from pyrosparse.compact.masked import masked
-from pyrosparse.distill import distill
+from pyrosparse.compaction.masked import masked
 from pyrosparse.evidence import evaluate
 from pyrosparse.infer import Callback
-from pyrosparse.lift import Lifted
-from pyrosparse.models import classifier
+from pyrosparse.lifting.lift import Lifted
+from pyrosparse.measure import beta_bernoulli_counts, quality
+from pyrosparse.measure.active_features import active_features, mean_counts
+from pyrosparse.models.distillation import distill
+from pyrosparse.models.likelihoods import classifier
 from pyrosparse.recipes.compaction import compacted
 from pyrosparse.recipes.job import Job, Likelihood
 from pyrosparse.recipes.recipe import Recipe

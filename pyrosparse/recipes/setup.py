@@ -134,9 +134,9 @@ class Setup:
         >>> Setup.of(values).run(progress=False).report.structure
         '8-10'
         """
-        from pyrosparse.machine import check_device
         from pyrosparse.recipes.named import load_data, load_network, load_teacher
         from pyrosparse.recipes.run import compress
+        from pyrosparse.util.machine import check_device
 
         check_device(self.device)
         data = load_data(self)

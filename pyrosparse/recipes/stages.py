@@ -10,7 +10,7 @@ from pyrosparse.recipes.option import Auto, option
 from pyrosparse.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pyrosparse.lift import Lifted
+    from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
 
 
@@ -26,7 +26,7 @@ class Pretraining(Recipe):
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse.infer import schedules
-        from pyrosparse.lift import lift
+        from pyrosparse.lifting.lift import lift
         from pyrosparse.methods import Gaussian
 
         bnn = lift(job.net, Gaussian(scale=self.scale))

@@ -14,7 +14,7 @@ from pyrosparse.recipes.stages import StartsTrained
 if TYPE_CHECKING:
     from torch import nn
 
-    from pyrosparse.lift import Lifted
+    from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
     from pyrosparse.recipes.split import Split
 
@@ -29,7 +29,7 @@ _EXCHANGES = 40
 def _data_for_each_weight(recipe: Any, net: nn.Module, data: Split) -> float:
     """Where there are more weights than data, their priors would together outweigh the
     likelihood."""
-    from pyrosparse.target import weights
+    from pyrosparse.lifting.target import weights
 
     return min(1.0, data.n / sum(math.prod(target.shape) for target in weights(net)))
 
@@ -61,7 +61,8 @@ class IndependentSupport(StartsTrained):
 
     def turbo(self, **units: Any) -> Any:
         """The callback that exchanges messages and prunes."""
-        from pyrosparse.infer import Turbo, schedules
+        from pyrosparse.infer import schedules
+        from pyrosparse.prune import Turbo
 
         return Turbo(
             active=schedules.logarithmic(
@@ -76,10 +77,10 @@ class IndependentSupport(StartsTrained):
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse.infer import schedules
-        from pyrosparse.lift import lift
+        from pyrosparse.lifting.lift import lift
+        from pyrosparse.lifting.target import weights
         from pyrosparse.methods import Gaussian, SupportMRF
         from pyrosparse.supports import Grid
-        from pyrosparse.target import weights
 
         net = job.net
         self.pretrained(job)

@@ -9,10 +9,10 @@ import pyro
 from torch import Tensor
 
 from pyrosparse.distributions import GridSupport
-from pyrosparse.errors import unknown_name
 from pyrosparse.sum_product import sum_product
 from pyrosparse.sum_product.transition import Transition
 from pyrosparse.supports.prior import SupportPrior
+from pyrosparse.util.errors import unknown_name
 
 Layout = Literal["kernel", "tiled", "channel"]
 _LAYOUTS = ("kernel", "tiled", "channel")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyrosparse.globs import first_match
+from pyrosparse.util.globs import first_match
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pyrosparse import bench
-from pyrosparse.assess import plots, size_plots
 from pyrosparse.bench.columns import along_the_knob
+from pyrosparse.plots import plots, size_plots
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import pyrosparse as ps
 from pyrosparse.infer.denormals import flush_denormals
-from pyrosparse.method import Posterior
+from pyrosparse.lifting.method import Posterior
 
 BATCH = 128
 GOALS = {"weight": 2.0, "kernel": 8.0, "filter": 20.0}  # percent of a plain step

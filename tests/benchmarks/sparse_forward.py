@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from pyrosparse.compact.layouts import layout_bytes
-from pyrosparse.compact.sparse import sparse_inference
+from pyrosparse.sparse import sparse_inference
+from pyrosparse.storage.layouts import layout_bytes
 
 SHAPES = ((500, 784), (2048, 2048))
 DENSITIES = (0.01, 0.05, 0.1)

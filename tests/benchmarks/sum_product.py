@@ -25,8 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pyrosparse.infer import sum_product
-from pyrosparse.sum_product import scan
+from pyrosparse.sum_product import scan, sum_product
 from pyrosparse.sum_product.transition import Transition
 
 SHAPES = [(512, 4608), (4096, 4096), (1024, 5, 5), (64, 512, 3, 3)]

@@ -50,8 +50,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrosparse as ps
+from pyrosparse.captured import CapturedSVI
 from pyrosparse.distributions.quantile import quantile
-from pyrosparse.infer import CapturedSVI
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.parameter_groups import fused_adam, parameter_groups
 

@@ -55,8 +55,8 @@ def main() -> None:
         bnn = ps.lift(net, ps.SupportMRF())
         x, y = torch.randn(BATCH, *shape), torch.randint(0, 10, (BATCH,))
         optimizer = fused_adam([{"params": list(bnn.parameters()), "lr": 1e-4}])
-        turbo = ps.infer.TurboVBI(ps.classifier(bnn, n), bnn, optimizer)
-        units = ps.infer.Exchange(bnn, units=ps.supports.UnitFactor(), example=(x[:1],))
+        turbo = ps.prune.TurboVBI(ps.classifier(bnn, n), bnn, optimizer)
+        units = ps.prune.Exchange(bnn, units=ps.supports.UnitFactor(), example=(x[:1],))
         for _ in range(3):
             turbo.step(x, y)
         turbo.exchange()

@@ -9,7 +9,6 @@ from torch import nn
 from torch.distributions import Normal
 
 import pyrosparse as ps
-from pyrosparse.compact import quality
 from pyrosparse.diagnostics import (
     auroc,
     calibration,
@@ -20,6 +19,7 @@ from pyrosparse.diagnostics import (
     predictive_quality,
     rotated,
 )
+from pyrosparse.measure import quality
 from tests.nets import batch, mlp
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyrosparse.captured import CapturedSVI
 from pyrosparse.distributions import Kumaraswamy, LogitKumaraswamy, kumaraswamy
-from pyrosparse.infer import CapturedSVI
 from tests.distributions.high_precision import (
     kumaraswamy_log_density,
     kumaraswamy_logit_gradient,

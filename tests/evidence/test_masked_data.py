@@ -9,7 +9,7 @@ from torch import nn
 
 import pyrosparse as ps
 from pyrosparse.evidence import elbo, evaluate, log_posterior
-from pyrosparse.infer.turbo.curvature import curvature
+from pyrosparse.prune.turbo.curvature import curvature
 from tests.linear_gaussian import LinearGaussian
 from tests.nets import batch, mlp
 

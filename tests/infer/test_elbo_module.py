@@ -10,8 +10,8 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrosparse as ps
-from pyrosparse.assess.adversarial import adversarial_classifier
 from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.robustness.adversarial import adversarial_classifier
 from tests.nets import batch, mlp
 
 N = 14

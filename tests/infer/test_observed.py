@@ -194,7 +194,7 @@ def test_looking_changes_no_number_and_no_generator():
         bnn, result = run()
     # As SVI on the batches that the run's seed gives: nothing was drawn before the first step.
     theirs = lifted()
-    svi = ps.infer.CapturedSVI(
+    svi = ps.captured.CapturedSVI(
         program(theirs, of_batch), theirs.guide, lambda named: torch.optim.Adam(
             named.values(), lr=1e-3, fused=True
         ), TraceMeanField_ELBO(), same_random_stream=False,

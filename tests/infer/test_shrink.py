@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pyrosparse as ps
-from pyrosparse.compact import layout_bytes
-from pyrosparse.compact.cut import cut
+from pyrosparse.compaction.cut import cut
 from pyrosparse.distributions import Point
 from pyrosparse.infer import Callback, Fit
-from pyrosparse.method import Posterior
-from pyrosparse.target import Kind
+from pyrosparse.lifting.method import Posterior
+from pyrosparse.lifting.target import Kind
+from pyrosparse.storage import layout_bytes
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: ps.networks.fcn((6,), 3, hidden=(9, 7)), (6,)),

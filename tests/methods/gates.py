@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import pyrosparse as ps
-from pyrosparse.method import Posterior
-from pyrosparse.target import Kind
+from pyrosparse.lifting.method import Posterior
+from pyrosparse.lifting.target import Kind
 
 
 @dataclass(frozen=True)

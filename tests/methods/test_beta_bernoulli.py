@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 
 import pyrosparse as ps
 from pyrosparse.distributions import LogitKumaraswamy
-from pyrosparse.method import Posterior
+from pyrosparse.lifting.method import Posterior
 from tests.method_case import MethodCase
 from tests.monte_carlo import assert_mean
 

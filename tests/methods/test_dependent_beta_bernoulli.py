@@ -11,7 +11,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
 import pyrosparse as ps
-from pyrosparse.method import Posterior
+from pyrosparse.lifting.method import Posterior
 from tests.method_case import MethodCase
 from tests.monte_carlo import assert_mean
 from tests.nets import NETS, batch

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import pyrosparse as ps
-from pyrosparse.method import Posterior
+from pyrosparse.lifting.method import Posterior
 from pyrosparse.methods import Gibbs
 from tests.distributions.enumerated import assert_law, complete, log_weights
 from tests.method_case import MethodCase

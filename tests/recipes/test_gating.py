@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import pyrosparse as ps
-from pyrosparse import networks, run_folder
-from pyrosparse.compact.storage import load_sparse
+from pyrosparse import networks
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports import folder as run_folder
+from pyrosparse.storage.storage import load_sparse
 from tests.stopped import stopped_after
 
 # One size of batch only, because a step of every other size is captured anew.
@@ -91,7 +92,7 @@ def test_a_compact_network_that_cannot_be_saved_is_said_to(
     def unsaved(*_: object) -> None:
         raise ValueError("it has hooks")
 
-    monkeypatch.setattr("pyrosparse.assess.summary.save", unsaved)
+    monkeypatch.setattr("pyrosparse.reports.summary.save", unsaved)
     summary = run_folder.run(TINY, tmp_path, progress=False)
     assert summary.compact_bytes is None and summary.compaction is not None
     assert summary.compaction.problem == "it has hooks" and summary.compaction.report is not None

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from pyrosparse import run_folder
 from pyrosparse.bench import suite
-from pyrosparse.method import Posterior
+from pyrosparse.lifting.method import Posterior
 from pyrosparse.recipes import Gibbs, Split
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports import folder as run_folder
 from tests.stopped import stopped_after
 
 TINY = {"network_options": {"hidden": [16]}, "epochs": 2, "batch_size": 647, "sparsity": 0.75}

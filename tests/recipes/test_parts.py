@@ -9,7 +9,8 @@ from torch import nn
 
 import pyrosparse as ps
 from pyrosparse import recipes
-from pyrosparse.infer import Callback, Fit, Turbo, schedules
+from pyrosparse.infer import Callback, Fit, schedules
+from pyrosparse.prune import Turbo
 
 X = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long() + (X[:, 1] > 0).long()

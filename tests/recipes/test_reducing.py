@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pyrosparse import run_folder
 from pyrosparse.recipes import ModelReduction, Split
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports import folder as run_folder
 from tests.stopped import stopped_after
 
 VALUES = {

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from pyrosparse.assess.run_figures import figures
 from pyrosparse.recipes import Split, TurboVBI
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports.figures import figures
 from tests.stopped import stopped_after
 
 VALUES = {

@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrosparse.infer import (
+from pyrosparse.sum_product import (
     LoopyRegimeWarning,
+    kernels,
+    scan,
     sum_product,
     sum_product_messages,
 )
-from pyrosparse.sum_product import kernels, scan
 from pyrosparse.sum_product.transition import Transition
 from tests import enumeration
 

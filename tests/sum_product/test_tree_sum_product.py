@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrosparse.infer import sum_product, tree_sum_product
+from pyrosparse.sum_product import sum_product, tree_sum_product
 from tests import enumeration
 from tests.enumeration import forests
 

@@ -1,0 +1,7 @@
+"""Steps of inference as tensor programs: captured once, checked, and run."""
+
+from pyrosparse.captured.svi import CapturedSVI
+
+__all__ = [
+    "CapturedSVI",
+]

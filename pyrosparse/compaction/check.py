@@ -1,0 +1,167 @@
+"""The check at the end of a compaction: do both networks compute the same?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pyrosparse.compaction.other_sizes import other_sizes
+
+SMALLEST = 1e-3  # outputs below this are compared with this
+
+
+class CompactionError(RuntimeError):
+    """A compact network does not compute what the masked network does: a defect of pyrosparse."""
+
+
+class SizeError(CompactionError):
+    """A compact network is right on the example, and not on inputs of another size."""
+
+
+def check(
+    reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...], resize: bool = False
+) -> float:
+    """The largest difference between two networks, on an example and on random inputs.
+
+    It is a fraction of the largest output, or of 1e-3 where that is larger. The arithmetic is done
+    in float64 where the networks can do it, so that it is the networks that are compared and not
+    the rounding of their sums.
+
+    inputs: the networks' arguments.
+    resize: whether to compare on inputs of other sizes, too, those that the reference takes.
+
+    Raises CompactionError beyond 1e-5 (1e-9 for float64 networks), on results of another shape, and
+    where one is finite and the other is not; SizeError where that is so at other sizes alone;
+    ValueError where nothing on the example is finite.
+
+    >>> check(nn.ReLU(), nn.ReLU(), (torch.ones(2),))
+    0.0
+    >>> check(nn.ReLU(), nn.Tanh(), (torch.ones(2),))
+    Traceback (most recent call last):
+    pyrosparse.compaction.check.CompactionError: the compact network differs ...
+    """
+    floating = [p.dtype for p in reference.parameters() if p.is_floating_point()]
+    dtype = floating[0] if floating else torch.float32
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-5}.get(dtype)
+    if tolerance is None:
+        tolerance = 10 * torch.finfo(dtype).eps
+    generator = torch.Generator().manual_seed(0)
+    draws = [inputs, *(random_like(inputs, generator) for _ in range(2))]
+    if dtype != torch.float64:
+        try:
+            double = copy.deepcopy(reference).double()
+            with torch.no_grad():
+                double(*_double(inputs))
+            reference, small = double, copy.deepcopy(small).double()
+            draws = [_double(one) for one in draws]
+        except (RuntimeError, ValueError, TypeError):
+            pass  # it makes tensors of a type of its own: compare in that
+    reference, small = reference.eval(), small.eval()
+    worst = 0.0
+    for number, one in enumerate(draws):
+        with torch.no_grad():
+            try:
+                expected = reference(*_cloned(one))
+            except Exception:
+                if number == 0:
+                    raise
+                continue  # its integers mean something: offsets, say
+            found = difference(expected, small(*_cloned(one)))
+        if math.isnan(found) and number == 0:
+            raise ValueError(
+                "the masked network gives no finite number on the example, so that nothing can be "
+                "compared: look for NaN and infinity in the example and in the network's buffers"
+            )
+        # Random inputs may lie where a network is not defined: those say nothing.
+        worst = worst if math.isnan(found) else max(worst, found)
+    if not worst <= tolerance:
+        raise CompactionError(
+            f"the compact network differs from the masked one by {worst:.1e} of its outputs, more "
+            f"than {tolerance:.0e}: this is a defect of pyrosparse, please report it"
+        )
+    return max(worst, _at_other_sizes(reference, small, draws[0], tolerance)) if resize else worst
+
+
+def _at_other_sizes(
+    reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...], tolerance: float
+) -> float:
+    worst = 0.0
+    with torch.no_grad():
+        for other, expected in other_sizes(reference, inputs):
+            shapes = [tuple(x.shape) for x in tree_leaves(other) if isinstance(x, Tensor)]
+            what = f"on inputs of the sizes {', '.join(map(str, shapes))}"
+            try:
+                worst = max(worst, difference(expected, small(*_cloned(other))))
+            except Exception as error:  # the reference took these sizes
+                raise SizeError(f"the compact network fails {what} ({error})") from error
+            if not worst <= tolerance:
+                raise SizeError(f"the compact network differs {what} by {worst:.1e} of its outputs")
+    return worst
+
+
+def difference(expected: Any, actual: Any) -> float:
+    """The largest difference of two results, as a fraction of the largest number expected.
+
+    Infinite where they are of other shapes, or where what is not finite is not the same in both;
+    NaN where there are numbers, and none that is finite.
+
+    >>> difference(torch.tensor([1.0, -4.0]), torch.tensor([3.0, -4.0]))
+    0.5
+    >>> difference(torch.tensor([torch.nan]), torch.tensor([torch.nan]))
+    nan
+    """
+    pairs = list(zip(tree_leaves(expected), tree_leaves(actual), strict=True))
+    worst, numbers, compared = 0.0, 0, 0
+    for first, second in pairs:
+        if not isinstance(first, Tensor):
+            worst = max(worst, 0.0 if first == second else float("inf"))
+            continue
+        if first.shape != second.shape:
+            return float("inf")
+        first, second = first.double(), second.double()
+        finite = first.isfinite()
+        if not torch.equal(first[~finite].nan_to_num(nan=0.0), second[~finite].nan_to_num(nan=0.0)):
+            return float("inf")
+        if not torch.equal(finite, second.isfinite()):
+            return float("inf")
+        numbers, compared = numbers + first.numel(), compared + int(finite.sum())
+        if finite.any():
+            scale = max(SMALLEST, float(first[finite].abs().max()))
+            worst = max(worst, float((first - second)[finite].abs().max()) / scale)
+    return float("nan") if numbers and not compared else worst
+
+
+def random_like(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any, ...]:
+    """Inputs of the same shapes: normal numbers; of integers, others in their range.
+
+    >>> random_like((torch.ones(2, 3), 5), torch.Generator())[1]
+    5
+    """
+
+    def draw(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        if x.is_floating_point():
+            return torch.randn(x.shape, generator=generator).to(x)
+        if x.dtype == torch.bool or not x.numel():
+            return x
+        low, high = int(x.min()), int(x.max()) + 1
+        return torch.randint(low, high, x.shape, generator=generator).to(x)
+
+    drawn: tuple[Any, ...] = tree_map(draw, inputs)
+    return drawn
+
+
+def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tree_map(  # type: ignore[no-any-return]
+        lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs
+    )
+
+
+def _cloned(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)  # type: ignore[no-any-return]

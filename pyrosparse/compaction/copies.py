@@ -1,0 +1,131 @@
+"""Copies of a network with masks in their parameters; what cannot be copied is refused."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+
+from pyrosparse.compaction.layers import MIXING, NORMS
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """A copy of a network in evaluation mode, with all its hooks.
+
+    Raises ValueError where a copy would not compute what the network does, or is compiled.
+    """
+    for name, module in net.named_modules():
+        _refuse_uncopyable(name or "the network itself", module, set(net.modules()))
+    # Hooks leave computed tensors in modules (weight_norm, spectral_norm): a deepcopy refuses them.
+    computed = {
+        id(tensor): tensor.detach().clone()
+        for module in net.modules()
+        for tensor in vars(module).values()
+        if isinstance(tensor, Tensor) and not tensor.is_leaf
+    }
+    try:
+        return copy.deepcopy(net, computed).eval()  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise ValueError(f"the network cannot be copied: {error}") from error
+
+
+def put_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply masks into the parameters of their names, in place; returns the other masks.
+
+    What a mask removes is 0 afterwards, were it NaN or infinite.
+
+    Raises ValueError on masks of another shape, and on such as are not finite.
+    """
+    parameters = dict(net.named_parameters())
+    others = {}
+    for key, mask in masks.items():
+        if not mask.isfinite().all():
+            raise ValueError(
+                f"{int((~mask.isfinite()).sum())} numbers of the mask {key!r} are NaN or infinite: "
+                "the posterior that it comes from has diverged. Train again with a smaller "
+                "learning rate"
+            )
+        if key not in parameters:
+            others[key] = mask
+            continue
+        parameter = parameters[key].detach()
+        check_shape(key, mask, tuple(parameter.shape))
+        mask = mask.to(parameter.device)
+        parameter.mul_(mask.to(parameter)).masked_fill_(mask == 0, 0.0)
+    return others
+
+
+def refuse_diverged(net: nn.Module) -> None:
+    """Raise ValueError where parameters are NaN, or those of a layer infinite."""
+    for name, parameter in net.named_parameters():
+        owner = name.rpartition(".")[0]
+        layer = isinstance(net.get_submodule(owner), (*MIXING, *NORMS))
+        # Elsewhere infinity can be meant: a table of what attention must not see.
+        bad = ~parameter.isfinite() if layer else parameter.isnan()
+        if bad.any():
+            raise ValueError(
+                f"{int(bad.sum())} numbers of the parameter {name!r} are NaN or infinite, and no "
+                "mask removes them: the training has diverged. Go back to an earlier checkpoint, "
+                "or train again with a smaller learning rate"
+            )
+
+
+def check_shape(key: str, mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where a mask has not the shape of its target."""
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"the mask of {key!r} has shape {tuple(mask.shape)}, its target {shape}")
+
+
+def _refuse_uncopyable(name: str, module: nn.Module, own: set[nn.Module]) -> None:
+    if "_orig_mod" in module._modules or isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{name} is compiled, and a compiled forward can be neither traced nor masked: compact "
+            "the module that was compiled (of torch.compile that is `._orig_mod`), then compile "
+            "the result"
+        )
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if any(isinstance(hook, BasePruningMethod) for hook in hooks):
+        raise ValueError(
+            f"{name} has masks of torch.nn.utils.prune in it: make them permanent with "
+            "prune.remove first"
+        )
+    for function in (vars(module).get("forward"), *hooks):
+        for held in _held_by(function):
+            if held in own:
+                raise ValueError(
+                    f"the forward or a hook of {name} is a function that holds on to a "
+                    f"{type(held).__name__} of this network, so that a copy of the network would "
+                    "run the original's. Write the forward as a method of a subclass, or set "
+                    "types.MethodType(function, module); a hook is given its module"
+                )
+
+
+def _held_by(function: Any) -> list[nn.Module]:
+    """The modules in the closure and the defaults of a function, which a deepcopy keeps as they
+    are, and in those of the functions there."""
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+    left = [function]
+    while left:
+        one = left.pop()
+        if not inspect.isfunction(one) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        held = [cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell)]
+        held += [*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
+        owners = [value.__self__ if inspect.ismethod(value) else value for value in held]
+        found += [owner for owner in owners if isinstance(owner, nn.Module)]
+        left += held
+    return found
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False

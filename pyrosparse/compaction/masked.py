@@ -1,0 +1,220 @@
+"""The masked network: a copy with masks and gains folded into its own parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pyrosparse.compaction.copies import check_shape, copied, put_masks, refuse_diverged
+from pyrosparse.compaction.layers import BATCH_NORMS, MIXING, NORMS, TRANSPOSED, is_plain
+from pyrosparse.compaction.parts import Entering, Gain, Gained
+from pyrosparse.util.errors import unknown_name
+
+
+def masked(
+    net: nn.Module,
+    masks: Mapping[str, Tensor] | None = None,
+    gates: Mapping[str, nn.Module] | None = None,
+    *,
+    unfolded: Collection[str] = (),
+) -> nn.Module:
+    """A copy of the network in evaluation mode that computes what the masked network computes.
+
+    masks: of weights, by parameter name and of its shape; of gates, gains by ``<module>.input`` or
+           ``<module>.output``, one per feature. A gain is folded into the module's own weights:
+
+    .. math:: W (g \\odot x) = (W \\,\\mathrm{diag}\\, g)\\, x, \\qquad
+              g \\odot (W x + b) = (\\mathrm{diag}\\, g\\, W)\\, x + g \\odot b.
+
+    gates: as of ``Lifted.gates()``, put before or behind their modules; of the masks of these only
+           counts where they are 0, as their gains are in the gates.
+    unfolded: the names of modules whose weights are to stay as they are.
+
+    Where a gain cannot be folded it is a module of its own: before layer or group normalisation,
+    and on a module that is not ``is_plain``. Parametrizations are made permanent.
+
+    Raises ValueError on unknown names, wrong shapes, gates on modules without features, and where
+    masks, or the parameters that they leave, are not finite.
+
+    >>> net = nn.Linear(2, 2)
+    >>> masked(net, {"output": torch.tensor([0.0, 1.0])}).weight[0].abs().sum().item()
+    0.0
+    """
+    net, gates = copied(net), gates or {}
+    others = put_masks(net, masks or {})
+    for module in list(net.modules()):
+        if parametrize.is_parametrized(module):
+            _make_permanent(module)
+    gains = gains_of(net, put_masks(net, others), gates)
+    refuse_diverged(net)
+    return fold(net, gains, gates, unfolded)
+
+
+def fold(
+    net: nn.Module,
+    gains: Mapping[str, Gain],
+    gates: Mapping[str, nn.Module] | None = None,
+    unfolded: Collection[str] = (),
+) -> nn.Module:
+    """The network with gains in its weights, as ``masked`` describes it; it is changed.
+
+    gains: by ``<module>.input`` or ``<module>.output``, as of ``gains_of``.
+
+    Raises ValueError on gates of unknown names.
+    """
+    modules = dict(net.named_modules())
+    entering: defaultdict[str, list[nn.Module]] = defaultdict(list)
+    leaving: defaultdict[str, list[nn.Module]] = defaultdict(list)
+    for key, gate in (gates or {}).items():
+        name, _, kind = key.rpartition(".")
+        if kind not in ("input", "output") or name not in modules:
+            raise unknown_name("gate", key, [f"{name}.input" for name in modules if name])
+        (entering if kind == "input" else leaving)[name].append(copy.deepcopy(gate))
+    for key, gain in gains.items():
+        name, _, kind = key.rpartition(".")
+        if name in unfolded or not _fold(kind, modules[name], gain.gain):
+            # Next to the module: behind the gate of an input, before that of an output.
+            beside = entering[name] if kind == "input" else leaving[name]
+            beside.insert(len(beside) if kind == "input" else 0, gain)
+    for name in entering | leaving:
+        net = _surround(net, modules[name], entering[name], leaving[name])
+    with torch.no_grad():
+        for parameter in net.parameters():
+            # Times zero, a negative weight is -0.0, which a file would keep as a value.
+            parameter.masked_fill_(parameter == 0, 0.0)
+    return net.eval()
+
+
+def gains_of(
+    net: nn.Module, masks: Mapping[str, Tensor], gates: Collection[str] = ()
+) -> dict[str, Gain]:
+    """The gains of masks of features as modules, in the network's own type and place.
+
+    gates: the names of those whose gains are elsewhere: of their masks counts where they are 0.
+
+    Raises ValueError on unknown names, wrong shapes, and on modules without features.
+    """
+    modules = dict(net.named_modules())
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
+    found = {}
+    for key, mask in masks.items():
+        name, _, kind = key.rpartition(".")
+        if kind not in ("input", "output") or name not in modules:
+            known = [f"{n}.output" for n, m in modules.items() if n and isinstance(m, MIXING)]
+            raise unknown_name("mask", key, [*dict(net.named_parameters()), *known])
+        module = modules[name]
+        check_shape(key, mask, (_features(key, kind, module),))
+        gain = (mask != 0) if key in gates else mask
+        dim = -1 if isinstance(module, (nn.Linear, nn.LayerNorm)) else 1
+        found[key] = Gain(gain.detach().to(like), dim)
+    return found
+
+
+def _make_permanent(module: nn.Module) -> None:
+    # torch's remove_parametrizations changes the class, which the user's own module shares.
+    made = {}
+    for name, parametrization in module.parametrizations.items():  # type: ignore[operator, union-attr]
+        trained = any(p.requires_grad for p in parametrization.parameters())
+        made[name] = nn.Parameter(getattr(module, name).detach().clone(), trained)
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    for name, parameter in made.items():
+        module.register_parameter(name, parameter)
+
+
+def _features(key: str, kind: str, module: nn.Module) -> int:
+    """How many features enter or leave a module that can have gates."""
+    if isinstance(module, nn.Linear):
+        return module.in_features if kind == "input" else module.out_features
+    if isinstance(module, MIXING):
+        return int(module.in_channels if kind == "input" else module.out_channels)  # type: ignore[arg-type]
+    if isinstance(module, nn.LayerNorm):
+        if len(module.normalized_shape) != 1:
+            raise ValueError(f"{key!r}: a LayerNorm over several dimensions has no features")
+        return module.normalized_shape[0]
+    if isinstance(module, NORMS):
+        return int(module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features)  # type: ignore[arg-type]
+    raise ValueError(
+        f"{key!r}: gates go on Linear, convolutions, BatchNorm, GroupNorm or LayerNorm, not on "
+        f"{type(module).__module__}.{type(module).__name__}"
+    )
+
+
+def _fold(kind: str, module: nn.Module, gain: Tensor) -> bool:
+    """Fold a gain into a module's own weights; whether that can be."""
+    if is_plain(module, MIXING):
+        _fold_into_weights(kind, module, gain)
+    elif not is_plain(module, NORMS):
+        return False
+    elif kind == "output":
+        weight, bias = _affine(module, gain)
+        _set(module, weight * gain, None if bias is None else bias * gain)
+    elif isinstance(module, BATCH_NORMS) and module.running_mean is not None:
+        # gamma (g x - mu) / sigma + beta, with g taken into gamma.
+        weight, bias = _affine(module, gain)
+        assert bias is not None and module.running_var is not None
+        shift = weight * module.running_mean * (module.running_var + module.eps).rsqrt()
+        _set(module, weight * gain, bias - (1 - gain) * shift)
+    else:
+        return False
+    return True
+
+
+def _fold_into_weights(kind: str, module: nn.Module, gain: Tensor) -> None:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    groups = 1 if isinstance(module, nn.Linear) else int(module.groups)  # type: ignore[arg-type]
+    by_group = weight.detach().reshape(groups, -1, *weight.shape[1:])
+    per_group = gain.view(groups, -1)
+    # Rows hold the outputs, columns the inputs; of a transposed convolution it is the other way.
+    rows = (kind == "output") != isinstance(module, TRANSPOSED)
+    shape = (groups, -1, 1) if rows else (groups, 1, -1)
+    scaled = by_group * per_group.view(*shape, *[1] * (weight.dim() - 2))
+    bias = module.bias
+    if kind == "output" and isinstance(bias, Tensor):
+        bias = bias.detach() * gain
+    _set(module, scaled.view_as(weight), bias if isinstance(bias, Tensor) else None)
+
+
+def _affine(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Scale and shift of a normalisation; ones and zeros where it has none of its own."""
+    weight, bias = module.weight, module.bias
+    if isinstance(weight, Tensor):
+        return weight.detach(), bias.detach() if isinstance(bias, Tensor) else None
+    return torch.ones_like(like), torch.zeros_like(like)
+
+
+def _set(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    # New parameters, so that a tensor shared with an ungated module stays as it is there.
+    old = module.weight
+    trained = old.requires_grad if isinstance(old, Tensor) else True
+    module.weight = nn.Parameter(weight.clone(), requires_grad=trained)
+    module._parameters["bias"] = None if bias is None else nn.Parameter(bias.clone(), trained)
+    if isinstance(module, (*BATCH_NORMS, nn.GroupNorm)):
+        module.affine = True
+    if isinstance(module, nn.LayerNorm):
+        module.elementwise_affine = True
+
+
+def _surround(
+    net: nn.Module, module: nn.Module, entering: list[nn.Module], leaving: list[nn.Module]
+) -> nn.Module:
+    """Put gains around a module wherever it stands; returns the network."""
+    if entering and module._forward_pre_hooks:
+        # What the hooks do to an input comes before the gain.
+        for gain in entering:
+            module.register_forward_pre_hook(Entering(gain), with_kwargs=True)
+        entering = []
+    if not (entering or leaving):
+        return net
+    gained = Gained(module, entering, leaving)
+    for parent in list(net.modules()):
+        for name, child in parent._modules.items():
+            if child is module:
+                parent._modules[name] = gained
+    return gained if net is module else net

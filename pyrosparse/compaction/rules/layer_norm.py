@@ -1,0 +1,53 @@
+"""Layer normalisation: every feature reads all of them, the constant ones as numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from pyrosparse.compaction.parts import ReducedLayerNorm
+from pyrosparse.compaction.rules.rule import Features, Flow, Rule
+
+
+class LayerNorm(Rule):
+    """Layer normalisation over the last dimension; constant where gamma is zero.
+
+    Constant inputs need not be there: the divisor stays the original one, and they enter mean and
+    variance as numbers.
+    """
+
+    module: nn.LayerNorm
+
+    def learn(self, flow: Flow) -> Features | None:
+        if len(self.module.normalized_shape) != 1:
+            return None
+        dim = len(flow.shapes[self.source]) - 1
+        if self.module.weight is None:
+            return Features.varying(dim, self.module.normalized_shape[0])
+        dead = self.module.weight.detach().cpu() == 0
+        bias = self.module.bias
+        value = torch.zeros(len(dead)) if bias is None else bias.detach().cpu()
+        return Features.of(dim, dead, value.double())
+
+    def want(self, flow: Flow) -> None:
+        x = flow.read(self.source, flow.features[self.node].dim)
+        # Features that are wanted are there themselves, constant or not.
+        self.inputs = ~x.constant | flow.wanted[self.node]
+        flow.want(self.source, x.dim, self.inputs)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        wanted = flow.wanted[self.node]
+        x = flow.read(self.source, flow.features[self.node].dim)
+        operand = flow.take(self.source, x.dim, self.inputs)
+        if self.inputs.all():
+            normalised = flow.copy(self.node, {self.source: operand})
+            return flow.narrow(normalised, x.dim, torch.ones_like(wanted), wanted)
+        places = (self.inputs.cumsum(0) - 1)[wanted].to(flow.like.device)
+        kept = wanted.nonzero().flatten().to(flow.like.device)
+        weight, bias = (
+            None if old is None else old.detach()[kept].clone()
+            for old in (self.module.weight, self.module.bias)
+        )
+        constants = flow.tensor(x.value[~self.inputs])
+        new = ReducedLayerNorm(constants, places, weight, bias, self.module.eps)
+        return flow.place(self.node, new, operand)

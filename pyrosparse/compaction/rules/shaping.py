@@ -1,0 +1,259 @@
+"""Operations that change the shape: flatten, padding, slices, means, permutations."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from pyrosparse.compaction.parts import Select
+from pyrosparse.compaction.rules.pointwise import Pointwise
+from pyrosparse.compaction.rules.rule import Features, Flow, Rule, arguments
+from pyrosparse.compaction.rules.sizes import given_sizes, is_made_of_sizes, is_own, is_size_of
+
+
+class Flatten(Rule):
+    """(N, C, ...) -> (N, C * ...): a channel becomes as many features as it has positions.
+
+    ``flatten(1)``, and ``view`` or ``reshape`` to (n, -1) and (-1, features) that come to the same.
+    A flatten of later dimensions leaves the channels as they are.
+    """
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        if x is None or x.dim != 1:
+            return None
+        start = self._start(flow)
+        if start is None or start < 1:
+            return None
+        self.into_features = start == 1
+        if self.into_features and not is_own(flow, self.node, 1):
+            return None  # there are as many positions as the input has
+        shape = flow.shapes[self.source]
+        self.positions = shape[2:].numel() if self.into_features else 1
+        constant, value = (
+            values.repeat_interleave(self.positions) for values in (x.constant, x.value)
+        )
+        return Features.of(1, constant, value)
+
+    def _start(self, flow: Flow) -> int | None:
+        """The first dimension that is flattened, with all behind it."""
+        before, after = flow.shapes[self.source], flow.shapes[self.node]
+        if self.module is not None or self.node.target in ("flatten", torch.flatten):
+            given = arguments(self.node, input=None, start_dim=0, end_dim=-1)
+            if self.module is not None:
+                given = {"start_dim": self.module.start_dim, "end_dim": self.module.end_dim}
+            last = given["end_dim"] in (-1, len(before) - 1)
+            return given["start_dim"] % len(before) if last else None
+        sizes = given_sizes(self.node)
+        # A number in place of the batch size would hold for this example alone.
+        batch = len(sizes) == 2 and (sizes[0] == -1 or is_size_of(flow, sizes[0], self.source, 0))
+        return 1 if batch and tuple(after) == (before[0], before[1:].numel()) else None
+
+    def want(self, flow: Flow) -> None:
+        self.channels = flow.wanted[self.node].view(-1, self.positions).any(1)
+        flow.want(self.source, 1, self.channels)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        operand = flow.take(self.source, 1, self.channels)
+        if self.module is not None or not self.into_features:
+            flat = flow.copy(self.node, {self.source: operand})
+        else:
+            flat = flow.graph.call_function(torch.flatten, (operand, 1))
+        present = self.channels.repeat_interleave(self.positions)
+        return flow.narrow(flat, 1, present, flow.wanted[self.node])
+
+
+class Pad(Rule):
+    """Padding by a number, of positions or of features: those that are added are constant."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        given = arguments(self.node, input=None, pad=None, mode="constant", value=None)
+        if x is None or given["mode"] != "constant":
+            return None
+        self.value = float(given["value"] or 0.0)
+        rank = len(flow.shapes[self.source])
+        pads = [*given["pad"], *[0] * (2 * rank - len(given["pad"]))]
+        if not all(isinstance(pad, int) and pad >= 0 for pad in pads):
+            return None
+        at = 2 * (rank - 1 - x.dim)
+        self.before, self.after = pads[at : at + 2]
+        self.others = [*pads[:at], 0, 0, *pads[at + 2 :]]
+        self.at = at
+        # A constant that is padded at its positions stays one only if it is the same number.
+        same = x.value == self.value if any(self.others) else torch.ones_like(x.constant)
+        constant = F.pad(x.constant & same, (self.before, self.after), value=True)
+        return Features.of(
+            x.dim, constant, F.pad(x.value, (self.before, self.after), value=self.value)
+        )
+
+    def _inner(self, wanted: Tensor) -> Tensor:
+        return wanted[self.before : len(wanted) - self.after]
+
+    def want(self, flow: Flow) -> None:
+        inner = self._inner(flow.wanted[self.node])
+        if not inner.any():  # there must be something to pad
+            inner = inner.index_fill(0, torch.tensor(0), True)
+        self.takes = inner
+        flow.want(self.source, flow.features[self.node].dim, inner)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        wanted, dim = flow.wanted[self.node], flow.features[self.node].dim
+        operand = flow.take(self.source, dim, self.takes)
+        inner = len(wanted) - self.after
+        pads = list(self.others)
+        pads[self.at] = int(wanted[: self.before].sum())
+        pads[self.at + 1] = int(wanted[inner:].sum())
+        if any(pads):
+            operand = flow.graph.call_function(F.pad, (operand, pads), {"value": self.value})
+        present = torch.cat([wanted[: self.before], self.takes, wanted[inner:]])
+        return flow.narrow(operand, dim, present, wanted)
+
+
+class Slice(Rule):
+    """Indexing with slices and numbers: positions of every feature, or a range of features."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        index = self.node.args[1]
+        self.index = index if isinstance(index, tuple) else (index,)
+        if x is None or not all(_is_number(flow, i) or _is_range(flow, i) for i in self.index):
+            return None
+        self.old_dim = x.dim
+        at: Any = self.index[x.dim] if x.dim < len(self.index) else slice(None)
+        if not is_fixed(at):
+            return None
+        self.places = torch.arange(len(x.constant))[at]
+        dim = x.dim - sum(not isinstance(i, slice) for i in self.index[: x.dim])
+        return Features.of(dim, x.constant[self.places], x.value[self.places])
+
+    def want(self, flow: Flow) -> None:
+        old = torch.zeros(flow.shapes[self.source][self.old_dim], dtype=torch.bool)
+        old[self.places[flow.wanted[self.node]]] = True
+        self.takes = old
+        flow.want(self.source, self.old_dim, old)
+        flow.spare[self.source] += flow.spare[self.node]
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        operand, range_ = self._range(flow)
+        index = tuple(range_ if n == self.old_dim else i for n, i in enumerate(self.index))
+        if all(i == slice(None) for i in index):
+            return operand
+        index = fx.map_arg(index, lambda size: flow.new[size])
+        return flow.graph.call_function(operator.getitem, (operand, index))
+
+    def _range(self, flow: Flow) -> tuple[fx.Node, slice]:
+        """The operand, and the range of its features that is left, which need not be copied."""
+        present = flow.wanted[self.source]
+        places = (present.cumsum(0) - 1)[self.takes]
+        first, last = int(places[0]), int(places[-1])
+        if self.old_dim < len(self.index) and last - first + 1 == len(places) < int(present.sum()):
+            return flow.new[self.source], slice(first, last + 1)
+        return flow.take(self.source, self.old_dim, self.takes), slice(None)
+
+
+class Selected(Slice):
+    """The selection of features in a network that is compacted again."""
+
+    module: Select
+
+    def learn(self, flow: Flow) -> Features | None:
+        self.old_dim = self.module.dim % len(flow.shapes[self.source])
+        self.places = self.module.index.cpu()
+        x = flow.read(self.source, self.old_dim)
+        return Features.of(self.old_dim, x.constant[self.places], x.value[self.places])
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        return flow.take(self.source, self.old_dim, self.takes)
+
+
+class Mean(Pointwise):
+    """A mean, maximum or minimum over positions."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = super().learn(flow)
+        given = arguments(self.node, input=None, dim=None, keepdim=False)
+        dims = given["dim"]
+        if x is None or dims is None or set(given) != {"input", "dim", "keepdim"}:
+            return None
+        rank = len(flow.shapes[self.source])
+        over = {d % rank for d in (dims if isinstance(dims, (tuple, list)) else [dims])}
+        if x.dim in over:
+            return None
+        self.old_dim = x.dim
+        gone = 0 if given["keepdim"] else sum(d < x.dim for d in over)
+        return Features(x.dim - gone, x.constant, x.value)
+
+    def want(self, flow: Flow) -> None:
+        flow.want(self.source, self.old_dim, flow.wanted[self.node])
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        operand = flow.take(self.source, self.old_dim, flow.wanted[self.node])
+        return flow.copy(self.node, {self.source: operand})
+
+
+class Total(Mean):
+    """A sum over positions: only zeros are as many times themselves."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = super().learn(flow)
+        return None if x is None else Features.of(x.dim, x.constant & (x.value == 0), x.value)
+
+
+class Permute(Mean):
+    """Dimensions in another order: ``permute`` and ``transpose``."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        if x is None:
+            return None
+        places = order(self.node, len(flow.shapes[self.source]))
+        if places is None:
+            return None
+        self.old_dim = x.dim
+        return Features(places.index(x.dim), x.constant, x.value)
+
+
+def order(node: fx.Node, rank: int) -> list[int] | None:
+    """Which old dimension stands at each place after ``permute`` or ``transpose``."""
+    dims = node.args[1:]
+    if len(dims) == 1 and isinstance(dims[0], (tuple, list)):
+        dims = tuple(dims[0])
+    if node.kwargs or not all(isinstance(d, int) for d in dims):
+        return None
+    given = [int(d) % rank for d in dims]  # type: ignore[arg-type]
+    if node.target not in ("transpose", torch.transpose):
+        return given
+    places = list(range(rank))
+    first, second = given
+    places[first], places[second] = second, first
+    return places
+
+
+def is_fixed(index: object) -> bool:
+    """Whether an index is a slice between numbers."""
+    return isinstance(index, slice) and all(
+        end is None or isinstance(end, int) for end in _ends(index)
+    )
+
+
+def _is_number(flow: Flow, index: object) -> bool:
+    """Whether an index is a number, known or made of sizes."""
+    if isinstance(index, fx.Node):
+        return index not in flow.shapes and is_made_of_sizes(flow, index)
+    return isinstance(index, int)
+
+
+def _is_range(flow: Flow, index: object) -> bool:
+    """Whether an index is a slice between such numbers."""
+    if not isinstance(index, slice):
+        return False
+    return all(end is None or _is_number(flow, end) for end in _ends(index))
+
+
+def _ends(index: slice) -> tuple[Any, Any, Any]:
+    return index.start, index.stop, index.step

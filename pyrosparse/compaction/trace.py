@@ -1,0 +1,183 @@
+"""A network as a graph of operations that write nowhere, and the shapes of its tensors."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from pyrosparse.compaction.layers import has_hooks
+from pyrosparse.compaction.parts import PARTS
+
+_IN_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    torch.relu_: torch.relu,
+    torch.dropout_: torch.dropout,
+    torch.sigmoid_: torch.sigmoid,
+    torch.tanh_: torch.tanh,
+    torch.clamp_: torch.clamp,
+    F.elu_: F.elu,
+    F.leaky_relu_: F.leaky_relu,
+    F.hardtanh_: F.hardtanh,
+    F.selu_: F.selu,
+    F.celu_: F.celu,
+}
+
+
+def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
+    """The graph of a network; a submodule that torch.fx cannot trace stays one operation.
+
+    The network's modules are changed: what wrote in place no longer does.
+
+    arguments: how many arguments the network is called with; the others have their defaults.
+
+    Raises ValueError where the network's own ``forward`` cannot be traced, or is not all of it.
+
+    >>> [node.op for node in trace(nn.Sequential(nn.ReLU(inplace=True))).nodes]
+    ['placeholder', 'call_module', 'output']
+    """
+    if has_hooks(net) or "forward" in vars(net):
+        raise ValueError(
+            f"the {type(net).__name__} itself has forward hooks or another forward than its class, "
+            "and torch.fx traces the forward of its class alone: remove them, or give the "
+            "network inside another, nn.Sequential(net), where they stay in force"
+        )
+    try:
+        defaults = {
+            name: parameter.default
+            for name, parameter in list(inspect.signature(net.forward).parameters.items())[
+                arguments:
+            ]
+            if parameter.default is not parameter.empty
+        }
+        try:
+            graph = _Tracer().trace(net, concrete_args=defaults or None)
+        except Exception:
+            tracer = _Tracer()
+            tracer.proxy_buffer_attributes = True
+            graph = tracer.trace(net, concrete_args=defaults or None)
+    except Exception as error:
+        raise ValueError(
+            f"torch.fx cannot trace the forward of {type(net).__name__} ({error}). Control flow "
+            "that depends on the data may stay in a submodule of its own, which is then one "
+            "operation, left as it is"
+        ) from error
+    _write_nowhere(graph, net)
+    return graph
+
+
+def shapes(net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> dict[fx.Node, torch.Size]:
+    """The shape of every tensor in the graph when the network is run on an example."""
+    run = _Shapes(fx.GraphModule(net, graph))
+    with torch.no_grad():
+        run.run(*example)
+    # GraphModule copies the graph: names tell which node is which.
+    return {node: run.found[node.name] for node in graph.nodes if node.name in run.found}
+
+
+class _Tracer(fx.Tracer):
+    """Goes into modules as far as it can.
+
+    Buffers are numbers of the program, unless that does not work: a mask that is cut to the length
+    of a sequence can be traced only as an operand.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._proxies: dict[str, Any] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        # Hooks are not traced: they may do more than compute, such as record what passes.
+        return (
+            isinstance(m, PARTS) or has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
+        )
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        before = set(self.graph.nodes)
+        stack, buffers = self.module_stack.copy(), self.proxy_buffer_attributes
+        for as_operands in (False, True):
+            self.proxy_buffer_attributes = buffers or as_operands
+            try:
+                return super().call_module(m, forward, args, kwargs)
+            except Exception:
+                # Whatever a foreign forward raises on proxies: the module stays one operation.
+                self._forget({node for node in self.graph.nodes if node not in before})
+                self.module_stack = stack.copy()
+            finally:
+                self.proxy_buffer_attributes = buffers
+        return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        self._proxies = parameter_proxy_cache
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def _forget(self, nodes: set[fx.Node]) -> None:
+        for name in [name for name, proxy in self._proxies.items() if proxy.node in nodes]:
+            del self._proxies[name]
+        for node in reversed(self.graph.nodes):
+            if node in nodes:
+                self.graph.erase_node(node)
+
+
+class _Shapes(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[str, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.found[n.name] = result.shape
+        return result
+
+
+def _write_nowhere(graph: fx.Graph, net: nn.Module) -> None:
+    """Turn operations that write in place into those that do not.
+
+    After such an operation its operand *is* its result, so later readers of the one read the
+    other. Left in place, it could write over a tensor that the compact graph shares.
+    """
+    for node in list(graph.nodes):
+        if not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        module = net.get_submodule(node.target) if node.op == "call_module" else None
+        if module is not None and getattr(module, "inplace", False) is True:
+            pass  # switched off below: another call of it must still be seen as in place
+        elif node.op == "call_function" and node.target in _IN_PLACE:
+            node.target = _IN_PLACE[node.target]
+        elif node.op != "call_module" and node.kwargs.get("inplace") is True:
+            node.kwargs = node.kwargs | {"inplace": False}
+        elif node.op == "call_method" and _has_pure_form(node.target):
+            node.target = node.target[:-1]
+        else:
+            continue
+        _read_instead(node.args[0], node)
+    for module in net.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+
+
+def _has_pure_form(method: str) -> bool:
+    return method.endswith("_") and not method.endswith("__") and hasattr(Tensor, method[:-1])
+
+
+def _read_instead(old: fx.Node, new: fx.Node) -> None:
+    later = False
+    for node in new.graph.nodes:
+        if later and old in node.all_input_nodes:
+            node.replace_input_with(old, new)
+        later = later or node is new

@@ -1,5 +1,0 @@
-"""Steps of inference as tensor programs: captured once, checked, and run."""
-
-from pyrosparse.infer.captured.svi import CapturedSVI
-
-__all__ = ["CapturedSVI"]

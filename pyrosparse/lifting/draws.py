@@ -1,0 +1,154 @@
+"""Where a call of a lifted network takes the values of its targets from, and who drew them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pyrosparse.lifting.guide import Entry
+from pyrosparse.lifting.method import Posterior
+from pyrosparse.lifting.origin import Origin, sources
+
+
+class Draws(Protocol):
+    """Where a call takes the values of its targets from."""
+
+    def value(self, entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
+        """The weight, or the gate of the activation ``x``."""
+
+    def by_guide(self, entry: Entry) -> bool:
+        """Whether the value of a weight was drawn by the network's own guide."""
+
+    def skip(self, entry: Entry, q: Posterior) -> None:
+        """What is to be done for a gate whose layer does not run in this call."""
+
+
+class Means:
+    """The values at the posterior mean."""
+
+    def value(self, entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
+        return entry.method.mean(entry.target, q, x)
+
+    def by_guide(self, entry: Entry) -> bool:
+        return False
+
+    def skip(self, entry: Entry, q: Posterior) -> None:
+        pass
+
+
+class Trained:
+    """Which targets of a lifted network were trained by other means than by its own guide.
+
+    untrained: the keys of those that an AutoGuide, a sampler or a guide of the user's own trained.
+    """
+
+    def __init__(self) -> None:
+        self.untrained: set[str] = set()
+        self._warned_of_free = False
+
+    def warn(self) -> None:
+        """Warn that what follows from the network's own guide is not what was trained."""
+        if self.untrained:
+            warnings.warn(
+                f"{', '.join(sorted(self.untrained))} were last drawn by another guide or a "
+                "sampler (an AutoGuide, NUTS), but scores, masks and means are those of the "
+                "lifted network's own guide, which that did not train: call "
+                "bnn.match_moments(draws) with draws of the weights first",
+                stacklevel=3,
+            )
+
+    def note(self, entry: Entry, source: sources, own: Origin) -> None:
+        """Note who drew a target's value.
+
+        Raises ValueError where it was the guide of another lifted network."""
+        key, site = entry.target.key, entry.target.site
+        origin = source.origin(site)
+        if origin is own:
+            self.untrained.discard(key)
+        elif origin is not None:
+            raise ValueError(
+                f"{site!r} was drawn by the guide of another lifted network, of which it would "
+                "train a part and of this one the rest: give the guide of the network that the "
+                "model calls, bnn.guide. To run a network with the weights of another, use "
+                "poutine.condition"
+            )
+        # What a guide or a sampler is trained with carries gradients; a fixed value does not.
+        elif source.given(site) and torch.is_grad_enabled() and source.value(site).requires_grad:
+            self.untrained.add(key)
+
+    def refuse_random(self, entry: Entry, q: Posterior, source: sources) -> None:
+        """Refuse to be a density of given weights, as HMC needs it, where it would be random."""
+        if entry.method.hidden_draws(q) and _differentiated(entry, source):
+            raise ValueError(
+                f"{type(entry.method).__name__} draws {entry.target.key!r} anew in every call, "
+                "unseen by Pyro, so that the density of given weights is random: HMC and NUTS need "
+                "one that is not. Train its guide by SVI, or lift with another method"
+            )
+
+    def warn_of_free(self, entry: Entry, names: Sequence[str], source: sources) -> None:
+        """Warn, once, of the parameters that HMC does not draw."""
+        if names and not self._warned_of_free and _differentiated(entry, source):
+            self._warned_of_free = True
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            warnings.warn(
+                f"{len(names)} parameters of the network are no targets ({shown}): HMC and NUTS "
+                "leave them as they are, at random where the network is new. Lift them too, by "
+                "ps.weights(net, '*'), or train them first; requires_grad_(False) says that they "
+                "are meant to stay",
+                stacklevel=4,
+            )
+
+
+def _differentiated(entry: Entry, source: sources) -> bool:
+    """Whether the density is asked for at given weights, with its gradient."""
+    site = entry.target.site
+    return source.observed(site) and torch.is_grad_enabled() and source.value(site).requires_grad
+
+
+class Sampled:
+    """The values that the Pyro handlers in force give.
+
+    at_mean: where sites are sampled, but what is drawn given them has its mean.
+    """
+
+    def __init__(
+        self, trained: Trained, own: Origin, free: Sequence[str], source: sources, at_mean: bool
+    ) -> None:
+        self._trained = trained
+        self._own = own
+        self._free = free
+        self._source = source
+        self._at_mean = at_mean
+
+    def value(self, entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
+        value = entry.method.prior(entry.target, q, x)
+        shape = entry.target.shape
+        if tuple(value.shape) != shape and (x is None or tuple(value.shape) != (len(x), *shape)):
+            raise ValueError(
+                f"site {entry.target.site!r} has a draw of shape {tuple(value.shape)} where "
+                f"{shape} is needed: a lifted network takes one set of weights a call"
+            )
+        self._note(entry, q)
+        if self._at_mean and x is not None:
+            return entry.method.mean(entry.target, q, x)
+        return value
+
+    def by_guide(self, entry: Entry) -> bool:
+        return self._source.origin(entry.target.site) is self._own
+
+    def skip(self, entry: Entry, q: Posterior) -> None:
+        entry.method.skip(entry.target, q)
+        self._note(entry, q)
+
+    def _note(self, entry: Entry, q: Posterior) -> None:
+        site = entry.target.site
+        if site not in self._source:
+            return
+        self._trained.note(entry, self._source, self._own)
+        if self._source.observed(site):
+            self._trained.refuse_random(entry, q, self._source)
+            self._trained.warn_of_free(entry, self._free, self._source)

@@ -1,0 +1,370 @@
+"""Lift a network into Pyro: its targets are sampled, the network itself stays as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.nn import PyroModule
+from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import Tensor, nn
+
+from pyrosparse.lifting.call import Inspection, run
+from pyrosparse.lifting.draws import Means, Sampled, Trained
+from pyrosparse.lifting.guide import Contents, Entry, Guide, check_target, locate
+from pyrosparse.lifting.masks import Masks, largest
+from pyrosparse.lifting.method import Method
+from pyrosparse.lifting.origin import sources
+from pyrosparse.lifting.param_store import announce
+from pyrosparse.lifting.target import Target
+from pyrosparse.util.errors import refuse_jit, unknown_name
+
+
+def lift(
+    net: nn.Module,
+    method: Method | Sequence[tuple[Method, Sequence[Target]]],
+    on: Sequence[Target] | None = None,
+    *,
+    name: str = "",
+) -> Lifted:
+    """Put a sparsity prior on a network: a Pyro model of its output, with a guide.
+
+    net:    any ``torch.nn.Module``; its class, keys and pickle stay as they are, and its
+            parameters are trained in place.
+    method: one method, or several as pairs ``(method, targets)``.
+    on:     the targets of a single method, from ``weights``, ``inputs`` or ``outputs``; by
+            default the method's own choice.
+    name:   put before all sites and parameters; needed where a Pyro program holds two
+            lifted networks.
+
+    Raises ValueError where a target is named twice, is of a kind that the method does not take,
+    is not of this network, or where the network is lifted already; TypeError where its module
+    computes past hooks and replaced weights, or is compiled.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> import pyrosparse as ps
+    >>> bnn = lift(net, ps.Gaussian(posterior="normal"))
+    >>> bnn(torch.ones(5, 4)).shape
+    torch.Size([5, 2])
+    """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"a network is a torch.nn.Module, got {type(net).__name__}")
+    if any(isinstance(module, Lifted) for module in net.modules()):
+        raise ValueError(
+            "the network is lifted already, or a part of it is: lift the network itself, bnn.net, "
+            "with all methods at once, lift(net, [(method, targets), ...])"
+        )
+    if isinstance(method, Method):
+        pairs = [(method, method.targets(net) if on is None else list(on))]
+    elif on is not None:
+        raise ValueError("with several methods give each its targets as a pair, not `on`")
+    else:
+        pairs = [(one, list(targets)) for one, targets in method]
+    assigned = [(one, replace(target, prefix=name)) for one, targets in pairs for target in targets]
+    # Gates after weights, so that a gate on a layer's output covers the noise of its weight.
+    assigned.sort(key=lambda pair: pair[1].kind != "weight")
+    if not assigned:
+        raise ValueError("there is no target to lift: `on` is empty")
+    return Lifted(net, assigned, name=name)
+
+
+class Lifted(PyroModule):
+    """A network whose targets are drawn by Pyro; made by ``lift``.
+
+    Calling it runs the network with the weights and gates that the Pyro handlers in force give:
+    the prior's, the guide's under replay, or conditioned ones. Its ``guide`` is the variational
+    posterior, its ``state_dict`` is complete before the first step.
+
+    A call draws one set of weights: several particles are run one after another
+    (``vectorize_particles=False``, ``Predictive(parallel=False)``, Pyro's defaults).
+    """
+
+    net: nn.Module
+    guide: Guide
+
+    def __init__(
+        self, net: nn.Module, assigned: Iterable[tuple[Method, Target]], *, name: str = ""
+    ) -> None:
+        super().__init__()
+        self._site_prefix = f"{name}." if name else ""
+        assigned = list(assigned)
+        for number, (one, target) in enumerate(assigned):
+            check_target(net, one, target, [taken for _, taken in assigned[:number]])
+        parts = [(one, target, one.init(target)) for one, target in assigned]
+        contents = Contents.of(net, parts)
+        self.guide = Guide(self, contents, prefix=self._site_prefix)
+        self._trained = Trained()
+        self.hold(contents)
+
+    @property
+    def contents(self) -> Contents:
+        """The network and the posterior over its targets, as ``hold`` takes them."""
+        net = self._modules["net"]
+        assert net is not None
+        return Contents(net, self.guide.posterior, self.guide.entries, self.guide.shared)
+
+    def hold(self, contents: Contents) -> None:
+        """Become the lifted form of another network: of a smaller one while ``fit`` cuts it."""
+        self.net = contents.net
+        self.guide.hold(contents)
+        self._inspection = Inspection()
+        self._free = [
+            (key, *locate(contents.net, key))
+            for key, _ in contents.net.named_parameters()
+            if key not in contents.shared
+        ]
+
+    @property
+    def targets(self) -> list[Target]:
+        """The targets, in order."""
+        return [entry.target for entry in self.guide.entries]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        refuse_jit()
+        source, free = sources(), []
+        wrapped = poutine.runtime.am_i_wrapped()
+        if wrapped:
+            _refuse_plates()
+            _refuse_second_call(self.targets)
+            for key, owner, leaf in self._free:
+                parameter = owner._parameters[leaf]
+                announce(f"{self._site_prefix}net.{key}", parameter)
+                if parameter is not None and parameter.requires_grad:
+                    free.append(key)
+        at_mean = any(isinstance(one, mean_gates) for one in poutine.runtime._PYRO_STACK)
+        draws = Sampled(self._trained, self.guide.origin, free, source, at_mean)
+        with source if wrapped else nullcontext():
+            return self._run(draws, args, kwargs, at_activations=self.training)
+
+    def mean_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network at its posterior mean: no draw, no handler, the same result each time.
+
+        Takes and returns what the network does.
+        """
+        self._trained.warn()
+        return self._run(Means(), args, kwargs, at_activations=False)
+
+    def scores(self) -> dict[str, Tensor]:
+        """One score per prunable element of each target, detached, the shape of the target.
+
+        Raises ValueError where a score is NaN.
+        """
+        self._trained.warn()
+        result = {}
+        with torch.no_grad():
+            for entry in self.guide.entries:
+                score = entry.method.keep(entry.target, entry.posterior())
+                if score.isnan().any():
+                    raise ValueError(
+                        f"{int(score.isnan().sum())} scores of {entry.target.key!r} are NaN: the "
+                        "posterior has diverged, and nothing can be pruned by it"
+                    )
+                result[entry.target.key] = score.detach()
+        return result
+
+    def masks(
+        self, threshold: float | Mapping[str, float] | None = None, at_least: int = 0
+    ) -> Masks:
+        """What stays: ``score >= threshold``, and not what is frozen at zero already.
+
+        threshold: one number for all targets or numbers by name; by default each method's own.
+        at_least:  keep at least this many elements of each target, those of the highest score.
+
+        Raises ValueError on unknown names, and on NaN scores and thresholds.
+        """
+        scores = self.scores()
+        if isinstance(threshold, Mapping):
+            _check_names("target", threshold, scores)
+        masks = Masks()
+        with torch.no_grad():
+            for entry in self.guide.entries:
+                key = entry.target.key
+                level = threshold.get(key) if isinstance(threshold, Mapping) else threshold
+                level = entry.method.threshold if level is None else level
+                if math.isnan(level):
+                    raise ValueError(f"the threshold of {key!r} is NaN: give a number")
+                keep = (scores[key] >= level) & entry.mask
+                if int(keep.count_nonzero()) < at_least:
+                    best = largest(scores[key].masked_fill(~entry.mask, -torch.inf), at_least)
+                    keep = best & entry.mask
+                if entry.target.kind == "weight":
+                    masks[key] = keep
+                else:
+                    masks[key] = entry.method.mean(entry.target, entry.posterior(), None) * keep
+        return masks
+
+    def match_moments(self, draws: Mapping[str, Tensor]) -> None:
+        """Give the guide, and so the network's own parameters, the mean and the spread of draws, of
+        NUTS or another guide: scores, masks, means and ``compact`` then follow from these.
+
+        A weight's score is then |mean| / sd over the draws, or what its method makes of them.
+        ``BetaBernoulli`` takes the mean of pi alone.
+
+        draws: (draws, ...) by site, as ``MCMC.get_samples()`` and
+               ``Predictive(model, guide=guide, num_samples=...)`` give them; other sites are
+               ignored. Parameters that are no targets stay as they are.
+
+        Raises ValueError where the draws of a target are missing, of another shape or not finite,
+        before anything is changed, and NotImplementedError where a method of one's own does not
+        write ``match_moments``.
+
+        >>> import pyrosparse as ps
+        >>> bnn = lift(nn.Linear(1, 1), ps.Gaussian(posterior="normal"))
+        >>> bnn.match_moments({"weight": torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)})
+        >>> bnn.net.weight.item(), bnn.scores()["weight"].item()
+        (2.0, 2.0)
+        """
+        before = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        try:
+            with torch.no_grad():
+                for entry in self.guide.entries:
+                    frozen, entry.frozen = entry.frozen, False  # to reach the tensors themselves
+                    try:
+                        q = entry.posterior()
+                        entry.method.match_moments(entry.target, q, draws)
+                        if frozen:
+                            if entry.owner is not None:
+                                entry.parameter().masked_fill_(~entry.mask, 0.0)
+                            entry.method.forget(entry.target, q, ~entry.mask)
+                    finally:
+                        entry.frozen = frozen
+        except Exception:
+            self.load_state_dict(before)
+            raise
+        self._trained.untrained.clear()
+
+    def gates(self) -> dict[str, nn.Module]:
+        """The gates whose gains depend on the input, by target name, as modules that ``compact``
+        puts into the network; those of other methods are in ``masks`` alone."""
+        found = {}
+        with torch.no_grad():
+            for entry in self.guide.entries:
+                gate = entry.method.gate(entry.target, entry.posterior())
+                if gate is not None:
+                    found[entry.target.key] = gate
+        return found
+
+    def zero(self, masks: Mapping[str, Tensor]) -> None:
+        """Set what the masks remove to zero in the network's own parameters, once: training goes
+        on from there.
+
+        masks: by target name, each of its target's shape; targets not named stay as they are.
+
+        Raises ValueError on unknown names, wrong shapes and gates (which have no parameter to
+        set), before anything is changed.
+        """
+        entries = self._entries_of(masks)
+        for key, entry in entries.items():
+            if entry.target.kind != "weight":
+                raise ValueError(f"{key!r} is a gate: it has no weight to set to zero; use freeze")
+        with torch.no_grad():
+            for key, entry in entries.items():
+                entry.parameter().masked_fill_((masks[key] == 0).to(entry.mask.device), 0.0)
+
+    def freeze(self, masks: Mapping[str, Tensor]) -> None:
+        """Hold what the masks remove at zero from now on, in draws, means and the network's own
+        parameters. A mask of ones releases a target.
+
+        They get no gradient any more. An optimizer with momentum may still move the parameters
+        themselves for a while (not the draws and means): the pruners of ``fit`` clear its memory.
+
+        masks: by target name, boolean or gains, each of its target's shape; targets not
+               named stay as they are.
+
+        Raises ValueError on unknown names and wrong shapes, before anything is changed.
+        """
+        entries = self._entries_of(masks)
+        with torch.no_grad():
+            for key, entry in entries.items():
+                entry.mask.copy_(masks[key] != 0)
+                entry.frozen = False  # to reach the tensors themselves
+                if entry.owner is not None:
+                    entry.parameter().masked_fill_(~entry.mask, 0.0)
+                entry.method.forget(entry.target, entry.posterior(), ~entry.mask)
+        self.guide.find_frozen()
+
+    def _entries_of(self, masks: Mapping[str, Tensor]) -> dict[str, Entry]:
+        entries = {entry.target.key: entry for entry in self.guide.entries}
+        _check_names("target", masks, entries)
+        for key, mask in masks.items():
+            if tuple(mask.shape) != entries[key].target.shape:
+                raise ValueError(
+                    f"the mask of {key!r} has shape {tuple(mask.shape)}; the target has "
+                    f"{entries[key].target.shape}"
+                )
+        return {key: entries[key] for key in masks}
+
+    def _run(
+        self,
+        draws: Means | Sampled,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        at_activations: bool,
+    ) -> Any:
+        net = self._modules["net"]
+        assert net is not None
+        return run(
+            net,
+            self.guide.entries,
+            draws,
+            args,
+            kwargs,
+            self._inspection,
+            at_activations=at_activations,
+        )
+
+
+class mean_gates(Messenger):
+    """A Pyro handler under which the gates of lifted networks have their mean gains, not draws.
+
+    Their sites are sampled as ever; what is drawn given them is not.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(nn.Linear(2, 1), ps.BetaBernoulli(), ps.inputs(nn.Linear(2, 1)))
+    >>> with mean_gates():
+    ...     torch.equal(bnn(torch.ones(1, 2)), bnn.mean_forward(torch.ones(1, 2)))
+    True
+    """
+
+
+def _refuse_plates() -> None:
+    for handler in poutine.runtime._PYRO_STACK:
+        if isinstance(handler, IndepMessenger) and handler._vectorized:
+            raise ValueError(
+                f"a lifted network is called inside the plate {handler.name!r}, but takes one set "
+                "of weights a call: call it before the plate of the data, and run particles one by "
+                "one (vectorize_particles=False, Predictive(..., parallel=False))"
+            )
+
+
+def _refuse_second_call(targets: Sequence[Target]) -> None:
+    for handler in reversed(poutine.runtime._PYRO_STACK):
+        if isinstance(handler, BlockMessenger):
+            return
+        if not isinstance(handler, TraceMessenger):
+            continue
+        for target in targets:
+            if target.site in handler.trace.nodes:
+                raise ValueError(
+                    f"the program has a site {target.site!r} already. A lifted network is called "
+                    "once in a model, as its weights are drawn once: call it on "
+                    "torch.cat([x1, x2]) and split the result. Two lifted networks in one model "
+                    "need a name each, lift(..., name=...)"
+                )
+
+
+def _check_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise unknown_name(kind, name, known)

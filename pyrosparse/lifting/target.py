@@ -1,0 +1,305 @@
+"""What is made random: parameters, and the features entering or leaving a module."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from pyrosparse.lifting.liftable import left_out, refused_at
+from pyrosparse.util.errors import unknown_name
+
+Kind = Literal["weight", "input", "output"]
+Where = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
+_WEIGHT_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tensor of a network that a method makes random.
+
+    name:  the parameter (``fc1.weight``) or the module (``fc1``).
+    kind:  ``weight`` (a parameter), ``input`` (features entering a module) or ``output``
+           (units or channels leaving a module).
+    shape: the parameter's shape, or ``(features,)``.
+    value: the parameter itself, its shape ``shape``; None for ``input`` and ``output``.
+    axis:  the dimension of the activation that holds the features; None for ``weight``.
+    prefix: put before the names of the Pyro sites (``lift(..., name="encoder")``).
+
+    >>> Target("fc1.weight", "weight", (3, 2)).site
+    'fc1.weight'
+    >>> Target("fc1", "input", (2,), axis=-1).site
+    'fc1.input'
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    value: Tensor | None = field(default=None, compare=False, repr=False)
+    axis: int | None = None
+    prefix: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the target in scores and masks."""
+        if self.kind == "weight":
+            return self.name
+        return f"{self.name}.{self.kind}" if self.name else self.kind
+
+    @property
+    def site(self) -> str:
+        """The name of the target's Pyro sample site."""
+        return f"{self.prefix}.{self.key}" if self.prefix else self.key
+
+
+def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
+    """Select parameters as targets; without ``where``, the weights of all dense and
+    convolutional layers.
+
+    where: a glob on parameter or module names, a module type, a predicate
+           ``(parameter name, owning module) -> bool``, or a sequence of these (any may match).
+           A parameter shared by several modules is one target, under its first name.
+
+    Without ``where``, layers that cannot be lifted are left out, and a warning names them.
+
+    Raises ValueError when nothing matches.
+
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [target.name for target in weights(net)]
+    ['0.weight', '2.weight']
+    >>> [target.name for target in weights(net, "0.*")]
+    ['0.weight', '0.bias']
+    """
+    first: dict[int, str] = {}
+    found: dict[int, Target] = {}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        first.setdefault(id(parameter), name)
+        owner_name, _, leaf = name.rpartition(".")
+        owner = net.get_submodule(owner_name)
+        if where is None:
+            wanted = leaf == "weight" and _is_layer(net, owner_name, owner)
+        else:
+            wanted = any(_selects(rule, name, owner_name, owner) for rule in _rules(where))
+        if wanted and id(parameter) not in found:
+            _refuse_lazy(name, owner)
+            shape = tuple(parameter.shape)
+            found[id(parameter)] = Target(first[id(parameter)], "weight", shape, parameter)
+    if where is None:
+        _name_left_out(net, found)
+    elif not found:
+        _raise_nothing(where, [name for name, _ in net.named_parameters()], "parameter")
+    return list(found.values())
+
+
+def inputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
+    """Select the features entering modules as targets; without ``where``, those of every
+    dense and convolutional layer (input pixels or colours of the first layer included).
+
+    Without ``where``, layers that cannot be gated are left out, and a warning names them.
+
+    Raises ValueError when nothing matches or the features of a matching module are not known.
+
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [(target.name, target.shape) for target in inputs(net)]
+    [('0', (4,)), ('2', (3,))]
+    """
+    return [
+        Target(name, "input", (_features(name, module)[0],), axis=_axis(module))
+        for name, module in _modules(net, where, drop_last=False)
+    ]
+
+
+def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
+    """Select the units or channels leaving modules as targets; without ``where``, those of every
+    dense and convolutional layer but the last (in order of registration), whose outputs are
+    the network's own. As for ``inputs``, a warning names what is left out.
+
+    Raises ValueError when nothing matches or the features of a matching module are not known.
+
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [(target.name, target.shape) for target in outputs(net)]
+    [('0', (3,))]
+    """
+    return [
+        Target(name, "output", (_features(name, module)[1],), axis=_axis(module))
+        for name, module in _modules(net, where, drop_last=True)
+    ]
+
+
+def gates(net: nn.Module) -> list[Target]:
+    """Select the features where a gate removes exactly: those entering dense layers, and the
+    channels leaving convolutions, behind the batch normalisation where one follows.
+
+    Never the channels that leave a convolution or normalisation at the very end. As for
+    ``inputs``, a warning names what is left out.
+
+    Raises ValueError when the network has neither dense nor convolutional layers.
+
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+    >>> [target.key for target in gates(net)]
+    ['1.output', '3.input']
+    """
+    kinds = (*_WEIGHT_LAYERS, *_BATCH_NORMS)
+    layers = [
+        (name, module)
+        for name, module in net.named_modules()
+        if isinstance(module, kinds) and refused_at(net, name) is None
+    ]
+    _name_left_out(net, _parameters_of(module for _, module in layers))
+    found = []
+    for number, (_, module) in enumerate(layers):
+        last = number + 1 == len(layers)
+        following = module if last else layers[number + 1][1]
+        if isinstance(module, nn.Linear):
+            found.append(inputs(net, _is(module))[0])
+        elif not isinstance(module, _BATCH_NORMS) and not last:
+            normalised = isinstance(following, _BATCH_NORMS) and _width(following) == _width(module)
+            if not normalised:
+                found.append(outputs(net, _is(module))[0])
+            elif number + 2 < len(layers):
+                found.append(outputs(net, _is(following))[0])
+    return found
+
+
+def _is_layer(net: nn.Module, name: str, module: nn.Module) -> bool:
+    return isinstance(module, _WEIGHT_LAYERS) and refused_at(net, name) is None
+
+
+def _parameters_of(layers: Iterable[nn.Module]) -> set[int]:
+    return {id(parameter) for layer in layers for parameter in layer.parameters()}
+
+
+def _name_left_out(net: nn.Module, covered: Iterable[int]) -> None:
+    """Warn of the layers that a default selection leaves out; refuse where nothing is left.
+
+    covered: the ids of the parameters of the layers that were selected from."""
+    covered = set(covered)
+    reasons: dict[str, list[str]] = {}
+    for name, why in left_out(net, covered).items():
+        reasons.setdefault(why, []).append(repr(name) if name else "the network itself")
+    said = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    if not covered:
+        raise ValueError(
+            f"the network ({type(net).__name__}) has no dense or convolutional layer to lift"
+            f"{f'; these cannot be: {said}' if said else ''}. Name parameters with "
+            "ps.weights(net, where), or modules with ps.inputs and ps.outputs; the parameters are: "
+            f"{', '.join(name for name, _ in net.named_parameters()) or 'none'}"
+        )
+    if said:
+        warnings.warn(
+            f"the default targets leave out layers, which stay as they are: {said}. Name the "
+            "targets to choose otherwise, and without this warning",
+            stacklevel=3,
+        )
+
+
+def _is(module: nn.Module) -> Callable[[str, nn.Module], bool]:
+    return lambda _, other: other is module
+
+
+def _width(module: nn.Module) -> int:
+    features = _known_features(module)
+    assert features is not None
+    return features[1]
+
+
+def _rules(where: Where | Sequence[Where]) -> Sequence[Where]:
+    return where if isinstance(where, Sequence) and not isinstance(where, str) else [where]  # type: ignore[list-item]
+
+
+def _selects(rule: Where, name: str, owner_name: str, owner: nn.Module) -> bool:
+    # A module's name or type selects its weight; a glob or a predicate may name any parameter.
+    is_weight = name.rpartition(".")[2] == "weight"
+    if isinstance(rule, str):
+        return fnmatchcase(name, rule) or (is_weight and fnmatchcase(owner_name, rule))
+    return _matches(rule, name, owner) and (is_weight or not isinstance(rule, type))
+
+
+def _matches(rule: Where, name: str, module: nn.Module) -> bool:
+    if isinstance(rule, str):
+        return fnmatchcase(name, rule)
+    if isinstance(rule, type):
+        return isinstance(module, rule)
+    return bool(rule(name, module))
+
+
+def _modules(
+    net: nn.Module, where: Where | Sequence[Where] | None, drop_last: bool
+) -> Iterator[tuple[str, nn.Module]]:
+    if where is None:
+        layers = [(n, m) for n, m in net.named_modules() if _is_layer(net, n, m)]
+        _name_left_out(net, _parameters_of(module for _, module in layers))
+        found = layers[:-1] if drop_last else layers
+    else:
+        found = [
+            (name, module)
+            for name, module in net.named_modules()
+            if any(_matches(rule, name, module) for rule in _rules(where))
+        ]
+        if any(isinstance(rule, str) and "*" in rule for rule in _rules(where)):
+            # A glob such as "features.*" also names activations and pools: those have no
+            # features of their own, and the layer before them carries the gate.
+            found = [(n, m) for n, m in found if _known_features(m) is not None]
+    if not found:
+        _raise_nothing(where, [name for name, _ in net.named_modules() if name], "module")
+    yield from found
+
+
+def _known_features(module: nn.Module) -> tuple[int, int] | None:
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED)):
+        return module.in_channels, module.out_channels
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels, module.num_channels
+    if isinstance(module, _BATCH_NORMS):
+        return module.num_features, module.num_features  # type: ignore[return-value]
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return module.normalized_shape[0], module.normalized_shape[0]
+    return None
+
+
+def _features(name: str, module: nn.Module) -> tuple[int, int]:
+    _refuse_lazy(name, module)
+    features = _known_features(module)
+    if features is None:
+        raise ValueError(
+            f"the features of {name!r} ({type(module).__name__}) are not known: gates go on "
+            "Linear, convolutions, BatchNorm, GroupNorm or LayerNorm over one dimension"
+        )
+    return features
+
+
+def _refuse_lazy(name: str, module: nn.Module) -> None:
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+        raise ValueError(
+            f"{name} has no shape yet (a lazy module): run one forward pass of the network before "
+            "selecting targets"
+        )
+
+
+def _axis(module: nn.Module) -> int:
+    return -1 if isinstance(module, (nn.Linear, nn.LayerNorm)) else 1
+
+
+def _raise_nothing(where: object, known: list[str], kind: str) -> None:
+    if where is None:
+        raise ValueError(
+            "the outputs of the only layer are the network's own: name it to put gates on them"
+        )
+    if isinstance(where, str):
+        raise unknown_name(kind, where, known)
+    raise ValueError(f"no {kind} of the network matches {where!r}; it has: {', '.join(known)}")

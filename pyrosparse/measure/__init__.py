@@ -1,0 +1,23 @@
+"""What a network costs and how well it predicts."""
+
+from pyrosparse.measure.active_features import ActiveFeatures, active_features, mean_counts
+from pyrosparse.measure.costs import file_bytes, latency, macs
+from pyrosparse.measure.paper_counts import PaperCounts, beta_bernoulli_counts, dependent_counts
+from pyrosparse.measure.quality import Quality, quality
+from pyrosparse.measure.report import Report, report
+
+__all__ = [
+    "ActiveFeatures",
+    "PaperCounts",
+    "Quality",
+    "Report",
+    "active_features",
+    "beta_bernoulli_counts",
+    "dependent_counts",
+    "file_bytes",
+    "latency",
+    "macs",
+    "mean_counts",
+    "quality",
+    "report",
+]

@@ -1,0 +1,156 @@
+"""What a network costs: multiplications, bytes, time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pyrosparse.compaction.layers import MIXING, TRANSPOSED
+
+
+@contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode for a block; after it every module is in the mode it was in.
+
+    >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with evaluating(net):
+    ...     net[0].training
+    False
+    >>> net[0].training, net[1].training
+    (True, False)
+    """
+    modes = [(module, module.training) for net in nets for module in net.modules()]
+    try:
+        for net in nets:
+            net.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def macs(net: nn.Module, *inputs: Any) -> dict[str, int]:
+    """Multiply-accumulate operations per datum, by layer, counted by running the network.
+
+    Those of dense and convolutional layers, as papers count them: positions of the output times
+    weights that each takes; no biases, pools, activations or attention, and zeros in a weight
+    are work like any other number.
+
+    inputs: what the network is called with; the first of them has one datum a row.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 5))
+    >>> macs(net, torch.ones(4, 1, 4, 4))
+    {'0': 72, '2': 40}
+    """
+    counts: dict[str, int] = {}
+    batch = len(inputs[0])
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            if isinstance(module, nn.Linear):
+                work = output.numel() * module.in_features
+            elif isinstance(module, TRANSPOSED):
+                work = args[0].numel() * weight[0].numel()
+            else:
+                work = output.numel() * weight[0].numel()
+            counts[name] = counts.get(name, 0) + work // batch
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(count(name))
+        for name, module in net.named_modules()
+        if isinstance(module, MIXING)
+    ]
+    try:
+        with torch.no_grad(), evaluating(net):
+            net(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts
+
+
+def file_bytes(net: nn.Module) -> int:
+    """The size of the network's state dict as a safetensors file, tensors stored whole.
+
+    >>> file_bytes(nn.Linear(4, 2)) > 4 * 10
+    True
+    """
+    # Copies: safetensors refuses memory that two names share.
+    state = {name: tensor.cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    return len(save(state))
+
+
+def batch_of(inputs: Sequence[Any], size: int) -> list[Any]:
+    """A network's arguments at another batch size: the first datum again and again.
+
+    inputs: tensors (N, ..), and arguments that are not one row a datum, which stay.
+
+    >>> [x.shape for x in batch_of([torch.ones(3, 4), torch.ones(7)], 2)]
+    [torch.Size([2, 4]), torch.Size([7])]
+    """
+    return [
+        x[:1].expand(size, *x.shape[1:]).contiguous()
+        if isinstance(x, Tensor) and x.dim() and len(x) == len(inputs[0])
+        else x
+        for x in inputs
+    ]
+
+
+def latency(
+    nets: Sequence[nn.Module], *inputs: Any, repeats: int = 30, warm_up: int = 5
+) -> list[float]:
+    """The median time of a forward pass of each network, in seconds.
+
+    The networks take turns, so that what else the machine does meets all of them alike. Threads
+    are as torch has them.
+
+    Raises ValueError where repeats is not positive.
+
+    >>> 0 < latency([nn.Linear(2, 2)], torch.ones(1, 2), repeats=3)[0] < 1
+    True
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be 1 or more, got {repeats}")
+    cuda = any(isinstance(x, Tensor) and x.is_cuda for x in inputs)
+    times: list[list[float]] = [[] for _ in nets]
+    with torch.inference_mode(), evaluating(*nets):
+        for turn in range(warm_up + repeats):
+            # Each begins a turn in its turn: a rhythm of the machine's meets none of them always.
+            for place in range(len(nets)):
+                index = (turn + place) % len(nets)
+                if cuda:
+                    torch.cuda.synchronize()
+                start = time.perf_counter()
+                nets[index](*inputs)
+                if cuda:
+                    torch.cuda.synchronize()
+                if turn >= warm_up:
+                    times[index].append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in times]
+
+
+def best_latency(
+    nets: Sequence[nn.Module], *inputs: Any, repeats: int = 30, rounds: int = 3
+) -> list[float]:
+    """The smallest of several medians of ``latency``, of each network, in seconds.
+
+    What else the machine does only adds time, and it may fill a whole round.
+
+    Raises ValueError where repeats is not positive.
+
+    >>> 0 < best_latency([nn.Linear(2, 2)], torch.ones(1, 2), repeats=3)[0] < 1
+    True
+    """
+    medians = [latency(nets, *inputs, repeats=repeats) for _ in range(rounds)]
+    return [min(of_net) for of_net in zip(*medians, strict=True)]

@@ -1,0 +1,125 @@
+"""How well a network classifies: accuracy, negative log likelihood, calibration error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrosparse.evidence.batches import batches
+from pyrosparse.measure.costs import evaluating
+from pyrosparse.util.arrays import is_array
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a network classifies some data.
+
+    accuracy: the fraction that it gets right.
+    nll:      the mean negative log likelihood, in nats per datum.
+    ece:      the expected calibration error, in [0, 1], of 15 bins.
+
+    >>> Quality(accuracy=0.5, nll=0.7, ece=0.0).accuracy
+    0.5
+    """
+
+    accuracy: float
+    nll: float
+    ece: float
+
+
+def quality(net: nn.Module, data: Any, *, batch_size: int = 256) -> Quality:
+    r"""Accuracy, negative log likelihood and calibration error of a network that gives logits.
+
+    With the largest probability of datum :math:`i` as its confidence :math:`c_i`, and :math:`r_i`
+    1 where that class is right and 0 where not,
+
+    .. math:: \mathrm{ECE} = \sum_{b=1}^{15} \frac{1}{N}
+              \Big| \sum_{i :\, (b-1)/15 < c_i \le b/15} (r_i - c_i) \Big| .
+
+    net:        inputs -> logits (N, classes); it is run in evaluation mode, and every module gets
+                back the mode it was in.
+    data:       a tuple of tensors or arrays, the network's inputs and last the classes, int64 (N,);
+                ``Examples``; or an iterable of such tuples (a ``DataLoader``).
+    batch_size: at how many data the network is run at a time, where it is we who make the batches.
+
+    Raises ValueError where there are no data; where the labels are not classes (N,) of the
+    network's; and where its outputs are not logits (N, classes), or not finite.
+
+    Source: Guo et al. (2017), "On calibration of modern neural networks", eq. 3, for the ECE.
+
+    >>> data = (torch.eye(2), torch.tensor([0, 1]))
+    >>> quality(nn.Identity(), data).accuracy
+    1.0
+    """
+    device = next((parameter.device for parameter in net.parameters()), None)
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
+    correct, nll, count = 0, 0.0, 0
+    gaps = torch.zeros(BINS, dtype=torch.float64)
+    with torch.no_grad(), evaluating(net):
+        for *inputs, labels in labelled_batches(data, batch_size):
+            logits = net(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs))
+            check_logits(type(net).__name__, logits, labels)
+            labels = labels.cpu().long()
+            # In float64: the confidence of a sure network is 1 in float32, and its log 0.
+            logs = logits.cpu().double().log_softmax(1)
+            confidence, chosen = logs.max(1)
+            right = chosen == labels
+            correct += int(right.sum())
+            nll -= float(logs.gather(1, labels[:, None]).sum())
+            count += len(labels)
+            confidence = confidence.exp()
+            bins = torch.bucketize(confidence, edges)
+            gaps.index_add_(0, bins, right.double() - confidence)
+    if not count:
+        raise ValueError("there are no data to classify (an iterator that is spent?)")
+    return Quality(correct / count, nll / count, float(gaps.abs().sum()) / count)
+
+
+def labelled_batches(data: Any, batch_size: int) -> Any:
+    """Minibatches of inputs with the classes last; raises ValueError where data cannot be that."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    if isinstance(data, tuple):
+        if len(data) < 2 or not all(map(is_array, data)):
+            raise ValueError(
+                "data must be a tuple of tensors, (inputs, classes), Examples, or an iterable of "
+                f"batches; got a tuple of {', '.join(type(part).__name__ for part in data)}"
+            )
+        if len({tuple(part.shape[:1]) for part in data}) > 1:
+            shapes = ", ".join(str(tuple(part.shape)) for part in data)
+            raise ValueError(f"the inputs and the labels differ in length: {shapes}")
+    elif isinstance(data, Tensor):
+        raise ValueError("data must be (inputs, classes); got one tensor, without the classes")
+    return batches(data, batch_size)
+
+
+def check_logits(name: str, logits: Any, labels: Tensor) -> None:
+    """Refuse labels (N,) that are no classes, and what a network gave for them if it is no logits
+    (N, classes), or not finite."""
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"the labels must be classes, int64 (N,); got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"{name} must give logits (N, classes) for the {len(labels)} data of a batch; got "
+            f"{shape}"
+        )
+    if not logits.isfinite().all():
+        bad = int((~logits.isfinite()).any(1).sum())
+        raise ValueError(
+            f"{name} gives NaN or infinity for {bad} of the {len(labels)} data of a batch: it has "
+            "no accuracy. Look for NaN in its weights and in the data"
+        )
+    classes = logits.shape[1]
+    if ((labels < 0) | (labels >= classes)).any():
+        raise ValueError(
+            f"the labels must be classes 0..{classes - 1}, one for each logit of {name}; got "
+            f"{int(labels.min())}..{int(labels.max())}"
+        )

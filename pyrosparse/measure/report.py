@@ -1,0 +1,164 @@
+"""The report of a compaction: what the network and its compact form cost, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyrosparse.compaction.compact import CompactNet
+from pyrosparse.compaction.layers import parameter_count
+from pyrosparse.measure.costs import batch_of, file_bytes, latency, macs
+from pyrosparse.measure.paper_counts import PaperCounts, beta_bernoulli_counts
+from pyrosparse.measure.quality import Quality, quality
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What two networks cost and how well they classify, (before, after); print it.
+
+    ``json.dumps(dataclasses.asdict(report))`` writes it down.
+
+    structure:  outputs of the compact network's layers, ``288-114-10``; "" where it has no account.
+    parameters: of all tensors that are trained.
+    macs:       multiply-accumulate operations per datum, by layer.
+    bytes:      of the state dicts as safetensors files.
+    seconds:    by batch size, medians of a forward pass.
+    paper:      FLOPs and memory as the beta-Bernoulli paper counts them; None for networks of
+                other than its layers.
+    quality:    accuracy, negative log likelihood and calibration error; None without data.
+
+    >>> print(Report("3-2", (23, 14), {"0": (12, 6), "2": (6, 4)}, (300, 260), {1: (2e-3, 1e-3)}))
+    structure   3-2
+    parameters  23 -> 14 (1.64x)
+    bytes       300 -> 260 (1.15x)
+    MACs        18 -> 10 (1.80x)
+      0         12 -> 6 (2.00x)
+      2         6 -> 4 (1.50x)
+    batch 1     2.000 ms -> 1.000 ms (2.00x)
+    """
+
+    structure: str
+    parameters: Pair
+    macs: Mapping[str, Pair]
+    bytes: Pair
+    seconds: Mapping[int, tuple[float, float]]
+    paper: tuple[PaperCounts, PaperCounts] | None = None
+    quality: tuple[Quality, Quality] | None = None
+
+    @property
+    def total_macs(self) -> Pair:
+        """Multiply-accumulate operations per datum, over all layers."""
+        before, after = zip(*self.macs.values(), strict=True) if self.macs else ((0,), (0,))
+        return sum(before), sum(after)
+
+    def __str__(self) -> str:
+        rows = [("structure", self.structure)] if self.structure else []
+        rows += [
+            ("parameters", _change(self.parameters)),
+            ("bytes", _change(self.bytes)),
+            ("MACs", _change(self.total_macs)),
+        ]
+        rows += [(f"  {name}", _change(pair)) for name, pair in self.macs.items()]
+        if self.paper is not None:
+            before, after = self.paper
+            memory = f"{before.memory:,}"
+            if before.memory != after.memory:
+                memory += f" -> {after.memory:,} ({100 * after.memory / before.memory:.2f} %)"
+            rows += [
+                ("paper's FLOPs", _change((before.flops, after.flops))),
+                ("paper's memory", memory),
+            ]
+        rows += [
+            (
+                f"batch {size}",
+                f"{1e3 * first:.3f} ms -> {1e3 * second:.3f} ms ({first / second:.2f}x)",
+            )
+            for size, (first, second) in self.seconds.items()
+        ]
+        if self.quality is not None:
+            first, second = self.quality
+            rows += [
+                ("accuracy", f"{100 * first.accuracy:.2f} % -> {100 * second.accuracy:.2f} %"),
+                ("NLL", f"{first.nll:.4f} -> {second.nll:.4f} nats per datum"),
+                ("ECE", f"{first.ece:.4f} -> {second.ece:.4f}"),
+            ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def report(
+    net: nn.Module,
+    small: nn.Module,
+    example: Tensor | Sequence[Any],
+    *,
+    batch_sizes: Sequence[int] = (1, 128),
+    repeats: int = 30,
+    data: Any = None,
+    data_batch_size: int = 256,
+) -> Report:
+    """Measure a network and its compact form: parameters, MACs, bytes of the file, latency.
+
+    Networks of dense layers, convolutions and batch normalisations are also counted as the
+    beta-Bernoulli paper counts. With data, both are judged as classifiers.
+
+    example:         what the networks are called with; its first datum is repeated to the batch
+                     sizes.
+    batch_sizes:     of the latencies; () for none.
+    repeats:         how many times each is measured; the median counts.
+    data:            (inputs, classes), tensors (N, ...) and int64 (N,); ``Examples``; or an
+                     iterable of such batches that can be gone through twice.
+    data_batch_size: at how many data the networks are run for accuracy, likelihood, calibration.
+
+    Raises ValueError where repeats is not positive, and as ``quality`` does: for labels that are
+    not the networks' classes, and outputs that are not logits or not finite.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> data = (torch.ones(3, 4), torch.tensor([0, 1, 1]))
+    >>> measured = report(net, net, torch.ones(1, 4), batch_sizes=(), data=data)
+    >>> measured.total_macs
+    (18, 18)
+    >>> 0 <= measured.quality[0].ece <= 1
+    True
+    """
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    first, second = macs(net, *inputs), macs(small, *inputs)
+    seconds = {}
+    for size in batch_sizes:
+        before, after = latency([net, small], *batch_of(inputs, size), repeats=repeats)
+        seconds[size] = (before, after)
+    return Report(
+        small.account.structure if isinstance(small, CompactNet) else "",
+        (parameter_count(net), parameter_count(small)),
+        {name: (first.get(name, 0), second.get(name, 0)) for name in first | second},
+        (file_bytes(net), file_bytes(small)),
+        seconds,
+        _paper(net, small, inputs),
+        None
+        if data is None
+        else (
+            quality(net, data, batch_size=data_batch_size),
+            quality(small, data, batch_size=data_batch_size),
+        ),
+    )
+
+
+def _paper(
+    net: nn.Module, small: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[PaperCounts, PaperCounts] | None:
+    try:
+        before, after = (beta_bernoulli_counts(one, *inputs) for one in (net, small))
+    except ValueError:  # layers that the paper's tables do not have
+        return None
+    return (before, after) if before.memory else None
+
+
+def _change(pair: Pair) -> str:
+    before, after = pair
+    factor = f" ({before / after:.2f}x)" if after and before != after else ""
+    return f"{before:,} -> {after:,}{factor}" if before != after else f"{before:,}"

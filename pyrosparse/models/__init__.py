@@ -1,0 +1,10 @@
+"""Ready Pyro models around a network."""
+
+from pyrosparse.models.distillation import distill
+from pyrosparse.models.likelihoods import classifier, regressor
+
+__all__ = [
+    "classifier",
+    "distill",
+    "regressor",
+]

@@ -1,0 +1,148 @@
+"""Turbo-VBI as a callback of ``fit``, with a path to few weights and units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.momentum import forget_momentum
+from pyrosparse.infer.run import Fit
+from pyrosparse.infer.schedules import Schedule
+from pyrosparse.prune.turbo.exchange import Exchange
+from pyrosparse.supports.units import UnitFactor
+from pyrosparse.util.globs import first_match
+
+
+class Turbo(Callback):
+    """Exchanges messages with the support prior at the end of epochs of ``fit``, and takes away for
+    good what has become inactive.
+
+    units:      a factor that makes whole units go; None for none.
+    active:     the wanted share of active weights as a function of progress in [0, 1], such as
+                ``schedules.logarithmic(0.12, 0.0114, until=0.75)``; by default slab and spike stay
+                where they are, and the data decide.
+    contrast:   slab rate / spike rate as a function of progress, with ``active``; by default the
+                method's own.
+    strength:   of the unit factor, as in ``UnitFactor.tempered``, as a function of progress; by
+                default all of it from the start.
+    prune_from: the progress from which inactive weights, and units that are off, are frozen at
+                zero; 1 is at the end only.
+    removal:    the share of a layer's units that may go at one exchange, in (0, 1]; none goes any
+                more where as few weights are left as ``active`` ends with.
+    at_least:   how many units each layer keeps: one number, or numbers by glob on the names of
+                layers (the first that matches counts; 1 where none does).
+    every:      how many epochs there are between exchanges.
+    examples:   of how many data ``likelihood="curvature"`` estimates the Fisher information.
+
+    Recorded each epoch: what ``Exchange`` returns, and ``kept``, the share of weights not frozen.
+    At the end, what leads nowhere or comes from nowhere is frozen too: ``Lifted.masks`` then gives
+    the support.
+
+    Raises ValueError on shares out of range; where training starts, what ``Exchange`` raises, and
+    ValueError together with ``compact_every``.
+
+    Source: Xia, Tsang and Lau (2023), algorithm 1; the path and the pruning along it are ours.
+
+    >>> Turbo(units=UnitFactor(cost=40.0), at_least={"conv*": 3, "*": 15}).removal
+    0.11
+    """
+
+    def __init__(
+        self,
+        *,
+        units: UnitFactor | None = None,
+        active: Schedule | None = None,
+        contrast: Schedule | None = None,
+        strength: Schedule | None = None,
+        prune_from: float = 0.1,
+        removal: float = 0.11,
+        at_least: int | Mapping[str, int] = 1,
+        every: int = 1,
+        examples: int = 5000,
+    ) -> None:
+        if not 0 <= prune_from <= 1:
+            raise ValueError(f"prune_from is a share of training, in [0, 1], got {prune_from}")
+        if not 0 < removal <= 1:
+            raise ValueError(f"removal is a share of a layer's units, in (0, 1], got {removal}")
+        for least in at_least.values() if isinstance(at_least, Mapping) else [at_least]:
+            if int(least) != least or least < 1:
+                raise ValueError(f"at_least is a number of units, 1 or more; got {least}")
+        if int(every) != every or every < 1:
+            raise ValueError(f"every must be a positive whole number of epochs, got {every}")
+        self.units = units
+        self.active = active
+        self.contrast = contrast
+        self.strength = strength
+        self.prune_from = prune_from
+        self.removal = removal
+        self.at_least = at_least
+        self.every = every
+        self.examples = examples
+
+    def on_start(self, run: Fit) -> None:
+        if run.shrink is not None:
+            raise ValueError(
+                "compact_every cuts the weights that messages run between: leave it out, and use "
+                "ps.compact after training"
+            )
+        # Data that shuffle themselves draw from a generator that a resumed run has put back.
+        with torch.random.fork_rng(devices=[]):
+            batch = next(iter(run.batches()))
+        self.exchange = Exchange(run.lifted, units=self.units, example=(batch[0][:1],))
+
+    def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        if run.epoch % self.every and run.epoch < run.epochs:
+            return {}
+        progress = run.epoch / run.epochs
+        prunes = progress >= self.prune_from
+        if self.exchange.needs_curvature:
+            seed = run.seed * 1_000_003 + run.epoch
+            self.exchange.estimate_curvature(run.model, run.data, examples=self.examples, seed=seed)
+        record = self.exchange(
+            active=_at(self.active, progress),
+            contrast=_at(self.contrast, progress),
+            strength=1.0 if self.strength is None else self.strength(progress),
+            removable=self._removable(prunes),
+        )
+        if prunes:
+            self._freeze(run, _at(self.active, progress) or 0.0, most=1.0)
+        return record | {"kept": self.exchange.kept}
+
+    def on_end(self, run: Fit) -> dict[str, Any]:
+        share = _at(self.active, 1.0)
+        self._freeze(run, share or 0.0, share or 1.0)
+        return {"kept": self.exchange.kept}
+
+    def _freeze(self, run: Fit, least: float, most: float) -> None:
+        units = self.exchange.units
+        at_least = {layer: _least(self.at_least, layer) for layer in units.size} if units else None
+        run.lifted.freeze(self.exchange.masks(least, most, at_least))
+        forget_momentum(run.optimizer, run.lifted)
+
+    def _removable(self, prunes: bool) -> dict[str, int] | None:
+        """How many more units of each layer may go."""
+        if self.exchange.units is None:
+            return None
+        if self.active is not None and self.exchange.kept <= self.active(1.0):
+            prunes = False
+        removable = {}
+        for layer, idle in self.exchange.idle().items():
+            on = int((~idle).sum())
+            least = _least(self.at_least, layer)
+            removable[layer] = max(min(math.ceil(self.removal * on), on - least), 0) * prunes
+        return removable
+
+
+def _least(at_least: int | Mapping[str, int], layer: str) -> int:
+    if not isinstance(at_least, Mapping):
+        return at_least
+    glob = first_match(at_least, layer)
+    return 1 if glob is None else at_least[glob]
+
+
+def _at(schedule: Schedule | None, progress: float) -> float | None:
+    return None if schedule is None else schedule(progress)

@@ -1,0 +1,208 @@
+"""The folder of a compression run: what was asked, what came of it, and how to go on."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import pyro
+import torch
+
+from pyrosparse import __version__
+from pyrosparse.plots import plots
+from pyrosparse.recipes.job import CHECKPOINT
+from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports import page as report
+from pyrosparse.reports.figures import figures
+from pyrosparse.reports.summary import Summary, summarize
+from pyrosparse.storage.weights_file import load_weights
+from pyrosparse.util import machine
+from pyrosparse.util.files import read_text, write_atomically
+from pyrosparse.util.locks import locked_folder
+
+CONFIG = "config.json"
+_TYPES: dict[str, Any] = {"settings": dict, "weights": (dict, NoneType), "machine": dict}
+
+
+def run(
+    setup: Setup,
+    folder: Path,
+    *,
+    weights: Path | None = None,
+    dense: bool = True,
+    progress: bool | None = None,
+) -> Summary:
+    """Train, compress and evaluate as ``compress`` does, and leave all of it in a folder.
+
+    folder:  made where it is missing. A run of the same options that stopped there goes on, one
+             that finished is not repeated. It is tried out before the training starts.
+    weights: a file that ``load_weights`` reads, to start from as from a trained network.
+    dense:   as for ``compress``.
+
+    Leaves ``config.json``, ``weights.safetensors`` (sparse: ``load_sparse``),
+    ``compact.safetensors`` (``ps.load``) and ``account.txt``, ``summary.json``, PNG plots and
+    ``report.html``, each whole or not at all; and of each stage ``metrics.jsonl`` and
+    ``checkpoint.safetensors``, where there are several in a folder a stage. Where no compact
+    network can be made, the summary says why.
+
+    Raises ValueError where the folder has a run of other options or another run is at work in it,
+    OSError where it cannot be written to or is removed before the end, and what ``compress`` and
+    ``load_weights`` raise.
+
+    >>> import tempfile
+    >>> values = {"recipe": "none", "epochs": 1, "network_options": {"hidden": (8,)}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summary = run(Setup.of(values), Path(folder), progress=False)
+    ...     sorted(file.name for file in Path(folder).glob("*.safetensors"))
+    ['checkpoint.safetensors', 'compact.safetensors', 'weights.safetensors']
+    """
+    start = load_weights(weights) if weights is not None else None
+    # Before a look at whose folder it is: of two that look at once, both would find it free.
+    with _alone(folder):
+        config = _prepare(folder, setup, weights)
+        result = setup.run(folder=folder, weights=start, dense=dense, progress=progress)
+        _refuse_another(folder, config)
+        summary = summarize(result, folder)
+        _write(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
+        drawn = figures(result)
+        for name, figure in drawn.items():
+            _write(folder / f"{name}.png", plots.png(figure))
+        again = setup.command(*(["--weights", str(weights)] if weights is not None else []))
+        # With the numbers that the network and the data gave.
+        whole = config | {"settings": replace(setup, recipe=result.recipe).values()}
+        page = report.html(summary, result.history, drawn, whole, again)
+        _write(folder / "report.html", page)
+        _refuse_another(folder, config)
+    return summary
+
+
+def default_folder(setup: Setup) -> Path:
+    """Where a run goes if nothing else is said.
+
+    >>> default_folder(Setup()).as_posix()
+    'runs/digits-fcn-beta-bernoulli-1-seed0'
+    """
+    network = setup.network.replace(":", "-")
+    recipe = setup.recipe
+    level = "" if recipe.level is None else f"-{recipe.level:g}"
+    data = Path(setup.dataset).name.replace(":", "-")
+    return Path("runs", f"{data}-{network}-{recipe.label}{level}-seed{setup.seed}")
+
+
+def versions(device: str) -> dict[str, str]:
+    """What a run's numbers depend on besides its settings: versions and machine."""
+    return {
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": machine.describe(device),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Have a folder for oneself.
+
+    Raises ValueError where another process has it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(folder, wait=False))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another run is at work in {folder}: wait for its end, or choose another folder "
+                "with --output"
+            ) from error
+        yield
+
+
+def _write(file: Path, content: str | bytes) -> None:
+    # A folder that was removed is not made again: it would have nothing else of the run.
+    write_atomically(file, content, parents=False)
+
+
+def _refuse_another(folder: Path, config: dict[str, Any]) -> None:
+    """Whether the folder is still the one that the run began in."""
+    try:
+        same = _read(folder) == config
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise FileNotFoundError(
+            f"{folder} was removed or changed during the run, and its results are lost: its "
+            f"{CONFIG} is not this run's. Run again, and leave the folder alone"
+        )
+
+
+def _prepare(folder: Path, setup: Setup, weights: Path | None) -> dict[str, Any]:
+    """Settle what the folder is for; returns the content of its ``config.json``."""
+    config = {
+        "settings": json.loads(json.dumps(setup.values())),
+        "weights": _identify(weights),
+        "version": __version__,
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": versions(setup.device),
+    }
+    # Without a checkpoint nothing was begun that other settings could spoil.
+    if next(folder.rglob(CHECKPOINT), None) is not None:
+        config = _begun(folder, config)
+    # Written also where it is there already: a full disk shows itself now and not after training.
+    write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    return config
+
+
+def _begun(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The config of the run that is in the folder, which must be the one that is wanted."""
+    try:
+        begun = _read(folder)
+        differences = _differences(begun, wanted)
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{folder} has a checkpoint, but no {CONFIG} that says of which run ({error}): "
+            "choose another folder with --output, or delete this one"
+        ) from error
+    if differences:
+        raise ValueError(
+            f"{folder} has a run with other settings ({'; '.join(differences)}): choose another "
+            "folder with --output, or delete this one"
+        )
+    return begun
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The content of ``config.json``, with entries of the right types."""
+    config = json.loads(read_text(folder / CONFIG))
+    if not isinstance(config, dict):
+        raise ValueError("it is no object")
+    for name in ("settings", "weights", "version", "started", "machine"):
+        if not isinstance(config.get(name, ...), _TYPES.get(name, str)):
+            raise ValueError(f"its entry {name!r} is missing, or of a wrong type")
+    return config
+
+
+def _differences(begun: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    # An option that is newer than the run had the default's effect in it.
+    then, now = (Setup.of(config["settings"]).values() for config in (begun, wanted))
+    differences = [
+        f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]
+    ]
+    before, after = ((config["weights"] or {}).get("sha256") for config in (begun, wanted))
+    if before != after:
+        differences.append("the weights to start from are others")
+    return differences
+
+
+def _identify(weights: Path | None) -> dict[str, str] | None:
+    if weights is None:
+        return None
+    return {"file": str(weights), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}

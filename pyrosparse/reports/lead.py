@@ -1,0 +1,60 @@
+"""How a report begins: its title, and the run in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyrosparse.reports.summary import Summary
+
+
+def title(summary: Summary, settings: Mapping[str, Any]) -> str:
+    """The network, the data and what was done, in a few words."""
+    text = f"{settings['network']} on {summary.dataset}, {settings['recipe']}"
+    if summary.compaction is not None and summary.compaction.units:
+        return f"{text}, gamma {_gamma(settings)}"
+    return f"{text}, {100 * summary.sparsity:.4g} % sparse" if summary.sparsity else text
+
+
+def sentence(
+    summary: Summary, settings: Mapping[str, Any], weights: Mapping[str, Any] | None
+) -> str:
+    """What was done, and how right the network is.
+
+    weights: the ``file`` that the run started from; None where it began at random.
+    """
+    start = f" from the weights in {weights['file']}" if weights else ""
+    what = (
+        _gates_sentence(summary, settings)
+        if summary.compaction is not None and summary.compaction.units
+        else "without pruning"
+        if not summary.sparsity
+        else f"with {settings['recipe']} pruning, until {100 * summary.sparsity:.4g} % of its "
+        f"{summary.prunable:,} prunable weights were zero"
+    )
+    epochs = f"{settings['epochs']} epoch" + "s" * (settings["epochs"] != 1)
+    if settings.get("fine_tune"):
+        what += f" and the rest fine-tuned for {settings['fine_tune']} more"
+    if settings.get("pretrain") and not weights:
+        start = f", after {settings['pretrain']} of pretraining,"
+    return (
+        f"The network {settings['network']} was trained on {summary.dataset} for {epochs}{start} "
+        f"{what}; it is right about {100 * summary.test_accuracy:.2f} % of the {summary.test:,} "
+        "test data."
+    )
+
+
+def _gates_sentence(summary: Summary, settings: Mapping[str, Any]) -> str:
+    assert summary.compaction is not None
+    kept, of = (sum(pair[side] for pair in summary.compaction.units.values()) for side in (0, 1))
+    return (
+        f"with gates on its units ({settings['recipe']}, gamma {_gamma(settings)}), of which "
+        f"{kept:,} of {of:,} stayed"
+    )
+
+
+def _gamma(settings: Mapping[str, Any]) -> str:
+    gamma = settings["kl_scale"]
+    if not isinstance(gamma, Mapping):
+        return f"{gamma:g}"
+    return ", ".join(f"{value:g} for {pattern}" for pattern, value in gamma.items())

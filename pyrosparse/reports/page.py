@@ -1,0 +1,266 @@
+"""The report of a compression run: one self-contained HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pyrosparse.plots import plots
+from pyrosparse.reports import lead
+from pyrosparse.reports.costs import costs, speed
+from pyrosparse.reports.remarks import remarks
+from pyrosparse.reports.summary import Summary, headline
+
+_EPOCHS = {
+    "epoch": "epoch",
+    "loss": "loss",
+    "train_nll": "training NLL",
+    "validation_nll": "validation NLL",
+    "validation_accuracy": "validation accuracy",
+    "pruned": "pruned",
+    "sparsity": "sparsity",
+    "log_bayes_factor": "log BF",
+    "log_bayes_factor_likelihood": "likelihood",
+    "log_bayes_factor_prior": "prior",
+    "elbo": "ELBO",
+    "elbo_gain": "gain",
+    "elbo_gain_error": "its standard error",
+    "seconds": "seconds",
+}
+
+_CAPTIONS = {
+    "learning_curves": (
+        "Training and validation loss by epoch, after its round of pruning; where the run "
+        "pruned, the log Bayes factor of each round and the sparsity after it."
+    ),
+    "bayes_factor_parts": (
+        "The log Bayes factor is the sum of what the likelihood and the prior have to say. The "
+        "axis is linear up to one nat from zero, logarithmic beyond."
+    ),
+    "elbo_gains": (
+        "What the ELBO on all training data gained by each batch of weights, with two standard "
+        "errors; the first batch that is refused is the last. The axis is linear up to one nat "
+        "from zero, logarithmic beyond."
+    ),
+    "convergence": (
+        "Turbo-VBI by iteration: the loss, how much the support's prior changed, and the share of "
+        "the weights that is left."
+    ),
+    "kernels": "The kernels of the first convolution; what is pruned is grey.",
+    "sparsity_by_layer": "The share of each layer's weights that is exactly zero.",
+    "class_correlations": (
+        "How alike two classes are in the mean gains of their gates, over the test data: near 1 "
+        "where they use the same units."
+    ),
+    "input_regions": "The mean gain of every pixel, by class: where it is 0 the pixel is not read.",
+    "reliability_diagram": (
+        "The fraction of the test data that is classified rightly, by the probability of the class "
+        "chosen; on the diagonal a network is calibrated. Below, how many data there are of each."
+    ),
+    "gate_forest": (
+        "The probability that a gate passes its unit: mean, 50 % and 94 % intervals of the "
+        "posterior, for at most 20 units of each layer, at even steps of rank."
+    ),
+    "kept_units": "The share of its units that each gate keeps; what is cut out stays gone.",
+}
+
+_NOTES = (
+    "It compares the posterior density at two points, the network before and after a round, not "
+    "two models with their weights integrated out. It says which of the two points is the more "
+    "probable one under this prior and these data, and not how sure one may be of a structure.",
+    "A Gaussian prior centred at zero rewards every weight that becomes zero, whatever the data "
+    "say. Where its part outweighs the likelihood's by far, the gate is open because of the prior.",
+    "After the last epoch the network is pruned once more to the wanted sparsity, and no Bayes "
+    "factor is asked then. A network whose gate stayed closed ends at that sparsity all the same.",
+)
+_MEAN_NOTE = (
+    "Here the likelihood's part is divided by the number of data, and the prior's part is not: the "
+    "prior counts as if there were one datum, and nearly always decides (--likelihood sum)."
+)
+_TEST_NOTE = "The test data served for the numbers above alone; they decided nothing."
+
+
+def html(
+    summary: Summary,
+    history: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, Figure],
+    config: Mapping[str, Any],
+    command: str,
+) -> str:
+    """The report as one HTML page that needs no other file: styles and plots are inside.
+
+    history: as ``Fit.history`` has it.
+    figures: the plots by name, as ``run_figures.figures`` makes them.
+    config:  ``settings``, ``weights``, ``version``, ``started`` and ``machine`` of the run.
+    command: the shell command that repeats it.
+
+    >>> from pyrosparse.storage.storage import Stored
+    >>> from pyrosparse.reports.summary import Layer
+    >>> layer = Layer("fc.weight", (10, 10), 10, Stored("bitmask", 53, 400), 100)
+    >>> summary = Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [layer], 800, 400, 2.0, None)
+    >>> settings = {"network": "fcn", "recipe": "magnitude", "epochs": 1, "seed": 0}
+    >>> config = {"settings": settings, "weights": None, "version": "1", "machine": {}}
+    >>> page = html(summary, [{"epoch": 1}], {}, config | {"started": "today"}, "pyrosparse")
+    >>> page[:15]
+    '<!DOCTYPE html>'
+    """
+    settings = config["settings"]
+    title = lead.title(summary, settings)
+    css = (resources.files("pyrosparse.plots") / "report.css").read_text(encoding="utf-8")
+    gated = "threshold" in settings
+    pruned = any("log_bayes_factor" in entry for entry in history)
+    mean = settings.get("likelihood") == "mean" and gated
+    notes = [
+        *(_NOTES if gated else _NOTES[:1] if pruned else ()),
+        *((_MEAN_NOTE,) if mean else ()),
+        _TEST_NOTE,
+    ]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(lead.sentence(summary, settings, config["weights"]))}</p>',
+        _cards(summary),
+        *_remarks(summary),
+        _section("Numbers", _pairs(headline(summary))),
+        *_compact(summary),
+        _section("Plots", "".join(_figure(name, figure) for name, figure in figures.items())),
+        _section("Layers", _layers(summary)),
+        _section(
+            "What the Bayes factor can say, and cannot" if pruned else "Note",
+            "".join(f"<p>{escape(note)}</p>" for note in notes),
+        ),
+        _section("Epochs", f"<details><summary>Every epoch</summary>{_epochs(history)}</details>"),
+        _section("Settings", _pairs([(k, str(v)) for k, v in settings.items() if v is not None])),
+        _section("Do it again", f"<pre>{escape(command)}</pre>"),
+        _section("Versions and machine", _pairs(_circumstances(config))),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _compact(summary: Summary) -> list[str]:
+    """The section on the compact network, where the run got as far as that."""
+    compaction = summary.compaction
+    if compaction is None:
+        return []
+    rows = costs(summary)
+    if not rows:
+        return []
+    account = (
+        "<details><summary>What was taken away, layer by layer</summary>"
+        f"<pre>{escape(compaction.account)}</pre></details>"
+    )
+    table = _table(["cost", "before", "compact", "change"], rows)
+    return [_section("The compact network", table + account)]
+
+
+def _remarks(summary: Summary) -> list[str]:
+    found = remarks(summary)
+    if not found:
+        return []
+    return [_section("Read this first", "".join(f"<p>{escape(one)}</p>" for one in found))]
+
+
+def _cards(summary: Summary) -> str:
+    cards = [
+        (f"{100 * summary.test_accuracy:.2f} %", "test accuracy"),
+        (f"{summary.test_nll:.4f}", "test NLL, nats per datum"),
+        *_size_cards(summary),
+    ]
+    inner = "".join(
+        f'<div class="card"><b>{escape(value)}</b>{escape(label)}</div>' for value, label in cards
+    )
+    return f'<div class="cards">{inner}</div>'
+
+
+def _size_cards(summary: Summary) -> list[tuple[str, str]]:
+    compaction = summary.compaction
+    if compaction is not None and compaction.report is not None and compaction.units:
+        size, times = max(compaction.report.seconds.items())
+        factor, word = speed(*times)
+        return [
+            (compaction.kept, "units kept by the gates"),
+            (factor, f"{word}, measured at a batch of {size}"),
+        ]
+    return [
+        (f"{100 * summary.sparsity:.4g} %", f"sparsity, {summary.nonzero:,} weights left"),
+        (
+            f"{summary.sparse_bytes / 1000:,.1f} kB",
+            f"of {summary.dense_bytes / 1000:,.1f} kB dense",
+        ),
+    ]
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>\n{content}</section>"
+
+
+def _figure(name: str, figure: Figure) -> str:
+    caption = escape(_CAPTIONS.get(name.partition("-")[0], ""))
+    return f"<figure>{plots.svg(figure)}<figcaption>{caption}</figcaption></figure>"
+
+
+def _layers(summary: Summary) -> str:
+    names = ["layer", "shape", "weights", "not zero", "sparsity", "stored as", "bytes", "dense"]
+    rows = [
+        [
+            layer.name,
+            " × ".join(str(side) for side in layer.shape),
+            f"{layer.size:,}",
+            f"{layer.nonzero:,}",
+            f"{100 * layer.sparsity:.2f} %",
+            layer.stored.layout,
+            f"{layer.stored.bytes:,}",
+            f"{layer.stored.dense_bytes:,}",
+        ]
+        for layer in summary.layers
+    ]
+    return _table(names, rows)
+
+
+def _epochs(history: Sequence[Mapping[str, Any]]) -> str:
+    keys = [key for key in _EPOCHS if any(key in entry for entry in history)]
+    rows = [[_value(key, entry.get(key)) for key in keys] for entry in history]
+    return _table([_EPOCHS[key] for key in keys], rows)
+
+
+def _value(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key in ("sparsity", "validation_accuracy"):
+        return f"{100 * value:.2f} %"
+    return f"{value:.5g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _circumstances(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [("pyrosparse", config["version"]), *config["machine"].items()]
+    rows.append(("started", config["started"]))
+    if config["weights"]:
+        rows.append(("weights, SHA-256", config["weights"]["sha256"]))
+    return [(str(key), str(value)) for key, value in rows]
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
+    )
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _pairs(rows: Sequence[tuple[str, str]]) -> str:
+    body = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>\n" for k, v in rows)
+    return f'<table class="pairs"><tbody>{body}</tbody></table>'

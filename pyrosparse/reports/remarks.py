@@ -1,0 +1,103 @@
+"""What a reader of a run's numbers should know first, and what to try."""
+
+from __future__ import annotations
+
+import math
+
+from pyrosparse.reports.summary import Summary
+
+
+def remarks(summary: Summary) -> list[str]:
+    """Sentences on what went wrong in a run, or saved nothing: that its network guesses, that
+    nothing was taken away, that there is no compact network, that zeros saved little work.
+
+    >>> from pyrosparse.recipes import Compaction
+    >>> compaction = Compaction(None, "", "nothing is left of 'fc1'", {"fc1.input": (0, 64)})
+    >>> toy = Summary("Toy", 9, 0, 9, 0.1, 2.3, 23, 0, [], 300, 280, 2.0, None, compaction)
+    >>> remarks(toy)
+    ["There is no compact network: nothing is left of 'fc1'. The gates closed all of ..."]
+    """
+    found = [_guesses(summary), _nothing_taken(summary), _compact(summary)]
+    return [one for one in found if one]
+
+
+def _guesses(summary: Summary) -> str:
+    """That the network knows nothing of the data, and where that comes from."""
+    if summary.chance is None or not _at_chance(summary, summary.test_accuracy):
+        return ""
+    found = (
+        f"The network guesses: it classifies {100 * summary.test_accuracy:.2f} % of the test data "
+        f"correctly, and always naming the most frequent class {100 * summary.chance:.2f} %."
+    )
+    keep, before = summary.keeps_more, _accuracy_before(summary)
+    if before is None:
+        more = f", or {keep}" if keep else ""
+        return f"{found} Try more --epochs, another --learning-rate{more}."
+    if _at_chance(summary, before):
+        return (
+            f"{found} So does the network before anything was taken away: try more --epochs (and "
+            "--pretrain, where the recipe has it), another --learning-rate or another --network, "
+            "and check the labels."
+        )
+    return (
+        f"{found} The network before anything was taken away classifies {100 * before:.2f} % "
+        f"correctly, so too much was taken: try {keep} or more --epochs."
+    )
+
+
+def _at_chance(summary: Summary, accuracy: float) -> bool:
+    """Whether an accuracy is hardly above the share of the most frequent class: by less than two
+    standard errors, or a tenth of the rest, which a network of random weights may reach."""
+    assert summary.chance is not None
+    rest = 1 - summary.chance
+    error = math.sqrt(summary.chance * rest / summary.test)
+    return accuracy <= summary.chance + max(2 * error, rest / 10)
+
+
+def _accuracy_before(summary: Summary) -> float | None:
+    compaction = summary.compaction
+    if not summary.compared or compaction is None or compaction.report is None:
+        return None
+    quality = compaction.report.quality
+    return None if quality is None else quality[0].accuracy
+
+
+def _nothing_taken(summary: Summary) -> str:
+    """That a recipe which decides by itself how much goes took nothing."""
+    units = summary.compaction.units if summary.compaction is not None else {}
+    if units:
+        kept, of = (sum(pair[side] for pair in units.values()) for side in (0, 1))
+        if kept < of:
+            return ""
+        return (
+            f"No gate closed: all {of:,} units are kept, and the network is as large as it was. "
+            "Two things close more gates: a higher --kl-scale, and more --epochs (gates move by "
+            "--gate-rate a step and need some 2,000 steps)."
+        )
+    if not summary.takes_more or summary.sparsity > 0:
+        return ""
+    return f"No weight was taken away. More go with {summary.takes_more}."
+
+
+def _compact(summary: Summary) -> str:
+    """Why there is no compact network, or why zeros saved little work."""
+    compaction = summary.compaction
+    if compaction is None:
+        return ""
+    if compaction.problem:
+        closed = [key for key, (kept, _) in compaction.units.items() if not kept]
+        advice = (
+            f" The gates closed all of {', '.join(closed)}: a lower --kl-scale keeps more."
+            if closed
+            else ""
+        )
+        return f"There is no compact network: {compaction.problem}.{advice}"
+    assert compaction.report is not None
+    before, after = compaction.report.total_macs
+    if summary.sparsity > 0 and after > 1.5 * before * (1 - summary.sparsity):
+        return (
+            f"Of the weights {100 * summary.sparsity:.4g} % are zero, but of the work "
+            f"{100 * after / before:.3g} % stays: the zeros are scattered, and only units without "
+            "any other weight can be cut out. The recipe beta-bernoulli closes whole units."
+        )
+    return ""

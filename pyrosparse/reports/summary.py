@@ -1,0 +1,251 @@
+"""What a compression run came to, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pyrosparse.evidence.batches import batches
+from pyrosparse.measure import file_bytes
+from pyrosparse.recipes.compaction import Compaction
+from pyrosparse.recipes.result import Result
+from pyrosparse.recipes.split import count
+from pyrosparse.storage import Stored, save, save_sparse
+from pyrosparse.util.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable tensor: its name and shape, its non-zero weights, and how it is stored."""
+
+    name: str
+    shape: tuple[int, ...]
+    nonzero: int
+    stored: Stored
+    size: int
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the weights that is exactly zero."""
+        return 1 - self.nonzero / self.size
+
+
+@dataclass(frozen=True)
+class Round:
+    """The evidence of one round of pruning: log Bayes factor and its parts, in nats.
+
+    weighting: how the likelihood's part is taken, the ``sum`` over the data or their ``mean``.
+    """
+
+    epoch: int
+    total: float
+    likelihood: float
+    prior: float
+    weighting: Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a compression run came to; all of it counted or measured.
+
+    dataset:            the data set's name for people.
+    train, validation, test: numbers of data.
+    test_accuracy:      in [0, 1]; test_nll: nats per datum.
+    parameters, nonzero_parameters: over the whole network.
+    layers:             the prunable tensors.
+    dense_bytes, sparse_bytes: of the network's safetensors file, without and with sparse storage.
+    seconds:            training with pruning and validation.
+    last_round:         the last round in which weights became zero; None where none did.
+    compaction:         what the compact network costs, or why there is none.
+    compact_bytes:      of the compact network's file; None where there is none.
+    test_ece:           expected calibration error on the test data, in [0, 1].
+    chance:             the share of the most frequent class of the test data.
+    compared:           whether it is compared with a network that nothing was taken from.
+    keeps_more, takes_more: as of the recipe.
+    """
+
+    dataset: str
+    train: int
+    validation: int
+    test: int
+    test_accuracy: float
+    test_nll: float
+    parameters: int
+    nonzero_parameters: int
+    layers: list[Layer]
+    dense_bytes: int
+    sparse_bytes: int
+    seconds: float
+    last_round: Round | None
+    compaction: Compaction | None = None
+    compact_bytes: int | None = None
+    test_ece: float | None = None
+    chance: float | None = None
+    compared: bool = False
+    keeps_more: str = ""
+    takes_more: str = ""
+
+    @property
+    def prunable(self) -> int:
+        """The number of prunable weights."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def nonzero(self) -> int:
+        """The number of prunable weights that are not zero."""
+        return sum(layer.nonzero for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the prunable weights that is exactly zero."""
+        return 1 - self.nonzero / self.prunable if self.prunable else 0.0
+
+    def json(self) -> dict[str, Any]:
+        """All of it in JSON values, with what follows from it: ``sparsity``, ``mac_speedup`` and,
+        by batch size, ``latency_speedup``."""
+        values = asdict(self) | {"sparsity": self.sparsity}
+        if self.compaction is None or self.compaction.report is None:
+            return values
+        before, after = self.compaction.report.total_macs
+        times = self.compaction.report.seconds
+        return values | {
+            "mac_speedup": before / after if after else None,
+            "latency_speedup": {size: first / second for size, (first, second) in times.items()},
+        }
+
+
+def summarize(result: Result, folder: Path) -> Summary:
+    """Write the networks of a run to files, and count and measure what is left.
+
+    folder: gets ``weights.safetensors`` (sparse) and, where there is a compact network,
+            ``compact.safetensors`` and ``account.txt``.
+
+    Raises OSError where a file cannot be written.
+
+    >>> import tempfile
+    >>> import pyrosparse as ps
+    >>> net, digits = ps.networks.fcn((1, 8, 8), hidden=(8,)), ps.data.load("digits")
+    >>> result = ps.compress(net, digits, ps.recipes.Magnitude(epochs=1), progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summary = summarize(result, Path(folder))
+    ...     sorted(file.name for file in Path(folder).iterdir())
+    ['account.txt', 'compact.safetensors', 'weights.safetensors']
+    >>> summary.prunable, summary.nonzero
+    (592, 59)
+    """
+    # Clones in the plain layout: safetensors refuses shared memory (tied parameters) and others.
+    state = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in result.net.state_dict().items()
+    }
+    weights = folder / "weights.safetensors"
+    stored = save_sparse(weights, state)
+    compaction, compact_bytes = _save_compact(result, folder)
+    layers = [
+        Layer(
+            name,
+            tuple(state[name].shape),
+            int(state[name].count_nonzero()),
+            stored[name],
+            state[name].numel(),
+        )
+        for name in result.prunable
+    ]
+    parameters = list(result.net.parameters())
+    data = result.data
+    return Summary(
+        dataset=data.name,
+        train=data.n,
+        validation=count(data.validation),
+        test=count(data.test),
+        test_accuracy=result.quality["accuracy"],
+        test_nll=result.quality["nll"],
+        parameters=sum(parameter.numel() for parameter in parameters),
+        nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in parameters),
+        layers=layers,
+        dense_bytes=file_bytes(result.net),
+        sparse_bytes=weights.stat().st_size,
+        seconds=result.seconds,
+        last_round=_last_round(result.history, getattr(result.recipe, "likelihood", "sum")),
+        compaction=compaction,
+        compact_bytes=compact_bytes,
+        test_ece=result.quality["ece"],
+        chance=_chance(data.judged),
+        compared=result.original is not result.net,
+        keeps_more=result.recipe.keeps_more,
+        takes_more=result.recipe.takes_more,
+    )
+
+
+def headline(summary: Summary) -> list[tuple[str, str]]:
+    """The summary's numbers as people read them: (what, value) in the order of their interest.
+
+    >>> layer = Layer("fc.weight", (10, 10), 10, Stored("bitmask", 53, 400), 100)
+    >>> headline(Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [layer], 800, 400, 2.0, None))[0]
+    ('test accuracy', '90.00 % of 9')
+    """
+    ratio = summary.dense_bytes / summary.sparse_bytes
+    smaller = f" ({ratio:.1f} times smaller)" if ratio > 1.05 else ""
+    ece = []
+    if summary.test_ece is not None:
+        ece = [("test calibration error", f"{summary.test_ece:.4f}")]
+    rows = [
+        ("test accuracy", f"{100 * summary.test_accuracy:.2f} % of {summary.test:,}"),
+        ("test negative log likelihood", f"{summary.test_nll:.4f} nats per datum"),
+        *ece,
+        ("sparsity of the prunable weights", f"{100 * summary.sparsity:.2f} %"),
+        ("prunable weights", f"{summary.prunable:,}, not zero {summary.nonzero:,}"),
+        ("all parameters", f"{summary.parameters:,}, not zero {summary.nonzero_parameters:,}"),
+        ("dense file", f"{summary.dense_bytes:,} bytes"),
+        ("sparse file", f"{summary.sparse_bytes:,} bytes{smaller}"),
+        ("training time", f"{summary.seconds:.1f} s"),
+    ]
+    if summary.last_round is not None:
+        last = summary.last_round
+        mean = ", mean over the data" if last.weighting == "mean" else ""
+        rows += [
+            ("last round that set weights to zero", f"epoch {last.epoch}"),
+            ("its log Bayes factor", f"{last.total:+.4g} nats"),
+            ("of that, the likelihood", f"{last.likelihood:+.4g} nats{mean}"),
+            ("of that, the prior", f"{last.prior:+.4g} nats"),
+        ]
+    return rows
+
+
+def _save_compact(result: Result, folder: Path) -> tuple[Compaction, int | None]:
+    if result.small is None:
+        return result.compaction, None
+    write_atomically(folder / "account.txt", result.compaction.account + "\n")
+    try:
+        file = save(folder / "compact.safetensors", result.small)
+    except ValueError as error:
+        return replace(result.compaction, problem=str(error)), None
+    return result.compaction, file.stat().st_size
+
+
+def _chance(data: Any) -> float:
+    labels = torch.cat([batch[-1] for batch in batches(data, 1000)])
+    return float(labels.bincount().max()) / len(labels)
+
+
+def _last_round(history: list[dict[str, Any]], weighting: Literal["sum", "mean"]) -> Round | None:
+    # A round that is let through but finds nothing left to remove has all zeros: it says nothing.
+    rounds: list[Mapping[str, Any]] = [
+        entry
+        for entry in history
+        if entry.get("log_bayes_factor_likelihood") or entry.get("log_bayes_factor_prior")
+    ]
+    if not rounds:
+        return None
+    last = rounds[-1]
+    return Round(
+        epoch=last["epoch"],
+        total=last["log_bayes_factor"],
+        likelihood=last["log_bayes_factor_likelihood"],
+        prior=last["log_bayes_factor_prior"],
+        weighting=weighting,
+    )

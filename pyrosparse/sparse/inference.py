@@ -1,0 +1,159 @@
+"""``sparse_inference``: each layer with zeros computes by what is fastest on this machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrosparse.compaction.check import difference
+from pyrosparse.measure.costs import best_latency
+from pyrosparse.sparse.choices import Choice, Choices
+from pyrosparse.sparse.layers import candidates
+
+FASTER = 1.2  # than the dense layer, by which another must be
+
+_LAYERS = (nn.Linear, nn.Conv2d)
+
+
+def sparse_inference(
+    net: nn.Module, example: Tensor | Sequence[Any], *, repeats: int = 30
+) -> tuple[nn.Module, Choices]:
+    """A copy of the network in which each dense layer and two-dimensional convolution with zeros in
+    its weight computes by the kernel that is the fastest here, for inputs like the example.
+
+    The kernels are the dense one; compressed rows (CSR) and square blocks (BSR) of torch; panels of
+    32 rows, each with the columns it needs; the rows and columns with a non-zero; rectangles, up to
+    16; and for convolutions those on the patches of the input, and the smallest kernel in which
+    the layer's kernels fit. A layer stays dense unless another kernel takes less than 1 / 1.2 of
+    its time, twice: among all of them, and again alone with it. All are timed on the activation
+    that reaches the layer first, in turns, with torch's threads as they are. Layers of other
+    classes, and with hooks, stay as they are.
+
+    The outputs are the network's own but for the order of sums, for finite inputs: zeros are left
+    out, so an infinity or a NaN times zero is too.
+
+    net:     in evaluation mode, such as what ``compact`` returns; it is left as it is.
+    example: what the network is called with, a tensor or the sequence of its arguments, at the
+             batch size it is to be fast for.
+    repeats: how many times the dense and the best kernel are timed in each of three rounds, of
+             which the smallest median counts; the others a third of that.
+
+    Returns the copy, of the same class, and which kernel each layer got with the times of all;
+    print that.
+
+    Raises ValueError where the network is in training mode, repeats is not positive, or the
+    network reads the weight of a replaced layer by itself.
+
+    >>> net = nn.Sequential(nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 10)).eval()
+    >>> net[0].weight.data[2:] = 0
+    >>> fast, kernels = sparse_inference(net, torch.ones(1, 300), repeats=3)
+    >>> [layer.name for layer in kernels.layers]
+    ['0']
+    >>> bool((fast(torch.ones(5, 300)) - net(torch.ones(5, 300))).abs().max() < 1e-5)
+    True
+    """
+    if any(module.training for module in net.modules()):
+        raise ValueError(
+            "sparse inference takes a network in evaluation mode, and this one, or a part of it, "
+            "is in training mode: call net.eval() first"
+        )
+    if repeats < 1:
+        raise ValueError(f"repeats must be 1 or more, got {repeats}")
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    activations = _activations(net, inputs)
+    working = copy.deepcopy(net)
+    copies = dict(working.named_modules())
+    choices, chosen = [], {}
+    for name, activation in activations.items():
+        layer = copies[name]
+        choice, chosen[layer] = _choose(name, layer, activation, repeats)
+        choices.append(choice)
+    fast = _replaced(working, chosen)
+    _check_that_it_runs(fast, inputs)
+    return fast, Choices(choices)
+
+
+def _activations(net: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The first input of each layer that could be replaced, in the order of the calls."""
+    activations: dict[str, Tensor] = {}
+    handles = []
+    for name, module in net.named_modules():
+        if type(module) not in _LAYERS or module._forward_hooks or module._forward_pre_hooks:
+            continue
+        assert isinstance(module, _LAYERS)
+        if bool((module.weight == 0).any()):
+
+            def keep(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                if name not in activations and args:
+                    activations[name] = args[0].detach().clone()
+
+            handles.append(module.register_forward_pre_hook(keep))
+    try:
+        with torch.no_grad():
+            net(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return activations
+
+
+def _choose(
+    name: str, layer: nn.Module, activation: Tensor, repeats: int
+) -> tuple[Choice, nn.Module]:
+    assert isinstance(layer, _LAYERS)
+    kernels: dict[str, nn.Module] = {"dense": layer}
+    with torch.no_grad():
+        expected = layer(activation)
+        for kernel, candidate in candidates(layer):
+            try:
+                found = candidate.eval()(activation)
+            except (RuntimeError, NotImplementedError):
+                continue  # this build of torch has no such product for this dtype or device
+            if difference(expected, found) <= _tolerance(expected):
+                kernels[kernel] = candidate
+    times = _times(kernels, activation, -(-repeats // 3))
+    best = min(times, key=lambda kernel: times[kernel])
+    if times["dense"] >= FASTER * times[best]:
+        # The smallest of many times flatters: the two are measured again.
+        pair = {kernel: kernels[kernel] for kernel in ("dense", best)}
+        times |= _times(pair, activation, repeats)
+    kernel = best if times["dense"] >= FASTER * times[best] else "dense"
+    density = int(layer.weight.count_nonzero()) / layer.weight.numel()
+    choice = Choice(name, density, tuple(activation.shape), kernel, times)
+    return choice, kernels[kernel]
+
+
+def _times(kernels: dict[str, nn.Module], activation: Tensor, repeats: int) -> dict[str, float]:
+    medians = best_latency([*kernels.values()], activation, repeats=repeats)
+    return dict(zip(kernels, medians, strict=True))
+
+
+def _replaced(net: nn.Module, chosen: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The network with other modules in the places of some, wherever they have a place."""
+    if net in chosen:
+        return chosen[net]
+    for module in list(net.modules()):
+        for name, child in module._modules.items():
+            if child in chosen:
+                module._modules[name] = chosen[child]
+    return net
+
+
+def _check_that_it_runs(fast: nn.Module, inputs: tuple[Any, ...]) -> None:
+    try:
+        with torch.no_grad():
+            fast(*inputs)
+    except AttributeError as error:
+        raise ValueError(
+            f"a part of the network reads a layer with zeros by itself ({error}), so the layer "
+            "cannot be replaced: call the layer instead"
+        ) from error
+
+
+def _tolerance(expected: Tensor) -> float:
+    known = {torch.float64: 1e-12, torch.float32: 1e-5}
+    return known.get(expected.dtype, 10 * torch.finfo(expected.dtype).eps)

@@ -1,0 +1,149 @@
+"""Networks as ONNX files, compared in onnxruntime before they are written."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pyrosparse.compaction.check import difference, random_like
+from pyrosparse.util.files import write_atomically
+
+TOLERANCE = 1e-5
+
+
+class ExportError(RuntimeError):
+    """A network cannot be made an ONNX file that computes the same."""
+
+
+def export_onnx(
+    net: nn.Module, path: str | os.PathLike[str], example: Tensor | Sequence[Any]
+) -> Path:
+    """Write a network to an ONNX file that takes any number of examples at once.
+
+    It is what the network computes in evaluation mode. Before the file is written it is run by
+    onnxruntime, on the example and on random inputs of two other batch sizes, and must agree with
+    the network within 1e-5 of the largest output (or of 1e-3 where that is larger).
+
+    net:     any module that torch.export can follow; it is left as it is.
+    example: what the network is called with, a tensor or the sequence of its arguments. The first
+             dimension of the first tensor, and of all tensors that are as long in it, is the batch.
+
+    Raises ImportError where a package is missing; ExportError where the network or the example is
+    in bfloat16 or float16, torch cannot export the network, onnxruntime cannot run it (in float64
+    it lacks convolutions) or the outputs differ; and OSError where the file cannot be written, of
+    which an earlier one is then still there.
+
+    >>> export_onnx(nn.Linear(4, 2), "net.onnx", torch.ones(1, 4))  # doctest: +SKIP
+    PosixPath('net.onnx')
+    """
+    _require("onnx", "onnxscript", "onnxruntime")
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
+    _refuse_half(net, inputs)
+    net = copy.deepcopy(net).cpu().eval()
+    content = _exported(net, inputs)
+    size = _batch(inputs)
+    generator = torch.Generator().manual_seed(0)
+    others = [random_like(_of_size(inputs, n), generator) for n in (size + 1, 2 * size + 3)]
+    worst = max(_compared(net, content, one) for one in (inputs, *others))
+    if not worst <= TOLERANCE:
+        raise ExportError(
+            f"onnxruntime computes other outputs than the network, by {worst:.1e} of the largest "
+            f"(at most {TOLERANCE:.0e} is allowed): no file was written. Networks in float32 agree "
+            "best; net.float() makes one"
+        )
+    return write_atomically(path, content)
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"ONNX files need the package {package} ({error}): pip install 'pyrosparse[onnx]'"
+            ) from error
+
+
+def _refuse_half(net: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """onnxruntime lacks most operations in these, and what they round hides differences."""
+    tensors = [*net.state_dict().items(), *(("the example", x) for x in inputs)]
+    for name, value in tensors:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.itemsize < 4:
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise ExportError(
+                f"{name} is in {dtype}, in which onnxruntime cannot be compared with the network: "
+                "export net.float(), with an example in float32"
+            )
+
+
+def _exported(net: nn.Module, inputs: tuple[Any, ...]) -> bytes:
+    batch = torch.export.Dim("batch")
+    size = _batch(inputs)
+    # torch.export takes a size of 1 for one that never changes.
+    several = _of_size(inputs, max(size, 2))
+    shapes = tuple({0: batch} if _is_batched(x, size) else None for x in inputs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they warn of is looked at by running the result
+            program = torch.onnx.export(
+                net, several, dynamo=True, dynamic_shapes=shapes, verbose=False
+            )
+        assert program is not None
+        content: bytes = program.model_proto.SerializeToString()
+    except Exception as error:
+        # Whatever torch and onnxscript raise on what they have no translation for.
+        raise ExportError(f"torch cannot export the network as ONNX: {error}") from error
+    return content
+
+
+def _compared(net: nn.Module, content: bytes, inputs: tuple[Any, ...]) -> float:
+    """The largest difference between the network and onnxruntime's."""
+    onnxruntime = importlib.import_module("onnxruntime")
+    try:
+        with torch.no_grad():
+            expected = tree_leaves(net(*inputs))
+    except Exception as error:
+        raise ExportError(
+            f"the network itself does not take {_batch(inputs)} examples ({error}), and an ONNX "
+            "file is for any number of them"
+        ) from error
+    arrays = [x.numpy() for x in inputs if isinstance(x, Tensor)]
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        names = [entry.name for entry in session.get_inputs()]
+        actual = session.run(None, dict(zip(names, arrays, strict=True)))
+    except Exception as error:
+        # Its exceptions have no common class but this one.
+        raise ExportError(
+            f"onnxruntime cannot run the exported network: {error}. In float64 it lacks many "
+            "operations; net.float() makes a network in float32"
+        ) from error
+    return difference(expected, [torch.from_numpy(array) for array in actual])
+
+
+def _batch(inputs: tuple[Any, ...]) -> int:
+    first = next((x for x in inputs if isinstance(x, Tensor) and x.dim()), None)
+    if first is None or not len(first):
+        raise ValueError("export_onnx needs an example with a batch: export_onnx(net, path, x[:1])")
+    return len(first)
+
+
+def _is_batched(x: Any, size: int) -> bool:
+    return isinstance(x, Tensor) and x.dim() > 0 and len(x) == size
+
+
+def _of_size(inputs: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    """The inputs with another number of examples, the same ones again."""
+    batch = _batch(inputs)
+    rows = torch.arange(size) % batch
+    return tuple(x[rows] if _is_batched(x, batch) else x for x in inputs)

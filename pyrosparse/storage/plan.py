@@ -1,0 +1,194 @@
+"""The plan of a compact network: all of it but the numbers in its tensors, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pyrosparse.compaction.account import Account, Layer
+from pyrosparse.compaction.compact import CompactNet
+from pyrosparse.storage import modules
+from pyrosparse.storage.graph import describe_graph, read_graph
+from pyrosparse.storage.modules import named_tensors
+from pyrosparse.storage.storage import StorageError
+
+_DEPTH = 100
+
+
+def plan_of(net: CompactNet) -> dict[str, Any]:
+    """What makes up a compact network beside the numbers: JSON from which ``network`` makes it.
+
+    ``nodes`` and ``modules`` are the graph and the layers that it calls; ``tensors`` says of each
+    whether it is a parameter, is trained, and how it lies in memory; ``same`` has further names of
+    the same tensors; ``training``, the modules in training mode; ``account``, the account.
+
+    Raises ValueError, naming it, on an operation, layer or hook that a file cannot hold.
+
+    >>> from pyrosparse.compaction import compact
+    >>> plan = plan_of(compact(nn.Sequential(nn.Linear(2, 1, bias=False))))
+    >>> plan["tensors"], plan["modules"]["0"]["class"]
+    ({'0.weight': {'parameter': True, 'trained': True, 'order': [0, 1]}}, 'torch.nn.Linear')
+    """
+    _refuse_hooks(net)
+    tensors: dict[str, Any] = {}
+    same: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for name, tensor in named_tensors(net).items():
+        if first.setdefault(id(tensor), name) != name:
+            same[name] = first[id(tensor)]
+            continue
+        tensors[name] = {
+            "parameter": isinstance(tensor, nn.Parameter),
+            "trained": tensor.requires_grad,
+            "order": _order(tensor),
+        }
+    return {
+        "nodes": describe_graph(net.graph),
+        "modules": {
+            name: modules.describe(name, net.get_submodule(name))
+            for name in sorted(_targets(net.graph, "call_module"))
+        },
+        "tensors": tensors,
+        "same": same,
+        "training": sorted(name for name, module in net.named_modules() if module.training),
+        "account": dataclasses.asdict(net.account),
+    }
+
+
+def network(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CompactNet:
+    """The compact network of a plan.
+
+    tensors: by name, those that the plan lists; they are copied.
+
+    Raises StorageError where the plan has what no plan may have, or the tensors do not fit.
+    """
+    own = _own_tensors(plan, tensors)
+    unused = set(own)
+    layers = {}
+    inside = _by_layer(own, plan["modules"])
+    for name, description in plan["modules"].items():
+        layers[name] = modules.build(description, inside[name])
+        _fill(name, layers[name], inside[name])
+        unused -= {f"{name}.{key}" for key in named_tensors(layers[name])}
+    graph = read_graph(plan["nodes"], layers.keys(), own.keys())
+    read = _targets(graph, "get_attr")
+    unused = (unused - read) | (layers.keys() - _targets(graph, "call_module"))
+    if unused:
+        raise StorageError(f"its graph does not use what it has as {', '.join(sorted(unused))}")
+    # Twice, as compact itself does: from a dict the layers come in another order.
+    whole = fx.GraphModule(layers | {name: own[name] for name in read}, graph)
+    net = CompactNet(whole, graph, _account(plan["account"]))
+    _set_modes(net, set(plan["training"]))
+    return net
+
+
+def _targets(graph: fx.Graph, op: str) -> set[str]:
+    return {str(node.target) for node in graph.nodes if node.op == op}
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """The dimensions as they lie in memory, the widest steps first: channels_last is [0, 2, 3, 1].
+
+    >>> _order(torch.ones(2, 3).T)
+    [1, 0]
+    """
+    # Of dimensions with equal steps, one of size 1 is the inner one.
+    steps = [(-step, size == 1) for step, size in zip(tensor.stride(), tensor.shape, strict=True)]
+    return sorted(range(tensor.dim()), key=lambda dim: steps[dim])
+
+
+def _own_tensors(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters and buffers by all their names."""
+    if plan["tensors"].keys() != tensors.keys():
+        names = ", ".join(sorted(plan["tensors"].keys() ^ tensors.keys()))
+        raise StorageError(f"tensors are in its plan or in its data, and not in both: {names}")
+    own: dict[str, Tensor] = {}
+    for name, entry in plan["tensors"].items():
+        order = entry["order"]
+        if sorted(order) != list(range(tensors[name].dim())):
+            raise StorageError(f"{name!r} lies in memory in the order {order}, which is none")
+        inverse = [order.index(dim) for dim in range(len(order))]
+        # A copy: what is read from a file is a view of it, and kernels want aligned memory.
+        ordered = tensors[name].permute(order).clone(memory_format=torch.contiguous_format)
+        tensor = ordered.permute(inverse)
+        if entry["parameter"]:
+            tensor = nn.Parameter(tensor, requires_grad=False)
+        own[name] = tensor.requires_grad_(bool(entry["trained"]))
+    for name, first in plan["same"].items():
+        if name in own or first not in plan["tensors"]:
+            raise StorageError(f"{name!r} cannot be another name of {first!r}")
+        own[name] = own[first]
+    return own
+
+
+def _by_layer(own: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    """The tensors in each layer, by their names there."""
+    inside: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
+    for name, tensor in own.items():
+        pieces = name.split(".")
+        if len(pieces) > _DEPTH:
+            raise StorageError(f"it has a tensor {len(pieces)} layers deep; {_DEPTH} are enough")
+        for end in range(1, len(pieces)):
+            layer = ".".join(pieces[:end])
+            if layer in inside:
+                inside[layer][".".join(pieces[end:])] = tensor
+    return inside
+
+
+def _fill(name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put its own tensors into a layer."""
+    for key, expected in named_tensors(layer).items():
+        if key not in tensors:
+            raise StorageError(f"the tensor {name}.{key} is missing")
+        tensor = tensors[key]
+        if tensor.shape != expected.shape:
+            raise StorageError(
+                f"the tensor {name}.{key} has the shape {list(tensor.shape)}, and its layer takes "
+                f"{list(expected.shape)}"
+            )
+        same_kind = tensor.is_floating_point() == expected.is_floating_point()
+        if not same_kind or isinstance(tensor, nn.Parameter) != isinstance(expected, nn.Parameter):
+            raise StorageError(
+                f"the tensor {name}.{key} is {_kind(tensor)}, and its layer takes {_kind(expected)}"
+            )
+        owner, _, leaf = key.rpartition(".")
+        setattr(layer.get_submodule(owner), leaf, tensor)
+
+
+def _kind(tensor: Tensor) -> str:
+    role = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+    return f"a {role} of {tensor.dtype}"
+
+
+def _set_modes(net: nn.Module, training: set[str]) -> None:
+    for name, module in net.named_modules():
+        module.training = name in training
+    unknown = training - dict(net.named_modules()).keys()
+    if unknown:
+        raise StorageError(
+            f"it has no layers {', '.join(sorted(unknown))} that could be in training"
+        )
+
+
+def _account(entry: Mapping[str, Any]) -> Account:
+    layers = []
+    for layer in entry["layers"]:
+        pairs = {key: tuple(layer[key]) for key in ("inputs", "outputs", "parameters")}
+        layers.append(Layer(**{**layer, **pairs}))
+    before, after = entry["parameters"]
+    account = Account(layers, entry["barriers"], (before, after), entry["error"])
+    str(account)  # raises where something in it is of a wrong type
+    return account
+
+
+def _refuse_hooks(net: nn.Module) -> None:
+    for name, module in net.named_modules():
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, kind) for kind in kinds):
+            raise ValueError(
+                f"{name or 'the network'!r} has hooks, which a file cannot hold: remove them first"
+            )

@@ -1,0 +1,53 @@
+"""Error messages that several modules share."""
+
+import importlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from types import ModuleType
+
+import torch
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """Build the error for a `name` that is not `known`, with the nearest known name if one is near.
+
+    >>> unknown_name("network", "fnc", ["cnn", "fcn", "lenet5"])
+    ValueError("unknown network 'fnc'; did you mean 'fcn'? known: cnn, fcn, lenet5")
+    """
+    spellings = {candidate.casefold(): candidate for candidate in known}
+    near = get_close_matches(name.casefold(), spellings, n=1)
+    hint = f"; did you mean {spellings[near[0]]!r}?" if near else ";"
+    return ValueError(f"unknown {kind} {name!r}{hint} known: {', '.join(spellings.values())}")
+
+
+def refuse_jit() -> None:
+    """Say what to do in place of ``torch.jit.trace``, which cannot see replaced weights.
+
+    Raises TypeError where it is tracing.
+
+    >>> refuse_jit()
+    """
+    if torch.jit.is_tracing():
+        raise TypeError(
+            "torch.jit cannot trace a lifted network, whose weights are replaced: in place of a "
+            "JIT ELBO use its plain form with ps.captured.CapturedSVI, give NUTS and HMC "
+            "jit_compile=False, and trace the network that ps.compact returns"
+        )
+
+
+def torchvision() -> ModuleType:
+    """Import torchvision where it is needed; pyrosparse works without it.
+
+    Raises ImportError, with the way to install it, when it is missing or made for another torch.
+
+    >>> torchvision().__name__
+    'torchvision'
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        # A torchvision made for another torch fails in any of these ways at import.
+        raise ImportError(
+            "this needs a torchvision that matches torch; install both together: "
+            f"pip install --upgrade torch torchvision ({error})"
+        ) from error

@@ -1,0 +1,262 @@
+"""Compaction, operation by operation: what becomes of constants, and of what nobody reads."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pyrosparse as ps
+from tests.compaction.cases import (
+    gains,
+    randomise,
+    run_masked,
+    same,
+    structured,
+)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "circular"])
+@pytest.mark.parametrize("padding", [0, 1, "same"])
+def test_constants_meet_padding(padding: int | str, padding_mode: str, bias: bool) -> None:
+    second = nn.Conv2d(4, 2, 3, padding=padding, padding_mode=padding_mode, bias=bias)
+    net = randomise(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), second))
+    net[0].weight.data[[0, 2]] = 0
+    x = torch.randn(2, 1, 8, 8).double()
+    small = ps.compact(net, None, x)
+    net.eval()
+    assert same(small.eval()(x), net(x))
+    larger = torch.randn(1, 1, 13, 9).double()  # the border is right at any size of the images
+    assert same(small(larger), net(larger))
+    carrier = padding != 0 and padding_mode == "zeros"
+    assert small.get_submodule("3").in_channels == 2 + carrier
+
+
+def test_a_channel_of_constants_varies_at_the_border() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Conv2d(4, 3, 3, padding=1), nn.Flatten())
+    net = randomise(nn.Sequential(*net, nn.Linear(48, 2)))
+    net[0].weight.data[:2] = 0
+    net[2].weight.data[0, 2:] = 0  # reads constants alone, which end at the border
+    x = torch.randn(2, 1, 6, 6).double()
+    small = ps.compact(net, None, x)
+    assert small.get_submodule("2").out_channels == 3
+    assert same(small(x), net(x))
+    net[2].padding = (0, 0)
+    net[4] = nn.Linear(12, 2).double()
+    small = ps.compact(net, None, x)
+    assert small.get_submodule("2").out_channels == 2
+    assert same(small(x), net(x))
+
+
+def test_a_constant_of_zero_needs_no_carrier() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).double()
+    net[0].weight.data[:2] = 0
+    net[0].bias.data[:2] = -1
+    x = torch.randn(2, 1, 8, 8).double()
+    small = ps.compact(net, None, x)
+    assert small.get_submodule("2").in_channels == 2
+    assert same(small(x), net(x))
+
+
+@pytest.mark.parametrize("pool", [
+    nn.AvgPool2d(3, padding=1), nn.AvgPool2d(3, padding=1, count_include_pad=False),
+    nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d(2, divisor_override=3),
+    nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.AdaptiveAvgPool2d(3), nn.ZeroPad2d(1),
+    nn.Upsample(scale_factor=2),
+])  # fmt: skip
+def test_constants_through_pools(pool: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), pool, nn.Conv2d(4, 2, 1), nn.Flatten()).double()
+    net[0].weight.data[:2] = 0
+    x = torch.randn(2, 1, 9, 9).double()
+    assert same(ps.compact(net, None, x)(x), net(x))
+
+
+def stage() -> nn.Conv2d:
+    """Six channels: 0 and 1 are constant, of which 1 is zero after a ReLU."""
+    conv = randomise(nn.Conv2d(2, 6, 3))
+    conv.weight.data[:2] = 0
+    conv.bias.data[:2] = torch.tensor([0.7, -0.4])
+    return conv
+
+
+class Between(nn.Module):
+    """An operation between a convolution and a dense layer that reads channels 0 to 4."""
+
+    def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = stage()
+        self.operation = operation
+        y = operation(self.conv(torch.ones(2, 2, 6, 6).double()))
+        features = y[0].numel()
+        self.head = nn.Linear(features, 3).double()
+        if features % 6 == 0:
+            self.head.weight.data.view(3, 6, -1)[:, 5] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.operation(self.conv(x)).flatten(1))
+
+
+KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "activations": lambda x: F.gelu(torch.tanh(x.sigmoid() - 0.5), approximate="tanh"),
+    "in place": lambda x: F.leaky_relu(torch.relu_(x), 0.1, True).mul_(2).add_(1),
+    "numbers": lambda x: (1 - 2 * x) / 3 + x**2,
+    "itself": lambda x: x * x + (x + x),
+    "dropout": lambda x: F.dropout(F.dropout2d(x, 0.5, False), 0.5, training=False),
+    "pools": lambda x: F.max_pool2d(F.avg_pool2d(x, 2), 2),
+    "mean": lambda x: x.mean((2, 3)),
+    "mean kept": lambda x: x - torch.mean(x, (-2, -1), keepdim=True),
+    "maximum": lambda x: x.amax((2, 3)),
+    "positions": lambda x: x[:, :, 1:, ::2],
+    "one position": lambda x: x[:, :, 0, -1],
+    "one row": lambda x: x[:, :, 0],
+    "view": lambda x: x.view(x.size(0), -1),
+    "shape": lambda x: x.reshape((x.shape[0], -1)),
+    "features": lambda x: x.view(-1, 96),
+    "flatten positions": lambda x: x.flatten(2).mean(2),
+    "squeezed": lambda x: x * torch.sigmoid(F.adaptive_avg_pool2d(x, 1)),
+    "sum": lambda x: x + F.relu(x),
+    "broadcast sum": lambda x: x + F.adaptive_avg_pool2d(x, 1),
+    "difference": lambda x: x.exp() - x.abs(),
+    "quotient": lambda x: x / (x.square() + 1),
+    "clone": lambda x: torch.clone(x).contiguous(),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_operations_pass_constants_and_needs(name: str) -> None:
+    net = Between(KNOWN[name])
+    x = torch.randn(2, 2, 6, 6).double()
+    small = ps.compact(net, None, x)
+    assert same(small(x), net(x))
+    assert small.conv.out_channels == 3  # 2, 3 and 4
+    assert not small.account.barriers
+
+
+SHAPED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "range": (lambda x: x[:, 1:4], 2),
+    "every other": (lambda x: x[:, ::2], 2),
+    "padded features": (lambda x: F.pad(x, (0, 0, 0, 0, 2, 1)), 4),
+    "padded with ones": (lambda x: F.pad(x, (1, 0, 0, 1, 0, 3), value=1.0), 6),
+    "padded mean": (lambda x: F.avg_pool2d(x, 3, 1, 1), 5),
+    "padded mean after a ReLU": (lambda x: F.avg_pool2d(F.relu(x), 3, 1, 1), 4),
+    "a tensor of ours": (lambda x: x * torch.ones((), device=x.device, dtype=x.dtype), 5),
+    "two copies": (lambda x: torch.cat([x, x[:, :3], F.relu(x)], 1), 4),
+    "heights": (lambda x: torch.cat([x, x], dim=-1), 6),
+    "an example": (lambda x: x.cumsum(0), 6),
+    "softmax": (lambda x: x.softmax(1), 6),
+    "shuffled": (lambda x: x.view(2, 2, 3, 4, 4).transpose(1, 2).reshape(2, 6, 4, 4), 6),
+    "last": (lambda x: x.permute(0, 2, 3, 1).transpose(1, 2).transpose(1, -1), 3),
+}
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_shapes_of_features(name: str) -> None:
+    operation, kept = SHAPED[name]
+    net = Between(operation)
+    x = torch.randn(2, 2, 6, 6).double()
+    small = ps.compact(net, None, x)
+    assert same(small(x), net(x))
+    assert small.conv.out_channels == kept
+
+
+def random_network(seed: int) -> nn.Module:
+    """A graph of a few operations, each on tensors that came before, all of six channels or so."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(count: int) -> int:
+        return int(torch.randint(count, (), generator=generator))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleDict()
+            self.plan: list[tuple[str, int, int]] = []
+            widths = [2]
+            for step in range(3 + choose(7)):
+                kind = ("conv", "conv", "bn", "act", "add", "mul", "cat", "pad")[choose(8)]
+                first, second = choose(len(widths)), choose(len(widths))
+                width = widths[first]
+                if kind in ("add", "mul") and widths[second] != width:
+                    kind = "cat"
+                if kind == "conv":
+                    grouped = width % 2 == 0 and choose(3) == 0
+                    new = 2 * (1 + choose(4))
+                    self.layers[str(step)] = nn.Conv2d(
+                        width, new, 3, padding=1, groups=2 if grouped else 1, bias=choose(2) == 0
+                    )
+                    width = new
+                elif kind == "bn":
+                    self.layers[str(step)] = nn.BatchNorm2d(width)
+                elif kind == "cat":
+                    width += widths[second]
+                elif kind == "pad":
+                    width += 3
+                self.plan.append((kind, first, second))
+                widths.append(width)
+            self.layers["head"] = nn.Linear(widths[-1], 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            values = [x]
+            for step, (kind, first, second) in enumerate(self.plan):
+                a, b = values[first], values[second]
+                if kind in ("conv", "bn"):
+                    a = self.layers[str(step)](a)
+                elif kind == "act":
+                    a = F.silu(a) if first % 2 else F.relu(a)
+                elif kind == "add":
+                    a = a + b
+                elif kind == "mul":
+                    a = a * torch.tanh(b)
+                elif kind == "cat":
+                    a = torch.cat([a, b], 1)
+                elif kind == "pad":
+                    a = F.pad(a, (0, 0, 0, 0, 1, 2))
+                values.append(a)
+            return self.layers["head"](values[-1].mean((2, 3)))
+
+    return randomise(Net(), seed)
+
+
+class Positions(nn.Module):
+    """A parameter, one long where there is a batch, is added to the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.places = nn.Parameter(torch.linspace(-1, 1, 60).view(1, 10, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embed(x) + self.places[:, : x.size(1)]))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("dead", [[0, 1], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize("read", [slice(0, 6), slice(0, 3), slice(0, 2)])
+def test_positions_that_are_the_same_for_every_datum(batch: int, dead: list, read: slice) -> None:
+    """An example of one datum does not show which of the two has the batch."""
+    net = randomise(Positions()).eval()
+    net.embed.weight.data[dead] = 0
+    net.head.weight.data[:, [n for n in range(6) if n not in range(6)[read]]] = 0
+    small = ps.compact(net, None, torch.randn(batch, 5, 3).double(), at_least=0)
+    for shape in ((1, 5, 3), (3, 7, 3)):
+        x = torch.randn(*shape).double()
+        assert same(small(x), net(x))
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.3, 0.6, 0.9]), st.sampled_from([0, 1, 2]))
+@settings(max_examples=60, deadline=None)
+def test_random_networks(seed: int, density: float, at_least: int) -> None:
+    net = random_network(seed)
+    masks = structured(net, density, seed) | gains(net, density, seed, "input")
+    x = torch.randn(2, 2, 5, 5, generator=torch.Generator().manual_seed(seed)).double()
+    small = ps.compact(net, masks, x, at_least=at_least).eval()
+    assert not small.account.barriers
+    for images in (x, x[:1, :, :, 1:4]):
+        actual, expected = small(images), run_masked(net, masks, images)
+        assert torch.allclose(actual, expected, rtol=1e-9, atol=1e-12)
+    again = ps.compact(small, None, x, at_least=at_least)
+    assert sum(p.numel() for p in again.parameters()) <= sum(p.numel() for p in small.parameters())

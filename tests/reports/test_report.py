@@ -1,0 +1,186 @@
+"""The report and the plots: complete, escaped, and in need of no other file."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyrosparse.plots import plots
+from pyrosparse.reports import page as report
+from pyrosparse.reports.summary import Layer, Round, Summary, headline
+from pyrosparse.storage.storage import Stored
+
+LAYER = Layer("<fc1>.weight", (10, 10), 10, Stored("bitmask", 53, 400), 100)
+ROUND = Round(2, 4.0, -1.0, 5.0, "mean")
+SUMMARY = Summary("Toy & Co", 90, 9, 30, 0.9, 0.31, 110, 20, [LAYER], 800, 400, 2.0, ROUND)
+SETTINGS = {"network": "fcn", "recipe": "bayesian-random", "epochs": 2}
+SETTINGS |= {"threshold": 0.0, "likelihood": "mean"}
+CONFIG = {
+    "settings": SETTINGS,
+    "weights": {"file": "a<b.pt", "sha256": "00ff"},
+    "version": "1.2.3",
+    "started": "2024-02-03T04:05:06+00:00",
+    "machine": {"torch": "9.9"},
+}
+
+
+def entry(epoch: int, pruned: bool, factor: float) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "loss": 10.0,
+        "train_nll": 0.5,
+        "validation_nll": 0.6,
+        "validation_accuracy": 0.8,
+        "pruned": pruned,
+        "sparsity": 0.9,
+        "log_bayes_factor": factor,
+        "log_bayes_factor_likelihood": -1.0,
+        "log_bayes_factor_prior": factor + 1.0,
+        "log_bayes_factor_per_datum": factor / 90,
+        "seconds": 0.1,
+    }
+
+
+HISTORY = [entry(1, True, 88.0), entry(2, False, -3.0)]
+UNPRUNED = [{"epoch": 1, "loss": 3.0, "train_nll": 0.5, "train_accuracy": 0.9, "seconds": 0.1}]
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its text, and whether every tag is closed."""
+
+    VOID = ("meta", "br", "img", "link", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self._attributes(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self._attributes(attrs)
+
+    def _attributes(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
+                self.references.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def assert_self_contained(text: str) -> Page:
+    page = Page(text)
+    assert not page.open
+    assert not page.tags & {"script", "link", "iframe", "img", "object", "embed"}
+    assert all(reference.startswith("#") for reference in page.references)
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    assert "@import" not in text
+    assert all(url.startswith("#") for url in re.findall(r"url\(['\"]?([^)]*)", text))
+    # The namespaces of SVG are names and not places.
+    assert set(re.findall(r"https?://[^\s\"'<)]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    return page
+
+
+def page_of(
+    history: list[dict[str, Any]], config: dict[str, Any] = CONFIG, summary: Summary = SUMMARY
+) -> Page:
+    figures = {"learning_curves": plots.learning_curves(history, threshold=0.0)}
+    if "log_bayes_factor" in history[0]:
+        figures["bayes_factor_parts"] = plots.bayes_factor_parts(history)
+        figures["sparsity_by_layer"] = plots.sparsity_by_layer({"<fc1>.weight": 0.9})
+    text = report.html(summary, history, figures, config, "pyrosparse compress --x '<y>'")
+    return assert_self_contained(text)
+
+
+def test_report_is_complete_self_contained_and_escaped() -> None:
+    page = page_of(HISTORY)
+    for expected in (
+        "Toy & Co",
+        "<fc1>.weight",
+        "a<b.pt",
+        "pyrosparse compress --x '<y>'",
+        "90.00 %",
+        "log Bayes factor",
+        "1.2.3",
+        "9.9",
+        "2024-02-03",
+        "00ff",
+        "10 × 10",
+        "they decided nothing",
+        "as if there were one datum",
+        "+4 nats",
+        "-1 nats, mean over the data",
+    ):
+        assert expected in page.text, expected
+
+
+def test_report_without_pruning_says_nothing_of_bayes_factors() -> None:
+    whole = replace(SUMMARY, layers=[replace(LAYER, nonzero=100)], last_round=None)
+    page = page_of(
+        UNPRUNED,
+        CONFIG | {"settings": {"network": "fcn", "recipe": "none", "epochs": 1}, "weights": None},
+        whole,
+    )
+    assert "Bayes factor can say" not in page.text
+    assert "without pruning" in page.text
+
+
+def test_figures_on_a_page_do_not_repeat_ids() -> None:
+    ids = page_of(HISTORY).ids
+    assert not [name for name in ids if re.fullmatch(r"\w+_\d+", name)]
+
+
+def test_headline_has_no_round_where_nothing_was_pruned() -> None:
+    fields = {**SUMMARY.__dict__, "last_round": None}
+    assert not any("Bayes" in what for what, _ in headline(Summary(**fields)))
+    assert SUMMARY.sparsity == pytest.approx(0.9)
+
+
+def test_learning_curves_have_the_panels_that_there_are_data_for() -> None:
+    loss, evidence, sparsity = plots.learning_curves(HISTORY, threshold=0.1).axes
+    assert [line.get_label() for line in loss.lines] == ["training", "validation"]
+    labels = [line.get_label() for line in evidence.lines]
+    assert {"log Bayes factor", "pruned", "gate closed", "threshold"} == set(labels)
+    assert list(evidence.lines[0].get_ydata()) == [88 / 90, -3 / 90]
+    assert list(sparsity.lines[0].get_ydata()) == [0.9, 0.9]
+    (alone,) = plots.learning_curves(UNPRUNED).axes
+    assert [line.get_label() for line in alone.lines] == ["training"]
+
+
+def test_plots_refuse_what_they_have_no_data_for() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        plots.learning_curves([])
+    with pytest.raises(ValueError, match="no Bayes factor"):
+        plots.bayes_factor_parts(UNPRUNED)
+    with pytest.raises(ValueError, match="no layer"):
+        plots.sparsity_by_layer({})
+
+
+def test_svg_is_well_formed_takes_the_pages_colour_and_repeats(tmp_path: Path) -> None:
+    first, again = (plots.svg(plots.learning_curves(HISTORY)) for _ in range(2))
+    assert first == again
+    assert "currentColor" in first
+    ElementTree.fromstring(first)
+    assert plots.png(plots.learning_curves(HISTORY)).startswith(b"\x89PNG")

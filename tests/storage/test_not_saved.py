@@ -1,0 +1,98 @@
+"""What a file of a network cannot hold: it is named, and nothing is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import pyrosparse as ps
+from pyrosparse.compaction import CompactNet
+from pyrosparse.storage import StorageError
+from tests.compaction.cases import kinds
+
+
+def flat(x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+fx.wrap("flat")
+
+
+class Leaf(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Calls(nn.Module):
+    def __init__(self, leaf: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.leaf = Leaf() if leaf else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return flat(x) if self.leaf is None else self.leaf(x)
+
+
+def other_function(net: CompactNet) -> None:
+    next(n for n in net.graph.nodes if n.op == "call_function").target = print
+
+
+def other_method(net: CompactNet) -> None:
+    next(n for n in net.graph.nodes if n.op == "call_method").target = "numpy"
+
+
+def other_attribute(net: CompactNet) -> None:
+    node = next(n for n in net.graph.nodes if n.target is getattr)
+    node.args = (node.args[0], "__class__")
+
+
+def strange_argument(net: CompactNet) -> None:
+    node = next(n for n in net.graph.nodes if n.target == "mean")
+    node.kwargs = {"dtype": torch.Generator}
+
+
+CHANGES: dict[str, tuple[Callable[[CompactNet], object], str]] = {
+    "hook": (lambda net: net.conv.register_forward_hook(lambda *_: None), "'conv' has hooks"),
+    "hook of all": (lambda net: net.register_forward_pre_hook(lambda *_: None), "has hooks"),
+    "another forward": (lambda net: setattr(net.conv, "forward", torch.relu), "as forward"),
+    "another method": (lambda net: setattr(net.conv, "_conv_forward", len), "as _conv_forward"),
+    "a setting": (lambda net: setattr(net.bn, "note", "x"), "'bn'.* as note"),
+    "a wrong size": (lambda net: setattr(net.conv, "stride", 1.5), "'conv'|torch.nn.Conv2d"),
+    "a tensor": (lambda net: net.conv.register_buffer("more", torch.ones(1)), "as more"),
+    "a part": (lambda net: setattr(net.conv, "more", nn.ReLU()), "as class of more"),
+    "a class": (lambda net: setattr(net.conv, "__class__", type("My", (nn.Conv2d,), {})), "'conv'"),
+    "unused": (lambda net: setattr(net, "unused", nn.Linear(2, 2)), "does not use .*unused.bias"),
+    "parametrized": (
+        lambda net: nn.utils.parametrizations.weight_norm(net.conv), "ParametrizedConv2d"
+    ),
+    "function": (other_function, "the operation 'print'"),
+    "argument": (strange_argument, "'mean' cannot be saved: it takes a value of type"),
+    "method": (other_method, "the operation 'numpy'"),
+    "attribute": (other_attribute, "cannot be saved: .*'__class__'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_cannot_be_saved_is_named(tmp_path: Path, name: str) -> None:
+    net = kinds()
+    ps.save(tmp_path / "a", net)
+    (tmp_path / "a").unlink()
+    change, message = CHANGES[name]
+    change(net)
+    with pytest.raises(ValueError, match=message) as caught:
+        ps.save(tmp_path / "a", net)
+    assert not list(tmp_path.iterdir())
+    assert not isinstance(caught.value, StorageError)
+
+
+def test_what_torch_fx_could_not_trace_is_named(tmp_path: Path) -> None:
+    for leaf, message in ((True, "'leaf' is a Leaf of tests"), (False, "the operation 'flat'")):
+        small = ps.compact(Calls(leaf), None, torch.ones(2, 4))
+        with pytest.raises(ValueError, match=message):
+            ps.save(tmp_path / "a", small)
+    with pytest.raises(ValueError, match=r"not Linear: ps.save\(path, ps.compact"):
+        ps.save(tmp_path / "a", nn.Linear(2, 2))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
