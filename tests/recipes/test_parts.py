@@ -231,6 +231,14 @@ def test_masks_are_annealed_by_the_step_and_the_rate_falls(rate_schedule: str) -
     assert result.sparsity == pytest.approx(0.5, abs=0.05)
 
 
+def test_masks_are_annealed_by_the_step_within_an_epoch() -> None:
+    _, result = record(recipes.Gibbs(epochs=4, batch_size=40, sparsity=0.5))
+    rise = schedules.logarithmic(0.7, 1e4, until=0.64)
+    # Two steps an epoch: what is recorded at its end is that of the second.
+    betas = [entry["beta"] for entry in result.history]
+    assert betas == pytest.approx([rise((epoch + 0.5) / 4) for epoch in range(4)])
+
+
 @pytest.mark.parametrize(
     ("structure", "relative", "start", "end"),
     [
