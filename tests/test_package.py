@@ -1,4 +1,4 @@
-"""The package: nothing is loaded before it is asked for, and functions are not hidden by modules."""
+"""The package: nothing is loaded before it is asked for, and no function is hidden by a module."""
 
 import subprocess
 import sys
