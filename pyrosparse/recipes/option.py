@@ -81,9 +81,7 @@ class Option:
     @property
     def by_name(self) -> bool:
         """Whether it also takes numbers by glob on names."""
-        return any(typing.get_origin(one) is Mapping or one is Mapping for one in self._kinds) or (
-            "Mapping" in str(self.kind)
-        )
+        return any(typing.get_origin(one) is Mapping for one in self._kinds)
 
     @property
     def number(self) -> type | None:
