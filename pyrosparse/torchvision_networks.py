@@ -46,7 +46,7 @@ def create_torchvision(
     check_model(model)
     if image_shape[0] != 3:
         raise ValueError(
-            f"torchvision's models take images of 3 channels; these have {image_shape[0]}: choose "
+            f"torchvision's models take 3 channels; the images have {image_shape[0]}: choose "
             "a data set in colour or a folder of images (read as RGB), repeat the channel "
             "(x.expand(-1, 3, -1, -1)), or choose a network such as resnet20, which takes any "
             "number of channels"

@@ -287,7 +287,7 @@ def test_gates_that_close_everything_are_said_to() -> None:
         (["--teacher", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--no-such-option"], "unknown option '--no-such-option'"),
         (["--network", "torchvision:resnet81"], "did you mean 'resnet18'?"),
-        (["--network", "torchvision:resnet18"], "images of 3 channels; these have 1"),
+        (["--network", "torchvision:resnet18"], "take 3 channels; the images have 1"),
         (["--network-options", '{"hidden": ["a"]}'], "fcn does not take"),
         (["--dataset", "nowhere/"], "<folder of images>"),
         (["--size", "8"], "only folders of images are resized"),

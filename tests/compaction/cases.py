@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import pyrosparse as ps
 from pyrosparse.compaction import CompactNet
-from pyrosparse.lifting.hooks import gate
+from pyrosparse.lifting.hooks import Gate
 from pyrosparse.lifting.target import Target, inputs, outputs
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
@@ -81,7 +81,7 @@ def run_masked(net: nn.Module, masks: Mapping[str, Tensor], *x: Tensor) -> Tenso
         module = net.get_submodule(name)
         dim = -1 if isinstance(module, (nn.Linear, nn.LayerNorm)) else 1
         target = Target(name, kind, tuple(mask.shape), axis=dim)
-        gate(module, target, lambda _, mask=mask: mask.to(x[0]))
+        Gate(target, lambda _, mask=mask: mask.to(x[0])).on(module)
     with torch.no_grad():
         result = net(*x)
     return result

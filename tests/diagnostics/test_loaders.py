@@ -105,7 +105,8 @@ def test_comparison_and_loo_are_those_in_order(kind):
 
 @pytest.mark.parametrize("kind", ["augmented", "augmented by a generator of its own"])
 def test_models_are_compared_on_the_same_augmented_data(kind):
-    bnn, model = fitted(), TRUTH.model(fitted())
+    bnn = fitted()
+    model = TRUTH.model(bnn)
     one, other = fitted(), fitted()
     models = {"one": (one, TRUTH.model(one)), "other": (other, TRUTH.model(other))}
     rows = ps.compare_models(models, loader(kind), draws=20).rows

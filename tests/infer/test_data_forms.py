@@ -262,7 +262,8 @@ def test_svi_with_jit_elbos_points_to_captured_steps(elbo, method):
 )
 @pytest.mark.parametrize("kernel", [NUTS, HMC])
 def test_mcmc_compiled_by_jit_points_to_the_way_out(kernel):
-    bnn = ps.lift(network(), ps.Gaussian(posterior="normal"))
+    net = network()
+    bnn = ps.lift(net, ps.Gaussian(posterior="normal"), ps.weights(net, "*"))
     made = kernel(ps.classifier(bnn, N), jit_compile=True, ignore_jit_warnings=True)
     run = MCMC(made, num_samples=1, warmup_steps=1, disable_progbar=True)
     with pytest.raises(TypeError, match="jit_compile=False"):
