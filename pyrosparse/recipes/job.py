@@ -76,7 +76,7 @@ class Job:
         callbacks: Sequence[Callback] = (),
         **options: Any,
     ) -> Fit:
-        """Train a lifted network by ``pyrosparse.fit``, with the recipe's ``batch_size``, validation,
+        """Train a lifted network by ``fit``, with the recipe's ``batch_size``, validation data,
         progress and files.
 
         stage: its name where a recipe has several; each has a folder of its own.
