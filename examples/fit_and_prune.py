@@ -4,7 +4,7 @@
 
 The command line does the same, and writes a folder of results:
 
-    pyrosparse compress --dataset digits --method bayesian-magnitude --sparsity 0.9 --epochs 30
+    pyrosparse compress bayesian-magnitude --sparsity 0.9 --epochs 30
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from types import ModuleType
 
-import torch
-
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """Build the error for a `name` that is not `known`, with the nearest known name if one is near.
@@ -27,6 +25,8 @@ def refuse_jit() -> None:
 
     >>> refuse_jit()
     """
+    import torch  # not above: the command line's help does without it
+
     if torch.jit.is_tracing():
         raise TypeError(
             "torch.jit cannot trace a lifted network, whose weights are replaced: in place of a "

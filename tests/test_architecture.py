@@ -35,8 +35,9 @@ ALLOWED = {
     "prune": LIFTING | {"evidence", "infer", "prune"},
     "locks.py": set(),
     "machine.py": set(),
-    "compress": RUNNING | {"compress"},
-    "assess": RUNNING | {"diagnostics", "compress", "bench", "assess"},
+    "recipes": RUNNING | {"distill", "recipes", "weights_file", "__version__"},
+    "bench": RUNNING | {"diagnostics", "recipes", "bench", "__version__"},
+    "assess": RUNNING | {"diagnostics", "recipes", "bench", "assess"},
 }
 
 

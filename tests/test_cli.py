@@ -1,8 +1,12 @@
 """The command line, as a person calls it."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,13 @@ import pyrosparse
 from pyrosparse import bench, data, networks, run_folder
 from pyrosparse.cli import app
 from pyrosparse.compact.storage import load_sparse
-from pyrosparse.compress import METHODS, Settings
 from pyrosparse.infer import checkpoint
+from pyrosparse.recipes import RECIPES, BayesianMagnitude
+from pyrosparse.recipes.setup import Setup
 
+DENSE = ["none", "--epochs", "2", "--network-options", '{"hidden": [8]}']
 NET = ["--network-options", '{"hidden": [8]}']
-SMALL = ["--method", "bayesian-magnitude", "--epochs", "2", *NET]
+SMALL = ["bayesian-magnitude", "--epochs", "2", *NET]
 # One size of batch only, because a step of every other size is captured anew.
 GATES = ["--epochs", "6", "--pretrain", "2", "--batch-size", "647", "--gate-rate", "2", *NET]
 
@@ -50,10 +56,16 @@ def fail(*words: str) -> str:
     return result.stderr
 
 
+def visible(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if not file.name.startswith(".")]
+
+
 def test_lists() -> None:
     assert pyrosparse.__version__ in succeed("--version")
-    text = succeed("methods")
-    assert all(name in text and METHODS[name] in text for name in METHODS)
+    text = succeed("recipes")
+    for recipe in RECIPES:
+        (line,) = (line for line in text.splitlines() if line.startswith(f"{recipe.name} "))
+        assert recipe.summary() in line and recipe.knob.replace("_", "-") in line
     text = succeed("networks")
     assert all(name in text for name in networks.names())
     assert "14,987,210" in text
@@ -70,7 +82,7 @@ def test_compress_leaves_a_whole_folder(workplace: Path) -> None:
     words = ("fc1.weight", "test accuracy", "nats per datum", "log Bayes factor", "prior")
     for word in (*words, "multiply-accumulates", "times fewer", "zeros are scattered"):
         assert word in text
-    assert {file.name for file in folder.iterdir()} == {
+    assert {file.name for file in visible(folder)} == {
         "account.txt",
         "bayes_factor_parts.png",
         "checkpoint.safetensors",
@@ -99,7 +111,7 @@ def test_compress_without_options_leaves_a_compact_network(workplace: Path) -> N
     text = succeed("compress", *GATES, "--kl-scale", "0.3")
     folder = workplace / "runs" / "digits-fcn-beta-bernoulli-0.3-seed0"
     assert text.splitlines()[-1] == str(folder.relative_to(workplace) / "report.html")
-    assert {file.name for file in folder.iterdir()} == {
+    assert {file.name for file in visible(folder)} == {
         "account.txt",
         "checkpoint.safetensors",
         "compact.safetensors",
@@ -109,8 +121,7 @@ def test_compress_without_options_leaves_a_compact_network(workplace: Path) -> N
         "kept_units.png",
         "learning_curves.png",
         "metrics.jsonl",
-        "pretraining.jsonl",
-        "pretraining.safetensors",
+        "pretraining",
         "reliability_diagram.png",
         "report.html",
         "summary.json",
@@ -189,7 +200,7 @@ def test_a_run_that_never_began_leaves_its_folder_free() -> None:
 
 
 def test_unpruned_run() -> None:
-    text = succeed("compress", *SMALL, "--method", "none")
+    text = succeed("compress", *DENSE)
     folder = Path("runs", "digits-fcn-none-seed0")
     assert "Bayes" not in text
     assert not (folder / "bayes_factor_parts.png").exists()
@@ -197,7 +208,7 @@ def test_unpruned_run() -> None:
 
 
 def test_starting_from_weights() -> None:
-    succeed("compress", *SMALL, "--method", "none", "--output", "dense", "--quiet")
+    succeed("compress", *DENSE, "--output", "dense", "--quiet")
     accuracies = []
     for file in ("weights.safetensors", "checkpoint.safetensors"):
         words = ["compress", *SMALL, "--weights", f"dense/{file}", "--output", f"from-{file}"]
@@ -223,10 +234,10 @@ def test_weights_that_do_not_serve() -> None:
 
 
 def test_gates_on_given_weights_are_not_pretrained() -> None:
-    succeed("compress", *SMALL, "--method", "none", "--output", "dense", "--quiet")
+    succeed("compress", *DENSE, "--output", "dense", "--quiet")
     words = ["compress", *GATES, "--weights", "dense/weights.safetensors", "--output", "run"]
     succeed(*words, "--quiet")
-    assert not Path("run", "pretraining.safetensors").exists()
+    assert not Path("run", "pretraining").exists()
     dense, run = (json.loads(Path(f, "summary.json").read_text()) for f in ("dense", "run"))
     before, _ = run["compaction"]["report"]["quality"]
     assert before["accuracy"] == dense["test_accuracy"]
@@ -246,41 +257,49 @@ def test_gates_that_close_everything_are_said_to() -> None:
     ("words", "message"),
     [
         (["--network", "fnc"], "did you mean 'fcn'?"),
+        (["--network", "nowhere:net"], "nowhere:net names no function"),
+        (["--network", "os.path:nothing"], "names no function"),
+        (["--network", "os.path:join"], "join cannot be called with"),
         (["--dataset", "digit"], "did you mean 'digits'?"),
-        (["--method", "bayesian-magnitud"], "did you mean 'bayesian-magnitude'?"),
-        (["--sparsity", "0.9"], "beta-bernoulli has no option sparsity"),
-        (["--method", "magnitude", "--kl-scale", "2"], "magnitude has no option kl_scale"),
-        (["--method", "magnitude", "--sparsity", "1"], "sparsity must be in [0, 1)"),
-        (["--method", "magnitude", "--ramp", "2"], "ramp"),
-        (["--method", "bayesian-random", "--likelihood", "total"], "'mean' or 'sum'"),
+        (["bayesian-magnitud"], "did you mean 'bayesian-magnitude'?"),
+        (["--sparsity", "0.9"], "beta-bernoulli has no option sparsity: it is one of gibbs"),
+        (["magnitude", "--kl-scale", "2"], "magnitude has no option kl_scale"),
+        (["magnitude", "--no-rows"], "no option rows: it is one of model-reduction"),
+        (["magnitude", "--sparsit", "0.9"], "did you mean '--sparsity'?"),
+        (["independent-support", "--least-units", "3"], "it is one of turbo-vbi;"),
+        (["magnitude", "--sparsity", "1"], "sparsity must be in [0, 1)"),
+        (["magnitude", "--ramp", "2"], "ramp"),
+        (["bayesian-random", "--likelihood", "total"], "'sum' or 'mean'"),
         (["--scale", "-1"], "scale must be positive"),
-        (["--normalise", "none"], "unknown normalisation"),
+        (["--normalise", "none"], "normalise must be 'standard' or 'unit'"),
         (["--pi", "drawn"], "'sampled' or 'collapsed'"),
-        (["--kl-scale", "much"], "--kl-scale is not JSON"),
+        (["--kl-scale", "much"], "--kl-scale is a number, or numbers by name"),
+        (["--kl-scale", "conv=much"], "--kl-scale is a number, or numbers by name"),
         (["--kl-scale", "0"], "kl_scale must be positive"),
-        (["--kl-scale", '{"conv1.*": 2}'], "kl_scale names no weight for 'fc1.input'"),
-        (["--pretrain", "-1"], "pretrain is a number of epochs"),
-        (["--epochs", "0"], "epochs is a number of epochs"),
+        (["--kl-scale", "conv1.*=2"], "kl_scale names no weight for 'fc1.input'"),
+        (["--pretrain", "-1"], "pretrain must be 0 or more"),
+        (["--epochs", "0"], "epochs must be 1 or more"),
         (["--network-options", "{"], "not JSON"),
         (["--network-options", "[1]"], "JSON object"),
         (["--epochs", "many"], "epochs"),
         (["--device", "gpu"], "there is no device 'gpu' here"),
-        (["--no-such-option"], "No such option"),
+        (["--teacher", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--no-such-option"], "unknown option '--no-such-option'"),
         (["--network", "torchvision:resnet81"], "did you mean 'resnet18'?"),
         (["--network", "torchvision:resnet18"], "take 3 channels; the images have 1"),
         (["--network-options", '{"hidden": ["a"]}'], "fcn does not take"),
         (["--dataset", "nowhere/"], "<folder of images>"),
         (["--size", "8"], "only folders of images are resized"),
         (["--size", "8x"], "height x width"),
-        (["--seed", "99999999999999999999"], "seed is a whole number"),
-        (["--batch-size", "99999999999999999999"], "batch_size is a number of data"),
+        (["--seed", "99999999999999999999"], "seed must be a whole number of at most 64 bits"),
+        (["--batch-size", "99999999999999999999"], "batch_size must be 1 or more"),
         (["--learning-rate", "0"], "learning_rate must be positive"),
         (["--learning-rate", "-1"], "learning_rate must be positive"),
         (["--learning-rate", "1e29"], "try a lower --learning-rate"),
         (["--gate-rate", "-1"], "gate_rate must be positive"),
         (["--scale", "1e300"], "scale must be positive"),
-        (["--kl-scale", '{"*": NaN}'], "kl_scale must be a finite number"),
-        (["--method", "gibbs", "--no-augment", "--flip"], "leave one of the two out"),
+        (["--kl-scale", "*=nan"], "kl_scale must be a finite number"),
+        (["gibbs", "--no-augment", "--flip"], "leave one of the two out"),
     ],
 )
 def test_wrong_options(words: list[str], message: str) -> None:
@@ -290,10 +309,10 @@ def test_wrong_options(words: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize(
-    ("method", "option"),
+    ("recipe", "option"),
     [
-        (method, option)
-        for method, options in {
+        (recipe, option)
+        for recipe, options in {
             "beta-bernoulli": "learning-rate scale kl-scale gate-rate temperature initial",
             "bayesian-magnitude": "learning-rate scale sparsity ramp",
             "model-reduction": "learning-rate fraction",
@@ -303,15 +322,15 @@ def test_wrong_options(words: list[str], message: str) -> None:
         for option in options.split()
     ],
 )
-def test_numbers_that_are_none(method: str, option: str, value: str) -> None:
-    text = fail("compress", "--method", method, f"--{option}", value)
+def test_numbers_that_are_none(recipe: str, option: str, value: str) -> None:
+    text = fail("compress", recipe, f"--{option}", value)
     assert f"{option.replace('-', '_')} must be a finite number, got {value}" in text
     assert not Path("runs").exists()
 
 
 def test_a_threshold_may_be_infinite_and_is_a_number() -> None:
     assert "threshold must be" in fail("compress", *SMALL, "--threshold", "nan")
-    assert Settings(method="bayesian-magnitude", threshold=-float("inf")).threshold < 0
+    assert BayesianMagnitude(threshold=-float("inf")).threshold < 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -334,14 +353,14 @@ def photos() -> Path:
 
 
 def test_a_folder_of_photographs_and_a_network_of_torchvision(photos: Path) -> None:
-    words = ["compress", "--dataset", str(photos), "--method", "none", "--epochs", "1"]
+    words = ["compress", "none", "--dataset", str(photos), "--epochs", "1"]
     assert "--size" in fail(*words)
     words += ["--network", "torchvision:shufflenet_v2_x0_5", "--output", "run"]
     text = succeed(*words, "--size", "32x40")
     assert "conv1.0.weight" in text
-    settings = Settings(**json.loads(Path("run", "config.json").read_text())["settings"])
-    assert settings.size == (32, 40)
-    assert "--size 32x40" in run_folder.command(settings)
+    setup = Setup.of(json.loads(Path("run", "config.json").read_text())["settings"])
+    assert setup.size == (32, 40)
+    assert "--size 32x40" in setup.command()
     assert pyrosparse.load("run/compact.safetensors")(torch.zeros(2, 3, 32, 40)).shape == (2, 2)
     assert "size was (32, 40), is (32, 32)" in fail(*words, "--size", "32")
 
@@ -354,9 +373,9 @@ def test_images_that_a_network_of_torchvision_does_not_take(photos: Path) -> Non
 
 
 def test_a_pruned_network_is_compared_with_a_dense_one() -> None:
-    words = ["compress", "--method", "magnitude", "--sparsity", "0.95", "--epochs", "8", *NET]
+    words = ["compress", "magnitude", "--sparsity", "0.95", "--epochs", "8", *NET]
     succeed(*words, "--output", "run", "--quiet")
-    succeed("compress", "--method", "none", "--epochs", "8", *NET, "--output", "none", "--quiet")
+    succeed("compress", "none", "--epochs", "8", *NET, "--output", "none", "--quiet")
     run, none = (json.loads(Path(f, "summary.json").read_text()) for f in ("run", "none"))
     before, after = (one["accuracy"] for one in run["compaction"]["report"]["quality"])
     assert before == none["test_accuracy"]
@@ -372,12 +391,12 @@ def test_a_pruned_network_is_compared_with_a_dense_one() -> None:
 
 
 def test_a_run_that_guesses_says_so_and_what_to_try() -> None:
-    words = ["compress", "--output", "run", *NET, "--epochs", "1", "--method"]
-    text = succeed(*words, "none", "--learning-rate", "1e-9")
+    words = ["--output", "run", *NET, "--epochs", "1"]
+    text = succeed("compress", "none", *words, "--learning-rate", "1e-9")
     assert "The network guesses" in text and "more --epochs" in text
     assert "The network guesses" in Path("run", "report.html").read_text()
-    words[2] = "cut"
-    text = succeed(*words, "one-shot", "--sparsity", "0.995", "--epochs", "12")
+    words[1] = "cut"
+    text = succeed("compress", "one-shot", *words, "--sparsity", "0.995", "--epochs", "12")
     assert "too much was taken: try a lower --sparsity" in text
 
 
@@ -390,7 +409,7 @@ def test_a_run_in_which_no_gate_closed_says_so_and_what_to_try() -> None:
 
 
 def test_digits_are_not_flipped() -> None:
-    words = ["compress", "--method", "gibbs", *NET, "--epochs", "1", "--no-dense", "--quiet"]
+    words = ["compress", "gibbs", *NET, "--epochs", "1", "--no-dense", "--quiet"]
     for output, more in (("run", []), ("plain", ["--no-augment"]), ("flipped", ["--flip"])):
         succeed(*words, "--output", output, *more)
     run, plain, flipped = (
@@ -405,7 +424,7 @@ def test_a_folder_that_cannot_be_written_stops_before_training(
     def train(*_: object, **__: object) -> None:
         raise AssertionError("the training started")
 
-    monkeypatch.setattr(run_folder, "compress", train)
+    monkeypatch.setattr(Setup, "run", train)
     Path("file").write_text("in the way")
     assert "error" in fail("compress", *SMALL, "--output", "file")
     assert "error" in fail("compress", *SMALL, "--output", "file/run")
@@ -426,36 +445,96 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-def test_the_command_of_a_report_repeats_the_run() -> None:
-    settings = Settings(
-        network_options={"hidden": [8]},
-        method="bayesian-random",
-        sparsity=0.75,
-        epochs=1,
-        learning_rate=0.01,
-        freeze=False,
-        per_datum=True,
-        likelihood="sum",
-        threshold=-0.105,
-        validation=0.2,
-        seed=3,
-    )
-    program, *words = shlex.split(run_folder.command(settings))
+@pytest.mark.parametrize(
+    "values",
+    [
+        {
+            "recipe": "bayesian-random",
+            "sparsity": 0.75,
+            "learning_rate": 0.01,
+            "freeze": False,
+            "threshold": -0.2,
+            "validation": 0.2,
+            "seed": 3,
+        },
+        {"kl_scale": {"fc1.*": 2.0, "*": 0.5}, "pretrain": 0, "normalise": "unit"},
+    ],
+    ids=["pruning", "gates"],
+)
+def test_the_command_of_a_report_repeats_the_run(values: dict[str, Any]) -> None:
+    setup = Setup.of(values | {"network_options": {"hidden": [8]}, "epochs": 1})
+    program, *words = shlex.split(setup.command())
     assert program == "pyrosparse"
     succeed(*words, "--output", "run", "--quiet")
     saved = json.loads(Path("run", "config.json").read_text())["settings"]
-    assert Settings(**saved) == settings
+    assert Setup.of(saved) == setup
 
 
-def test_the_command_of_a_report_repeats_a_run_with_gates() -> None:
-    gamma = {"fc1.*": 2.0, "*": 0.5}
-    settings = Settings(
-        network_options={"hidden": [8]}, kl_scale=gamma, epochs=1, pretrain=0, normalise="unit"
+OWN = """
+import torch, pyrosparse as ps
+
+def net(image_shape, classes, hidden=4):
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(image_shape[-1] ** 2, hidden), torch.nn.ReLU(),
+        torch.nn.Linear(hidden, classes))
+
+def some_digits(seed):
+    digits = ps.data.load("digits", seed=seed)
+    return digits.train.x[:200], digits.train.y[:200]
+
+def teacher():
+    torch.manual_seed(1)
+    return net((1, 8, 8), 10, hidden=16)
+"""
+
+
+def test_a_network_data_and_a_teacher_of_ones_own() -> None:
+    Path("mine.py").write_text(OWN)
+    words = ["--network", "mine:net", "--network-options", '{"hidden": 6}', "--epochs", "1"]
+    text = succeed("compress", "magnitude", *words, "--dataset", "mine:some_digits")
+    folder = Path("runs", "mine-some_digits-mine-net-magnitude-0.9-seed0")
+    assert text.splitlines()[-1] == str(folder / "report.html")
+    assert json.loads((folder / "summary.json").read_text())["test"] == 40
+    assert pyrosparse.load(folder / "compact.safetensors")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    plain = succeed("compress", "none", *words, "--output", "plain")
+    for teacher in (
+        "mine:teacher",
+        "plain",
+        "plain/compact.safetensors",
+        "plain/weights.safetensors",
+    ):
+        told = ["--teacher", teacher, "--teacher-weight", "0.9"]
+        assert succeed("compress", "none", *words, *told, "--output", "taught") != plain
+        losses = [
+            json.loads(Path(run, "metrics.jsonl").read_text())["loss"]
+            for run in ("plain", "taught")
+        ]
+        assert losses[0] != losses[1]
+        shutil.rmtree("taught")
+
+
+def test_help_has_the_options_of_the_recipe_alone_with_their_defaults() -> None:
+    text = succeed("compress", "--help")
+    assert "--kl-scale" in text and "--sparsity" not in text and "turbo-vbi" in text
+    text = succeed("compress", "turbo-vbi", "--help")
+    assert "Default: 0.02" in text and "Default: min(1, data / weights)" in text
+    assert "--gate-rate" not in text
+
+
+def test_help_needs_neither_torch_nor_pyro() -> None:
+    code = (
+        "import sys\nsys.argv = ['pyrosparse', 'compress', 'gibbs', '--help']\n"
+        "from pyrosparse.cli import app\n"
+        "try: app()\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'pyro', 'matplotlib', 'arviz_base'} & set(sys.modules)"
     )
-    _, *words = shlex.split(run_folder.command(settings))
-    succeed(*words, "--output", "run", "--quiet")
-    saved = json.loads(Path("run", "config.json").read_text())["settings"]
-    assert Settings(**saved) == settings
+    environment = {**os.environ, "PYTHONPATH": str(Path(pyrosparse.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+
+
+def test_stages_are_in_the_log_where_there_is_no_terminal() -> None:
+    text = call("compress", *GATES, "--output", "run").stderr
+    assert text.splitlines() == ["pretraining: epoch 0 of 2", "beta-bernoulli: epoch 0 of 6"]
 
 
 SUITE = """
@@ -467,7 +546,7 @@ network = "fcn"
 network_options = { hidden = [8] }
 epochs = 1
 [[grid]]
-method = ["none", "magnitude"]
+recipe = ["none", "magnitude"]
 seeds = 2
 [[paper]]
 dataset = "digits"
@@ -497,7 +576,7 @@ GATED_SUITE = """
 title = "Gates"
 source = "nobody"
 [settings]
-method = "beta-bernoulli"
+recipe = "beta-bernoulli"
 network_options = { hidden = [8] }
 batch_size = 647
 pretrain = 2
@@ -509,7 +588,7 @@ kl_scale = { "fc1.*" = 30, "*" = 3 }
 [[paper]]
 dataset = "digits"
 network = "fcn"
-method = "beta-bernoulli"
+recipe = "beta-bernoulli"
 kl_scale = [1, 3]
 error = [12.34, 9.0]
 speedup = [1.5, 2.5]
@@ -522,8 +601,8 @@ def test_bench_and_table_of_gates() -> None:
     text = succeed("bench", "gated.toml", "--jobs", "2")
     assert "digits-fcn-beta-bernoulli-3-seed0" in text and "3 runs added" in text
     lines = bench.read(Path("runs", "bench", "gated.jsonl"))
-    pretrained = Path("runs", "bench", "gated", "pretrained")
-    assert len(list(pretrained.glob("*.safetensors"))) == 1
+    pretrained = Path("runs", "bench", "gated")
+    assert len(list(pretrained.glob("pretraining-*"))) == 1
     assert len({line["compact"]["quality"][0]["nll"] for line in lines}) == 1
     assert all(line["pretraining_seconds"] > 0 for line in lines)
     keys = {"kept", "structure", "parameters", "macs", "paper", "seconds", "bytes", "units"}
@@ -539,7 +618,25 @@ def test_bench_and_table_of_gates() -> None:
 
 def test_a_suite_without_gates_has_no_such_plot() -> None:
     Path("small.toml").write_text(SUITE)
-    assert "no method with gates" in fail("table", "small.toml", "--plot", "plot.svg")
+    succeed("bench", "small.toml", "--only", "*none-seed0")
+    assert "nothing to plot" in fail("table", "small.toml", "--plot", "plot.svg")
+
+
+def test_a_dry_run_lists_what_is_missing_and_how_long_it_takes() -> None:
+    Path("small.toml").write_text(SUITE)
+    text = succeed("bench", "small.toml", "--dry-run")
+    assert text.count("missing") == 5 and "4 runs of unknown length" in text
+    succeed("bench", "small.toml", "--only", "*-none-seed0")
+    results = Path("runs", "bench", "small.jsonl")
+    (line,) = bench.read(results)
+    results.write_text(json.dumps(line | {"seconds": 120.0}) + "\n")
+    lines = succeed("bench", "small.toml", "--dry-run").splitlines()
+    assert lines[:2] == [
+        "digits-fcn-none-seed0  done",
+        "digits-fcn-none-seed1  missing, about 120 s",
+    ]
+    assert lines[-1] == "1 done, 3 missing: about 6 minutes one after the other"
+    assert len(bench.read(results)) == 1
 
 
 def test_bench_prefers_published_results() -> None:
@@ -569,3 +666,5 @@ def test_bench_errors() -> None:
     assert "no run" in fail("bench", "small.toml", "--only", "nothing")
     Path("small.toml").write_text(SUITE.replace("epochs", "epoch"))
     assert "did you mean 'epochs'?" in fail("bench", "small.toml")
+    Path("small.toml").write_text(SUITE.replace("seeds = 2", "kl_scale = 2"))
+    assert "a grid of none, magnitude has kl_scale" in fail("bench", "small.toml")

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import pyrosparse as ps
-from pyrosparse import bench, compress, run_folder
+from pyrosparse import bench, recipes, run_folder
 from pyrosparse.assess import adversarial_fine_tune, fgsm
 from pyrosparse.compact import active_features
-from pyrosparse.compress.families import options_of
 from pyrosparse.distributions import (
     BipartiteGibbsMask,
     GibbsMask,
@@ -33,6 +32,7 @@ from pyrosparse.distributions import (
 from pyrosparse.infer import Annealing, Turbo, TurboVBI, schedules
 from pyrosparse.infer.captured import svi
 from pyrosparse.prune import BayesFactorPruner, Pruner, ReductionPruner
+from pyrosparse.recipes.setup import Setup
 from pyrosparse.supports import Chain, Grid, Tree, UnitFactor
 from tests.other_device import OTHER, available, other_device, register
 
@@ -256,15 +256,14 @@ def laws_of_masks(problem: Problem) -> Any:
 
 def compressed(method: str, problem: Problem) -> Any:
     """What ``pyrosparse compress`` does, where the problem is."""
-    outcome = compress.compress(_settings(method, problem), progress=False)
-    report = outcome.compaction.report
-    structure = report.structure if report is not None else outcome.compaction.problem
-    return outcome.test.accuracy, outcome.test.nll, outcome.sparsity, structure
+    result = _setup(method, problem).run(progress=False)
+    structure = result.report.structure if result.report is not None else result.account
+    return result.quality["accuracy"], result.quality["nll"], result.sparsity, structure
 
 
 def reported(method: str, problem: Problem, folder: Path) -> Any:
     """And what it writes."""
-    run_folder.run(_settings(method, problem), folder, progress=False)
+    run_folder.run(_setup(method, problem), folder, progress=False)
     return sorted(file.name for file in folder.iterdir())
 
 
@@ -279,9 +278,9 @@ batch_size = 256
 dataset = "digits"
 network = "fcn"
 [[grid]]
-method = "model-reduction"
+recipe = "model-reduction"
 [[grid]]
-method = "beta-bernoulli"
+recipe = "beta-bernoulli"
 pretrain = 1
 """
 
@@ -295,12 +294,10 @@ def benchmarked(problem: Problem, folder: Path) -> Any:
     return [(line["test_nll"], line["predictive"]["network"]["ood_auroc"]) for line in lines]
 
 
-def _settings(method: str, problem: Problem) -> compress.Settings:
-    options: dict[str, Any] = {"epochs": 1, "network_options": {"hidden": (8,)}, "batch_size": 256}
-    own = options_of(method)
-    options |= {name: 1 for name in ("pretrain", "fine_tune", "second_epochs") if name in own}
-    options |= {"active": 0.3} if "active" in own else {}
-    return compress.Settings(method=method, device=problem[3][0].device.type, **options)
+def _setup(recipe: str, problem: Problem) -> Setup:
+    values: dict[str, Any] = {"epochs": 1, "network_options": {"hidden": (8,)}, "batch_size": 256}
+    values |= {"pretrain": 1, "fine_tune": 1, "second_epochs": 1, "active": 0.3}
+    return Setup.of(values | {"recipe": recipe, "device": problem[3][0].device.type})
 
 
 SUPPORTS = ("independent", "grid", "chain", "tree", "curvature")
@@ -317,7 +314,7 @@ CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     "reduced": ("weights", reduced),
     "diagnosed": ("weights", diagnosed),
     "kept in files": ("point", kept_in_files),
-    **{f"compress {name}": ("point", partial(compressed, name)) for name in compress.METHODS},
+    **{f"compress {name}": ("point", partial(compressed, name)) for name in recipes.names()},
     "drawn from the prior": ("grid", drawn_from_the_prior),
     "drawn from chains": ("chain", drawn_from_the_prior),
     "drawn from trees": ("tree", drawn_from_the_prior),

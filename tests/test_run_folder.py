@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from pyrosparse import run_folder
-from pyrosparse.compress import Settings
 from pyrosparse.locks import locked_folder
+from pyrosparse.recipes import NoPruning
+from pyrosparse.recipes.setup import Setup
 
-SETTINGS = Settings(method="none", epochs=2, network_options={"hidden": (4,)})
+SETUP = Setup(network_options={"hidden": (4,)}, recipe=NoPruning(epochs=2))
 
 
 def other_process(path: str, go: object, done: object) -> None:
@@ -28,12 +29,12 @@ def test_a_second_run_in_a_folder_is_refused_and_leaves_it_alone(tmp_path: Path)
     assert go.wait(60)
     try:
         with pytest.raises(ValueError, match=r"another run is at work in .*run.*--output"):
-            run_folder.run(SETTINGS, tmp_path / "run", progress=False)
+            run_folder.run(SETUP, tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
     finally:
         done.set()
         process.join()
-    assert run_folder.run(SETTINGS, tmp_path / "run", progress=False)
+    assert run_folder.run(SETUP, tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -58,16 +59,16 @@ def test_a_folder_removed_during_a_run_is_an_error(
 
         monkeypatch.setattr(run_folder, "_prepare", prepared)
     else:
-        compress = run_folder.compress
+        compress = Setup.run
 
         def compressed(*arguments: object, **options: object) -> object:
             outcome = compress(*arguments, **options)  # type: ignore[arg-type]
             remove()
             return outcome
 
-        monkeypatch.setattr(run_folder, "compress", compressed)
+        monkeypatch.setattr(Setup, "run", compressed)
     with pytest.raises(FileNotFoundError, match=r"run was removed or changed"):
-        run_folder.run(SETTINGS, folder, progress=False)
+        run_folder.run(SETUP, folder, progress=False)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "3", "[" * 20_000, '{"settings": 3}'])
@@ -77,4 +78,4 @@ def test_a_damaged_config_is_named(tmp_path: Path, content: str) -> None:
     (folder / "checkpoint.safetensors").write_bytes(b"")
     (folder / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"no config\.json that says of which run.*--output"):
-        run_folder.run(SETTINGS, folder, progress=False)
+        run_folder.run(SETUP, folder, progress=False)

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 import pyrosparse as ps
 from pyrosparse import machine
 from pyrosparse.compact.quality import quality
-from pyrosparse.compress import Settings
-from pyrosparse.compress.methods import turbo
 from pyrosparse.data import DataSet
 from pyrosparse.files import write_atomically
 from pyrosparse.infer import schedules
+from pyrosparse.recipes import TurboVBI
 from pyrosparse.supports import Chain, Grid, SupportPrior, UnitFactor
 
 FOLDER = Path(__file__).parent
@@ -94,7 +93,7 @@ def run(
     support, units = PRIORS[prior]
     method = ps.SupportMRF(support=support, likelihood=likelihood, contrast=100.0)
     bnn = ps.lift(net, method, ps.weights(net, "*.weight"))
-    path = turbo(Settings(method="turbo-vbi", active=ACTIVE, epochs=epochs))
+    path = TurboVBI(active=ACTIVE, epochs=epochs).turbo()
     path.units = units
     ps.fit(
         ps.classifier(bnn, n),

@@ -22,37 +22,35 @@ import torch
 import pyrosparse as ps
 from pyrosparse import bench, machine
 from pyrosparse.assess import plots
-from pyrosparse.compress import Outcome, compress
-from pyrosparse.compress.pretraining import shared
 from pyrosparse.files import write_atomically
 from pyrosparse.lift import lift
+from pyrosparse.recipes import Result
 
 EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1)
 
 
-def finished(scratch: Path) -> Outcome:
+def finished(scratch: Path) -> Result:
     """The run of seed 0 at 1.19 %, from its checkpoints."""
     job = next(j for j in bench.load("turbo-vbi").jobs if j.id.endswith("turbo-vbi-1.19-seed0"))
-    weights, _ = shared(job.settings, scratch / "pretrained")
-    return compress(job.settings, folder=scratch / job.id, weights=weights, progress=False)
+    return job.setup.run(folder=scratch / job.id, pool=scratch, dense=False, progress=False)
 
 
-def times(outcome: Outcome) -> list[str]:
+def times(result: Result) -> list[str]:
     """The time of a forward pass, as Markdown."""
     lines = [
         "| form | batch 1, ms | speed-up | batch 128, ms | speed-up |",
         "| :-- | --: | --: | --: | --: |",
     ]
-    masks = {key: outcome.net.get_parameter(key) != 0 for key in outcome.prunable}
-    plain = copy.deepcopy(outcome.net).to(memory_format=torch.contiguous_format)
-    table = ps.assess.acceleration(plain, masks, outcome.data.train.x[:1].contiguous())
+    masks = {key: result.net.get_parameter(key) != 0 for key in result.prunable}
+    plain = copy.deepcopy(result.net).to(memory_format=torch.contiguous_format)
+    table = ps.assess.acceleration(plain, masks, result.data.train.x[:1].contiguous())
     return [*lines, *(f"| {' | '.join(row).replace(' ms', '')} |" for row in table.rows())]
 
 
-def attacked(outcome: Outcome, epochs: int) -> list[Any]:
+def attacked(result: Result, epochs: int) -> list[Any]:
     """Accuracies under attack, before and after adversarial fine-tuning."""
-    data = outcome.data
-    before = {"dense": outcome.trained.original, "Turbo-VBI": outcome.net}
+    data = result.data
+    before = {"dense": result.original, "Turbo-VBI": result.net}
     after = {}
     for name, net in before.items():
         tuned = copy.deepcopy(net)
@@ -87,11 +85,11 @@ def attack_table(rows: list[Any]) -> list[str]:
     return lines
 
 
-def message_rounds(outcome: Outcome, exchanges: int = 8) -> list[dict[str, Any]]:
+def message_rounds(result: Result, exchanges: int = 8) -> list[dict[str, Any]]:
     """The messages at the last hidden layer while the prior's exchanges settle, on the pretrained
     network: SVI steps between them move the weights."""
-    data = outcome.data.train
-    net = copy.deepcopy(outcome.trained.original)
+    data = result.data.train
+    net = copy.deepcopy(result.original)
     bnn = lift(net, ps.SupportMRF())
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     turbo = ps.infer.TurboVBI(ps.classifier(bnn, len(data)), bnn, optimizer)
@@ -110,12 +108,12 @@ def message_rounds(outcome: Outcome, exchanges: int = 8) -> list[dict[str, Any]]
 
 def main(scratch: Path, folder: Path = Path(__file__).parent, epochs: int = 3) -> None:
     torch.set_num_threads(1)
-    outcome = finished(scratch)
-    rows = attacked(outcome, epochs)
+    result = finished(scratch)
+    rows = attacked(result, epochs)
     lines = [
         "Time of a forward pass on the CPU, best of three medians:",
         "",
-        *times(outcome),
+        *times(result),
         "",
         "Test accuracy in % on 10,000 images under the fast gradient sign method, by epsilon in",
         f"units of a pixel's range; fine-tuned for {epochs} epochs at epsilon 0.1:",
@@ -126,9 +124,9 @@ def main(scratch: Path, folder: Path = Path(__file__).parent, epochs: int = 3) -
         f"1 thread; {datetime.datetime.now(datetime.UTC).date().isoformat()}.",
     ]
     write_atomically(folder / "turbo-vbi-networks.md", "\n".join(lines) + "\n")
-    assert outcome.trained.first is not None
-    history = [{"iteration": e["epoch"], **e} for e in outcome.trained.first.history]
-    pair = outcome.trained.original, outcome.net
+    support = next(stage.history for stage in result.stages if stage.name == "support")
+    history = [{"iteration": e["epoch"], **e} for e in support]
+    pair = result.original, result.net
     figures = {
         "kernels": ps.assess.kernels_before_and_after(*(n.conv1.weight for n in pair)),
         "convergence": ps.assess.convergence(history),
@@ -136,7 +134,7 @@ def main(scratch: Path, folder: Path = Path(__file__).parent, epochs: int = 3) -
     }
     for name, figure in figures.items():
         write_atomically(folder.parent / "figures" / f"turbo-vbi-{name}.svg", plots.svg(figure))
-    messages = ps.assess.messages(message_rounds(outcome))  # images: smaller as one
+    messages = ps.assess.messages(message_rounds(result))  # images: smaller as one
     write_atomically(folder.parent / "figures" / "turbo-vbi-messages.png", plots.png(messages))
 
 

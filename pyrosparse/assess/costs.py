@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyrosparse.assess.summary import Summary
 from pyrosparse.compact import Report
-from pyrosparse.compress import Compaction
+from pyrosparse.recipes.compaction import Compaction
 
 Cost = tuple[str, str, str, str]
 
@@ -14,7 +14,7 @@ def costs(summary: Summary) -> list[Cost]:
 
     Empty where there is no compact network.
 
-    >>> from pyrosparse.compress import Compaction
+    >>> from pyrosparse.recipes import Compaction
     >>> report = Report("3-2", (23, 14), {"0": (12, 6)}, (300, 260), {1: (2e-3, 1e-3)})
     >>> compaction = Compaction(report, "", "", {"0.input": (2, 4)})
     >>> toy = Summary("Toy", 9, 0, 9, 0.9, 0.3, 23, 20, [], 300, 280, 2.0, None, compaction, 270)

@@ -7,20 +7,13 @@ from typing import Any
 
 from pyrosparse.assess.summary import Summary
 
-_UNPRUNED = ("none", "mean-field", "dense")
-
 
 def title(summary: Summary, settings: Mapping[str, Any]) -> str:
     """The network, the data and what was done, in a few words."""
-    text = f"{settings['network']} on {summary.dataset}"
-    method = settings["method"]
+    text = f"{settings['network']} on {summary.dataset}, {settings['recipe']}"
     if summary.compaction is not None and summary.compaction.units:
-        return f"{text}, {method}, gamma {_gamma(settings)}"
-    if method == "none":
-        return text
-    if method in _UNPRUNED:
-        return f"{text}, {method}"
-    return f"{text}, {method}, {100 * summary.sparsity:.4g} % sparse"
+        return f"{text}, gamma {_gamma(settings)}"
+    return f"{text}, {100 * summary.sparsity:.4g} % sparse" if summary.sparsity else text
 
 
 def sentence(
@@ -32,11 +25,11 @@ def sentence(
     """
     start = f" from the weights in {weights['file']}" if weights else ""
     what = (
-        "without pruning"
-        if settings["method"] in _UNPRUNED
-        else _gates_sentence(summary, settings)
+        _gates_sentence(summary, settings)
         if summary.compaction is not None and summary.compaction.units
-        else f"with {settings['method']} pruning, until {100 * summary.sparsity:.4g} % of its "
+        else "without pruning"
+        if not summary.sparsity
+        else f"with {settings['recipe']} pruning, until {100 * summary.sparsity:.4g} % of its "
         f"{summary.prunable:,} prunable weights were zero"
     )
     epochs = f"{settings['epochs']} epoch" + "s" * (settings["epochs"] != 1)
@@ -55,7 +48,7 @@ def _gates_sentence(summary: Summary, settings: Mapping[str, Any]) -> str:
     assert summary.compaction is not None
     kept, of = (sum(pair[side] for pair in summary.compaction.units.values()) for side in (0, 1))
     return (
-        f"with gates on its units ({settings['method']}, gamma {_gamma(settings)}), of which "
+        f"with gates on its units ({settings['recipe']}, gamma {_gamma(settings)}), of which "
         f"{kept:,} of {of:,} stayed"
     )
 

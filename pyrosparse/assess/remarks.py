@@ -5,24 +5,13 @@ from __future__ import annotations
 import math
 
 from pyrosparse.assess.summary import Summary
-from pyrosparse.compress.families import EVIDENCE, GATING, TURBO
-
-_KEEPS_MORE = {
-    **dict.fromkeys(GATING, "a lower --kl-scale"),
-    **dict.fromkeys(TURBO, "a higher --active"),
-    **dict.fromkeys(EVIDENCE, "a lower --fraction"),
-}
-_TAKES_MORE = {
-    **dict.fromkeys(TURBO, "a lower --active"),
-    "model-reduction": "a lower --fraction, a larger --scale or more --epochs",
-}
 
 
 def remarks(summary: Summary) -> list[str]:
     """Sentences on what went wrong in a run, or saved nothing: that its network guesses, that
     nothing was taken away, that there is no compact network, that zeros saved little work.
 
-    >>> from pyrosparse.compress import Compaction
+    >>> from pyrosparse.recipes import Compaction
     >>> compaction = Compaction(None, "", "nothing is left of 'fc1'", {"fc1.input": (0, 64)})
     >>> toy = Summary("Toy", 9, 0, 9, 0.1, 2.3, 23, 0, [], 300, 280, 2.0, None, compaction)
     >>> remarks(toy)
@@ -40,14 +29,14 @@ def _guesses(summary: Summary) -> str:
         f"The network guesses: it classifies {100 * summary.test_accuracy:.2f} % of the test data "
         f"correctly, and always naming the most frequent class {100 * summary.chance:.2f} %."
     )
-    keep = _KEEPS_MORE.get(summary.method, "a lower --sparsity")
-    before = _accuracy_before(summary)
+    keep, before = summary.keeps_more, _accuracy_before(summary)
     if before is None:
-        return f"{found} Try more --epochs, another --learning-rate, or {keep}."
+        more = f", or {keep}" if keep else ""
+        return f"{found} Try more --epochs, another --learning-rate{more}."
     if _at_chance(summary, before):
         return (
             f"{found} So does the network before anything was taken away: try more --epochs (and "
-            "--pretrain, where the method has it), another --learning-rate or another --network, "
+            "--pretrain, where the recipe has it), another --learning-rate or another --network, "
             "and check the labels."
         )
     return (
@@ -74,7 +63,7 @@ def _accuracy_before(summary: Summary) -> float | None:
 
 
 def _nothing_taken(summary: Summary) -> str:
-    """That a method which decides by itself how much goes took nothing."""
+    """That a recipe which decides by itself how much goes took nothing."""
     units = summary.compaction.units if summary.compaction is not None else {}
     if units:
         kept, of = (sum(pair[side] for pair in units.values()) for side in (0, 1))
@@ -85,9 +74,9 @@ def _nothing_taken(summary: Summary) -> str:
             "Two things close more gates: a higher --kl-scale, and more --epochs (gates move by "
             "--gate-rate a step and need some 2,000 steps)."
         )
-    if summary.method not in _TAKES_MORE or summary.sparsity > 0:
+    if not summary.takes_more or summary.sparsity > 0:
         return ""
-    return f"No weight was taken away. More go with {_TAKES_MORE[summary.method]}."
+    return f"No weight was taken away. More go with {summary.takes_more}."
 
 
 def _compact(summary: Summary) -> str:
@@ -109,6 +98,6 @@ def _compact(summary: Summary) -> str:
         return (
             f"Of the weights {100 * summary.sparsity:.4g} % are zero, but of the work "
             f"{100 * after / before:.3g} % stays: the zeros are scattered, and only units without "
-            "any other weight can be cut out. --method beta-bernoulli closes whole units."
+            "any other weight can be cut out. The recipe beta-bernoulli closes whole units."
         )
     return ""

@@ -93,7 +93,7 @@ def html(
     """The report as one HTML page that needs no other file: styles and plots are inside.
 
     history: as ``Fit.history`` has it.
-    figures: the plots by name, as ``run_folder.figures`` makes them.
+    figures: the plots by name, as ``run_figures.figures`` makes them.
     config:  ``settings``, ``weights``, ``version``, ``started`` and ``machine`` of the run.
     command: the shell command that repeats it.
 
@@ -101,7 +101,7 @@ def html(
     >>> from pyrosparse.assess.summary import Layer
     >>> layer = Layer("fc.weight", (10, 10), 10, Stored("bitmask", 53, 400), 100)
     >>> summary = Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [layer], 800, 400, 2.0, None)
-    >>> settings = {"network": "fcn", "method": "magnitude", "epochs": 1, "seed": 0}
+    >>> settings = {"network": "fcn", "recipe": "magnitude", "epochs": 1, "seed": 0}
     >>> config = {"settings": settings, "weights": None, "version": "1", "machine": {}}
     >>> page = html(summary, [{"epoch": 1}], {}, config | {"started": "today"}, "pyrosparse")
     >>> page[:15]
@@ -109,9 +109,8 @@ def html(
     """
     settings = config["settings"]
     title = lead.title(summary, settings)
-    method = settings["method"]
     css = (resources.files("pyrosparse.assess") / "report.css").read_text(encoding="utf-8")
-    gated = method.startswith("bayesian-")
+    gated = "threshold" in settings
     pruned = any("log_bayes_factor" in entry for entry in history)
     mean = settings.get("likelihood") == "mean" and gated
     notes = [

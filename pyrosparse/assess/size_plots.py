@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter, StrMethodFormatter
 
 from pyrosparse.assess.style import BLUE, GREEN, GREY, ORANGE, STYLE, by_epoch
-from pyrosparse.bench import CostRow
+from pyrosparse.bench import Cell
 
 _LINES = [(colour, style) for style in ("-", "--", ":") for colour in (BLUE, ORANGE, GREEN, GREY)]
 
@@ -101,32 +101,32 @@ def accuracy_by_sparsity(accuracies: Mapping[str, Mapping[float, Sequence[float]
     return figure
 
 
-def trade_off(rows: Sequence[CostRow]) -> Figure:
+def trade_off(rows: Sequence[Cell]) -> Figure:
     """Test error against the speed-up in FLOPs as the paper counts them, a panel a network.
 
     rows: those with a speed-up are drawn, labelled with their gamma; the paper's where it has one.
 
     Raises ValueError where no row has a speed-up.
 
-    >>> from pyrosparse.compress import Settings
-    >>> row = CostRow("a", Settings(), [1.7], "142-87", 33.3, 3.0, {}, {"error": 1.59})
-    >>> len(trade_off([row]).axes)
+    >>> counts = [{"flops": 9, "memory": 9}, {"flops": 3, "memory": 3}]
+    >>> line = {"settings": {}, "test_accuracy": 0.9, "compact": {"paper": counts}}
+    >>> len(trade_off([Cell("a", [line], {"error": 1.59})]).axes)
     1
     """
-    rows = [row for row in rows if row.speedup is not None]
+    rows = [row for row in rows if row.speedup and row.setup.recipe.level is not None]
     if not rows:
         raise ValueError("there is no compact network among the results, and nothing to plot")
-    panels: dict[str, list[CostRow]] = {}
+    panels: dict[str, list[Cell]] = {}
     for row in rows:
-        name = f"{row.settings.network} on {row.settings.dataset}"
+        name = f"{row.setup.network} on {row.setup.dataset}"
         panels.setdefault(name, []).append(row)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
         for number, (name, members) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), number + 1)
-            methods = dict.fromkeys(row.settings.method for row in members)
+            methods = dict.fromkeys(row.setup.recipe.name for row in members)
             for method, colour in zip(methods, itertools.cycle((BLUE, ORANGE, GREEN, GREY))):
-                own = [row for row in members if row.settings.method == method]
+                own = [row for row in members if row.setup.recipe.name == method]
                 _curve(axes, own, method, colour)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -139,8 +139,8 @@ def trade_off(rows: Sequence[CostRow]) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, rows: Sequence[CostRow], method: str, colour: str) -> None:
-    ours = sorted((row.speedup or 0.0, row.error, row.settings.level) for row in rows)
+def _curve(axes: Axes, rows: Sequence[Cell], method: str, colour: str) -> None:
+    ours = sorted((row.speedup or 0.0, mean(row.errors), row.setup.recipe.level) for row in rows)
     axes.plot([x for x, _, _ in ours], [y for _, y, _ in ours], "o-", color=colour, label=method)
     for x, y, level in ours:
         axes.annotate(f"{level:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)

@@ -10,8 +10,11 @@ from typing import Any, Literal
 import torch
 
 from pyrosparse.compact import Stored, file_bytes, save, save_sparse
-from pyrosparse.compress import Compaction, Outcome
+from pyrosparse.evidence.batches import batches
 from pyrosparse.files import write_atomically
+from pyrosparse.recipes.compaction import Compaction
+from pyrosparse.recipes.result import Result
+from pyrosparse.recipes.split import count
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,9 @@ class Summary:
     compaction:         what the compact network costs, or why there is none.
     compact_bytes:      of the compact network's file; None where there is none.
     test_ece:           expected calibration error on the test data, in [0, 1].
-    method:             a name of ``METHODS``.
     chance:             the share of the most frequent class of the test data.
     compared:           whether it is compared with a network that nothing was taken from.
+    keeps_more, takes_more: as of the recipe.
     """
 
     dataset: str
@@ -80,9 +83,10 @@ class Summary:
     compaction: Compaction | None = None
     compact_bytes: int | None = None
     test_ece: float | None = None
-    method: str = ""
     chance: float | None = None
     compared: bool = False
+    keeps_more: str = ""
+    takes_more: str = ""
 
     @property
     def prunable(self) -> int:
@@ -113,7 +117,7 @@ class Summary:
         }
 
 
-def summarize(outcome: Outcome, folder: Path) -> Summary:
+def summarize(result: Result, folder: Path) -> Summary:
     """Write the networks of a run to files, and count and measure what is left.
 
     folder: gets ``weights.safetensors`` (sparse) and, where there is a compact network,
@@ -122,12 +126,11 @@ def summarize(outcome: Outcome, folder: Path) -> Summary:
     Raises OSError where a file cannot be written.
 
     >>> import tempfile
-    >>> from pyrosparse.compress import Settings, compress
-    >>> small = {"hidden": (8,)}
-    >>> settings = Settings(method="magnitude", epochs=1, network_options=small)
-    >>> outcome = compress(settings, progress=False)
+    >>> import pyrosparse as ps
+    >>> net, digits = ps.networks.fcn((1, 8, 8), hidden=(8,)), ps.data.load("digits")
+    >>> result = ps.compress(net, digits, ps.recipes.Magnitude(epochs=1), progress=False)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     summary = summarize(outcome, Path(folder))
+    ...     summary = summarize(result, Path(folder))
     ...     sorted(file.name for file in Path(folder).iterdir())
     ['account.txt', 'compact.safetensors', 'weights.safetensors']
     >>> summary.prunable, summary.nonzero
@@ -136,11 +139,11 @@ def summarize(outcome: Outcome, folder: Path) -> Summary:
     # Clones in the plain layout: safetensors refuses shared memory (tied parameters) and others.
     state = {
         name: tensor.clone(memory_format=torch.contiguous_format)
-        for name, tensor in outcome.net.state_dict().items()
+        for name, tensor in result.net.state_dict().items()
     }
     weights = folder / "weights.safetensors"
     stored = save_sparse(weights, state)
-    compaction, compact_bytes = _save_compact(outcome, folder)
+    compaction, compact_bytes = _save_compact(result, folder)
     layers = [
         Layer(
             name,
@@ -149,30 +152,31 @@ def summarize(outcome: Outcome, folder: Path) -> Summary:
             stored[name],
             state[name].numel(),
         )
-        for name in outcome.prunable
+        for name in result.prunable
     ]
-    parameters = list(outcome.net.parameters())
-    data = outcome.data
+    parameters = list(result.net.parameters())
+    data = result.data
     return Summary(
         dataset=data.name,
-        train=len(data.train),
-        validation=len(data.validation) if data.validation is not None else 0,
-        test=len(data.test),
-        test_accuracy=outcome.test.accuracy,
-        test_nll=outcome.test.nll,
+        train=data.n,
+        validation=count(data.validation),
+        test=count(data.test),
+        test_accuracy=result.quality["accuracy"],
+        test_nll=result.quality["nll"],
         parameters=sum(parameter.numel() for parameter in parameters),
         nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in parameters),
         layers=layers,
-        dense_bytes=file_bytes(outcome.net),
+        dense_bytes=file_bytes(result.net),
         sparse_bytes=weights.stat().st_size,
-        seconds=outcome.seconds,
-        last_round=_last_round(outcome.history, outcome.settings.likelihood),
+        seconds=result.seconds,
+        last_round=_last_round(result.history, getattr(result.recipe, "likelihood", "sum")),
         compaction=compaction,
         compact_bytes=compact_bytes,
-        test_ece=outcome.test.ece,
-        method=outcome.settings.method,
-        chance=float(data.test.y.bincount().max()) / len(data.test),
-        compared=outcome.trained.original is not outcome.trained.net,
+        test_ece=result.quality["ece"],
+        chance=_chance(data.judged),
+        compared=result.original is not result.net,
+        keeps_more=result.recipe.keeps_more,
+        takes_more=result.recipe.takes_more,
     )
 
 
@@ -211,15 +215,20 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
-def _save_compact(outcome: Outcome, folder: Path) -> tuple[Compaction, int | None]:
-    if outcome.small is None:
-        return outcome.compaction, None
-    write_atomically(folder / "account.txt", outcome.compaction.account + "\n")
+def _save_compact(result: Result, folder: Path) -> tuple[Compaction, int | None]:
+    if result.small is None:
+        return result.compaction, None
+    write_atomically(folder / "account.txt", result.compaction.account + "\n")
     try:
-        file = save(folder / "compact.safetensors", outcome.small)
+        file = save(folder / "compact.safetensors", result.small)
     except ValueError as error:
-        return replace(outcome.compaction, problem=str(error)), None
-    return outcome.compaction, file.stat().st_size
+        return replace(result.compaction, problem=str(error)), None
+    return result.compaction, file.stat().st_size
+
+
+def _chance(data: Any) -> float:
+    labels = torch.cat([batch[-1] for batch in batches(data, 1000)])
+    return float(labels.bincount().max()) / len(labels)
 
 
 def _last_round(history: list[dict[str, Any]], weighting: Literal["sum", "mean"]) -> Round | None:

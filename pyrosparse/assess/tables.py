@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
 from pyrosparse.assess.costs import costs
@@ -40,18 +38,6 @@ def numbers(summary: Summary) -> Table:
     table.add_column()
     for what, value in headline(summary):
         table.add_row(what, value)
-    return table
-
-
-def listing(*columns: str, rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table of names and what they mean.
-
-    >>> listing("method", "what it does", rows=[("none", "trains only")]).row_count
-    1
-    """
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
     return table
 
 

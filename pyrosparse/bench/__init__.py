@@ -1,28 +1,25 @@
 """Suites of runs: declared in TOML, run side by side, resumed where they stopped, tabled."""
 
-from pyrosparse.bench.costs import CostRow, cost_table
+from pyrosparse.bench.cell import Cell, Difference, table
+from pyrosparse.bench.plan import Plan, plan
 from pyrosparse.bench.predictive import unpacked
-from pyrosparse.bench.predictive_table import Difference, PredictiveRow, predictive_table
-from pyrosparse.bench.run import read, run
-from pyrosparse.bench.structures import StructureRow, structure_table
+from pyrosparse.bench.results import provenance, read
+from pyrosparse.bench.run import run
 from pyrosparse.bench.suite import Job, Suite, load, suites
-from pyrosparse.bench.table import Row, provenance, table
+from pyrosparse.bench.tables import markdown
 
 __all__ = [
-    "CostRow",
+    "Cell",
     "Difference",
     "Job",
-    "PredictiveRow",
-    "Row",
-    "StructureRow",
+    "Plan",
     "Suite",
-    "cost_table",
     "load",
-    "predictive_table",
+    "markdown",
+    "plan",
     "provenance",
     "read",
     "run",
-    "structure_table",
     "suites",
     "table",
     "unpacked",

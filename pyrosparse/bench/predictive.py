@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrosparse import data as data_sets
-from pyrosparse.compress import Outcome, Settings
-from pyrosparse.compress.families import EVIDENCE
 from pyrosparse.diagnostics import PredictiveQuality, predictive_quality
+from pyrosparse.evidence import normal_posteriors
+from pyrosparse.recipes.named import load_data
+from pyrosparse.recipes.result import Result
+from pyrosparse.recipes.setup import Setup
 
 DRAWS = 100
 """Draws of a posterior: elpd is too low with few, and an ``fcn`` needs seconds for these."""
 
 
-def outside_inputs(settings: Settings, outside: str) -> Tensor:
+def outside_inputs(setup: Setup, outside: str) -> Tensor:
     """The test inputs of another data set, with its pixels in the units of the run's own data.
 
     outside: a name of ``data.names()``, or a folder of images.
@@ -26,29 +29,24 @@ def outside_inputs(settings: Settings, outside: str) -> Tensor:
     run's, and what ``data.load`` raises.
 
     >>> own = data_sets.load("digits").test.x
-    >>> torch.allclose(outside_inputs(Settings(dataset="digits"), "digits"), own, atol=1e-6)
+    >>> torch.allclose(outside_inputs(Setup(), "digits"), own, atol=1e-6)
     True
     """
-    own = data_sets.load(
-        settings.dataset,
-        size=settings.size,
-        validation=settings.validation,
-        normalise=settings.normalise,
-        seed=settings.seed,
-    )
-    size = None if outside in data_sets.names() else settings.size
+    own = load_data(setup)
+    size = None if outside in data_sets.names() else setup.size
     x = data_sets.load(outside, size=size, validation=0, normalise="unit").test.x
     if tuple(x.shape[1:]) != own.image_shape:
         raise ValueError(
-            f"data outside {settings.dataset} must be images {own.image_shape} as well; those of "
+            f"data outside {setup.dataset} must be images {own.image_shape} as well; those of "
             f"{outside} are {tuple(x.shape[1:])}: name another data set"
         )
-    assert own.bounds is not None  # all that load gives are pixels
+    if own.bounds is None:
+        raise ValueError(f"the data of {setup.dataset} are no pixels: leave outside data out")
     black, white = own.bounds
-    return (black + (white - black) * x).to(settings.device)
+    return (black + (white - black) * x).to(setup.device)
 
 
-def predictive(outcome: Outcome, outside: str, x: Tensor) -> dict[str, Any]:
+def predictive(result: Result, outside: str, x: Tensor, *, seed: int) -> dict[str, Any]:
     """The predictive quality of a run on its test data, with outside data beside them; JSON values.
 
     outside: the name of the data x, (m, ...), as of ``outside_inputs``.
@@ -58,12 +56,11 @@ def predictive(outcome: Outcome, outside: str, x: Tensor) -> dict[str, Any]:
     datum), Brier score, ECE, elpd with its standard error (nats), the AUROC of the predictive
     entropy, and ``log_density``, the log predictive density of every test datum, as of ``packed``.
     """
-    networks: dict[str, torch.nn.Module] = {"network": outcome.whole}
-    if outcome.settings.method in EVIDENCE:
-        networks["posterior"] = outcome.trained.bnn
-    found = predictive_quality(
-        networks, outcome.data.test, outside=x, draws=DRAWS, seed=outcome.settings.seed
-    )
+    networks: dict[str, torch.nn.Module] = {"network": result.whole}
+    with suppress(ValueError):  # of other posteriors
+        normal_posteriors(result.posterior)
+        networks["posterior"] = result.posterior
+    found = predictive_quality(networks, result.data.test, outside=x, draws=DRAWS, seed=seed)
     figures: dict[str, Any] = {name: _figures(one) for name, one in found.items()}
     if "posterior" in figures:
         figures["posterior"]["draws"] = DRAWS

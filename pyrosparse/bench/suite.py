@@ -8,33 +8,40 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pyrosparse import data as data_sets
-from pyrosparse.compress import Settings
-from pyrosparse.compress.families import EVIDENCE, GATING, TURBO
 from pyrosparse.errors import unknown_name
 from pyrosparse.files import read_text
+from pyrosparse.recipes import RECIPES, find
+from pyrosparse.recipes.setup import Setup
 
 MOST_RUNS = 100_000
 """Runs that a suite may ask for."""
 
 _KINDS = {list: "list", str: "text"}
 
+_FIGURES = ("accuracy", "error", "speedup", "memory", "left", "structure", "macs")
+
 
 @dataclass(frozen=True)
 class Job:
     """One run of a suite: a cell of its table under one seed."""
 
-    cell: str
-    settings: Settings
+    setup: Setup
+
+    @property
+    def cell(self) -> str:
+        """Data set, network, recipe and level."""
+        return self.setup.cell
 
     @property
     def id(self) -> str:
         """The run's name, unique in its suite."""
-        return f"{self.cell}-seed{self.settings.seed}"
+        return f"{self.cell}-seed{self.setup.seed}"
 
 
 @dataclass(frozen=True)
@@ -57,15 +64,14 @@ class Suite:
     paper: dict[str, Mapping[str, Any]]
     outside: str | None = None
 
-    @property
-    def gated(self) -> bool:
-        """Whether it has runs that close gates, whose networks' size is what matters."""
-        return any(job.settings.gated for job in self.jobs)
-
-    @property
-    def structured(self) -> bool:
-        """Whether it has runs of Turbo-VBI, whose networks' structure is what matters."""
-        return any(job.settings.method in TURBO for job in self.jobs)
+    def matching(self, only: str) -> list[Job]:
+        """The runs whose name matches a glob; raises ValueError where none does."""
+        wanted = [job for job in self.jobs if fnmatchcase(job.id, only)]
+        if not wanted:
+            raise ValueError(
+                f"no run of {self.name} matches {only!r}; the first is {self.jobs[0].id!r}"
+            )
+        return wanted
 
 
 def suites() -> list[str]:
@@ -84,8 +90,8 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
     seeds:  so many seeds in every cell, instead of what the suite asks for.
     device: what its runs are computed on, instead of what the suite asks for.
 
-    Raises ValueError, which names the file (and the line where it is not TOML), on an unknown name,
-    a setting that does not exist or is of a wrong type, or more than ``MOST_RUNS`` runs.
+    Raises ValueError, which names the file (and the line where it is not TOML), on an unknown name
+    or option, where no recipe of a grid has an option of it, and on more than ``MOST_RUNS`` runs.
 
     >>> load("bayesian-pruning").jobs[0].id
     'mnist-fcn-none-seed0'
@@ -118,13 +124,11 @@ def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | 
     for grid in content["grid"]:
         for job in _expand(content.get("settings", {}), grid, seeds, MOST_RUNS - len(jobs)):
             if device is not None:
-                job = Job(job.cell, replace(job.settings, device=device))
+                job = Job(replace(job.setup, device=device))
             jobs.setdefault(job.id, job)
     if not jobs:
         raise ValueError("it has no runs: give it a [[grid]] with a seed at least")
-    paper: dict[str, Mapping[str, Any]] = {}
-    for row in content.get("paper", []):
-        paper |= dict(_published(row))
+    paper = dict(published for row in content.get("paper", []) for published in _published(row))
     outside = content.get("outside")
     if outside is not None:
         data_sets.check_name(outside)
@@ -132,30 +136,38 @@ def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | 
 
 
 def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The figures of one row: accuracies by method, a list of each figure along kl_scale, or
-    accuracy and structure at a share of active weights."""
-    where = row["dataset"], row["network"]
-    if "structure" in row:
-        keys = ("accuracy", "left", "structure", "macs")
-        yield _cell(*where, row["method"], row["active"]), {key: row[key] for key in keys}
+    """The figures of one row by cell: accuracies by recipe, or one recipe's figures, in lists where
+    an option runs along one."""
+    figures = {name: row[name] for name in _FIGURES if name in row}
+    options = {name: value for name, value in row.items() if name not in figures}
+    if isinstance(row.get("accuracy"), Mapping):
+        for recipe, value in row["accuracy"].items():
+            yield Setup.of(options | {"recipe": recipe}).cell, {"accuracy": value}
         return
-    if "accuracy" in row:
-        for method, value in row["accuracy"].items():
-            yield _cell(*where, method, row["sparsity"]), {"accuracy": value}
-        return
-    figures = [name for name in ("error", "speedup", "memory") if name in row]
-    for index, level in enumerate(row["kl_scale"]):
-        yield _cell(*where, row["method"], level), {name: row[name][index] for name in figures}
+    along = [name for name, value in options.items() if isinstance(value, list)]
+    if not along:
+        yield Setup.of(options).cell, figures
+    for name in along:
+        for index, value in enumerate(options[name]):
+            one = {key: of_all[index] for key, of_all in figures.items()}
+            yield Setup.of(options | {name: value}).cell, one
 
 
 def _expand(
     shared: dict[str, Any], grid: dict[str, Any], seeds: int | None, most: int
 ) -> Iterator[Job]:
+    known = {*Setup.options(), "recipe", "seeds"} - {"seed"}
+    for name in {**shared, **grid}:
+        if name not in known.union(*(recipe.options() for recipe in RECIPES)):
+            everything = known.union(*(recipe.options() for recipe in RECIPES))
+            raise unknown_name("setting in a suite", name, sorted(everything))
     settings = {**shared, **grid}
-    known = set(Settings.__dataclass_fields__) - {"seed"} | {"seeds"}
-    for name in settings:
-        if name not in known:
-            raise unknown_name("setting in a suite", name, known)
+    recipes = settings.get("recipe", Setup().recipe.name)
+    having = [find(one) for one in (recipes if isinstance(recipes, list) else [recipes])]
+    for name in grid.keys() - known:
+        if not any(name in recipe.options() for recipe in having):
+            told = ", ".join(recipe.name for recipe in having)
+            raise ValueError(f"a grid of {told} has {name}, which is no option of any of them")
     repeat = seeds if seeds is not None else settings.get("seeds", 1)
     settings.pop("seeds", None)
     if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
@@ -169,13 +181,5 @@ def _expand(
         )
     for values in itertools.product(*axes.values()):
         for seed in range(repeat):
-            chosen = Settings(**{**settings, **dict(zip(axes, values, strict=True)), "seed": seed})
-            yield Job(_cell(chosen.dataset, chosen.network, chosen.label, chosen.level), chosen)
-
-
-def _cell(dataset: str, network: str, method: str, level: float | None) -> str:
-    if method in ("none", "dense") or level is None:
-        return f"{dataset}-{network}-{method}"
-    # Of all other methods the level is a share of the weights.
-    shown = level if method in GATING or method in EVIDENCE else 100 * level
-    return f"{dataset}-{network}-{method}-{shown:g}"
+            chosen = {**settings, **dict(zip(axes, values, strict=True)), "seed": seed}
+            yield Job(Setup.of(chosen))

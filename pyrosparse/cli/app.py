@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -12,7 +15,6 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 import pyrosparse
-from pyrosparse.infer import NonFiniteLossError
 
 
 class _Commands(TyperGroup):
@@ -26,10 +28,13 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise
-        except NonFiniteLossError as error:
-            _refuse(error, "; try a lower --learning-rate")
         except (ValueError, OSError, ImportError) as error:
             _refuse(error)
+        except Exception as error:
+            infer = sys.modules.get("pyrosparse.infer")  # not imported where nothing was trained
+            if infer is None or not isinstance(error, infer.NonFiniteLossError):
+                raise
+            _refuse(error, "; try a lower --learning-rate")
 
 
 def _refuse(error: Exception, advice: str = "") -> NoReturn:
@@ -72,3 +77,17 @@ def width(stream: TextIO) -> int | None:
     are as long as they need to be."""
     bounded = stream.isatty() or "COLUMNS" in os.environ
     return Console(file=stream).width if bounded else None
+
+
+@contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """Within, the package's log goes to the standard error."""
+    log, handler = logging.getLogger("pyrosparse"), logging.StreamHandler(sys.stderr)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from pyrosparse import data
-from pyrosparse import networks as known_networks
-from pyrosparse.assess import tables
+from rich.table import Table
+
 from pyrosparse.cli.app import app, say
-from pyrosparse.compress import METHODS
+from pyrosparse.recipes import RECIPES
 
 _DATASETS = {
     "digits": "8 x 8 grey images of digits, 10 classes; comes with scikit-learn",
@@ -19,27 +18,42 @@ _DATASETS = {
 
 
 @app.command()
-def methods() -> None:
-    """List the methods."""
-    say(tables.listing("method", "what it does", rows=list(METHODS.items())))
+def recipes() -> None:
+    """List the recipes, each with the option that trades size for accuracy."""
+    rows = [(one.name, one.knob.replace("_", "-"), one.summary()) for one in RECIPES]
+    say(_listing("recipe", "knob", "what it does", rows=rows))
 
 
 @app.command()
 def datasets() -> None:
     """List the data sets."""
+    from pyrosparse import data
+
     rows = [(name, _DATASETS.get(name, "")) for name in data.names()]
-    say(tables.listing("data set", "what it is", rows=rows))
+    say(_listing("data set", "what it is", rows=rows))
     say(f"kept in {data.default_root()}; any folder of images in one folder a class will do too")
 
 
 @app.command()
 def networks() -> None:
     """List the networks, with their parameters for 3 x 32 x 32 images of 10 classes."""
+    import torch
+
+    from pyrosparse import networks as known_networks
+
     rows = []
     for name in known_networks.names():
         with torch.device("meta"):  # shapes alone: no time and no memory
             net = known_networks.create(name, (3, 32, 32), 10)
         count = sum(parameter.numel() for parameter in net.parameters())
         rows.append((name, f"{count:,}", known_networks.describe(name)))
-    say(tables.listing("network", "parameters", "what it is", rows=rows))
+    say(_listing("network", "parameters", "what it is", rows=rows))
     say("parameters are for 3 x 32 x 32 images; torchvision:<model> names torchvision's own")
+
+
+def _listing(*columns: str, rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table of names and what they mean."""
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

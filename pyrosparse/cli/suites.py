@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from pyrosparse import bench
-from pyrosparse.assess import plots, size_plots, suite_tables
 from pyrosparse.cli.app import app, say, width
-from pyrosparse.files import write_atomically
+
+if TYPE_CHECKING:
+    from pyrosparse import bench
 
 _Suite = Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")]
+_Results = typer.Option(
+    help="By default docs/results/SUITE.jsonl, or below runs/bench/ without it."
+)
 
 
 @app.command("bench")
@@ -26,17 +29,22 @@ def run_bench(
     device: Annotated[
         str | None, typer.Option(help="What to compute on, as torch names it: `cpu`, `cuda`.")
     ] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option(help="By default docs/results/SUITE.jsonl, or below runs/bench/ without it."),
-    ] = None,
+    results: Annotated[Path | None, _Results] = None,
     scratch: Annotated[
         Path | None, typer.Option(help="For unfinished runs; by default runs/bench/SUITE.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs, done and missing, and run nothing.")
+    ] = False,
 ) -> None:
     """Run what is missing of a suite; the same command goes on where it was interrupted."""
+    from pyrosparse import bench
+
     grid = bench.load(suite, seeds=seeds, device=device)
     file = results or _results(grid)
+    if dry_run:
+        _list(bench.plan(grid, file, only=only))
+        return
     folder = scratch or Path("runs", "bench", grid.name)
     done = 0
     for line in bench.run(grid, results=file, scratch=folder, only=only, jobs=jobs):
@@ -45,6 +53,20 @@ def run_bench(
         size = line["compact"]["kept"] or f"sparse {sparsity:.1f} %"
         typer.echo(f"{line['id']}  {accuracy:.2f} %  {size}  {line['seconds']} s")
     typer.echo(f"{done} runs added to {file}" if done else f"nothing is missing in {file}")
+
+
+def _list(plan: bench.Plan) -> None:
+    for job in plan.done:
+        typer.echo(f"{job.id}  done")
+    for job in plan.missing:
+        seconds = plan.seconds[job.id]
+        typer.echo(f"{job.id}  missing" + ("" if seconds is None else f", about {seconds:.0f} s"))
+    unknown = sum(one is None for one in plan.seconds.values())
+    more = f", and {unknown} runs of unknown length" if unknown else ""
+    typer.echo(
+        f"{len(plan.done)} done, {len(plan.missing)} missing: about {plan.total / 60:.0f} minutes "
+        f"one after the other{more}"
+    )
 
 
 @app.command()
@@ -56,30 +78,30 @@ def table(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="For error against speed-up, of a suite with gates: .svg or .png."),
+        typer.Option(help="For error against speed-up, where units are cut: .svg or .png."),
     ] = None,
 ) -> None:
-    """Print a suite's results beside the paper's: accuracies, or with gates error and size; with
-    outside data, what the predictive probabilities are worth."""
+    """Print a suite's results beside the paper's, in the columns that they have something for."""
+    from pyrosparse import bench
+    from pyrosparse.assess import plots, size_plots
+    from pyrosparse.bench import tables
+    from pyrosparse.bench.columns import along_the_knob
+    from pyrosparse.files import write_atomically
+
     grid = bench.load(suite)
-    if plot is not None and not grid.gated:
-        raise ValueError(f"{suite} has no method with gates: there is no speed-up to plot")
     file = results or _results(grid)
-    costs = bench.cost_table(grid, file) if grid.gated else []
-    structures = bench.structure_table(grid, file) if grid.structured else []
-    predictive = bench.predictive_table(grid, file) if grid.outside is not None else []
-    rows = predictive or costs or structures or bench.table(grid, file)
-    if not rows:
+    cells = bench.table(grid, file)
+    if not cells:
         raise ValueError(f"{file} has no results: run `pyrosparse bench {suite}` first")
     if markdown:
-        typer.echo(suite_tables.suite_markdown(rows) + f"\n\n{bench.provenance(file)}.")
+        typer.echo(tables.markdown(cells) + f"\n\n{bench.provenance(file)}.")
     else:
         say(f"{escape(grid.title)}. Source: {escape(grid.source)}.")
-        for part in suite_tables.suite(rows, width(sys.stdout)):
+        for part in tables.suite(cells, width(sys.stdout)):
             say(part)
         say(escape(bench.provenance(file)))
     if plot is not None:
-        figure = size_plots.trade_off(costs)
+        figure = size_plots.trade_off(along_the_knob(cells))
         svg = plot.suffix == ".svg"
         write_atomically(plot, plots.svg(figure) if svg else plots.png(figure))
 

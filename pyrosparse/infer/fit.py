@@ -62,6 +62,7 @@ def fit(
     capture: bool = True,
     compile: bool = False,
     progress: bool | None = None,
+    stage: str = "",
 ) -> Fit:
     r"""Train a Pyro model and its guide by stochastic variational inference.
 
@@ -99,7 +100,9 @@ def fit(
                    ends all is put back, and masks refer to the original network.
     capture:       take the Python out of the steps where possible; see ``CapturedSVI``.
     compile:       compile the captured steps too.
-    progress:      show a progress bar; by default on a terminal only.
+    progress:      show a progress bar; by default on a terminal only. Without a terminal, the log
+                   ``pyrosparse`` has a line at the start and at most one a minute.
+    stage:         what the bar and the log call this training; ``Fit.stage``.
 
     Raises NonFiniteLossError with step, site and layer when the loss is NaN or infinite (the
     last checkpoint stays), ValueError on bad arguments and data, TypeError on data, optimizers
@@ -124,6 +127,7 @@ def fit(
         if file is not None:
             check_writable(file)  # now, and not after an epoch
     run = Fit(model, guide, data, epochs, batch_size, seed)
+    run.stage = stage
     run.elbo = elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
     with (
@@ -183,7 +187,7 @@ def fit(
         weight = torch.tensor(kl_scale, dtype=torch.float64)
         scaled = scale_kl(weight if kl_warmup else kl_scale)
         n_batches = run.batches_an_epoch()
-        with progress_bar(epochs, run.epoch, progress) as advance, scaled:
+        with progress_bar(epochs, run.epoch, progress, stage) as advance, scaled:
             while not run.finished:
                 started = time.perf_counter()
                 total: Any = 0.0

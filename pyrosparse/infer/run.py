@@ -40,6 +40,7 @@ class Fit:
                  taken eagerly.
     epoch, step: how many are done.
     history:    one dict of metrics an epoch; ``loss`` is the mean negative ELBO in nats.
+    stage:      what the caller calls this training, ``pretraining``; "" for nothing.
     finished:   whether all epochs are done or patience ran out.
     """
 
@@ -47,6 +48,7 @@ class Fit:
     elbo: Any
     svi: CapturedSVI | None = None
     shrink: Shrink | None = None
+    stage: str = ""
 
     def __init__(
         self, model: Any, guide: Any, data: Any, epochs: int, batch_size: int, seed: int

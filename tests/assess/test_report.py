@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from pyrosparse.compact.storage import Stored
 LAYER = Layer("<fc1>.weight", (10, 10), 10, Stored("bitmask", 53, 400), 100)
 ROUND = Round(2, 4.0, -1.0, 5.0, "mean")
 SUMMARY = Summary("Toy & Co", 90, 9, 30, 0.9, 0.31, 110, 20, [LAYER], 800, 400, 2.0, ROUND)
-SETTINGS = {"network": "fcn", "method": "bayesian-random", "epochs": 2, "likelihood": "mean"}
+SETTINGS = {"network": "fcn", "recipe": "bayesian-random", "epochs": 2}
+SETTINGS |= {"threshold": 0.0, "likelihood": "mean"}
 CONFIG = {
     "settings": SETTINGS,
     "weights": {"file": "a<b.pt", "sha256": "00ff"},
@@ -100,12 +102,14 @@ def assert_self_contained(text: str) -> Page:
     return page
 
 
-def page_of(history: list[dict[str, Any]], config: dict[str, Any] = CONFIG) -> Page:
+def page_of(
+    history: list[dict[str, Any]], config: dict[str, Any] = CONFIG, summary: Summary = SUMMARY
+) -> Page:
     figures = {"learning_curves": plots.learning_curves(history, threshold=0.0)}
     if "log_bayes_factor" in history[0]:
         figures["bayes_factor_parts"] = plots.bayes_factor_parts(history)
         figures["sparsity_by_layer"] = plots.sparsity_by_layer({"<fc1>.weight": 0.9})
-    text = report.html(SUMMARY, history, figures, config, "pyrosparse compress --x '<y>'")
+    text = report.html(summary, history, figures, config, "pyrosparse compress --x '<y>'")
     return assert_self_contained(text)
 
 
@@ -132,7 +136,12 @@ def test_report_is_complete_self_contained_and_escaped() -> None:
 
 
 def test_report_without_pruning_says_nothing_of_bayes_factors() -> None:
-    page = page_of(UNPRUNED, CONFIG | {"settings": SETTINGS | {"method": "none"}, "weights": None})
+    whole = replace(SUMMARY, layers=[replace(LAYER, nonzero=100)], last_round=None)
+    page = page_of(
+        UNPRUNED,
+        CONFIG | {"settings": {"network": "fcn", "recipe": "none", "epochs": 1}, "weights": None},
+        whole,
+    )
     assert "Bayes factor can say" not in page.text
     assert "without pruning" in page.text
 

@@ -11,10 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pyrosparse import bench, data
-from pyrosparse.assess.suite_tables import suite_markdown
 from pyrosparse.bench.predictive import outside_inputs, packed
 from pyrosparse.cli import app
-from pyrosparse.compress import Settings
+from pyrosparse.recipes.setup import Setup
 
 SUITE = """
 title = "Tiny"
@@ -26,10 +25,10 @@ network_options = { hidden = [8] }
 epochs = 2
 batch_size = 647
 [[grid]]
-method = ["none", "mean-field", "model-reduction"]
+recipe = ["none", "mean-field", "model-reduction"]
 scale = 0.3
 [[grid]]
-method = "gibbs"
+recipe = "gibbs"
 sparsity = 0.85
 augment = false
 """
@@ -51,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lines(folder: Path) -> dict[str, dict[str, Any]]:
-    return {line["settings"]["method"]: line for line in bench.read(folder / "tiny.jsonl")}
+    return {line["settings"]["recipe"]: line for line in bench.read(folder / "tiny.jsonl")}
 
 
 def test_a_line_gains_the_predictive_quality_of_network_and_posterior(folder: Path) -> None:
@@ -100,7 +99,7 @@ def test_lines_without_it_are_read_as_before(folder: Path, tmp_path: Path) -> No
     results.write_text("".join(json.dumps(one) + "\n" for one in old))
     suite = declared(tmp_path)
     assert not list(bench.run(suite, results=results, scratch=tmp_path))
-    assert bench.predictive_table(suite, results) == []
+    assert all(cell.predicts == "network" for cell in bench.table(suite, results))
     output = CliRunner().invoke(
         app,
         ["table", str(tmp_path / "tiny.toml"), "--results", str(results)],
@@ -115,7 +114,7 @@ def test_outside_images_have_the_units_of_the_runs_own(tmp_path: Path) -> None:
             file = tmp_path / name / ("cat", "dog")[index % 2] / f"{index}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (6, 4), (shade + index, shade, 2 * index)).save(file)
-    settings = Settings(dataset=str(tmp_path / "dark"))
+    settings = Setup(dataset=str(tmp_path / "dark"))
     pixels = data.load(tmp_path / "dark", normalise="unit", seed=settings.seed).train.x
     deviation, mean = torch.std_mean(pixels, dim=(0, 2, 3), correction=0, keepdim=True)
     light = data.load(tmp_path / "light", normalise="unit", validation=0).test.x
@@ -137,13 +136,13 @@ def line(job: bench.Job, densities: list[float]) -> dict[str, Any]:
         "ood_auroc": 0.9,
         "log_density": packed(values),
     }
-    posterior = {"posterior": figures} if job.settings.method == "mean-field" else {}
+    posterior = {"posterior": figures} if job.setup.recipe.name == "mean-field" else {}
     return {
         "id": job.id,
         "cell": job.cell,
-        "seed": job.settings.seed,
+        "seed": job.setup.seed,
         "sparsity": 0.8,
-        "settings": {"dataset": "digits", "network": "fcn", "method": job.settings.method},
+        "settings": {"dataset": "digits", "network": "fcn", "method": job.setup.recipe.name},
         "predictive": {"network": figures, **posterior},
     }
 
@@ -151,7 +150,7 @@ def line(job: bench.Job, densities: list[float]) -> dict[str, Any]:
 def test_differences_are_paired_by_seed_and_by_datum(tmp_path: Path) -> None:
     declared(tmp_path)
     suite = bench.load(str(tmp_path / "tiny.toml"), seeds=2)
-    jobs = {(job.settings.method, job.settings.seed): job for job in suite.jobs}
+    jobs = {(job.setup.recipe.name, job.setup.seed): job for job in suite.jobs}
     densities = {
         ("none", 0): [-1.0, -2.0, -3.0, -4.0],
         ("none", 1): [-2.0, -2.0, -3.0, -4.0],
@@ -163,7 +162,7 @@ def test_differences_are_paired_by_seed_and_by_datum(tmp_path: Path) -> None:
     results.write_text(
         "".join(json.dumps(line(jobs[key], values)) + "\n" for key, values in densities.items())
     )
-    rows = {(row.cell, row.predicts): row for row in bench.predictive_table(suite, results)}
+    rows = {(row.name, row.predicts): row for row in bench.table(suite, results)}
     assert list(rows) == [
         ("digits-fcn-none", "network"),
         ("digits-fcn-mean-field-0.3", "network"),
@@ -171,15 +170,17 @@ def test_differences_are_paired_by_seed_and_by_datum(tmp_path: Path) -> None:
         ("digits-fcn-model-reduction-0.3", "network"),
     ]
     row = rows["digits-fcn-model-reduction-0.3", "network"]
-    assert row.from_dense is not None and row.from_mean_field is not None
+    from_dense = row.against("none", "network")
+    from_mean_field = row.against("mean-field", "posterior")
+    assert from_dense is not None and from_mean_field is not None
     # By datum (0.5, 0, 0.5, 1) and (0, 1, 0, 0): their mean is (0.25, 0.5, 0.25, 0.5).
-    assert row.from_dense.by_seed == pytest.approx([0.5, 0.25])
-    assert row.from_dense.mean == pytest.approx(0.375)
-    assert row.from_dense.se == pytest.approx(math.sqrt(4 * 0.125**2 / 3) / 2)
+    assert from_dense.by_seed == pytest.approx([0.5, 0.25])
+    assert from_dense.mean == pytest.approx(0.375)
+    assert from_dense.se == pytest.approx(math.sqrt(4 * 0.125**2 / 3) / 2)
     # Only seed 0 has a mean field beside it; by datum (0.5, 1, 2.5, 4).
-    assert row.from_mean_field.by_seed == pytest.approx([2.0])
-    assert row.from_mean_field.se == pytest.approx(math.sqrt(7.5 / 3) / 2)
-    assert suite_markdown([row]).splitlines()[-1] == (
+    assert from_mean_field.by_seed == pytest.approx([2.0])
+    assert from_mean_field.se == pytest.approx(math.sqrt(7.5 / 3) / 2)
+    assert bench.markdown([row]).splitlines()[-1] == (
         "| digits-fcn-model-reduction-0.3 | network | 2 | 75.00 ± 0.00 | 3.0000 ± 0.0000 "
         "| 0.0100 ± 0.0000 | 0.9000 ± 0.0000 | -12.0 (1.5) | 80.0 ± 0.0 "
         "| +0.3750 ± 0.1768 (0.0722) | +2.0000 (0.7906) |"
@@ -189,7 +190,7 @@ def test_differences_are_paired_by_seed_and_by_datum(tmp_path: Path) -> None:
 def test_the_suite_has_every_method_once_before_a_second_seed() -> None:
     suite = bench.load("evidence", seeds=1)
     assert suite.outside == "mnist"
-    methods = {job.settings.method for job in suite.jobs}
+    methods = {job.setup.recipe.name for job in suite.jobs}
     assert methods >= {"none", "mean-field", "model-reduction", "magnitude", "gibbs"}
     assert "beta-bernoulli" in methods and len(suite.jobs) == 7
     assert len(bench.load("evidence").jobs) == 21

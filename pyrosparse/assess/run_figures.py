@@ -1,0 +1,118 @@
+"""The figures of a run: those that its history and its networks have data for."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from pyrosparse.assess import (
+    calibration_plots,
+    gate_plots,
+    plots,
+    posterior_plots,
+    size_plots,
+    support_plots,
+)
+from pyrosparse.compact import active_features
+from pyrosparse.data import Examples
+from pyrosparse.diagnostics import calibration, log_probabilities, to_datatree
+from pyrosparse.recipes import Result
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """The plots of a run by the names of their files.
+
+    >>> import pyrosparse as ps
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    >>> data = torch.ones(9, 4), torch.arange(9) % 3
+    >>> result = ps.compress(net, data, ps.recipes.Magnitude(epochs=2), progress=False)
+    >>> list(figures(result))
+    ['reliability_diagram', 'learning_curves', 'bayes_factor_parts', 'sparsity_by_layer']
+    """
+    history, units = result.history, result.compaction.units
+    drawn: dict[str, Figure] = {}
+    if "accuracy" in result.quality:
+        drawn |= _reliability(result)
+    if {"train_nll", "validation_nll"} & history[-1].keys():
+        drawn["learning_curves"] = plots.learning_curves(history, threshold=_threshold(result))
+    if units:
+        drawn["kept_units"] = size_plots.kept_units(history, units)
+        drawn |= _gates_by_class(result) if result.compaction.active else _gate_forests(result)
+    for stage in result.stages:
+        if any("change" in entry for entry in stage.history):
+            drawn |= _support(result, stage.history)
+    if any("elbo_gain" in entry for entry in history):
+        drawn["elbo_gains"] = plots.elbo_gains(history)
+    if "log_bayes_factor" in history[-1]:
+        drawn["bayes_factor_parts"] = plots.bayes_factor_parts(history)
+    if result.sparsity and not units:
+        weights = {name: result.net.get_parameter(name) for name in result.prunable}
+        shares = {name: float((one == 0).float().mean()) for name, one in weights.items()}
+        drawn["sparsity_by_layer"] = plots.sparsity_by_layer(shares)
+    return drawn
+
+
+def _threshold(result: Result) -> float | None:
+    """Where the gate stands, in nats per datum, of a recipe that has one."""
+    threshold: float | None = getattr(result.recipe, "threshold", None)
+    per_datum = getattr(result.recipe, "per_datum", True)
+    return threshold if threshold is None or per_datum else threshold / result.data.n
+
+
+def _reliability(result: Result) -> dict[str, Figure]:
+    """The calibration on the test data of the network before, where there is one, and after."""
+    networks = {} if result.original is result.net else {"before": result.original}
+    if result.small is not None:
+        networks["compact"] = result.small
+    elif result.whole is result.net:
+        networks["after"] = result.net
+    data = result.data.judged
+    if not networks or not isinstance(data, Examples):
+        return {}
+    found = {
+        name: calibration(log_probabilities(net, data.x), data.y) for name, net in networks.items()
+    }
+    return {"reliability_diagram": calibration_plots.reliability_diagram(found)}
+
+
+def _support(result: Result, history: list[dict[str, Any]]) -> dict[str, Figure]:
+    """How the support converged, and what it left of the kernels."""
+    names = {"epoch": "iteration", "validation_accuracy": "accuracy"}
+    renamed = [{names.get(key, key): value for key, value in entry.items()} for entry in history]
+    drawn = {"convergence": support_plots.convergence(renamed)}
+    nets = result.original, result.net
+    pairs = [[net.get_parameter(name) for net in nets] for name in result.prunable]
+    kernels = [pair for pair in pairs if pair[0].dim() == 4 and min(pair[0].shape[2:]) > 1]
+    if kernels:
+        drawn["kernels"] = support_plots.kernels_before_and_after(*kernels[0])
+    return drawn
+
+
+def _gate_forests(result: Result) -> dict[str, Figure]:
+    """How sure the posterior is of each gate, where the extra ``plots`` is installed."""
+    data = result.data.train
+    if importlib.util.find_spec("arviz_plots") is None or not isinstance(data, Examples):
+        return {}
+    few = data.subset(torch.arange(1))  # gates need no data
+    tree = to_datatree(result.posterior, result.model, few)
+    sites = [target.site for target in result.posterior.targets if target.kind != "weight"]
+    return {
+        f"gate_forest-{site}": posterior_plots.gate_forest(tree, site, units=20) for site in sites
+    }
+
+
+def _gates_by_class(result: Result) -> dict[str, Figure]:
+    """What gates that depend on the input have to do with the classes."""
+    data, classes = result.data.judged, result.data.classes
+    if not classes or not isinstance(data, Examples):
+        return {}
+    active = active_features(result.posterior, data, classes=len(classes))
+    drawn = {"class_correlations": gate_plots.class_correlations(active)}
+    first = next(iter(active.values()))
+    channels, height, width = data.x.shape[1:] if data.x.dim() == 4 else (0, 0, 0)
+    if channels == 1 and len(first.frequency) == height * width:
+        drawn["input_regions"] = gate_plots.input_regions(first, (height, width), classes)
+    return drawn

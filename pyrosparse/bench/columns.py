@@ -1,0 +1,139 @@
+"""The columns of a suite's table: names, and functions of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from pyrosparse.bench.cell import Cell, Difference, spread
+from pyrosparse.bench.results import reading
+
+Column = tuple[str, Callable[[Cell], str]]
+
+_SEEDS: Column = ("seeds", lambda cell: str(len(cell.lines)))
+_LATENCY: Column = (
+    "measured, batch 1 / 128",
+    lambda cell: " / ".join(f"{factor:.1f}" for factor in cell.latency.values()),
+)
+
+
+def _paper(name: str, factor: float = 1.0) -> Column:
+    return "paper", lambda cell: _number(factor * cell.paper[name] if name in cell.paper else None)
+
+
+ACCURACY: list[Column] = [
+    ("ours, %", lambda cell: _percent([line["test_accuracy"] for line in cell.lines])),
+    _SEEDS,
+    ("sparsity, %", lambda cell: f"{100 * cell.sparsity:.1f}"),
+    ("paper, %", _paper("accuracy", 100)[1]),
+    (
+        "difference",
+        lambda cell: (
+            f"{100 * (_accuracy(cell) - cell.paper['accuracy']):+.2f}"
+            if "accuracy" in cell.paper
+            else ""
+        ),
+    ),
+]
+
+SIZE: list[Column] = [
+    _SEEDS,
+    ("error, %", lambda cell: spread(cell.errors, 2)),
+    _paper("error"),
+    ("kept", lambda cell: cell.kept),
+    ("FLOP speed-up", lambda cell: _number(cell.speedup)),
+    _paper("speedup"),
+    ("memory, %", lambda cell: _number(cell.memory)),
+    _paper("memory"),
+    _LATENCY,
+]
+
+STRUCTURE: list[Column] = [
+    _SEEDS,
+    ("accuracy, %", lambda cell: spread(cell.accuracies, 2)),
+    _paper("accuracy", 100),
+    ("weights left, %", lambda cell: f"{100 * (1 - cell.sparsity):.2f}"),
+    _paper("left"),
+    ("structures", lambda cell: ", ".join(dict.fromkeys(cell.structures))),
+    ("paper", lambda cell: str(cell.paper.get("structure", ""))),
+    ("MACs saved, %", lambda cell: _number(mean(cell.macs) if cell.macs else None)),
+    _paper("macs"),
+    _LATENCY,
+]
+
+PREDICTIVE: list[Column] = [
+    ("predicts", lambda cell: cell.predicts),
+    _SEEDS,
+    ("accuracy, %", lambda cell: spread([100 * one for one in cell.predictive("accuracy")], 2)),
+    ("NLL", lambda cell: spread(cell.predictive("nll"), 4)),
+    ("ECE", lambda cell: spread(cell.predictive("ece"), 4)),
+    ("OOD AUROC", lambda cell: spread(cell.predictive("ood_auroc"), 4)),
+    (
+        "elpd (s.e.)",
+        lambda cell: (
+            f"{mean(cell.predictive('elpd')):.1f} ({mean(cell.predictive('elpd_se')):.1f})"
+        ),
+    ),
+    ("sparsity, %", lambda cell: spread([100 * line["sparsity"] for line in cell.lines], 1)),
+    ("NLL less dense's (s.e.)", lambda cell: _difference(cell.against("none", "network"))),
+    (
+        "less mean field's (s.e.)",
+        lambda cell: _difference(cell.against("mean-field", "posterior")),
+    ),
+]
+
+
+def columns_of(cells: Sequence[Cell]) -> tuple[list[Column], list[Cell]]:
+    """The columns that the lines of cells have something for, and the cells in their order: by
+    their size along the knob where units are kept."""
+    if any("predictive" in line for cell in cells for line in cell.lines):
+        return PREDICTIVE, list(cells)
+    if any(cell.kept for cell in cells):
+        return SIZE, along_the_knob(cells)
+    structured = any("structure" in cell.paper for cell in cells)
+    return (STRUCTURE if structured else ACCURACY), list(cells)
+
+
+def along_the_knob(cells: Sequence[Cell]) -> list[Cell]:
+    """Networks in the order of the cells, of each the recipes, of each along its knob."""
+    networks = list(dict.fromkeys((cell.setup.dataset, cell.setup.network) for cell in cells))
+
+    def place(cell: Cell) -> tuple[int, str, float]:
+        one = cell.setup
+        where = networks.index((one.dataset, one.network))
+        return where, one.recipe.name, one.recipe.level or 0.0
+
+    return sorted(cells, key=place)
+
+
+def contents(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns, and the rows of texts below."""
+    columns, ordered = columns_of(cells)
+    rows = []
+    for cell in ordered:
+        with reading(f"a line of {cell.name}"):
+            rows.append([cell.name, *(text(cell) for _, text in columns)])
+    return ["cell", *(name for name, _ in columns)], rows
+
+
+def _accuracy(cell: Cell) -> float:
+    return mean(line["test_accuracy"] for line in cell.lines)
+
+
+def _percent(shares: Sequence[float]) -> str:
+    # A mean of percentages rounds otherwise in some last digit.
+    deviation = f" ± {100 * stdev(shares):.2f}" if len(shares) > 1 else ""
+    return f"{100 * mean(shares):.2f}{deviation}"
+
+
+def _difference(one: Difference | None) -> str:
+    if one is None:
+        return ""
+    mean_and_deviation = spread(one.by_seed, 4)
+    sign = "" if mean_and_deviation.startswith("-") else "+"
+    return f"{sign}{mean_and_deviation} ({one.se:.4f})"
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,120 @@
+"""Recipes: what papers do with a method to a network, from start to end.
+
+A recipe is a frozen dataclass of options; ``pyrosparse.compress(net, data, recipe)`` runs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pyrosparse.errors import unknown_name
+from pyrosparse.recipes.evidence import MeanField, ModelReduction
+from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
+from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
+from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
+from pyrosparse.recipes.option import Auto, Rule, option
+from pyrosparse.recipes.pruning import (
+    BayesianMagnitude,
+    BayesianRandom,
+    Magnitude,
+    NoPruning,
+    Random,
+)
+from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.stages import Pretraining, StartsTrained
+from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
+
+if TYPE_CHECKING:
+    from pyrosparse.recipes.compaction import Compaction
+    from pyrosparse.recipes.job import Job, Stage
+    from pyrosparse.recipes.result import Result
+    from pyrosparse.recipes.split import Split
+
+RECIPES: tuple[type[Recipe], ...] = (
+    BetaBernoulli,
+    DependentBetaBernoulli,
+    TurboVBI,
+    IndependentSupport,
+    Gibbs,
+    Dense,
+    RandomMask,
+    Reinitialised,
+    Cut,
+    OneShot,
+    OneShotRecalibrated,
+    NoPruning,
+    Random,
+    Magnitude,
+    BayesianRandom,
+    BayesianMagnitude,
+    MeanField,
+    ModelReduction,
+)
+"""All recipes; the first is the default."""
+
+__all__ = [
+    "RECIPES",
+    "Auto",
+    "BayesianMagnitude",
+    "BayesianRandom",
+    "BetaBernoulli",
+    "Compaction",
+    "Cut",
+    "Dense",
+    "DependentBetaBernoulli",
+    "Gibbs",
+    "IndependentSupport",
+    "Job",
+    "Magnitude",
+    "MeanField",
+    "ModelReduction",
+    "NoPruning",
+    "OneShot",
+    "OneShotRecalibrated",
+    "Pretraining",
+    "Random",
+    "RandomMask",
+    "Recipe",
+    "Reinitialised",
+    "Result",
+    "Rule",
+    "Split",
+    "Stage",
+    "StartsTrained",
+    "TurboVBI",
+    "find",
+    "names",
+    "option",
+]
+
+_LATER = {"Compaction": "compaction", "Job": "job", "Result": "result", "Split": "split"}
+_LATER["Stage"] = "job"
+
+
+def names() -> tuple[str, ...]:
+    """The names of all recipes; the first is the default.
+
+    >>> names()[:3]
+    ('beta-bernoulli', 'dependent-beta-bernoulli', 'turbo-vbi')
+    """
+    return tuple(recipe.name for recipe in RECIPES)
+
+
+def find(name: str) -> type[Recipe]:
+    """The class of a recipe by its name.
+
+    Raises ValueError, with the nearest name, where there is none.
+
+    >>> find("gibbs")().level
+    0.9
+    """
+    for recipe in RECIPES:
+        if recipe.name == name:
+            return recipe
+    raise unknown_name("recipe", name, names())
+
+
+def __getattr__(name: str) -> Any:
+    # What needs torch is loaded when it is asked for.
+    if name in _LATER:
+        return getattr(import_module(f"pyrosparse.recipes.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

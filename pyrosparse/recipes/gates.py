@@ -1,0 +1,122 @@
+"""Gates close on units and inputs, and what is dead is cut out while the training goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pyrosparse.recipes import shared
+from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
+from pyrosparse.recipes.stages import StartsTrained
+
+if TYPE_CHECKING:
+    from pyrosparse.lift import Lifted
+    from pyrosparse.recipes.job import Job
+
+# A cut costs about as much as some hundred steps of a small network.
+_STEPS_BETWEEN_CUTS = 500
+
+
+@dataclass(frozen=True)
+class BetaBernoulli(StartsTrained):
+    """Close gates on units and inputs by a sparse prior (Lee et al. 2019)."""
+
+    name: ClassVar[str] = "beta-bernoulli"
+    knob: ClassVar[str] = "kl_scale"
+    keeps_more: ClassVar[str] = "a lower --kl-scale"
+    # Gates move by the gate rate a step: few data need more epochs for as many steps.
+    epochs: Auto[int] = shared.epochs(shared.at_least(30, 2000))
+    batch_size: int = shared.batch_size(100)
+    learning_rate: float = shared.learning_rate(2e-3)
+    scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
+    kl_scale: float | Mapping[str, float] = option(
+        1.0,
+        "gamma, the weight of the gates' KL divergence: more of it leaves fewer units",
+        within=POSITIVE,
+    )
+    kl_warmup: Auto[int] = option(
+        Rule("a fifteenth of all", lambda recipe, net, data: round(recipe.epochs / 15)),
+        "epochs in which the weight of the KL divergence rises from 0",
+        within="0..",
+    )
+    gate_rate: float = option(0.05, "learning rate of the gates", within=POSITIVE)
+    temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)
+    pi: Literal["sampled", "collapsed"] = option(
+        "collapsed", "draw the gates' probabilities, or integrate them out"
+    )
+    initial: float = option(0.95, "how open the gates are at first", within="(0, 1)")
+
+    def train(self, job: Job) -> Lifted:
+        from pyrosparse import methods
+        from pyrosparse.lift import lift
+        from pyrosparse.target import gates, weights
+
+        net = job.net
+        method = methods.BetaBernoulli(
+            temperature=self.temperature,
+            kl_scale=self.kl_scale,
+            pi=self.pi,
+            initial=self.initial,
+        )
+        pairs = [(methods.Gaussian(scale=self.scale), weights(net)), (method, gates(net))]
+        bnn = lift(net, pairs)  # before the pretraining: what cannot be gated is said now
+        self.pretrained(job)
+        self.fit_gates(job, bnn, epochs=self.epochs, kl_warmup=self.kl_warmup)
+        bnn.freeze(bnn.masks())
+        return bnn
+
+    def fit_gates(self, job: Job, bnn: Lifted, *, epochs: int, kl_warmup: int) -> None:
+        """Train gates together with the weights, and cut what is dead meanwhile."""
+        from pyrosparse.infer import schedules
+        from pyrosparse.recipes.kept_units import KeptUnits
+
+        job.fit(
+            bnn,
+            epochs=epochs,
+            learning_rate={"guide.*": self.gate_rate, "*": self.learning_rate},
+            schedule=schedules.cosine(0.01),
+            kl_warmup=kl_warmup,
+            callbacks=[KeptUnits()],
+            compact_every=self._epochs_between_cuts(job),
+        )
+
+    def _epochs_between_cuts(self, job: Job) -> int | None:
+        """None where the network cannot be traced, which is then trained whole."""
+        from pyrosparse.compact.cut import cut
+
+        try:
+            cut(job.net, {}, job.data.batch[:-1])
+        except ValueError:
+            return None
+        return math.ceil(_STEPS_BETWEEN_CUTS / job.data.steps(self.batch_size))
+
+
+@dataclass(frozen=True)
+class DependentBetaBernoulli(BetaBernoulli):
+    """Close gates, then learn for which inputs each unit is needed (Lee et al. 2019)."""
+
+    name: ClassVar[str] = "dependent-beta-bernoulli"
+    second_epochs: Auto[int] = option(
+        Rule("as in the first stage", lambda recipe, net, data: recipe.epochs),
+        "epochs of gates that depend on the input",
+        within="1..",
+    )
+
+    def train(self, job: Job) -> Lifted:
+        from pyrosparse import methods
+        from pyrosparse.compact import active_features
+        from pyrosparse.lift import lift
+        from pyrosparse.target import weights
+
+        before = job.stage(BetaBernoulli.of(self.values()), "first")
+        method = methods.DependentBetaBernoulli(before)
+        prior = methods.Gaussian(scale=self.scale)
+        bnn = lift(job.net, [(prior, weights(job.net)), (method, method.targets(job.net))])
+        bnn.freeze(before.masks())
+        self.fit_gates(job, bnn, epochs=self.second_epochs, kl_warmup=0)
+        # What passes for no input of the training data goes altogether.
+        passing = active_features(bnn, job.data.train)
+        bnn.freeze({key: gate.union for key, gate in passing.items()})
+        return bnn

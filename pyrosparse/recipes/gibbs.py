@@ -1,0 +1,125 @@
+"""Gibbs pruning: masks that are drawn in every step and annealed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pyrosparse.recipes.masks import Masked
+from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyrosparse import methods
+    from pyrosparse.infer import Callback
+    from pyrosparse.recipes.job import Job
+    from pyrosparse.target import Target
+
+_BETAS = {"weight": (0.7, 1e4), "kernel": (0.7, 1e4), "filter": (0.003, 1.0)}
+_COUPLING = {"weight": 0.0, "kernel": 0.01, "filter": 1.0}
+
+_VARIANCE = 2 / 576
+"""Of He's initial weights for 64 channels and 3 x 3 kernels: in a layer of this variance the values
+by default are the same law, ``relative`` or not."""
+
+
+def _by_structure(values: Mapping[str, Any], power: int) -> Any:
+    """In units of the layer's variance where the weights are measured in them."""
+    return lambda recipe, net, data: (
+        values[recipe.structure] * (_VARIANCE**power if recipe.relative else 1.0)
+    )
+
+
+@dataclass(frozen=True)
+class Gibbs(Masked):
+    """Draw masks in every step, annealed to those of magnitude (Labach and Valaee 2020)."""
+
+    name: ClassVar[str] = "gibbs"
+    relative: bool = option(False, "measure weights in units of their layer's deviation")
+    coupling: Auto[float] = option(
+        Rule("0, of kernels 0.01, of filters 1", _by_structure(_COUPLING, -1)),
+        "c, the coupling of weights that go together",
+    )
+    beta_start: Auto[float] = option(
+        Rule(
+            "0.7, of filters 0.003",
+            _by_structure({key: pair[0] for key, pair in _BETAS.items()}, 1),
+        ),
+        "inverse temperature at first",
+        within=POSITIVE,
+    )
+    beta_end: Auto[float] = option(
+        Rule("1e4, of filters 1", _by_structure({key: pair[1] for key, pair in _BETAS.items()}, 1)),
+        "inverse temperature in the end",
+        within=POSITIVE,
+    )
+    annealed: float = option(
+        0.64, "share of training in which the inverse temperature rises", within="(0, 1]"
+    )
+    final: Literal["draw", "mode", "magnitude"] = option("draw", "the mask in the end")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = not isinstance(self.coupling, Rule) and self.coupling != 0
+        if given and self.structure == "weight":
+            raise ValueError(
+                f"weights that go alone have no coupling, got {self.coupling}: leave it out, or "
+                "choose the structure kernel or filter"
+            )
+
+    @property
+    def label(self) -> str:
+        return super().label + ("-relative" if self.relative else "")
+
+    def prior(self) -> methods.Gibbs:
+        from pyrosparse.methods import Gibbs
+
+        return Gibbs(
+            self.sparsity,
+            self.structure,
+            self.coupling,
+            relative=self.relative,
+            final=self.final,
+            scale=self.scale,
+        )
+
+    def drawn(self) -> bool:
+        return True
+
+    def callbacks(self, names: list[str]) -> list[Callback]:
+        from pyrosparse.infer import Annealing, schedules
+
+        schedule = schedules.logarithmic(self.beta_start, self.beta_end, until=self.annealed)
+        return [Annealing(schedule, per="step")]
+
+
+@dataclass(frozen=True)
+class Reinitialised(Gibbs):
+    """Train what gibbs leaves once more, from new weights."""
+
+    name: ClassVar[str] = "reinitialised"
+
+    @property
+    def label(self) -> str:
+        return Masked.label.fget(self)  # type: ignore[attr-defined,no-any-return]
+
+    def drawn(self) -> bool:
+        return False
+
+    def callbacks(self, names: list[str]) -> list[Callback]:
+        return []
+
+    def masks(self, job: Job, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
+        import torch
+
+        before = job.stage(Gibbs.of(self.values()), "first", net=copy.deepcopy(job.net))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.seed + 1_000_003)
+            for module in job.net.modules():
+                reset: Any = getattr(module, "reset_parameters", None)
+                if reset is not None:
+                    reset()
+        return {name: before.net.get_parameter(name) != 0 for name in targets}

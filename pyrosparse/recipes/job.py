@@ -1,0 +1,153 @@
+"""A job: a network, its data and likelihood, and where the stages of a recipe keep their files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pyrosparse import __version__
+from pyrosparse.infer import Callback, Fit, fit
+from pyrosparse.lift import Lifted
+from pyrosparse.locks import locked_folder
+from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.split import Split, digest
+
+CHECKPOINT = "checkpoint.safetensors"
+
+Likelihood = Callable[[Any, int], Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a run: its name, ``pretraining`` or ``first/training``, and its history."""
+
+    name: str
+    history: list[dict[str, Any]]
+
+    @property
+    def seconds(self) -> float:
+        """The time it took."""
+        return float(sum(entry["seconds"] for entry in self.history))
+
+
+@dataclass
+class Job:
+    """What a recipe trains, and with what.
+
+    net:        trained in place.
+    likelihood: makes the Pyro model of a network and the number of data.
+    folder:     where checkpoints and metrics are; None for none.
+    pool:       a folder of stages that several runs share, each by what determines it; or None.
+    original:   the network before anything went, as ``keep`` copied it; None where nothing did.
+    stages:     those that are done, in their order.
+    """
+
+    net: nn.Module
+    data: Split
+    likelihood: Likelihood
+    recipe: Recipe
+    seed: int = 0
+    folder: Path | None = None
+    pool: Path | None = None
+    progress: bool | None = None
+    callbacks: Sequence[Callback] = ()
+    original: nn.Module | None = None
+    stages: list[Stage] = field(default_factory=list)
+
+    def model(self, network: Any) -> Any:
+        """The Pyro model of a network for these data."""
+        return self.likelihood(network, self.data.n)
+
+    def fit(
+        self,
+        bnn: Lifted,
+        *,
+        stage: str = "",
+        data: Any = None,
+        seed: int | None = None,
+        callbacks: Sequence[Callback] = (),
+        **options: Any,
+    ) -> Fit:
+        """Train a lifted network by ``fit``, with the recipe's ``batch_size``, validation data,
+        progress and files.
+
+        stage: its name where a recipe has several; each has a folder of its own.
+        data:  by default the training data; seed: by default the job's.
+
+        Raises what ``fit`` raises.
+        """
+        folder = self.folder / stage if self.folder else None
+        if hasattr(self.recipe, "batch_size"):
+            options.setdefault("batch_size", self.recipe.batch_size)
+        run = fit(
+            self.model(bnn),
+            bnn.guide,
+            self.data.train if data is None else data,
+            validation=self.data.validation,
+            callbacks=[*callbacks, *self.callbacks],
+            checkpoint=folder / CHECKPOINT if folder else None,
+            metrics=folder / "metrics.jsonl" if folder else None,
+            seed=self.seed if seed is None else seed,
+            progress=self.progress,
+            stage=stage or self.recipe.name,
+            **options,
+        )
+        self.stages.append(Stage(stage or self.recipe.name, run.history))
+        return run
+
+    def stage(self, recipe: Recipe, name: str, *, net: nn.Module | None = None) -> Lifted:
+        """Run another recipe as a stage of this one; returns its posterior.
+
+        name: of its folder in this job's; one that is done there is used. In a pool it is kept by
+              what determines it, and another run that asks for the same waits for it.
+        net:  by default this job's, trained in place.
+
+        Raises what the recipe raises.
+        """
+        inner = copy.copy(self)
+        inner.net, inner.stages = self.net if net is None else net, []
+        inner.folder = self.folder / name if self.folder else None
+        bnn = inner.run(recipe)
+        self.original = inner.original if self.original is None else self.original
+        for one in inner.stages:
+            title = name if one.name == name else f"{name}/{one.name}"
+            self.stages.append(Stage(title, one.history))
+        return bnn
+
+    def run(self, recipe: Recipe) -> Lifted:
+        """Train by a recipe, alone in its folder."""
+        self.recipe = recipe.resolve(self.net, self.data)
+        if self.pool is not None and (name := self._pool_name()):
+            self.folder = self.pool / name
+        alone = locked_folder(self.folder) if self.folder is not None else nullcontext()
+        with alone:
+            return self.recipe.train(self)
+
+    def keep(self) -> None:
+        """Keep a copy of the network as it is now: what the compact one is compared with."""
+        self.original = copy.deepcopy(self.net)
+
+    def _pool_name(self) -> str:
+        key = getattr(self.likelihood, "key", None) or getattr(self.likelihood, "__qualname__", "")
+        data = self.data.key
+        if data is None or not key or "lambda" in key:
+            return ""
+        chosen = {
+            "recipe": self.recipe.name,
+            "options": self.recipe.values(),
+            "seed": self.seed,
+            "net": [repr(self.net), digest(self.net.state_dict().values())],
+            "version": __version__,
+            "data": data,
+            "likelihood": key,
+        }
+        code = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.recipe.name}-{code}"

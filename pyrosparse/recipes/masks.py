@@ -1,0 +1,189 @@
+"""Networks under masks of magnitude, or at random: what Gibbs pruning is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pyrosparse.recipes import shared
+from pyrosparse.recipes.option import Auto, Rule, option
+from pyrosparse.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pyrosparse import methods
+    from pyrosparse.infer import Callback
+    from pyrosparse.lift import Lifted
+    from pyrosparse.recipes.job import Job
+    from pyrosparse.recipes.split import Split
+    from pyrosparse.target import Target
+
+Structure = Literal["weight", "kernel", "filter"]
+
+
+def _shifts(recipe: Any, data: Split) -> bool:
+    return recipe.flip is True or data.shift
+
+
+@dataclass(frozen=True)
+class Dense(Recipe):
+    """Train as gibbs does, without masks."""
+
+    name: ClassVar[str] = "dense"
+    epochs: int = shared.epochs(200)
+    batch_size: int = shared.batch_size(128)
+    learning_rate: float = shared.learning_rate(1e-3)
+    scale: Auto[float] = shared.scale(shared.weight_decay(2e-4))
+    rate_schedule: Literal["steps", "cosine"] = option(
+        "steps", "how the rate falls: to a tenth after 0.4, 0.6 and 0.8 of training, or to 1 %"
+    )
+    augment: Auto[bool] = option(
+        Rule("those of 10 pixels or more", lambda recipe, net, data: _shifts(recipe, data)),
+        "shift training images by up to a tenth",
+    )
+    flip: Auto[bool] = option(
+        Rule(
+            "where the data set says that a mirror image keeps its class",
+            lambda recipe, net, data: recipe.augment and data.flip,
+        ),
+        "mirror half of the images",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flip is True and self.augment is False:
+            raise ValueError("flip is a part of augment, which is off: leave one of the two out")
+
+    def prior(self) -> methods.Gibbs:
+        """The method of the masks, whose targets are those of all its baselines."""
+        from pyrosparse.methods import Gibbs
+
+        return Gibbs(scale=self.scale)
+
+    def drawn(self) -> bool:
+        """Whether the masks are drawn in training."""
+        return False
+
+    def callbacks(self, names: list[str]) -> list[Callback]:
+        """What happens while the weights of these names are trained."""
+        return []
+
+    def masks(self, job: Job, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
+        """What is frozen from the start; may give the network other weights to start from."""
+        return {}
+
+    def finish(self, job: Job, bnn: Lifted, names: list[str]) -> None:
+        """What happens after the last epoch."""
+
+    def train(self, job: Job) -> Lifted:
+        from pyrosparse.data import Augmented, Examples
+        from pyrosparse.infer import schedules
+
+        rates = {"steps": schedules.steps(0.4, 0.6, 0.8), "cosine": schedules.cosine(0.01)}
+        targets = {target.name: target for target in self.prior().targets(job.net)}
+        masks = self.masks(job, targets)
+        bnn = self._lifted(job.net)
+        bnn.freeze(dict(masks))
+        data = job.data.train
+        images = isinstance(data, Examples) and data.x.dim() == 4
+        job.fit(
+            bnn,
+            data=Augmented(data, flip=self.flip) if self.augment and images else data,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            schedule=rates[self.rate_schedule],
+            callbacks=self.callbacks(list(targets)),
+        )
+        self.finish(job, bnn, list(targets))
+        return bnn
+
+    def _lifted(self, net: nn.Module) -> Lifted:
+        """The network with the Gaussian prior on all its convolutions (without any, on all its
+        weights), and with masks where they are drawn."""
+        from pyrosparse.lift import lift
+        from pyrosparse.methods import Gaussian
+        from pyrosparse.target import weights
+
+        targets = self.prior().targets(net)
+        names = {target.name for target in targets}
+        others = [one for one in weights(net) if one.name not in names and len(one.shape) > 2]
+        plain = Gaussian(scale=self.scale)
+        first: Any = self.prior() if self.drawn() else plain
+        return lift(net, [(one, some) for one, some in ((first, targets), (plain, others)) if some])
+
+
+@dataclass(frozen=True)
+class Masked(Dense):
+    """A recipe that takes a share of the weights, kernels or filters."""
+
+    knob: ClassVar[str] = "sparsity"
+    unpruned: ClassVar[type[Recipe] | None] = Dense
+    keeps_more: ClassVar[str] = "a lower --sparsity"
+    sparsity: float = option(0.9, "share of the weights that goes", within="[0, 1)", share=True)
+    structure: Structure = option("weight", "what goes together")
+
+    @property
+    def label(self) -> str:
+        return self.name if self.structure == "weight" else f"{self.name}-{self.structure}"
+
+    def prior(self) -> methods.Gibbs:
+        from pyrosparse.methods import Gibbs
+
+        return Gibbs(self.sparsity, self.structure, scale=self.scale)
+
+
+@dataclass(frozen=True)
+class OneShot(Masked):
+    """Train as gibbs does, without masks, and cut by magnitude at the end."""
+
+    name: ClassVar[str] = "one-shot"
+
+    def finish(self, job: Job, bnn: Lifted, names: list[str]) -> None:
+        keep = self.prior().magnitude_mask
+        bnn.freeze({name: keep(job.net.get_parameter(name)) for name in names})
+
+
+@dataclass(frozen=True)
+class OneShotRecalibrated(OneShot):
+    """Cut as one-shot does, then take the statistics of batch normalisation anew."""
+
+    name: ClassVar[str] = "one-shot-recalibrated"
+
+    def finish(self, job: Job, bnn: Lifted, names: list[str]) -> None:
+        from pyrosparse.prune import recalibrate
+
+        super().finish(job, bnn, names)
+        recalibrate(job.net, job.data.train)
+
+
+@dataclass(frozen=True)
+class Cut(Masked):
+    """Train as gibbs does, cut by magnitude where its annealing ends, and train on."""
+
+    name: ClassVar[str] = "cut"
+    annealed: float = option(0.64, "share of training after which is cut", within="(0, 1]")
+
+    def callbacks(self, names: list[str]) -> list[Callback]:
+        from pyrosparse.recipes.cut_once import CutOnce
+
+        return [CutOnce(self.prior().magnitude_mask, names, self.annealed)]
+
+
+@dataclass(frozen=True)
+class RandomMask(Masked):
+    """Train as gibbs does, under one random mask from the start."""
+
+    name: ClassVar[str] = "random-mask"
+
+    def masks(self, job: Job, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
+        """By the magnitude of random weights: random blocks, as many."""
+        import torch
+
+        generator = torch.Generator().manual_seed(job.seed)
+        keep = self.prior().magnitude_mask
+        return {
+            name: keep(torch.randn(target.shape, generator=generator))
+            for name, target in targets.items()
+        }

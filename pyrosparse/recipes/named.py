@@ -1,0 +1,172 @@
+"""Networks, data and teachers by their names, or as a function of the user's own gives them."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrosparse import data as data_sets
+from pyrosparse import networks
+from pyrosparse.compact import StorageError, load
+from pyrosparse.data import DataSet
+from pyrosparse.recipes.split import digest, split
+from pyrosparse.weights_file import load_weights
+
+if TYPE_CHECKING:
+    from pyrosparse.distill import distill
+    from pyrosparse.recipes.setup import Setup
+
+
+def own_function(name: str) -> Callable[..., Any] | None:
+    """The function that ``package.module:function`` names; None where a name is of another form.
+
+    The current folder is searched as well.
+
+    Raises ValueError where there is no such module or function.
+
+    >>> own_function("os.path:join")("a", "b")
+    'a/b'
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or module == "torchvision" or not attribute.isidentifier():
+        return None
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{name} names no function ({error}): write package.module:function, of a module that "
+            "Python can import from here"
+        ) from error
+    return found  # type: ignore[no-any-return]
+
+
+def load_data(setup: Setup) -> Any:
+    """The data of a setup: a ``DataSet``, or what the user's function gives.
+
+    A function is given ``validation``, ``normalise`` and ``seed`` where it takes them.
+
+    Raises what ``data.load`` and the function raise.
+    """
+    options = {name: getattr(setup, name) for name in ("validation", "normalise", "seed")}
+    function = own_function(setup.dataset)
+    if function is not None:
+        return _call(function, {}, options)
+    return data_sets.load(setup.dataset, size=setup.size, **options)
+
+
+def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The network of a setup, with its first weights from the seed.
+
+    weights: a state dict to start from instead.
+
+    A function of the user's own is given ``image_shape`` and ``classes`` where it takes them.
+
+    Raises ValueError where the weights do not fit the network, and what ``networks.create`` raises.
+    """
+    if isinstance(data, DataSet):
+        shape, classes = data.image_shape, len(data.classes)
+    else:
+        parts = split(data)
+        x, y = parts.batch[0], parts.batch[-1]
+        shape = tuple(x.shape[1:])
+        known = getattr(parts.train, "y", None)
+        classes = int(known.max()) + 1 if known is not None else int(y[0].numel())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setup.seed)
+        function = own_function(setup.network)
+        if function is not None:
+            known = {"image_shape": shape, "classes": classes}
+            net = _call(function, dict(setup.network_options), known)
+            if not isinstance(net, nn.Module):
+                raise ValueError(f"{setup.network} gives no module, but {type(net).__name__}")
+        else:
+            net = networks.create(setup.network, shape, classes, **setup.network_options)
+    if any(parameter.dim() == 4 for parameter in net.parameters()):
+        # Convolutions and, above all, max-pooling are faster in this layout on a CPU.
+        net = net.to(memory_format=torch.channels_last)
+    if weights is not None:
+        fill(net, weights)
+    return net
+
+
+def load_teacher(setup: Setup, net: nn.Module) -> Teacher:
+    """The likelihood that distils the teacher of a setup.
+
+    net: the network that learns; weights alone are taken for one like it.
+
+    Raises ValueError where there is no such network.
+    """
+    function, path = own_function(setup.teacher), Path(setup.teacher)
+    if function is not None:
+        teacher = _call(function, {}, {})
+    elif path.is_dir() and not (path / "compact.safetensors").exists():
+        raise ValueError(f"{path} has no compact.safetensors: name the folder of a finished run")
+    else:
+        teacher = _from_file(path / "compact.safetensors" if path.is_dir() else path, net)
+    if not isinstance(teacher, nn.Module):
+        raise ValueError(f"{setup.teacher} gives no module, but {type(teacher).__name__}")
+    return Teacher(teacher.to(setup.device), setup.teacher_weight, setup.teacher_temperature)
+
+
+class Teacher:
+    """Makes the likelihood ``distill`` of a network, with a teacher.
+
+    key: what tells it from others, for pools of stages.
+    """
+
+    def __init__(self, teacher: nn.Module, weight: float, temperature: float) -> None:
+        self.teacher, self.weight, self.temperature = teacher, weight, temperature
+        self.key = f"distill {weight} {temperature} {digest(teacher.state_dict().values())}"
+
+    def __call__(self, network: Any, n: int) -> distill:
+        from pyrosparse.distill import distill
+
+        options = {"weight": self.weight, "temperature": self.temperature}
+        return distill(network, self.teacher, n, **options)
+
+
+def fill(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put a state dict into a network; raises ValueError that names what does not fit."""
+    own = net.state_dict()
+    wrong = {
+        "it lacks": own.keys() - weights.keys(),
+        "it has no": weights.keys() - own.keys(),
+        "other shapes for": {
+            name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape
+        },
+    }
+    if any(wrong.values()):
+        told = [f"{what} {', '.join(sorted(names))}" for what, names in wrong.items() if names]
+        raise ValueError(f"the weights are not of this network: {'; '.join(told)}")
+    net.load_state_dict(dict(weights))
+
+
+def _from_file(path: Path, net: nn.Module) -> nn.Module:
+    try:
+        return load(path)
+    except StorageError:
+        like = copy.deepcopy(net)
+        fill(like, load_weights(path))
+        return like
+
+
+def _call(function: Callable[..., Any], given: dict[str, Any], offered: dict[str, Any]) -> Any:
+    """Call a function with what is given, and with what is offered where it takes it."""
+    signature = inspect.signature(function)
+    chosen = {key: one for key, one in offered.items() if key in signature.parameters} | given
+    try:
+        signature.bind(**chosen)
+    except TypeError as error:
+        name = getattr(function, "__qualname__", function)
+        raise ValueError(f"{name} cannot be called with {', '.join(chosen)}: {error}") from error
+    return function(**chosen)

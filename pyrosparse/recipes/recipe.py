@@ -1,0 +1,97 @@
+"""A recipe: what is done to a network from start to end, with its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pyrosparse.recipes.option import Option, Rule, options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pyrosparse.lift import Lifted
+    from pyrosparse.recipes.job import Job
+    from pyrosparse.recipes.split import Split
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to a network from start to end; subclass it, and list the class in
+    ``pyrosparse.recipes``.
+
+    Every field is an ``option``. What needs torch is imported within methods, so that the command
+    line can list recipes at once.
+
+    name: on the command line, in suites and in results.
+    knob: the option that trades size for accuracy, which tells runs apart; "" for none.
+    unpruned: the recipe that trains alike and takes nothing away, for those that prune in training.
+    keeps_more, takes_more: what to try where too much went, and where nothing did; "" where the
+          recipe does not decide that itself.
+
+    Raises ValueError on an option out of range.
+    """
+
+    name: ClassVar[str]
+    knob: ClassVar[str] = ""
+    unpruned: ClassVar[type[Recipe] | None] = None
+    keeps_more: ClassVar[str] = ""
+    takes_more: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, one in self.options().items():
+            one.check(getattr(self, name))
+
+    @classmethod
+    def options(cls) -> dict[str, Option]:
+        """The options by name."""
+        return options(cls)
+
+    @classmethod
+    def summary(cls) -> str:
+        """What it does, in a line."""
+        return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The recipe with those of the values that are its options; None is as by default."""
+        known = cls.options()
+        return cls(**{k: v for k, v in values.items() if k in known and v is not None})
+
+    def values(self) -> dict[str, Any]:
+        """The options by name, as JSON values; None where a rule is to settle it."""
+        found = {name: getattr(self, name) for name in self.options()}
+        return {name: None if isinstance(one, Rule) else one for name, one in found.items()}
+
+    def resolve(self, net: nn.Module, data: Split) -> Self:
+        """The same with numbers for all that follows from the network and the data."""
+        recipe = self
+        for name in self.options():
+            value = getattr(recipe, name)
+            if isinstance(value, Rule):
+                recipe = replace(recipe, **{name: value.value(recipe, net, data)})
+        return recipe
+
+    @property
+    def label(self) -> str:
+        """Its name, with what else tells it apart."""
+        return self.name
+
+    @property
+    def level(self) -> float | None:
+        """The value of the knob; of several by name, the last; None without a knob."""
+        value = getattr(self, self.knob) if self.knob else None
+        return list(value.values())[-1] if isinstance(value, Mapping) else value
+
+    @property
+    def cell(self) -> str:
+        """Label and level as names of cells have them, shares in %: ``magnitude-90``."""
+        if self.level is None:
+            return self.label
+        level = 100 * self.level if self.options()[self.knob].share else self.level
+        return f"{self.label}-{level:g}"
+
+    def train(self, job: Job) -> Lifted:
+        """Train the network of a job; returns it lifted, with what goes frozen at zero."""
+        raise NotImplementedError

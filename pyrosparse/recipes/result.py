@@ -1,0 +1,97 @@
+"""What a recipe leaves of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pyrosparse.compact import CompactNet, Report
+from pyrosparse.lift import Lifted
+from pyrosparse.recipes.compaction import Compaction
+from pyrosparse.recipes.job import Stage
+from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.split import Split
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """What a recipe leaves of a network; print it.
+
+    recipe:     with numbers for all that follows from the network and the data.
+    data:       what it was trained and judged on.
+    net:        the network at its old size: what goes is zero, exactly, and gains of gates are in
+                its weights; gates that depend on the input are not in it.
+    whole:      the network as it predicts: ``net``, with gates that depend on the input.
+    original:   the network before anything went, where there was one; else ``net``.
+    posterior:  the lifted network, with its guide, masks and gates.
+    model:      the Pyro model it was trained in.
+    small:      the compact network; None where there is none.
+    compaction: what it costs, or why there is none.
+    scores:     of ``before``, ``after`` and ``compact`` on the test data (without any, on the
+                training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``.
+    stages:     each training with its name and history.
+    """
+
+    recipe: Recipe
+    data: Split
+    net: nn.Module
+    whole: nn.Module
+    original: nn.Module
+    posterior: Lifted
+    model: Any
+    small: CompactNet | None
+    compaction: Compaction
+    scores: Mapping[str, Mapping[str, float]]
+    stages: list[Stage]
+
+    @property
+    def quality(self) -> Mapping[str, float]:
+        """The scores of the network as it predicts."""
+        return self.scores["after"]
+
+    @property
+    def report(self) -> Report | None:
+        """Parameters, operations, bytes and times before and after; None without ``small``."""
+        return self.compaction.report
+
+    @property
+    def account(self) -> str:
+        """What was taken away, layer by layer, or why there is no compact network."""
+        return self.compaction.account or self.compaction.problem
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The history of the last stage."""
+        return self.stages[-1].history if self.stages else []
+
+    @property
+    def prunable(self) -> list[str]:
+        """The names of the parameters that the recipe may set to zero."""
+        return [target.name for target in self.posterior.targets if target.kind == "weight"]
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the prunable weights that is exactly zero."""
+        weights = [self.net.get_parameter(name) for name in self.prunable]
+        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        return zeros / sum(weight.numel() for weight in weights)
+
+    @property
+    def seconds(self) -> float:
+        """The time of training, in all stages, with validation."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def __repr__(self) -> str:
+        rows = [("recipe", self.recipe.name), ("sparsity", f"{100 * self.sparsity:.2f} %")]
+        if self.compaction.kept:
+            rows.append(("units kept", self.compaction.kept))
+        for name in self.quality:
+            told = [f"{which} {scores[name]:.4f}" for which, scores in self.scores.items()]
+            rows.append((f"test {name}" if self.data.test is not None else name, ", ".join(told)))
+        rows.append(("training", f"{self.seconds:.1f} s"))
+        width = max(len(name) for name, _ in rows)
+        lines = [f"{name:<{width}}  {value}" for name, value in rows]
+        return "\n".join([*lines, str(self.report) if self.report else self.account])

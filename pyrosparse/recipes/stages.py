@@ -1,0 +1,57 @@
+"""Stages that several recipes have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pyrosparse.recipes import shared
+from pyrosparse.recipes.option import Auto, option
+from pyrosparse.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pyrosparse.lift import Lifted
+    from pyrosparse.recipes.job import Job
+
+
+@dataclass(frozen=True)
+class Pretraining(Recipe):
+    """Train under the Gaussian prior alone."""
+
+    name: ClassVar[str] = "pretraining"
+    epochs: int = shared.epochs(20)
+    batch_size: int = shared.batch_size(100)
+    learning_rate: float = shared.learning_rate(2e-3)
+    scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
+
+    def train(self, job: Job) -> Lifted:
+        from pyrosparse.infer import schedules
+        from pyrosparse.lift import lift
+        from pyrosparse.methods import Gaussian
+
+        bnn = lift(job.net, Gaussian(scale=self.scale))
+        job.fit(
+            bnn,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            schedule=schedules.cosine(0.01),
+        )
+        return bnn
+
+
+@dataclass(frozen=True)
+class StartsTrained(Recipe):
+    """A recipe that begins with a trained network.
+
+    pretrain: 0 says that it is trained already.
+    """
+
+    pretrain: Auto[int] = option(
+        shared.at_least(20, 1000), "epochs before; 0 where the network is trained", within="0.."
+    )
+
+    def pretrained(self, job: Job) -> None:
+        """Train the network of a job, unless it is trained; it is kept as it is then."""
+        if self.pretrain:
+            job.stage(Pretraining.of(self.values() | {"epochs": self.pretrain}), Pretraining.name)
+        job.keep()

@@ -1,0 +1,45 @@
+"""The package: nothing is loaded before it is asked for, and no function is hidden by a module."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyrosparse as ps
+
+ROOT = Path(ps.__file__).parents[1]
+
+
+def fresh(code: str) -> None:
+    """Run code in a process of its own, which must succeed."""
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": "/tmp"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_every_name_is_there() -> None:
+    for name in ps.__all__:
+        assert getattr(ps, name) is not None
+    assert set(ps.__all__) <= set(dir(ps))
+    with pytest.raises(AttributeError, match="no attribute 'compres'"):
+        ps.compres  # noqa: B018
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    fresh(
+        "import sys, pyrosparse, pyrosparse.recipes\n"
+        "assert pyrosparse.__version__ and pyrosparse.recipes.names()\n"
+        "assert not {'torch', 'pyro', 'numpy', 'rich'} & set(sys.modules)"
+    )
+
+
+@pytest.mark.parametrize("first", ["compact.rules", "lift", "distill", "compact"])
+def test_a_function_is_not_hidden_by_the_module_it_is_in(first: str) -> None:
+    fresh(
+        f"import pyrosparse.{first}\nimport pyrosparse as ps\n"
+        "assert callable(ps.compact) and callable(ps.lift) and callable(ps.distill)\n"
+        "from pyrosparse import compact\nassert compact is ps.compact"
+    )
