@@ -28,7 +28,9 @@ class Gain(nn.Module):
         self.register_buffer("gain", gain.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.transpose(self.dim, -1) * self.gain).transpose(self.dim, -1)
+        features = x.transpose(self.dim, -1)
+        # Expanded, as one feature would be spread over all gains without a word.
+        return (features * self.gain.expand_as(features)).transpose(self.dim, -1)
 
 
 class Gained(nn.Module):

@@ -45,6 +45,12 @@ class Gate:
         gains = self._gains
         shape = [1] * x.dim()
         shape[axis] = gains.shape[-1]
+        if x.shape[axis] != shape[axis]:  # one feature would be spread over all gates
+            raise ValueError(
+                f"{self.target.key!r} has {shape[axis]} gates, but the activation has "
+                f"{x.shape[axis]} features in dimension {axis}: call the network with inputs of "
+                "the width that it was made for"
+            )
         if gains.dim() == 2:
             shape[0] = gains.shape[0]
         return x * gains.view(shape)

@@ -48,7 +48,7 @@ class InputGate(nn.Module):
         gains = self.gains(x)
         features = x.movedim(self.dim, -1)
         shape = (len(x), *[1] * (x.dim() - 2), gains.shape[1])
-        return (features * gains.view(shape)).movedim(-1, self.dim)
+        return (features * gains.view(shape).expand_as(features)).movedim(-1, self.dim)
 
     def extra_repr(self) -> str:
         return f"{len(self.gain)} features, dim={self.dim}"

@@ -76,7 +76,8 @@ class Job:
         callbacks: Sequence[Callback] = (),
         **options: Any,
     ) -> Fit:
-        """Train a lifted network by ``pyrosparse.fit``, with validation, progress and files.
+        """Train a lifted network by ``fit``, with the recipe's ``batch_size``, validation data,
+        progress and files.
 
         stage: its name where a recipe has several; each has a folder of its own.
         data:  by default the training data; seed: by default the job's.
@@ -84,11 +85,12 @@ class Job:
         Raises what ``fit`` raises.
         """
         folder = self.folder / stage if self.folder else None
+        if hasattr(self.recipe, "batch_size"):
+            options.setdefault("batch_size", self.recipe.batch_size)
         run = fit(
             self.model(bnn),
             bnn.guide,
             self.data.train if data is None else data,
-            batch_size=self.recipe.batch_size,  # type: ignore[attr-defined]
             validation=self.data.validation,
             callbacks=[*callbacks, *self.callbacks],
             checkpoint=folder / CHECKPOINT if folder else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -61,7 +62,11 @@ def gains(net: nn.Module, density: float, seed: int, kind: str) -> dict[str, Ten
     generator = torch.Generator().manual_seed(seed)
     kinds = {"input": inputs, "output": outputs}
     masks = {}
-    for target in kinds[kind](net):
+    with warnings.catch_warnings():
+        # Torch's attention computes past hooks, and is left out.
+        warnings.filterwarnings("ignore", message="the default targets leave out layers")
+        targets = kinds[kind](net)
+    for target in targets:
         gain = torch.rand(target.shape, generator=generator, dtype=torch.float64) + 0.5
         keep = torch.rand(target.shape, generator=generator) < density
         keep[seed % len(keep)] = True

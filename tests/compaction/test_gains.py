@@ -18,6 +18,7 @@ from pyrosparse.compaction import CompactionError, CompactNet
 from pyrosparse.compaction.check import check, difference
 from pyrosparse.compaction.cut import cut
 from pyrosparse.compaction.masked import masked
+from pyrosparse.compaction.parts import Gain
 from tests.compaction.cases import randomise, same
 
 
@@ -487,3 +488,12 @@ def test_a_threshold_of_nan() -> None:
     for threshold in (float("nan"), {"2.weight": float("nan")}):
         with pytest.raises(ValueError, match=r"threshold of '[02]\.weight' is NaN"):
             bnn.masks(threshold=threshold)
+
+
+def test_one_feature_is_not_spread_over_all_gains():
+    net = nn.Sequential(nn.Linear(3, 2))
+    bnn = ps.lift(net, ps.BetaBernoulli(), ps.inputs(net)).eval()
+    with pytest.raises(ValueError, match=r"'0\.input' has 3 gates.*1 features"):
+        bnn.mean_forward(torch.ones(5, 1))
+    with pytest.raises(RuntimeError, match="size"):
+        Gain(torch.ones(3), dim=-1)(torch.ones(5, 1))
