@@ -84,7 +84,7 @@ def main(
         torch.manual_seed(seed)
         layer = nn.Conv1d(2, 3, kernel, bias=False)
         net = nn.Sequential(layer, nn.Flatten())
-        bnn = ps.lift(net, ps.SupportMRF(prior, slab_rate=0.25, spike_rate=0.0025))
+        bnn = ps.lift(net, ps.GammaSpikeAndSlab(prior, slab_rate=0.25, spike_rate=0.0025))
         ps.fit(
             ps.regressor(bnn, n=series, noise=noise),
             bnn.guide,
@@ -94,7 +94,7 @@ def main(
             learning_rate=2e-2,
             schedule=ps.infer.schedules.cosine(0.01),
             kl_warmup=epochs // 2,  # else the prior wins before the data are heard
-            callbacks=[ps.prune.Turbo(prune_from=1.0)],  # what is inactive goes at the end
+            callbacks=[ps.prune.TurboPruner(prune_from=1.0)],  # what is inactive goes at the end
             seed=seed,
             progress=False,
         )

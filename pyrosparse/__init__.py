@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from pyrosparse.methods import (
         BetaBernoulli,
         DependentBetaBernoulli,
+        GammaSpikeAndSlab,
         Gaussian,
-        Gibbs,
+        GibbsPruning,
         Horseshoe,
-        SupportMRF,
         generative,
     )
     from pyrosparse.models import classifier, distill, regressor
@@ -42,13 +42,13 @@ __version__ = "0.1.0"
 __all__ = [
     "BetaBernoulli",
     "DependentBetaBernoulli",
+    "GammaSpikeAndSlab",
     "Gaussian",
-    "Gibbs",
+    "GibbsPruning",
     "Horseshoe",
     "Lifted",
     "Masks",
     "Method",
-    "SupportMRF",
     "Target",
     "captured",
     "classifier",
@@ -98,8 +98,8 @@ _PLACES = {
     "infer": "fit",
     "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
     "measure": "report",
-    "methods": "BetaBernoulli DependentBetaBernoulli Gaussian Gibbs Horseshoe SupportMRF "
-    "generative",
+    "methods": "BetaBernoulli DependentBetaBernoulli GammaSpikeAndSlab Gaussian GibbsPruning "
+    "Horseshoe generative",
     "models": "classifier distill regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

@@ -30,7 +30,14 @@ from pyrosparse.distributions import (
 )
 from pyrosparse.infer import schedules
 from pyrosparse.measure import active_features
-from pyrosparse.prune import Annealing, BayesFactorPruner, Pruner, ReductionPruner, Turbo, TurboVBI
+from pyrosparse.prune import (
+    Annealing,
+    BayesFactorPruner,
+    Pruner,
+    ReductionPruner,
+    TurboPruner,
+    TurboVBI,
+)
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports import folder as run_folder
 from pyrosparse.robustness import adversarial_fine_tune, fgsm
@@ -50,12 +57,12 @@ METHODS: dict[str, Callable[[], ps.Method]] = {
     "horseshoe": ps.Horseshoe,
     "beta-bernoulli": ps.BetaBernoulli,
     "collapsed": lambda: ps.BetaBernoulli(pi="collapsed"),
-    "independent": ps.SupportMRF,
-    "grid": lambda: ps.SupportMRF(Grid(row=(0.4, 0.4), column=(0.4, 0.4))),
-    "chain": lambda: ps.SupportMRF(Chain((0.4, 0.4))),
-    "tree": lambda: ps.SupportMRF(Tree((0.4, 0.4))),
-    "curvature": lambda: ps.SupportMRF(likelihood="curvature"),
-    "gibbs": ps.Gibbs,
+    "independent": ps.GammaSpikeAndSlab,
+    "grid": lambda: ps.GammaSpikeAndSlab(Grid(row=(0.4, 0.4), column=(0.4, 0.4))),
+    "chain": lambda: ps.GammaSpikeAndSlab(Chain((0.4, 0.4))),
+    "tree": lambda: ps.GammaSpikeAndSlab(Tree((0.4, 0.4))),
+    "curvature": lambda: ps.GammaSpikeAndSlab(likelihood="curvature"),
+    "gibbs": ps.GibbsPruning,
 }
 
 
@@ -115,7 +122,7 @@ def fitted(problem: Problem) -> Any:
 
 def exchanged(problem: Problem) -> Any:
     _, bnn, _, _ = problem
-    turbo = Turbo(
+    turbo = TurboPruner(
         units=UnitFactor(cost=3.0),
         active=schedules.logarithmic(0.5, 0.2, until=0.5),
         strength=lambda progress: min(1.0, progress / 0.3),

@@ -91,7 +91,7 @@ def run(
     assert data.validation is not None
     net, n = copy.deepcopy(dense), len(data.train)
     support, units = PRIORS[prior]
-    method = ps.SupportMRF(support=support, likelihood=likelihood, contrast=100.0)
+    method = ps.GammaSpikeAndSlab(support=support, likelihood=likelihood, contrast=100.0)
     bnn = ps.lift(net, method, ps.weights(net, "*.weight"))
     path = TurboVBI(active=ACTIVE, epochs=epochs).turbo()
     path.units = units

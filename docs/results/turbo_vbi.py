@@ -91,7 +91,7 @@ def message_rounds(result: Result, exchanges: int = 8) -> list[dict[str, Any]]:
     network: SVI steps between them move the weights."""
     data = result.data.train
     net = copy.deepcopy(result.original)
-    bnn = lift(net, ps.SupportMRF())
+    bnn = lift(net, ps.GammaSpikeAndSlab())
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     turbo = ps.prune.TurboVBI(ps.classifier(bnn, len(data)), bnn, optimizer)
     rounds = []

@@ -2,17 +2,17 @@
 
 from pyrosparse.methods.beta_bernoulli import BetaBernoulli
 from pyrosparse.methods.dependent_beta_bernoulli import DependentBetaBernoulli
+from pyrosparse.methods.gamma_spike_and_slab import GammaSpikeAndSlab, generative
 from pyrosparse.methods.gaussian import Gaussian
-from pyrosparse.methods.gibbs import Gibbs
+from pyrosparse.methods.gibbs import GibbsPruning
 from pyrosparse.methods.horseshoe import Horseshoe
-from pyrosparse.methods.support_mrf import SupportMRF, generative
 
 __all__ = [
     "BetaBernoulli",
     "DependentBetaBernoulli",
+    "GammaSpikeAndSlab",
     "Gaussian",
-    "Gibbs",
+    "GibbsPruning",
     "Horseshoe",
-    "SupportMRF",
     "generative",
 ]

@@ -23,7 +23,7 @@ _COUPLING = {"weight": 0.0, "kernel": 0.01, "filter": 1.0}
 
 
 @dataclass(frozen=True)
-class Gibbs(Method):
+class GibbsPruning(Method):
     r"""Gibbs pruning: in every training step a mask is drawn that tends to remove small weights, at
     first loosely and, as its temperature falls, in earnest.
 
@@ -72,7 +72,7 @@ class Gibbs(Method):
     Source: Labach and Valaee (2020), eqs. 2 to 4 and Algorithm 1.
 
     >>> import pyrosparse as ps, torch
-    >>> bnn = ps.lift(torch.nn.Linear(20, 10), Gibbs(p=0.8, beta=1e6))
+    >>> bnn = ps.lift(torch.nn.Linear(20, 10), GibbsPruning(p=0.8, beta=1e6))
     >>> bnn.masks().sparsity
     0.8
     """
@@ -193,7 +193,7 @@ class Gibbs(Method):
         """The blocks whose mean square is the quantile or more: all that stays of a weight as beta
         and c grow; boolean, the weight's shape. Of random weights, a random mask.
 
-        >>> Gibbs(0.5, "filter").magnitude_mask(torch.tensor([[1.0, 0.0], [0.1, 0.2]]))
+        >>> GibbsPruning(0.5, "filter").magnitude_mask(torch.tensor([[1.0, 0.0], [0.1, 0.2]]))
         tensor([[ True,  True],
                 [False, False]])
         """

@@ -6,17 +6,17 @@ from pyrosparse.prune.criteria import magnitude, random
 from pyrosparse.prune.pruner import Pruner
 from pyrosparse.prune.recalibration import recalibrate
 from pyrosparse.prune.reduction import Batch, Order, ReductionPruner, prune_batch, ranked, reduce
-from pyrosparse.prune.turbo import Exchange, Turbo, TurboVBI
+from pyrosparse.prune.turbo import MessageExchange, TurboPruner, TurboVBI
 
 __all__ = [
     "Annealing",
     "Batch",
     "BayesFactorPruner",
-    "Exchange",
+    "MessageExchange",
     "Order",
     "Pruner",
     "ReductionPruner",
-    "Turbo",
+    "TurboPruner",
     "TurboVBI",
     "magnitude",
     "prune_batch",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 class Annealing(Callback):
-    """Sets the inverse temperature of all targets whose masks have one (``ps.Gibbs``), and at the
-    end leaves the network with one mask.
+    """Sets the inverse temperature of all targets whose masks have one (``ps.GibbsPruning``), and
+    at the end leaves the network with one mask.
 
     schedule: beta as a function of progress, such as ``schedules.logarithmic(0.7, 1e4, 0.64)``. It
               is stretched with the rates when ``fit`` is given more or fewer epochs.
@@ -35,7 +35,7 @@ class Annealing(Callback):
 
     >>> import pyrosparse as ps, torch
     >>> _ = torch.manual_seed(0)
-    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gibbs(0.5))
+    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.GibbsPruning(0.5))
     >>> data = (torch.randn(20, 4), torch.zeros(20, dtype=torch.int64))
     >>> annealing = Annealing(ps.infer.schedules.logarithmic(0.7, 1e4, until=0.64))
     >>> run = ps.fit(ps.classifier(bnn, 20), bnn.guide, data, epochs=3, callbacks=[annealing],
@@ -56,7 +56,7 @@ class Annealing(Callback):
     def on_start(self, run: Fit) -> None:
         if not _annealed(run):
             raise ValueError(
-                "the lifted network draws no masks with a temperature: lift it with ps.Gibbs"
+                "the lifted network draws no masks with a temperature: lift it with ps.GibbsPruning"
             )
 
     def on_step(self, run: Fit, progress: float) -> None:

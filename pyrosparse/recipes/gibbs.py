@@ -74,10 +74,10 @@ class Gibbs(Masked):
     def label(self) -> str:
         return super().label + ("-relative" if self.relative else "")
 
-    def prior(self) -> methods.Gibbs:
-        from pyrosparse.methods import Gibbs
+    def prior(self) -> methods.GibbsPruning:
+        from pyrosparse.methods import GibbsPruning
 
-        return Gibbs(
+        return GibbsPruning(
             self.sparsity,
             self.structure,
             self.coupling,

@@ -56,11 +56,11 @@ class Dense(Recipe):
         if self.flip is True and self.augment is False:
             raise ValueError("flip is a part of augment, which is off: leave one of the two out")
 
-    def prior(self) -> methods.Gibbs:
+    def prior(self) -> methods.GibbsPruning:
         """The method of the masks, whose targets are those of all its baselines."""
-        from pyrosparse.methods import Gibbs
+        from pyrosparse.methods import GibbsPruning
 
-        return Gibbs(scale=self.scale)
+        return GibbsPruning(scale=self.scale)
 
     def drawn(self) -> bool:
         """Whether the masks are drawn in training."""
@@ -128,10 +128,10 @@ class Masked(Dense):
     def label(self) -> str:
         return self.name if self.structure == "weight" else f"{self.name}-{self.structure}"
 
-    def prior(self) -> methods.Gibbs:
-        from pyrosparse.methods import Gibbs
+    def prior(self) -> methods.GibbsPruning:
+        from pyrosparse.methods import GibbsPruning
 
-        return Gibbs(self.sparsity, self.structure, scale=self.scale)
+        return GibbsPruning(self.sparsity, self.structure, scale=self.scale)
 
 
 @dataclass(frozen=True)

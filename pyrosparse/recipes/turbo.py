@@ -62,9 +62,9 @@ class IndependentSupport(StartsTrained):
     def turbo(self, **units: Any) -> Any:
         """The callback that exchanges messages and prunes."""
         from pyrosparse.infer import schedules
-        from pyrosparse.prune import Turbo
+        from pyrosparse.prune import TurboPruner
 
-        return Turbo(
+        return TurboPruner(
             active=schedules.logarithmic(
                 max(_AT_FIRST, self.active), self.active, until=_SHRINKING
             ),
@@ -79,13 +79,15 @@ class IndependentSupport(StartsTrained):
         from pyrosparse.infer import schedules
         from pyrosparse.lifting.lift import lift
         from pyrosparse.lifting.target import weights
-        from pyrosparse.methods import Gaussian, SupportMRF
+        from pyrosparse.methods import GammaSpikeAndSlab, Gaussian
         from pyrosparse.supports import Grid
 
         net = job.net
         self.pretrained(job)
         # Slab and spike lie where the weights are now.
-        prior = lift(net, SupportMRF(support=Grid(self.pair, self.pair), contrast=_CONTRAST[0]))
+        prior = lift(
+            net, GammaSpikeAndSlab(support=Grid(self.pair, self.pair), contrast=_CONTRAST[0])
+        )
         job.fit(
             prior,
             stage="support",

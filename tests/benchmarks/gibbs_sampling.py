@@ -56,7 +56,7 @@ def plain_step(layout: torch.memory_format) -> tuple[torch.nn.Module, Callable[[
 
 def drawing(net: torch.nn.Module, structure: str, beta: float) -> Callable[[], list[Tensor]]:
     """The draw of the masks of all layers that the method prunes."""
-    method = ps.Gibbs(RATES[structure], structure, beta=beta)  # type: ignore[arg-type]
+    method = ps.GibbsPruning(RATES[structure], structure, beta=beta)  # type: ignore[arg-type]
     layers = []
     for target in method.targets(net):
         q = Posterior(method.init(target))

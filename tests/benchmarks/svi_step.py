@@ -298,7 +298,7 @@ NETWORKS: dict[str, Callable[[], nn.Sequential]] = {
 
 def support_by_hand(net: nn.Sequential) -> Step:
     """Module A of Turbo-VBI between two exchanges: each weight under a precision of its own."""
-    bnn = ps.lift(copy.deepcopy(net), ps.SupportMRF())
+    bnn = ps.lift(copy.deepcopy(net), ps.GammaSpikeAndSlab())
     precisions = [entry.posterior()["_precision"] for entry in bnn.guide.entries]
     constant = -float(sum(entry.posterior()["_log_normalizer"] for entry in bnn.guide.entries))
     weights = [layer.weight for layer in net if isinstance(layer, (nn.Linear, nn.Conv2d))]
@@ -316,7 +316,7 @@ def support_by_hand(net: nn.Sequential) -> Step:
 def gibbs_by_hand(net: nn.Sequential) -> Step:
     """Masks of single weights, drawn given the weights in every step; with the package's quantile,
     as torch's cost more than all the rest."""
-    chosen = {target.name for target in ps.Gibbs(0.9).targets(net)}
+    chosen = {target.name for target in ps.GibbsPruning(0.9).targets(net)}
     layers = {f"{name}.weight": layer for name, layer in net.named_children()}
     constant = log_normalizer(layer.weight for name, layer in layers.items() if name in chosen)
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
@@ -375,10 +375,10 @@ WAYS = (
         ),
         dependent_by_hand,
     ),
-    Way("support MRF", lambda _: ps.SupportMRF(), support_by_hand),
+    Way("support MRF", lambda _: ps.GammaSpikeAndSlab(), support_by_hand),
     Way(
-        "Gibbs",
-        lambda _: ps.Gibbs(0.9, beta=GIBBS_BETA, scale=PRIOR_SCALE),
+        "GibbsPruning",
+        lambda _: ps.GibbsPruning(0.9, beta=GIBBS_BETA, scale=PRIOR_SCALE),
         gibbs_by_hand,
     ),
 )

@@ -52,11 +52,11 @@ def main() -> None:
             continue
         torch.manual_seed(0)
         net = ps.networks.create(name, shape, 10)
-        bnn = ps.lift(net, ps.SupportMRF())
+        bnn = ps.lift(net, ps.GammaSpikeAndSlab())
         x, y = torch.randn(BATCH, *shape), torch.randint(0, 10, (BATCH,))
         optimizer = fused_adam([{"params": list(bnn.parameters()), "lr": 1e-4}])
         turbo = ps.prune.TurboVBI(ps.classifier(bnn, n), bnn, optimizer)
-        units = ps.prune.Exchange(bnn, units=ps.supports.UnitFactor(), example=(x[:1],))
+        units = ps.prune.MessageExchange(bnn, units=ps.supports.UnitFactor(), example=(x[:1],))
         for _ in range(3):
             turbo.step(x, y)
         turbo.exchange()

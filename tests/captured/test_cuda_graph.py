@@ -96,8 +96,8 @@ PROBLEMS = {
     "weights": lifted(ps.Gaussian(posterior="normal")),
     "activations": lifted(ps.Gaussian(posterior="normal", estimator="activations")),
     "gates": lifted(ps.BetaBernoulli()),
-    "support": lifted(ps.SupportMRF()),
-    "masks": lifted(ps.Gibbs()),
+    "support": lifted(ps.GammaSpikeAndSlab()),
+    "masks": lifted(ps.GibbsPruning()),
     "regression": regression,
 }
 

@@ -114,7 +114,9 @@ def test_pruning_and_patience_do_not_see_placeholders():
 
 
 def test_curvature_is_of_the_known_data():
-    bnn = ps.lift(nn.Linear(3, 1, bias=False).double(), ps.SupportMRF(likelihood="curvature"))
+    bnn = ps.lift(
+        nn.Linear(3, 1, bias=False).double(), ps.GammaSpikeAndSlab(likelihood="curvature")
+    )
     options = {"names": ["weight"], "examples": 20}
     for seed in range(3):
         one, other = (

@@ -246,7 +246,7 @@ def patched() -> nn.Module:
     ids=["subclass", "standardised", "hook", "pre-hook", "forward"],
 )
 @pytest.mark.parametrize(
-    "method", [LOCAL, ps.SupportMRF(likelihood="activations")], ids=["gaussian", "mrf"]
+    "method", [LOCAL, ps.GammaSpikeAndSlab(likelihood="activations")], ids=["gaussian", "mrf"]
 )
 def test_noise_is_refused_where_the_layer_may_compute_something_else(make, method):
     net = nn.Sequential(make())

@@ -143,7 +143,7 @@ def test_a_head_tied_to_an_embedding_is_lifted_under_its_first_name():
 @pytest.mark.parametrize(
     "make", [nn.ReLU, lambda: nn.LSTM(3, 2), lambda: nn.MultiheadAttention(4, 2)]
 )
-@pytest.mark.parametrize("method", [ps.Gaussian(), ps.BetaBernoulli(), ps.Gibbs()], ids=repr)
+@pytest.mark.parametrize("method", [ps.Gaussian(), ps.BetaBernoulli(), ps.GibbsPruning()], ids=repr)
 def test_where_nothing_is_left_the_alternatives_are_named(make, method):
     with pytest.raises(
         ValueError, match=r"no dense or convolutional layer.*ps\.weights\(net, where"

@@ -166,7 +166,9 @@ def test_moments_of_draws_are_mean_and_standard_deviation():
 
 
 @pytest.mark.parametrize(
-    "method", [ps.Gaussian(), ps.SupportMRF(), ps.Gibbs(p=0.5), ps.Horseshoe()], ids=repr
+    "method",
+    [ps.Gaussian(), ps.GammaSpikeAndSlab(), ps.GibbsPruning(p=0.5), ps.Horseshoe()],
+    ids=repr,
 )
 def test_moments_of_the_draws_of_its_own_prior_are_taken_by_every_method(method):
     bnn = ps.lift(mlp(), method)
@@ -180,7 +182,7 @@ def test_moments_of_the_draws_of_its_own_prior_are_taken_by_every_method(method)
 
 @pytest.mark.parametrize("likelihood", ["curvature", "activations"])
 def test_moments_give_the_width_of_a_support_prior(likelihood):
-    bnn = ps.lift(nn.Linear(4, 3), ps.SupportMRF(likelihood=likelihood)).eval()
+    bnn = ps.lift(nn.Linear(4, 3), ps.GammaSpikeAndSlab(likelihood=likelihood)).eval()
     draws = 0.3 + 1e-3 * torch.randn(400, 3, 4)
     bnn.match_moments({"weight": draws})
     trace = [poutine.trace(bnn.guide).get_trace(X).nodes["weight"]["value"] for _ in range(400)]
@@ -293,7 +295,7 @@ def test_nuts_warns_of_nothing_where_all_is_drawn_or_meant_to_stay(all_of_it):
     ]
 
 
-@pytest.mark.parametrize("method", [ps.Gibbs(p=0.5), ps.BetaBernoulli()], ids=repr)
+@pytest.mark.parametrize("method", [ps.GibbsPruning(p=0.5), ps.BetaBernoulli()], ids=repr)
 def test_nuts_refuses_a_density_that_is_random(method):
     bnn = ps.lift(frozen_biases(), method)
     with pytest.raises(ValueError, match=rf"{type(method).__name__} draws.*HMC and NUTS"):
@@ -301,12 +303,12 @@ def test_nuts_refuses_a_density_that_is_random(method):
 
 
 def test_nuts_takes_gibbs_where_its_masks_are_not_drawn():
-    bnn = ps.lift(frozen_biases(), ps.Gibbs(p=0.5)).eval()
+    bnn = ps.lift(frozen_biases(), ps.GibbsPruning(p=0.5)).eval()
     assert set(run_nuts(bnn)) == {"0.weight", "2.weight"}
 
 
 def test_gibbs_and_gates_are_trained_by_other_guides():
-    for method in (ps.Gibbs(p=0.5), ps.BetaBernoulli()):
+    for method in (ps.GibbsPruning(p=0.5), ps.BetaBernoulli()):
         model = ps.classifier(ps.lift(mlp(), method), 30)
         svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
         assert torch.isfinite(torch.tensor(svi.step(X, Y)))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import pyrosparse as ps
 from pyrosparse.lifting.method import Posterior
-from pyrosparse.methods import Gibbs
+from pyrosparse.methods import GibbsPruning
 from tests.distributions.enumerated import assert_law, complete, log_weights
 from tests.method_case import MethodCase
 from tests.monte_carlo import assert_mean
@@ -23,7 +23,7 @@ class GibbsCase(MethodCase):
     recovery_threshold = 0.0
 
     def make(self, **options: Any) -> ps.Method:
-        return Gibbs(**({"p": 0.25, "beta": 2.0} | self.options | options))
+        return GibbsPruning(**({"p": 0.25, "beta": 2.0} | self.options | options))
 
 
 class TestWeights(GibbsCase):
@@ -82,14 +82,16 @@ def resnet() -> nn.Module:
     return ps.networks.resnet20(shortcut="projection")
 
 
-def posterior(method: Gibbs, weight: Tensor, training: bool = True) -> tuple[ps.Target, Posterior]:
+def posterior(
+    method: GibbsPruning, weight: Tensor, training: bool = True
+) -> tuple[ps.Target, Posterior]:
     target = ps.Target("w", "weight", tuple(weight.shape), weight)
     q = Posterior(method.init(target))
     q.training = training
     return target, q
 
 
-def drawn(method: Gibbs, weight: Tensor, count: int) -> Tensor:
+def drawn(method: GibbsPruning, weight: Tensor, count: int) -> Tensor:
     """Masks of training steps, (count, *weight.shape)."""
     target, q = posterior(method, weight)
     condition = poutine.condition(lambda: method.prior(target, q, None), data={"w": weight})
@@ -103,7 +105,7 @@ def drawn(method: Gibbs, weight: Tensor, count: int) -> Tensor:
 def test_single_weights_have_the_papers_law(convention: str) -> None:
     torch.manual_seed(0)
     weight = torch.randn(4, 3, dtype=torch.float64)
-    method = Gibbs(0.6, beta=0.8, convention=convention)
+    method = GibbsPruning(0.6, beta=0.8, convention=convention)
     squares = weight.square().flatten()
     beta = 0.8 if convention == "paper" else 0.4
     field = squares.quantile(0.6) - squares
@@ -114,7 +116,7 @@ def test_single_weights_have_the_papers_law(convention: str) -> None:
 def test_kernels_have_the_papers_law() -> None:
     torch.manual_seed(1)
     weight = torch.randn(2, 3, 3, 1, dtype=torch.float64)
-    method = Gibbs(0.5, structure="kernel", c=0.2, beta=0.6)
+    method = GibbsPruning(0.5, structure="kernel", c=0.2, beta=0.6)
     means = weight.square().mean((2, 3)).flatten()
     draws = drawn(method, weight, 4000)
     for out, into in ((0, 1), (1, 2)):
@@ -125,7 +127,7 @@ def test_kernels_have_the_papers_law() -> None:
 
 def test_filters_are_coloured_by_halves_of_the_input_channels() -> None:
     weight = torch.randn(5, 6, 3, 3)
-    method = Gibbs(0.5, structure="filter")
+    method = GibbsPruning(0.5, structure="filter")
     _, q = posterior(method, weight)
     assert method.law(method.field(weight), q).split == 3 * 9
     odd, single = torch.randn(5, 7, 3, 3), torch.randn(5, 1, 3, 3)
@@ -138,7 +140,7 @@ def test_a_strongly_coupled_mask_removes_whole_blocks() -> None:
     torch.manual_seed(2)
     weight = torch.randn(8, 6, 3, 3)
     for structure, dims in (("kernel", (2, 3)), ("filter", (1, 2, 3))):
-        mask = drawn(Gibbs(0.5, structure=structure, c=5.0, beta=1e3), weight, 1)[0].round()
+        mask = drawn(GibbsPruning(0.5, structure=structure, c=5.0, beta=1e3), weight, 1)[0].round()
         assert torch.equal(mask.amin(dims), mask.amax(dims))
         means = weight.square().mean(dims)
         assert torch.equal(mask.amax(dims), (means > means.median()).float())
@@ -150,10 +152,10 @@ def test_metastability_filters_stay_what_they_start_as() -> None:
     torch.manual_seed(3)
     weight = 0.05 * torch.randn(32, 16, 3, 3) * (0.8 + 0.4 * torch.rand(32, 1, 1, 1))
     options = {"p": 0.75, "structure": "filter", "beta": 1.0}
-    kept = drawn(Gibbs(**options), weight, 3).round().amax((2, 3, 4))
+    kept = drawn(GibbsPruning(**options), weight, 3).round().amax((2, 3, 4))
     means = weight.square().mean((1, 2, 3))
     assert torch.equal(kept, (means > means.quantile(0.75)).float().expand(3, 32))
-    kept = drawn(Gibbs(**options, start="random"), weight, 20).round().amax((2, 3, 4))
+    kept = drawn(GibbsPruning(**options, start="random"), weight, 20).round().amax((2, 3, 4))
     assert 0.4 < kept.mean() < 0.6
 
 
@@ -173,7 +175,7 @@ def test_the_rate_of_gaussian_weights_depends_on_beta_times_their_variance(
     places = (torch.arange(200_001, dtype=torch.float64) + 0.5) / 200_001
     for scale in (1.0, 0.03):
         weight = scale * torch.special.ndtri(places)
-        method = Gibbs(p, beta=u if relative else u / scale**2, relative=relative)
+        method = GibbsPruning(p, beta=u if relative else u / scale**2, relative=relative)
         law = method.law(method.field(weight), posterior(method, weight)[1])
         assert float(1 - law.mean.mean()) == pytest.approx(rate, abs=1e-4)
 
@@ -183,7 +185,7 @@ def test_fewer_go_before_more_do() -> None:
     weight = torch.special.ndtri((torch.arange(20_001).double() + 0.5) / 20_001)
     rates = []
     for beta in (0.0, 1.0, 1e6):
-        method = Gibbs(0.5, beta=beta)
+        method = GibbsPruning(0.5, beta=beta)
         law = method.law(method.field(weight), posterior(method, weight)[1])
         rates.append(float(1 - law.mean.mean()))
     assert rates == pytest.approx([0.5, 0.4183, 0.5], abs=1e-3)
@@ -193,10 +195,12 @@ def test_fewer_go_before_more_do() -> None:
 def test_hot_masks_are_coin_flips_and_cold_ones_the_magnitude_mask(structure: str) -> None:
     torch.manual_seed(4)
     weight = torch.randn(12, 10, 3, 3)
-    hot = drawn(Gibbs(0.9, structure=structure, beta=0.0), weight, 20)
+    hot = drawn(GibbsPruning(0.9, structure=structure, beta=0.0), weight, 20)
     assert_mean(hot.flatten(), 0.5)
     # As cold as that a tenth of 0.01 of a coupling holds: 1 - p of the blocks stay whole.
-    cold = Gibbs(0.9, structure=structure, c=None if structure == "weight" else 20.0, beta=1e6)
+    cold = GibbsPruning(
+        0.9, structure=structure, c=None if structure == "weight" else 20.0, beta=1e6
+    )
     target, q = posterior(cold, weight)
     mask = drawn(cold, weight, 1)[0].round()
     assert torch.equal(mask != 0, cold.keep(target, q) >= 0)
@@ -207,9 +211,9 @@ def test_hot_masks_are_coin_flips_and_cold_ones_the_magnitude_mask(structure: st
 def test_relative_masks_do_not_know_the_scale_of_the_weights() -> None:
     weight = torch.randn(6, 5, 3, 3, dtype=torch.float64)
     for structure in ("weight", "kernel", "filter"):
-        method = Gibbs(0.7, structure=structure, relative=True)
+        method = GibbsPruning(0.7, structure=structure, relative=True)
         assert torch.allclose(method.field(weight), method.field(1000 * weight))
-        raw = Gibbs(0.7, structure=structure)
+        raw = GibbsPruning(0.7, structure=structure)
         assert torch.allclose(raw.field(1000 * weight), 1e6 * raw.field(weight))
 
 
@@ -225,7 +229,7 @@ def test_the_gradient_is_of_the_likelihood_through_what_is_kept_and_of_weight_de
     n, decay = 50, 1e-4
     net = nn.Linear(6, 4).double()
     x, y = torch.randn(8, 6).double(), torch.randint(4, (8,))
-    method = Gibbs(0.5, structure, beta=2.0, scale=(2 * n * decay) ** -0.5)
+    method = GibbsPruning(0.5, structure, beta=2.0, scale=(2 * n * decay) ** -0.5)
     bnn = ps.lift(net, method)
     state = torch.get_rng_state()
     elbo().loss_and_grads(ps.classifier(bnn, n), bnn.guide, x, y)
@@ -258,7 +262,7 @@ def test_every_structure_trains_captured_and_is_cut_out(options: dict[str, Any])
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3)
     )
     x, y = torch.randn(12, 1, 5, 5), torch.randint(3, (12,))
-    bnn = ps.lift(net, Gibbs(0.5, beta=3.0, **options), ps.weights(net, "2"))
+    bnn = ps.lift(net, GibbsPruning(0.5, beta=3.0, **options), ps.weights(net, "2"))
     run = ps.fit(ps.classifier(bnn, 12), bnn.guide, (x, y), epochs=3, progress=False)
     assert run.svi.fallback is None and run.svi.captured
     bnn.freeze(bnn.masks())
@@ -277,7 +281,7 @@ def entry_blocks(bnn: ps.Lifted) -> Tensor:
 
 def test_the_mask_is_one_for_the_batch_and_another_in_the_next_step() -> None:
     net = nn.Linear(30, 30, bias=False)
-    bnn = ps.lift(net, Gibbs(0.5, beta=0.0))
+    bnn = ps.lift(net, GibbsPruning(0.5, beta=0.0))
     first, second = (bnn(torch.eye(30).repeat(2, 1)) for _ in range(2))
     assert torch.equal(first[:30], first[30:]) and not torch.equal(first, second)
     bnn.eval()
@@ -291,7 +295,7 @@ def test_the_mask_is_one_for_the_batch_and_another_in_the_next_step() -> None:
 def test_frozen_targets_have_their_final_mask() -> None:
     torch.manual_seed(6)
     net = nn.Linear(20, 20, bias=False)
-    bnn = ps.lift(net, Gibbs(0.5, beta=0.0, final="draw"))
+    bnn = ps.lift(net, GibbsPruning(0.5, beta=0.0, final="draw"))
     entry = bnn.guide.entries[0]
     mask = entry.method.final_mask(entry.target, entry.posterior())
     assert 0.4 < mask.float().mean() < 0.6
@@ -309,7 +313,7 @@ def test_the_final_mask_is_what_is_asked_for() -> None:
     torch.manual_seed(7)
     weight = torch.randn(4, 4, 3, 3)
     for final in ("draw", "mode", "magnitude"):
-        method = Gibbs(0.5, structure="kernel", beta=0.05, c=0.01, final=final)
+        method = GibbsPruning(0.5, structure="kernel", beta=0.05, c=0.01, final=final)
         target, q = posterior(method, weight)
         first, second = (method.final_mask(target, q) for _ in range(2))
         assert torch.equal(first, second) == (final != "draw")
@@ -322,23 +326,23 @@ def test_the_final_mask_is_what_is_asked_for() -> None:
 
 def test_the_default_targets_are_the_papers() -> None:
     net = resnet()
-    names = [target.name for target in Gibbs().targets(net)]
+    names = [target.name for target in GibbsPruning().targets(net)]
     assert len(names) == 20 and "conv1.weight" not in names and "fc.weight" not in names
     assert "stage2.block1.shortcut.weight" in names
-    filters = [target.name for target in Gibbs(structure="filter").targets(net)]
+    filters = [target.name for target in GibbsPruning(structure="filter").targets(net)]
     assert len(filters) == 18 and "stage2.block1.shortcut.weight" not in filters
-    assert len(Gibbs().targets(ps.networks.fcn())) == 3
+    assert len(GibbsPruning().targets(ps.networks.fcn())) == 3
 
 
 def test_what_has_no_kernels_is_refused() -> None:
     with pytest.raises(ValueError, match="has no kernels"):
-        ps.lift(nn.Linear(3, 2), Gibbs(structure="kernel"))
+        ps.lift(nn.Linear(3, 2), GibbsPruning(structure="kernel"))
     with pytest.raises(ValueError, match="the structure must arrange the 6 elements"):
-        ps.lift(nn.Linear(3, 2), Gibbs(structure=lambda w: w[:1]))
+        ps.lift(nn.Linear(3, 2), GibbsPruning(structure=lambda w: w[:1]))
 
 
 def test_beta_is_a_buffer() -> None:
-    bnn = ps.lift(nn.Linear(3, 2), Gibbs(beta=0.7))
+    bnn = ps.lift(nn.Linear(3, 2), GibbsPruning(beta=0.7))
     assert bnn.state_dict()["guide.posterior.weight._beta"] == torch.tensor(0.7)
     assert bnn.double().guide.entries[0].posterior()["_beta"].dtype == torch.float64
 
@@ -348,13 +352,13 @@ def test_beta_is_a_buffer() -> None:
 def test_a_network_in_half_precision(dtype: torch.dtype, structure: str) -> None:
     # Weights whose squares float16 does not hold.
     weight = (1e-4 * torch.randn(16, 8, 3, 3)).to(dtype)
-    method = ps.Gibbs(0.75, structure)
+    method = ps.GibbsPruning(0.75, structure)
     expected = method.magnitude_mask(weight.float())
     assert torch.equal(method.magnitude_mask(weight), expected)
     assert float(expected.float().mean()) == pytest.approx(0.25, abs=0.02)
     net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3)).to(dtype)
     net[0].weight.data.copy_(weight)
-    bnn = ps.lift(net, ps.Gibbs(0.75, structure, beta=1e9))
+    bnn = ps.lift(net, ps.GibbsPruning(0.75, structure, beta=1e9))
     assert torch.equal(bnn.masks()["0.weight"], expected)
     out = bnn(torch.ones(2, 8, 5, 5, dtype=dtype))
     assert out.dtype == dtype and out.isfinite().all()

@@ -23,7 +23,7 @@ def means(bnn: ps.Lifted, model, batch: tuple[Tensor, ...], groups: int = 40) ->
 
 
 def test_curvature_of_a_regression():
-    bnn = ps.lift(nn.Linear(6, 2), ps.SupportMRF(likelihood="curvature")).double()
+    bnn = ps.lift(nn.Linear(6, 2), ps.GammaSpikeAndSlab(likelihood="curvature")).double()
     x = data()[0].double()
     y = torch.zeros(N, 2).double()
     drawn = means(bnn, ps.regressor(bnn, N, noise=0.5), (x, y))
@@ -32,7 +32,7 @@ def test_curvature_of_a_regression():
 
 
 def test_curvature_of_a_softmax_layer():
-    bnn = ps.lift(nn.Linear(6, 3), ps.SupportMRF(likelihood="curvature")).double()
+    bnn = ps.lift(nn.Linear(6, 3), ps.GammaSpikeAndSlab(likelihood="curvature")).double()
     x, y = data()
     x = x.double()
     drawn = means(bnn, ps.classifier(bnn, N), (x, y))
@@ -41,7 +41,7 @@ def test_curvature_of_a_softmax_layer():
 
 
 def test_curvature_of_some_data_is_scaled_to_all():
-    bnn = ps.lift(nn.Linear(6, 1), ps.SupportMRF(likelihood="curvature")).double()
+    bnn = ps.lift(nn.Linear(6, 1), ps.GammaSpikeAndSlab(likelihood="curvature")).double()
     x = torch.ones(200, 6).double()
     model, some = ps.regressor(bnn, 200, noise=1.0), {"names": ["weight"], "examples": 50}
     draws = [curvature(model, bnn, (x, x[:, :1]), seed=seed, **some) for seed in range(100)]

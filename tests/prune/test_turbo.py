@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 import pyrosparse as ps
 from pyrosparse.infer import Callback, schedules
-from pyrosparse.prune import Exchange, Turbo
+from pyrosparse.prune import MessageExchange, TurboPruner
 from pyrosparse.supports import Chain, UnitFactor
 from tests.prune.turbo_case import N, data, lifted, mlp
 
 
-def train(bnn: ps.Lifted, turbo: Turbo, **options) -> ps.infer.Fit:
+def train(bnn: ps.Lifted, turbo: TurboPruner, **options) -> ps.infer.Fit:
     defaults = {"epochs": 6, "batch_size": 20, "learning_rate": 0.01, "progress": False}
     return ps.fit(
         ps.classifier(bnn, N), bnn.guide, data(), callbacks=[turbo], **(defaults | options)
@@ -35,7 +35,7 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 @pytest.mark.parametrize("likelihood", ["point", "activations"])
 def test_log_odds_are_messages_and_evidence(posterior, likelihood):
     bnn = lifted(posterior=posterior, likelihood=likelihood)
-    exchange = Exchange(bnn)
+    exchange = MessageExchange(bnn)
     exchange()
     for entry in bnn.guide.entries:
         q, method = entry.posterior(), entry.method
@@ -50,7 +50,7 @@ def test_log_odds_are_messages_and_evidence(posterior, likelihood):
 def test_the_sum_product_hears_the_evidence_alone():
     """What goes out is extrinsic: exchanges with the same weights change nothing more."""
     bnn = lifted(support=Chain((0.2, 0.3)))
-    exchange = Exchange(bnn)
+    exchange = MessageExchange(bnn)
     first = exchange()
     before = copy.deepcopy(bnn.state_dict())
     assert first["change"] > 0
@@ -63,9 +63,9 @@ def test_the_sum_product_hears_the_evidence_alone():
 
 
 def test_messages_survive_the_state_dict():
-    def made() -> tuple[ps.Lifted, Exchange]:
+    def made() -> tuple[ps.Lifted, MessageExchange]:
         bnn = lifted()
-        return bnn, Exchange(bnn, units=UnitFactor(cost=1.0), example=(torch.ones(1, 6),))
+        return bnn, MessageExchange(bnn, units=UnitFactor(cost=1.0), example=(torch.ones(1, 6),))
 
     bnn, exchange = made()
     for _ in range(3):
@@ -80,7 +80,7 @@ def test_messages_survive_the_state_dict():
 @pytest.mark.parametrize("units", [None, UnitFactor()])
 def test_slab_and_spike_go_where_the_share_is(units):
     bnn = lifted(mlp(40))
-    exchange = Exchange(bnn, units=units, example=(torch.ones(1, 6),))
+    exchange = MessageExchange(bnn, units=units, example=(torch.ones(1, 6),))
     for active in (0.5, 0.45, 0.4):
         record = exchange(active=active, contrast=200.0)
         assert record["active"] <= active + 1e-9
@@ -94,7 +94,7 @@ def test_slab_and_spike_go_where_the_share_is(units):
 
 def test_slab_and_spike_take_the_variance_along_that_follows_them():
     bnn = lifted(mlp(40), likelihood="curvature")
-    exchange = Exchange(bnn)
+    exchange = MessageExchange(bnn)
     x, y = data()
     model = ps.classifier(bnn, N)
     for active in (0.5, 0.4, 0.3, 0.3):
@@ -105,7 +105,7 @@ def test_slab_and_spike_take_the_variance_along_that_follows_them():
 
 def test_an_idle_unit_tells_its_weights_so():
     bnn = lifted()
-    exchange = Exchange(bnn, units=UnitFactor(), example=(torch.ones(1, 6),))
+    exchange = MessageExchange(bnn, units=UnitFactor(), example=(torch.ones(1, 6),))
     mask = torch.ones(3, 8, dtype=torch.bool)
     mask[:, 2] = False
     bnn.freeze({"2.weight": mask})
@@ -122,19 +122,19 @@ def test_an_idle_unit_tells_its_weights_so():
 
 
 def test_errors_of_the_exchange():
-    with pytest.raises(TypeError, match="SupportMRF"):
-        Exchange(ps.lift(mlp(), ps.Gaussian()))
+    with pytest.raises(TypeError, match="GammaSpikeAndSlab"):
+        MessageExchange(ps.lift(mlp(), ps.Gaussian()))
     with pytest.raises(ValueError, match="no units"):
-        Exchange(lifted(nn.Linear(3, 2)), units=UnitFactor(), example=(torch.ones(1, 3),))
+        MessageExchange(lifted(nn.Linear(3, 2)), units=UnitFactor(), example=(torch.ones(1, 3),))
     with pytest.raises(ValueError, match=r"'0\.weigth'"):
-        Exchange(lifted()).snapshot("0.weigth")
+        MessageExchange(lifted()).snapshot("0.weigth")
 
     class Wayward(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) if x.sum() > 0 else x
 
     with pytest.raises(ValueError, match="trace"):
-        Exchange(
+        MessageExchange(
             lifted(Wayward(nn.Linear(3, 3), nn.Linear(3, 2))),
             units=UnitFactor(),
             example=(torch.ones(1, 3),),
@@ -143,7 +143,7 @@ def test_errors_of_the_exchange():
 
 def test_what_is_frozen_is_not_released_to_make_up_a_share():
     bnn = lifted()
-    exchange = Exchange(bnn)
+    exchange = MessageExchange(bnn)
     exchange()
     mask = torch.zeros(8, 6, dtype=torch.bool)
     mask[0] = True
@@ -156,14 +156,14 @@ def test_what_is_frozen_is_not_released_to_make_up_a_share():
 
 
 OPTIONS = {
-    "path": lambda: Turbo(active=schedules.logarithmic(0.5, 0.2, until=0.8)),
-    "units": lambda: Turbo(
+    "path": lambda: TurboPruner(active=schedules.logarithmic(0.5, 0.2, until=0.8)),
+    "units": lambda: TurboPruner(
         units=UnitFactor(cost=3.0),
         active=schedules.logarithmic(0.6, 0.2, until=0.8),
         contrast=schedules.logarithmic(50.0, 200.0),
         strength=lambda progress: progress,
     ),
-    "data decide": lambda: Turbo(units=UnitFactor(), prune_from=1.0),
+    "data decide": lambda: TurboPruner(units=UnitFactor(), prune_from=1.0),
 }
 
 
@@ -210,7 +210,7 @@ def test_data_that_shuffle_themselves_resume_too(tmp_path):
             bnn.guide,
             loader,
             epochs=4,
-            callbacks=[Turbo(units=UnitFactor()), *others],
+            callbacks=[TurboPruner(units=UnitFactor()), *others],
             progress=False,
             **options,
         )
@@ -227,7 +227,7 @@ def test_data_that_shuffle_themselves_resume_too(tmp_path):
 
 def test_the_path_is_followed_to_its_end():
     bnn = lifted(mlp(40))
-    run = train(bnn, Turbo(active=schedules.logarithmic(0.5, 0.1, until=0.6)), epochs=12)
+    run = train(bnn, TurboPruner(active=schedules.logarithmic(0.5, 0.1, until=0.6)), epochs=12)
     kept = [entry["kept"] for entry in run.history]
     assert all(after <= before for before, after in pairwise(kept))
     # Nothing goes beyond what the path says before training ends.
@@ -240,7 +240,7 @@ def test_the_path_is_followed_to_its_end():
 @pytest.mark.parametrize("likelihood", ["point", "activations"])
 def test_what_is_frozen_is_zero_and_stays_so(likelihood):
     bnn = lifted(mlp(40), likelihood=likelihood)
-    run = train(bnn, Turbo(active=schedules.logarithmic(0.6, 0.4, until=0.6)), epochs=8)
+    run = train(bnn, TurboPruner(active=schedules.logarithmic(0.6, 0.4, until=0.6)), epochs=8)
     masks = bnn.masks()
     for entry in bnn.guide.entries:
         off = ~entry.mask
@@ -259,7 +259,7 @@ def test_every_layer_keeps_as_many_units_as_it_must():
     net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 3))
     bnn = lifted(net, inactive=0.1)
     units = UnitFactor(active=0.9, cost=1e4)  # units go, and hardly a weight of itself
-    turbo = Turbo(units=units, removal=0.3, at_least={"0": 7, "*": 4})
+    turbo = TurboPruner(units=units, removal=0.3, at_least={"0": 7, "*": 4})
     run = train(bnn, turbo, epochs=10, kl_scale=0.0)
     assert run.history[-1]["units"] == {"0": 7, "2": 4}
     on = [entry["units"]["0"] for entry in run.history]
@@ -271,7 +271,7 @@ def test_every_layer_keeps_as_many_units_as_it_must():
 
 def test_at_the_end_nothing_is_left_that_leads_nowhere():
     bnn = lifted(mlp(12))
-    turbo = Turbo(
+    turbo = TurboPruner(
         units=UnitFactor(cost=3.0), active=schedules.logarithmic(0.5, 0.1, until=0.6), at_least=2
     )
     train(bnn, turbo, epochs=10)
@@ -282,7 +282,7 @@ def test_at_the_end_nothing_is_left_that_leads_nowhere():
 
 def test_nothing_is_taken_before_its_time():
     bnn = lifted()
-    run = train(bnn, Turbo(active=schedules.logarithmic(0.3, 0.2), prune_from=1.0), epochs=4)
+    run = train(bnn, TurboPruner(active=schedules.logarithmic(0.3, 0.2), prune_from=1.0), epochs=4)
     assert [entry["kept"] for entry in run.history[:-1]] == [1.0] * 3
     assert run.history[-1]["kept"] < 0.25
 
@@ -300,17 +300,17 @@ def test_nothing_is_taken_before_its_time():
 )
 def test_bad_shares_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
-        Turbo(**options)
+        TurboPruner(**options)
 
 
 def test_cutting_while_training_is_refused():
     with pytest.raises(ValueError, match="compact_every"):
-        train(lifted(), Turbo(), compact_every=2)
+        train(lifted(), TurboPruner(), compact_every=2)
 
 
 def test_messages_go_on_where_weights_are_frozen():
     bnn = lifted(mlp(40))
-    exchange = ps.prune.Exchange(bnn)
+    exchange = ps.prune.MessageExchange(bnn)
     exchange()
     bnn.freeze({"0.weight": torch.rand(bnn.net[0].weight.shape) > 0.5})
     with torch.no_grad():

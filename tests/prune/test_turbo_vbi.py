@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pyrosparse as ps
 from pyrosparse.captured import CapturedSVI
-from pyrosparse.prune import Exchange, TurboVBI
+from pyrosparse.prune import MessageExchange, TurboVBI
 from pyrosparse.supports import Chain, UnitFactor
 from tests.prune.turbo_case import N, data, lifted, mlp
 
@@ -79,7 +79,7 @@ def test_exchanges_before_a_step_and_without_data_are_refused():
     turbo = TurboVBI(ps.classifier(bnn, N), bnn, torch.optim.Adam(bnn.parameters()))
     with pytest.raises(ValueError, match=r"exchange\(data\)"):
         turbo.exchange()
-    with pytest.raises(TypeError, match="SupportMRF"):
+    with pytest.raises(TypeError, match="GammaSpikeAndSlab"):
         bnn = ps.lift(mlp(), ps.Gaussian())
         TurboVBI(ps.classifier(bnn, N), bnn, torch.optim.Adam(bnn.parameters()))
 
@@ -108,7 +108,7 @@ def test_captured_steps_see_what_was_exchanged(likelihood):
 
     def run(captured: bool) -> tuple[list[float], ps.Lifted]:
         bnn = lifted(likelihood=likelihood).double()
-        model, exchange = ps.classifier(bnn, N), Exchange(bnn)
+        model, exchange = ps.classifier(bnn, N), MessageExchange(bnn)
         optimizer = torch.optim.Adam(bnn.parameters(), lr=1e-3, fused=True)
         elbo = TraceMeanField_ELBO()
         svi = CapturedSVI(model, bnn.guide, optimizer, elbo)

@@ -16,7 +16,7 @@ def mlp(hidden: int = 8) -> nn.Module:
 
 
 def lifted(net: nn.Module | None = None, **options) -> ps.Lifted:
-    return ps.lift(net or mlp(), ps.SupportMRF(**options))
+    return ps.lift(net or mlp(), ps.GammaSpikeAndSlab(**options))
 
 
 def data() -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ def test_the_first_convolution_has_a_prior_and_no_mask() -> None:
     kinds = {
         entry.target.name: type(entry.method).__name__ for entry in outcome.posterior.guide.entries
     }
-    assert kinds == {"conv2.weight": "Gibbs", "conv1.weight": "Gaussian"}
+    assert kinds == {"conv2.weight": "GibbsPruning", "conv1.weight": "Gaussian"}
     scale = outcome.recipe.scale
     assert scale == pytest.approx((2e-4 * outcome.data.n) ** -0.5)
 

@@ -12,12 +12,12 @@ from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.infer.run import Fit
 from pyrosparse.infer.schedules import Schedule
-from pyrosparse.prune.turbo.exchange import Exchange
+from pyrosparse.prune.turbo.exchange import MessageExchange
 from pyrosparse.supports.units import UnitFactor
 from pyrosparse.util.globs import first_match
 
 
-class Turbo(Callback):
+class TurboPruner(Callback):
     """Exchanges messages with the support prior at the end of epochs of ``fit``, and takes away for
     good what has become inactive.
 
@@ -38,16 +38,16 @@ class Turbo(Callback):
     every:      how many epochs there are between exchanges.
     examples:   of how many data ``likelihood="curvature"`` estimates the Fisher information.
 
-    Recorded each epoch: what ``Exchange`` returns, and ``kept``, the share of weights not frozen.
-    At the end, what leads nowhere or comes from nowhere is frozen too: ``Lifted.masks`` then gives
+    Recorded each epoch: what ``MessageExchange`` returns, and ``kept``, the share of weights not
+    frozen. At the end, what leads nowhere or comes from nowhere is frozen too: ``Lifted.masks`` then gives
     the support.
 
-    Raises ValueError on shares out of range; where training starts, what ``Exchange`` raises, and
-    ValueError together with ``compact_every``.
+    Raises ValueError on shares out of range; where training starts, what ``MessageExchange``
+    raises, and ValueError together with ``compact_every``.
 
     Source: Xia, Tsang and Lau (2023), algorithm 1; the path and the pruning along it are ours.
 
-    >>> Turbo(units=UnitFactor(cost=40.0), at_least={"conv*": 3, "*": 15}).removal
+    >>> TurboPruner(units=UnitFactor(cost=40.0), at_least={"conv*": 3, "*": 15}).removal
     0.11
     """
 
@@ -92,7 +92,7 @@ class Turbo(Callback):
         # Data that shuffle themselves draw from a generator that a resumed run has put back.
         with torch.random.fork_rng(devices=[]):
             batch = next(iter(run.batches()))
-        self.exchange = Exchange(run.lifted, units=self.units, example=(batch[0][:1],))
+        self.exchange = MessageExchange(run.lifted, units=self.units, example=(batch[0][:1],))
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
         if run.epoch % self.every and run.epoch < run.epochs:

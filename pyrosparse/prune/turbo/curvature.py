@@ -40,7 +40,8 @@ def curvature(
     where the model observes nothing.
 
     >>> import pyrosparse as ps
-    >>> bnn = ps.lift(torch.nn.Linear(1, 1, bias=False), ps.SupportMRF(likelihood="curvature"))
+    >>> method = ps.GammaSpikeAndSlab(likelihood="curvature")
+    >>> bnn = ps.lift(torch.nn.Linear(1, 1, bias=False), method)
     >>> model = ps.regressor(bnn, 3, noise=0.5)  # h = sum x^2 / 0.25
     >>> data = torch.tensor([[1.0], [1.0], [1.0]]), torch.zeros(3, 1)
     >>> drawn = [curvature(model, bnn, data, ["weight"], examples=3, seed=s) for s in range(500)]

@@ -13,7 +13,7 @@ from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.lifting.masks import Masks, largest
 from pyrosparse.lifting.method import Posterior
-from pyrosparse.methods.support_mrf import LARGEST, SupportMRF
+from pyrosparse.methods.gamma_spike_and_slab import LARGEST, GammaSpikeAndSlab
 from pyrosparse.prune.turbo.curvature import curvature
 from pyrosparse.prune.turbo.ends import (
     idle_units,
@@ -32,7 +32,7 @@ _ROUNDS = 10
 """Of variance and precision in turn, which depend on each other where curvatures are known."""
 
 
-class Exchange:
+class MessageExchange:
     r"""Module B of Turbo-VBI, and the closed-form part of module A, over one lifted network.
 
     The weights' evidence goes out, and the messages of the support prior come in:
@@ -44,28 +44,30 @@ class Exchange:
 
     Its state is in the posterior's buffers, so that the network's ``state_dict`` holds it.
 
-    bnn:     lifted with ``SupportMRF``.
+    bnn:     lifted with ``GammaSpikeAndSlab``.
     units:   couples the weights of a unit, and the layers with each other; None for no such factor.
     example: what the network is called with; needed with units, to see where they lie.
 
-    Raises TypeError where no target is of ``SupportMRF``, and ValueError where units are wanted and
-    the network has none or cannot be traced.
+    Raises TypeError where no target is of ``GammaSpikeAndSlab``, and ValueError where units are
+    wanted and the network has none or cannot be traced.
 
     >>> import pyrosparse as ps
-    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.SupportMRF())
-    >>> sorted(Exchange(bnn)())
+    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.GammaSpikeAndSlab())
+    >>> sorted(MessageExchange(bnn)())
     ['active', 'change', 'slab_rate']
     """
 
     def __init__(
         self, bnn: Lifted, *, units: UnitFactor | None = None, example: tuple[Any, ...] = ()
     ) -> None:
-        self.entries: dict[str, tuple[Entry, SupportMRF]] = {}
+        self.entries: dict[str, tuple[Entry, GammaSpikeAndSlab]] = {}
         for entry in bnn.guide.entries:
-            if isinstance(entry.method, SupportMRF):
+            if isinstance(entry.method, GammaSpikeAndSlab):
                 self.entries[entry.target.key] = (entry, entry.method)
         if not self.entries:
-            raise TypeError("Turbo-VBI needs weights under ps.SupportMRF: lift the network with it")
+            raise TypeError(
+                "Turbo-VBI needs weights under ps.GammaSpikeAndSlab: lift the network with it"
+            )
         self.bnn = bnn
         self.factor = units
         self.units = None
@@ -103,8 +105,8 @@ class Exchange:
             method.posterior == "mean-field" for _, method in self.entries.values()
         ):
             raise ValueError(
-                "a wanted share of active weights needs SupportMRF(posterior='structured'): leave "
-                "`active` out, or change the posterior"
+                "a wanted share of active weights needs "
+                "GammaSpikeAndSlab(posterior='structured'): leave `active` out, or change the posterior"
             )
         before = {key: method.prior_log_odds(q) for key, method, q in self._posteriors()}
         if active is None:
@@ -213,7 +215,7 @@ class Exchange:
         assert self.units is not None
         return idle_units({key: entry.mask for key, (entry, _) in self.entries.items()}, self.units)
 
-    def _posteriors(self) -> Iterator[tuple[str, SupportMRF, Posterior]]:
+    def _posteriors(self) -> Iterator[tuple[str, GammaSpikeAndSlab, Posterior]]:
         for key, (entry, method) in self.entries.items():
             yield key, method, entry.posterior()
 

@@ -8,7 +8,7 @@ from pyro.infer import TraceMeanField_ELBO
 
 from pyrosparse.captured import CapturedSVI
 from pyrosparse.lifting.lift import Lifted
-from pyrosparse.prune.turbo.exchange import Exchange
+from pyrosparse.prune.turbo.exchange import MessageExchange
 from pyrosparse.supports.units import UnitFactor
 
 
@@ -16,21 +16,21 @@ class TurboVBI:
     """Turbo-VBI: steps of SVI on the weights, and exchanges of messages with the support prior.
 
     model:   a Pyro model of ``bnn``, as for ``SVI``.
-    bnn:     a network lifted with ``SupportMRF``.
+    bnn:     a network lifted with ``GammaSpikeAndSlab``.
     optim:   as for ``CapturedSVI``.
     loss:    an ELBO; ``TraceMeanField_ELBO()`` by default.
     units:   a factor that makes whole units go; None for none.
 
     history: what each exchange returned.
 
-    Raises TypeError where the network has no weight under ``SupportMRF``.
+    Raises TypeError where the network has no weight under ``GammaSpikeAndSlab``.
 
     Source: Xia, Tsang and Lau (2023), algorithm 1.
 
     >>> import torch
     >>> import pyrosparse as ps
     >>> x, y = torch.randn(20, 4), torch.zeros(20, dtype=torch.int64)
-    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.SupportMRF())
+    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.GammaSpikeAndSlab())
     >>> optimizer = torch.optim.Adam(bnn.parameters(), lr=1e-3)
     >>> turbo = TurboVBI(ps.classifier(bnn, 20), bnn, optimizer)
     >>> while not turbo.converged(tolerance=0.1):
@@ -55,9 +55,9 @@ class TurboVBI:
         self.svi = CapturedSVI(model, bnn.guide, optim, loss or TraceMeanField_ELBO())
         self.factor = units
         self.history: list[dict[str, Any]] = []
-        self.module_b: Exchange | None = None
+        self.module_b: MessageExchange | None = None
         if units is None:
-            self.module_b = Exchange(bnn)
+            self.module_b = MessageExchange(bnn)
         self._losses: list[Any] = []
 
     def step(self, *batch: Any) -> float:
@@ -65,7 +65,7 @@ class TurboVBI:
         support) adds."""
         if self.module_b is None:
             # Where the units lie is seen from what the network is called with.
-            self.module_b = Exchange(self.bnn, units=self.factor, example=(batch[0][:1],))
+            self.module_b = MessageExchange(self.bnn, units=self.factor, example=(batch[0][:1],))
         loss = float(self.svi.step(*batch))
         self._losses.append(loss)
         return loss
@@ -77,7 +77,7 @@ class TurboVBI:
 
         data:     of which ``likelihood="curvature"`` estimates the Fisher information, as for
                   ``fit``; ``examples`` of them, with ``seed``.
-        options:  as for ``Exchange``.
+        options:  as for ``MessageExchange``.
 
         Returns the exchange's record, with ``steps``, how many there were since the last one, and
         ``loss``, their mean. Raises RuntimeError with units before the first step, and ValueError

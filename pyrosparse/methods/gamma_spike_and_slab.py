@@ -28,7 +28,7 @@ _ROUNDS = 10
 
 
 @dataclass(frozen=True)
-class SupportMRF(Method):
+class GammaSpikeAndSlab(Method):
     r"""A prior on weights in three layers: a support with structure, a precision given the support,
     and a normal weight given the precision.
 
@@ -58,7 +58,7 @@ class SupportMRF(Method):
     magnitude: a weight below it is never kept.
 
     What SVI trains is q(w) under :math:`\mathcal N(0, 1/E[\rho])`, the same up to a constant; the
-    rest is in closed form. ``TurboVBI`` (or its callback ``Turbo``) alternates the two with
+    rest is in closed form. ``TurboVBI`` (or its callback ``TurboPruner``) alternates the two with
     sum-product over the support prior. Without it, precisions stay as they start.
 
     Within ``generative()`` the network is drawn from the three layers themselves, at the sites
@@ -75,7 +75,7 @@ class SupportMRF(Method):
     >>> import pyrosparse as ps
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    >>> bnn = ps.lift(net, SupportMRF(inactive=0.5))
+    >>> bnn = ps.lift(net, GammaSpikeAndSlab(inactive=0.5))
     >>> int(bnn.masks()["0.weight"].sum())
     6
     """
@@ -128,13 +128,13 @@ class SupportMRF(Method):
             raise ValueError(f"magnitude must not be negative, got {self.magnitude}")
 
     @classmethod
-    def paper(cls, **options: object) -> SupportMRF:
+    def paper(cls, **options: object) -> GammaSpikeAndSlab:
         """The numbers of the paper's public code: a = b = a-bar = 1, b-bar = 0.01, and the
         probabilities of its convolutions, 0.288 and 0.51; mean field.
 
         Source: Xia, Tsang and Lau (2023).
 
-        >>> SupportMRF.paper().spike_rate
+        >>> GammaSpikeAndSlab.paper().spike_rate
         0.01
         """
         own = {
@@ -284,11 +284,11 @@ class SupportMRF(Method):
 
 
 class generative(Messenger):
-    """A Pyro handler under which networks lifted with ``SupportMRF`` draw support, precision and
-    weight from their prior, in three sites a weight.
+    """A Pyro handler under which networks lifted with ``GammaSpikeAndSlab`` draw support,
+    precision and weight from their prior, in three sites a weight.
 
     >>> import pyrosparse as ps
-    >>> bnn = ps.lift(torch.nn.Linear(4, 2), SupportMRF())
+    >>> bnn = ps.lift(torch.nn.Linear(4, 2), GammaSpikeAndSlab())
     >>> with generative():
     ...     sites = poutine.trace(bnn).get_trace(torch.ones(1, 4)).stochastic_nodes
     >>> sites

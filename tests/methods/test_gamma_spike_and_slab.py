@@ -7,7 +7,7 @@ from pyro.infer import Predictive
 from torch import nn
 
 import pyrosparse as ps
-from pyrosparse.methods.support_mrf import generative
+from pyrosparse.methods.gamma_spike_and_slab import generative
 from pyrosparse.supports import Chain
 from tests.method_case import MethodCase
 from tests.monte_carlo import assert_mean
@@ -29,11 +29,11 @@ class TestSupportMRF(MethodCase):
     capture_dtype = torch.float64  # large precisions: losses are small differences
 
     def make(self, **options):
-        return ps.SupportMRF(**options)
+        return ps.GammaSpikeAndSlab(**options)
 
 
 def three_layers(net: nn.Module, **options) -> ps.Lifted:
-    return ps.lift(net, ps.SupportMRF(**options))
+    return ps.lift(net, ps.GammaSpikeAndSlab(**options))
 
 
 SLAB = {"slab_shape": 3.0, "slab_rate": 2.0, "spike_shape": 4.0, "spike_rate": 0.01}
