@@ -36,10 +36,18 @@ def test_the_package_alone_loads_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize("first", ["compact.rules", "lift", "distill", "compact"])
+@pytest.mark.parametrize(
+    "first", ["compaction.rules", "lifting.lift", "models", "recipes.run", "reports.page"]
+)
 def test_a_function_is_not_hidden_by_the_module_it_is_in(first: str) -> None:
     fresh(
         f"import pyrosparse.{first}\nimport pyrosparse as ps\n"
         "assert callable(ps.compact) and callable(ps.lift) and callable(ps.distill)\n"
+        "assert callable(ps.compress) and callable(ps.report)\n"
         "from pyrosparse import compact\nassert compact is ps.compact"
     )
+
+
+def test_no_function_has_the_name_of_a_module() -> None:
+    modules = {part.stem for part in (ROOT / "pyrosparse").iterdir()}
+    assert not modules & {name for name in ps.__all__ if callable(getattr(ps, name))}

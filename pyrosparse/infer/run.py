@@ -74,7 +74,7 @@ class Fit:
             for part in module.modules():
                 if isinstance(part, Lifted):
                     return part
-        raise TypeError("this needs a lifted network: pass fit a guide that ps.lift made")
+        raise TypeError("this needs a lifted network: pass fit a guide that pyrosparse.lift made")
 
     @property
     def n(self) -> int:

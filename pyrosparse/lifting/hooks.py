@@ -45,10 +45,10 @@ class Gate:
         gains = self._gains
         shape = [1] * x.dim()
         shape[axis] = gains.shape[-1]
-        if x.shape[axis] != shape[axis]:  # one feature would be spread over all gates
+        if x.shape[axis] == 1 != shape[axis]:  # it would be spread over all gates
             raise ValueError(
-                f"{self.target.key!r} has {shape[axis]} gates, but the activation has "
-                f"{x.shape[axis]} features in dimension {axis}: call the network with inputs of "
+                f"{self.target.key!r} has {shape[axis]} gates, but the activation has one feature "
+                f"in dimension {axis}: call the network with inputs of "
                 "the width that it was made for"
             )
         if gains.dim() == 2:

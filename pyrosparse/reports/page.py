@@ -110,7 +110,7 @@ def html(
     """
     settings = config["settings"]
     title = lead.title(summary, settings)
-    css = (resources.files("pyrosparse.plots") / "report.css").read_text(encoding="utf-8")
+    css = (resources.files("pyrosparse.reports") / "report.css").read_text(encoding="utf-8")
     gated = "threshold" in settings
     pruned = any("log_bayes_factor" in entry for entry in history)
     mean = settings.get("likelihood") == "mean" and gated

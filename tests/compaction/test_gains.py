@@ -493,7 +493,7 @@ def test_a_threshold_of_nan() -> None:
 def test_one_feature_is_not_spread_over_all_gains():
     net = nn.Sequential(nn.Linear(3, 2))
     bnn = ps.lift(net, ps.BetaBernoulli(), ps.inputs(net)).eval()
-    with pytest.raises(ValueError, match=r"'0\.input' has 3 gates.*1 features"):
+    with pytest.raises(ValueError, match=r"'0\.input' has 3 gates.*one feature"):
         bnn.mean_forward(torch.ones(5, 1))
     with pytest.raises(RuntimeError, match="size"):
         Gain(torch.ones(3), dim=-1)(torch.ones(5, 1))

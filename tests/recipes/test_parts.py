@@ -10,7 +10,7 @@ from torch import nn
 import pyrosparse as ps
 from pyrosparse import recipes
 from pyrosparse.infer import Callback, Fit, schedules
-from pyrosparse.prune import Turbo
+from pyrosparse.prune import TurboPruner
 
 X = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long() + (X[:, 1] > 0).long()
@@ -149,7 +149,7 @@ def test_the_path_of_turbo_vbi(name: str) -> None:
         }
     )
     (turbo,) = [recipe.resolve(net(), recipes.Split((X, Y), None, None, N)).turbo()]
-    assert isinstance(turbo, Turbo) and turbo.strength is not None
+    assert isinstance(turbo, TurboPruner) and turbo.strength is not None
     assert turbo.active is not None and turbo.contrast is not None
     # The support shrinks until 0.75, the unit factor grows until 0.3, nothing goes before 0.1.
     assert [turbo.strength(at) for at in (0.0, 0.15, 0.3, 1.0)] == pytest.approx([0, 0.5, 1, 1])

@@ -39,8 +39,8 @@ class TurboPruner(Callback):
     examples:   of how many data ``likelihood="curvature"`` estimates the Fisher information.
 
     Recorded each epoch: what ``MessageExchange`` returns, and ``kept``, the share of weights not
-    frozen. At the end, what leads nowhere or comes from nowhere is frozen too: ``Lifted.masks`` then gives
-    the support.
+    frozen. At the end, what leads nowhere or comes from nowhere is frozen too: ``Lifted.masks``
+    then gives the support.
 
     Raises ValueError on shares out of range; where training starts, what ``MessageExchange``
     raises, and ValueError together with ``compact_every``.

@@ -106,7 +106,8 @@ class MessageExchange:
         ):
             raise ValueError(
                 "a wanted share of active weights needs "
-                "GammaSpikeAndSlab(posterior='structured'): leave `active` out, or change the posterior"
+                "GammaSpikeAndSlab(posterior='structured'): leave `active` out, or change the "
+                "posterior"
             )
         before = {key: method.prior_log_odds(q) for key, method, q in self._posteriors()}
         if active is None:
@@ -151,7 +152,7 @@ class MessageExchange:
             self.entries[key][0].posterior()["_curvature"].copy_(values)
 
     def snapshot(self, key: str) -> dict[str, Tensor]:
-        """The messages at a weight, as matrices, for ``assess.messages``: ``prior log-odds``, those
+        """The messages at a weight, as matrices, for ``plots.messages``: ``prior log-odds``, those
         into it, and ``evidence log-odds``, those out of it.
 
         Raises ValueError on an unknown name."""
