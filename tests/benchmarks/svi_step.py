@@ -377,7 +377,7 @@ WAYS = (
     ),
     Way("support MRF", lambda _: ps.GammaSpikeAndSlab(), support_by_hand),
     Way(
-        "GibbsPruning",
+        "Gibbs",
         lambda _: ps.GibbsPruning(0.9, beta=GIBBS_BETA, scale=PRIOR_SCALE),
         gibbs_by_hand,
     ),
