@@ -149,7 +149,7 @@ class MethodCase:
             if spread is not None:
                 q["log_scale"] = spread.expand_as(loc)
             order = self.size(loc).flatten().argsort()
-            score = entry.method.keep(entry.target, q).flatten()[order]
+            score = entry.method.score(entry.target, q).flatten()[order]
             assert (score.diff() > 0).all()
 
     def test_state_dict_is_complete_before_the_first_step(self, name: str) -> None:

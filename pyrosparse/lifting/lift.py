@@ -163,7 +163,7 @@ class Lifted(PyroModule):
         result = {}
         with torch.no_grad():
             for entry in self.guide.entries:
-                score = entry.method.keep(entry.target, entry.posterior())
+                score = entry.method.score(entry.target, entry.posterior())
                 if score.isnan().any():
                     raise ValueError(
                         f"{int(score.isnan().sum())} scores of {entry.target.key!r} are NaN: the "

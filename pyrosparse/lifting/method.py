@@ -39,7 +39,7 @@ class Method(ABC):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     threshold: ClassVar[float] = 0.0
-    """What ``keep`` is compared with when a user names no threshold."""
+    """What ``score`` is compared with when a user names no threshold."""
 
     @abstractmethod
     def init(self, target: Target) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class Method(ABC):
         ``target.site``, or None where the method has no such site."""
 
     @abstractmethod
-    def keep(self, target: Target, q: Posterior) -> Tensor:
+    def score(self, target: Target, q: Posterior) -> Tensor:
         """One score per prunable element; the mask is ``score >= threshold``."""
 
     @abstractmethod
@@ -122,7 +122,7 @@ class Method(ABC):
 def from_pyro(
     fn: Callable[[Target], Tensor],
     *,
-    keep: Callable[[Target, Posterior], Tensor] | None = None,
+    score: Callable[[Target, Posterior], Tensor] | None = None,
     threshold: float = 1.0,
     initial_scale: float = 0.01,
 ) -> Method:
@@ -130,7 +130,7 @@ def from_pyro(
 
     fn:   ``fn(target)`` samples with ``pyro.sample`` and returns the weight, ``target.shape``.
           Its sites are named ``target.site`` (the weight) or ``f"{target.site}.<name>"``.
-    keep: ``keep(target, q)`` returns a score per element; by default the signal-to-noise
+    score: ``score(target, q)`` returns one per element; by default the signal-to-noise
           ratio |loc| / scale of the site named ``target.site``. ``q`` holds
           ``loc`` and ``log_scale`` for that site, ``<name>_loc`` and ``<name>_log_scale`` for
           the others, in the unconstrained space of each site.
@@ -153,21 +153,21 @@ def from_pyro(
     >>> sorted(method.init(weights(nn.Linear(3, 2))[0]))
     ['loc', 'log_scale']
     """
-    return _PyroPrior(fn, keep, threshold, initial_scale)
+    return _PyroPrior(fn, score, threshold, initial_scale)
 
 
 class _PyroPrior(Method):
     def __init__(
         self,
         fn: Callable[[Target], Tensor],
-        keep: Callable[[Target, Posterior], Tensor] | None,
+        score: Callable[[Target, Posterior], Tensor] | None,
         threshold: float,
         initial_scale: float,
     ) -> None:
         if not initial_scale > 0:
             raise ValueError(f"initial_scale must be positive, got {initial_scale}")
         self.fn = fn
-        self._keep = keep
+        self._score = score
         self.threshold = threshold  # type: ignore[misc]
         self.initial_scale = initial_scale
         self._sites: dict[tuple[str, tuple[int, ...]], dict[str, _Site]] = {}
@@ -213,9 +213,9 @@ class _PyroPrior(Method):
             draw = draw if key else value
         return draw
 
-    def keep(self, target: Target, q: Posterior) -> Tensor:
-        if self._keep is not None:
-            return self._keep(target, q)
+    def score(self, target: Target, q: Posterior) -> Tensor:
+        if self._score is not None:
+            return self._score(target, q)
         return signal_to_noise(q)
 
     def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:

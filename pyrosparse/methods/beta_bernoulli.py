@@ -45,7 +45,7 @@ class BetaBernoulli(Method):
 
     Targets: inputs and outputs; by default ``gates(net)``. The site is the log odds of pi, shape
     (features,); z has the same law in prior and guide, so it is drawn once and not scored.
-    ``keep`` scores E[pi], and a feature stays where that reaches 0.001.
+    ``score`` is E[pi], and a feature stays where that reaches 0.001.
 
     Raises ValueError on options out of range, and where no glob matches a target.
 
@@ -112,7 +112,7 @@ class BetaBernoulli(Method):
         with poutine.scale(scale=self.scale_of(target)):
             return pyro.sample(target.site, _posterior(q).to_event(1))
 
-    def keep(self, target: Target, q: Posterior) -> Tensor:
+    def score(self, target: Target, q: Posterior) -> Tensor:
         return _posterior(q).base.mean
 
     def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:

@@ -42,7 +42,7 @@ class DependentBetaBernoulli(Method):
     bnn:   the lifted network of the first stage; its gates' q(pi) are copied.
     scale: s; the paper's.
 
-    Targets: those of the first stage's gates; lift the same network. ``keep`` scores E[pi], which
+    Targets: those of the first stage's gates; lift the same network. ``score`` is E[pi], which
     no gain exceeds. The sites are the log odds of pi and ``<site>.shift``, beta.
 
     Raises ValueError where ``bnn`` has no target of ``BetaBernoulli``, where scale is not positive,
@@ -137,18 +137,18 @@ class DependentBetaBernoulli(Method):
         pyro.sample(f"{target.site}.shift", shift.to_event(1))
         return logits
 
-    def keep(self, target: Target, q: Posterior) -> Tensor:
+    def score(self, target: Target, q: Posterior) -> Tensor:
         return Kumaraswamy(log_a=q["_log_a"], log_b=q["_log_b"]).mean
 
     def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         if x is None:
-            return self.keep(target, q)
+            return self.score(target, q)
         return self.gate(target, q).gains(x.detach())
 
     def gate(self, target: Target, q: Posterior) -> InputGate:
         assert target.axis is not None
         scale = q["slope"] * (q["_running_variance"] + _EPSILON).rsqrt()
-        gain = self.keep(target, q)
+        gain = self.score(target, q)
         floor = self.threshold / gain
         offset = q["shift"] - scale * q["_running_mean"]
         return InputGate(scale, offset, floor, gain, target.axis)

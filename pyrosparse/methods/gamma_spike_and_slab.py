@@ -64,7 +64,7 @@ class GammaSpikeAndSlab(Method):
     Within ``generative()`` the network is drawn from the three layers themselves, at the sites
     ``<weight>.support``, ``<weight>.precision`` and ``<weight>``.
 
-    Targets: weights. ``keep`` scores the log-odds of the support, and a weight stays where they
+    Targets: weights. ``score`` is the log-odds of the support, and a weight stays where they
     are positive.
 
     Raises ValueError on options out of range.
@@ -213,7 +213,7 @@ class GammaSpikeAndSlab(Method):
         normal = dist.Normal(q["loc"], self._scale(q))
         return pyro.sample(target.site, normal.to_event(len(target.shape)))
 
-    def keep(self, target: Target, q: Posterior) -> Tensor:
+    def score(self, target: Target, q: Posterior) -> Tensor:
         score = self.prior_log_odds(q) + self.evidence(q)
         return score.masked_fill(q["loc"].abs() < self.magnitude, -LARGEST)
 

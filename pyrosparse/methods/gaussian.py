@@ -34,7 +34,7 @@ class Gaussian(Method):
     initial_scale: for ``normal``, the standard deviation sigma at the start.
 
     Targets: weights, of any shape. The location mu is the network's own parameter, so the
-    network is the posterior mean. ``keep`` scores |mu| (point) or |mu| / sigma (normal).
+    network is the posterior mean. ``score`` is |mu| (point) or |mu| / sigma (normal).
 
     Raises ValueError on scales that are not positive and on unknown options.
 
@@ -86,7 +86,7 @@ class Gaussian(Method):
         normal = dist.Normal(q["loc"], q["log_scale"].exp())
         return pyro.sample(target.site, normal.to_event(len(target.shape)))
 
-    def keep(self, target: Target, q: Posterior) -> Tensor:
+    def score(self, target: Target, q: Posterior) -> Tensor:
         return q["loc"].abs() if self.posterior == "point" else signal_to_noise(q)
 
     def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:

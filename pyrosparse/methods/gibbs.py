@@ -42,12 +42,12 @@ class GibbsPruning(Method):
     the ELBO's gradient is that of the likelihood through the weights that are kept, and that
     of the Gaussian prior, :math:`-w / s^2`, on all.
 
-    p:          the fraction that goes, in [0, 1).
+    sparsity:   p, the fraction that goes, in [0, 1).
     structure:  what goes together: ``weight`` (each alone), ``kernel`` (the k x k weights between
                 two channels), ``filter`` (all that leads to an output), or a function that
                 arranges a tensor of the target's shape as (blocks, n), of which it must move the
                 elements only.
-    c:          the coupling in a block; 0, 0.01, 1 and 0.01 by default.
+    coupling:   c, of the elements of a block; 0, 0.01, 1 and 0.01 by default.
     convention: ``paper`` or ``reference-code``, as for ``GibbsMask``.
     beta:       the inverse temperature; ``ps.prune.Annealing`` raises it as training goes on. It is
                 in the posterior's buffer ``_beta``, and so in the state dict.
@@ -60,7 +60,7 @@ class GibbsPruning(Method):
     scale:      the prior's standard deviation s.
 
     Targets: weights; by default, as in the paper, those of all convolutions but the first, and for
-    filters none of 1 x 1; where that leaves none, all weights. ``keep`` scores how far the
+    filters none of 1 x 1; where that leaves none, all weights. ``score`` is how far the
     mean square of a block is above :math:`Q_p`, so that ``masks()`` are those of magnitude; they
     are in ``mean`` too, and in use in evaluation mode. Once a target is frozen its mask is final:
     no more is drawn.
@@ -72,14 +72,14 @@ class GibbsPruning(Method):
     Source: Labach and Valaee (2020), eqs. 2 to 4 and Algorithm 1.
 
     >>> import pyrosparse as ps, torch
-    >>> bnn = ps.lift(torch.nn.Linear(20, 10), GibbsPruning(p=0.8, beta=1e6))
+    >>> bnn = ps.lift(torch.nn.Linear(20, 10), GibbsPruning(sparsity=0.8, beta=1e6))
     >>> bnn.masks().sparsity
     0.8
     """
 
-    p: float = 0.9
+    sparsity: float = 0.9
     structure: Structure = "weight"
-    c: float | None = None
+    coupling: float | None = None
     convention: Literal["paper", "reference-code"] = "paper"
     beta: float = 1.0
     relative: bool = False
@@ -89,15 +89,17 @@ class GibbsPruning(Method):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p < 1:
-            raise ValueError(f"p is the fraction that goes, in [0, 1), got {self.p}")
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity is the fraction that goes, in [0, 1), got {self.sparsity}")
         if not callable(self.structure) and self.structure not in _COUPLING:
             raise ValueError(
                 "structure must be 'weight', 'kernel', 'filter' or a function, got "
                 f"{self.structure!r}"
             )
-        if self.c is not None and self.structure == "weight" and self.c != 0:
-            raise ValueError(f"weights that go alone have no coupling, got c = {self.c}")
+        if self.coupling is not None and self.structure == "weight" and self.coupling != 0:
+            raise ValueError(
+                f"weights that go alone have no coupling, got {self.coupling}"
+            )
         if self.final not in ("draw", "mode", "magnitude"):
             raise ValueError(f"final must be 'draw', 'mode' or 'magnitude', got {self.final!r}")
         if not (self.scale > 0 and math.isfinite(self.scale)):
@@ -105,17 +107,17 @@ class GibbsPruning(Method):
         BipartiteGibbsMask(
             torch.zeros(1),
             self.beta,
-            self.coupling,
+            self._c,
             sweeps=self.sweeps,
             start=self.start,
             convention=self.convention,
         )
 
     @property
-    def coupling(self) -> float:
+    def _c(self) -> float:
         """c, or what it is by default."""
-        if self.c is not None:
-            return self.c
+        if self.coupling is not None:
+            return self.coupling
         return 0.01 if callable(self.structure) else _COUPLING[self.structure]
 
     def targets(self, net: nn.Module) -> list[Target]:
@@ -151,14 +153,14 @@ class GibbsPruning(Method):
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         return pyro.sample(target.site, Point(q["loc"]))
 
-    def keep(self, target: Target, q: Posterior) -> Tensor:
+    def score(self, target: Target, q: Posterior) -> Tensor:
         loc = q["loc"].detach()
         score = self._excess(loc)
         # What is frozen at zero has been taken out by then: all the others stay.
         return torch.where(q["_final"], at_least_float32(loc).square(), score)
 
     def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
-        return q["loc"] * (self.keep(target, q) >= 0)
+        return q["loc"] * (self.score(target, q) >= 0)
 
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
         q["_final"].copy_(removed.any())
@@ -225,7 +227,7 @@ class GibbsPruning(Method):
     def field(self, weight: Tensor) -> Tensor:
         """b = Q_p - w^2, arranged in blocks; float32, or the weight's dtype where that has more."""
         squares = self.blocks(at_least_float32(weight).square())
-        field = quantile(self._means(squares), self.p) - squares
+        field = quantile(self._means(squares), self.sparsity) - squares
         if self.relative:
             field = field / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
         return field
@@ -234,13 +236,13 @@ class GibbsPruning(Method):
         """The law of the mask given its field, a block an event."""
         beta, convention = q["_beta"], self.convention
         if self.structure != "filter":
-            return GibbsMask(field, beta, self.coupling, convention=convention, validate_args=False)
+            return GibbsMask(field, beta, self._c, convention=convention, validate_args=False)
         shape, n = q["loc"].shape, field.shape[-1]
         channels = shape[1] if len(shape) > 1 else 1
         return BipartiteGibbsMask(
             field,
             beta,
-            self.coupling,
+            self._c,
             split=channels // 2 * (n // channels) if channels > 1 else n // 2,
             sweeps=self.sweeps,
             start=self.start,
@@ -256,7 +258,7 @@ class GibbsPruning(Method):
         """By how much the mean square of an element's block is above the quantile."""
         squares = self.blocks(at_least_float32(weight).square())
         means = self._means(squares)
-        excess = means - quantile(means, self.p)
+        excess = means - quantile(means, self.sparsity)
         return self._arranged(excess.expand_as(squares), weight.shape)
 
     def _arranged(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -45,7 +45,7 @@ class PointGate(ps.Method):
     def guide(self, target: ps.Target, q: Posterior, x: Tensor | None) -> Tensor:
         return pyro.sample(target.site, Point(q["logit"]))
 
-    def keep(self, target: ps.Target, q: Posterior) -> Tensor:
+    def score(self, target: ps.Target, q: Posterior) -> Tensor:
         return q["logit"].sigmoid()
 
     def mean(self, target: ps.Target, q: Posterior, x: Tensor | None) -> Tensor:

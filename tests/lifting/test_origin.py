@@ -167,7 +167,7 @@ def test_moments_of_draws_are_mean_and_standard_deviation():
 
 @pytest.mark.parametrize(
     "method",
-    [ps.Gaussian(), ps.GammaSpikeAndSlab(), ps.GibbsPruning(p=0.5), ps.Horseshoe()],
+    [ps.Gaussian(), ps.GammaSpikeAndSlab(), ps.GibbsPruning(sparsity=0.5), ps.Horseshoe()],
     ids=repr,
 )
 def test_moments_of_the_draws_of_its_own_prior_are_taken_by_every_method(method):
@@ -295,7 +295,7 @@ def test_nuts_warns_of_nothing_where_all_is_drawn_or_meant_to_stay(all_of_it):
     ]
 
 
-@pytest.mark.parametrize("method", [ps.GibbsPruning(p=0.5), ps.BetaBernoulli()], ids=repr)
+@pytest.mark.parametrize("method", [ps.GibbsPruning(sparsity=0.5), ps.BetaBernoulli()], ids=repr)
 def test_nuts_refuses_a_density_that_is_random(method):
     bnn = ps.lift(frozen_biases(), method)
     with pytest.raises(ValueError, match=rf"{type(method).__name__} draws.*HMC and NUTS"):
@@ -303,12 +303,12 @@ def test_nuts_refuses_a_density_that_is_random(method):
 
 
 def test_nuts_takes_gibbs_where_its_masks_are_not_drawn():
-    bnn = ps.lift(frozen_biases(), ps.GibbsPruning(p=0.5)).eval()
+    bnn = ps.lift(frozen_biases(), ps.GibbsPruning(sparsity=0.5)).eval()
     assert set(run_nuts(bnn)) == {"0.weight", "2.weight"}
 
 
 def test_gibbs_and_gates_are_trained_by_other_guides():
-    for method in (ps.GibbsPruning(p=0.5), ps.BetaBernoulli()):
+    for method in (ps.GibbsPruning(sparsity=0.5), ps.BetaBernoulli()):
         model = ps.classifier(ps.lift(mlp(), method), 30)
         svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
         assert torch.isfinite(torch.tensor(svi.step(X, Y)))

@@ -44,5 +44,5 @@ class LogNormalGate(ps.Method):
     def mean(self, target: ps.Target, q: Posterior, x: Tensor | None = None) -> Tensor:
         return (q["loc"] + 0.5 * (2 * q["log_scale"]).exp()).exp()
 
-    def keep(self, target: ps.Target, q: Posterior) -> Tensor:
+    def score(self, target: ps.Target, q: Posterior) -> Tensor:
         return self.mean(target, q)

@@ -42,8 +42,8 @@ class BetaBernoulliCase(MethodCase):
         # The mean of pi rises with a and falls with b.
         method, target = self.make(), ps.Target("fc", "input", (20,), axis=-1)
         line, flat = torch.linspace(-9, 3, 20), torch.zeros(20)
-        assert (method.keep(target, Posterior(log_a=line, log_b=flat)).diff() > 0).all()
-        assert (method.keep(target, Posterior(log_a=flat, log_b=line)).diff() < 0).all()
+        assert (method.score(target, Posterior(log_a=line, log_b=flat)).diff() > 0).all()
+        assert (method.score(target, Posterior(log_a=flat, log_b=line)).diff() < 0).all()
 
 
 class TestInputs(BetaBernoulliCase):
@@ -89,7 +89,7 @@ def test_a_gate_is_open_with_the_mean_of_pi(pi: str) -> None:
         q["log_a"].copy_(torch.tensor([0.05, 0.8, 4.0]).log())
         q["log_b"].copy_(torch.tensor([1.0, 2.0, 0.6]).log())
     gates = draws(bnn, torch.ones(1, 3), 4000).squeeze(1)
-    expected = bnn.guide.entries[0].method.keep(bnn.targets[0], q)
+    expected = bnn.guide.entries[0].method.score(bnn.targets[0], q)
     # Above a half with probability pi, at any temperature.
     assert_mean((gates > 0.5).double(), expected.detach().double())
 

@@ -41,7 +41,7 @@ class TestDependent(MethodCase):
     def test_score_grows_with_the_size_of_the_location(self) -> None:
         line, flat = torch.linspace(-9, 3, 20), torch.zeros(20)
         method, target = self.make(), ps.Target("fc", "input", (20,), axis=-1)
-        assert (method.keep(target, Posterior(_log_a=line, _log_b=flat)).diff() > 0).all()
+        assert (method.score(target, Posterior(_log_a=line, _log_b=flat)).diff() > 0).all()
 
     def moved(self, name: str = "mlp") -> ps.Lifted:
         bnn = super().moved(name)

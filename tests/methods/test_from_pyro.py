@@ -66,7 +66,7 @@ def test_own_score_and_threshold_decide():
         return q["loc"]
 
     net = nn.Linear(3, 2)
-    bnn = ps.lift(net, ps.from_pyro(LaplacePrior(), keep=above, threshold=0.1))
+    bnn = ps.lift(net, ps.from_pyro(LaplacePrior(), score=above, threshold=0.1))
     assert torch.equal(bnn.masks()["weight"], net.weight >= 0.1)
 
 

@@ -19,19 +19,19 @@ from tests.monte_carlo import assert_mean
 
 class GibbsCase(MethodCase):
     options: ClassVar[dict[str, Any]] = {}
-    recovery: ClassVar[dict[str, Any]] = {"p": 5 / 8, "beta": 3.0}
+    recovery: ClassVar[dict[str, Any]] = {"sparsity": 5 / 8, "beta": 3.0}
     recovery_threshold = 0.0
 
     def make(self, **options: Any) -> ps.Method:
-        return GibbsPruning(**({"p": 0.25, "beta": 2.0} | self.options | options))
+        return GibbsPruning(**({"sparsity": 0.25, "beta": 2.0} | self.options | options))
 
 
 class TestWeights(GibbsCase):
     bad: ClassVar[list[dict[str, Any]]] = [
-        {"p": 1.0},
-        {"p": -0.1},
+        {"sparsity": 1.0},
+        {"sparsity": -0.1},
         {"structure": "channel"},
-        {"c": 0.5},
+        {"coupling": 0.5},
         {"convention": "code"},
         {"beta": -1.0},
         {"sweeps": 0},
@@ -42,8 +42,8 @@ class TestWeights(GibbsCase):
 
 
 class TestFilters(GibbsCase):
-    options: ClassVar[dict[str, Any]] = {"structure": "filter", "c": 0.1, "sweeps": 5}
-    bad: ClassVar[list[dict[str, Any]]] = [{"c": -1.0}]
+    options: ClassVar[dict[str, Any]] = {"structure": "filter", "coupling": 0.1, "sweeps": 5}
+    bad: ClassVar[list[dict[str, Any]]] = [{"coupling": -1.0}]
 
     def test_score_grows_with_the_size_of_the_location(self) -> None:
         # Of a block: the mean square, and that alone.
@@ -53,7 +53,7 @@ class TestFilters(GibbsCase):
             q = entry.posterior()
             blocks = entry.method.blocks(torch.arange(q["loc"].numel()).view(q["loc"].shape))
             squares = q["loc"].detach().flatten()[blocks].square().mean(1)
-            scores = entry.method.keep(entry.target, q).flatten()[blocks]
+            scores = entry.method.score(entry.target, q).flatten()[blocks]
             assert torch.allclose(scores, scores[:, :1].expand_as(scores))
             assert (scores[squares.argsort(), 0].diff() > 0).all()
 
@@ -116,7 +116,7 @@ def test_single_weights_have_the_papers_law(convention: str) -> None:
 def test_kernels_have_the_papers_law() -> None:
     torch.manual_seed(1)
     weight = torch.randn(2, 3, 3, 1, dtype=torch.float64)
-    method = GibbsPruning(0.5, structure="kernel", c=0.2, beta=0.6)
+    method = GibbsPruning(0.5, structure="kernel", coupling=0.2, beta=0.6)
     means = weight.square().mean((2, 3)).flatten()
     draws = drawn(method, weight, 4000)
     for out, into in ((0, 1), (1, 2)):
@@ -140,7 +140,9 @@ def test_a_strongly_coupled_mask_removes_whole_blocks() -> None:
     torch.manual_seed(2)
     weight = torch.randn(8, 6, 3, 3)
     for structure, dims in (("kernel", (2, 3)), ("filter", (1, 2, 3))):
-        mask = drawn(GibbsPruning(0.5, structure=structure, c=5.0, beta=1e3), weight, 1)[0].round()
+        mask = drawn(GibbsPruning(0.5, structure=structure, coupling=5.0, beta=1e3), weight, 1)[
+            0
+        ].round()
         assert torch.equal(mask.amin(dims), mask.amax(dims))
         means = weight.square().mean(dims)
         assert torch.equal(mask.amax(dims), (means > means.median()).float())
@@ -151,7 +153,7 @@ def test_metastability_filters_stay_what_they_start_as() -> None:
     # start they keep other filters, about half of them, where a quarter is asked for.
     torch.manual_seed(3)
     weight = 0.05 * torch.randn(32, 16, 3, 3) * (0.8 + 0.4 * torch.rand(32, 1, 1, 1))
-    options = {"p": 0.75, "structure": "filter", "beta": 1.0}
+    options = {"sparsity": 0.75, "structure": "filter", "beta": 1.0}
     kept = drawn(GibbsPruning(**options), weight, 3).round().amax((2, 3, 4))
     means = weight.square().mean((1, 2, 3))
     assert torch.equal(kept, (means > means.quantile(0.75)).float().expand(3, 32))
@@ -199,11 +201,11 @@ def test_hot_masks_are_coin_flips_and_cold_ones_the_magnitude_mask(structure: st
     assert_mean(hot.flatten(), 0.5)
     # As cold as that a tenth of 0.01 of a coupling holds: 1 - p of the blocks stay whole.
     cold = GibbsPruning(
-        0.9, structure=structure, c=None if structure == "weight" else 20.0, beta=1e6
+        0.9, structure=structure, coupling=None if structure == "weight" else 20.0, beta=1e6
     )
     target, q = posterior(cold, weight)
     mask = drawn(cold, weight, 1)[0].round()
-    assert torch.equal(mask != 0, cold.keep(target, q) >= 0)
+    assert torch.equal(mask != 0, cold.score(target, q) >= 0)
     removed = 1 - float(mask.mean())
     assert removed == pytest.approx(0.9, abs=1 / 12)
 
@@ -251,7 +253,7 @@ def test_the_gradient_is_of_the_likelihood_through_what_is_kept_and_of_weight_de
     "options",
     [
         {"structure": "kernel", "relative": True},
-        {"structure": by_columns, "c": 0.3},
+        {"structure": by_columns, "coupling": 0.3},
         {"convention": "reference-code"},
     ],
     ids=["kernel", "own", "code"],
@@ -313,7 +315,7 @@ def test_the_final_mask_is_what_is_asked_for() -> None:
     torch.manual_seed(7)
     weight = torch.randn(4, 4, 3, 3)
     for final in ("draw", "mode", "magnitude"):
-        method = GibbsPruning(0.5, structure="kernel", beta=0.05, c=0.01, final=final)
+        method = GibbsPruning(0.5, structure="kernel", beta=0.05, coupling=0.01, final=final)
         target, q = posterior(method, weight)
         first, second = (method.final_mask(target, q) for _ in range(2))
         assert torch.equal(first, second) == (final != "draw")

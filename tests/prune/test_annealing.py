@@ -20,7 +20,7 @@ ANNEALING = schedules.logarithmic(0.1, 1e6, until=0.5)
 def lifted(**options: Any) -> ps.Lifted:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-    return ps.lift(net, ps.GibbsPruning(**({"p": 0.5} | options)))
+    return ps.lift(net, ps.GibbsPruning(**({"sparsity": 0.5} | options)))
 
 
 class Betas(ps.infer.Callback):

@@ -229,7 +229,7 @@ class MessageExchange:
 
     def _log_odds(self, key: str) -> Tensor:
         entry, method = self.entries[key]
-        score = method.keep(entry.target, entry.posterior())
+        score = method.score(entry.target, entry.posterior())
         return score.masked_fill(~entry.mask, -torch.inf)
 
     def _pass(self, strength: float, removable: Mapping[str, int] | None) -> None:
