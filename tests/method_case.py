@@ -17,6 +17,9 @@ import pyrosparse as ps
 from tests.monte_carlo import assert_mean
 from tests.nets import NETS, batch
 
+# Six hundred steps a test: those of the smallest network are enough while one is at work.
+FEWER = [pytest.param(name, marks=[pytest.mark.slow] * (name != "mlp")) for name in NETS]
+
 
 class MethodCase:
     """What must hold of any method.
@@ -239,6 +242,7 @@ class MethodCase:
         (mask,) = bnn.masks(self.recovery_threshold).values()
         assert torch.equal(mask.flatten() != 0, planted)
 
+    @pytest.mark.parametrize("name", FEWER)
     @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
     def test_captured_steps_train_as_eager_ones(self, name: str, elbo: type) -> None:
         x, y = batch(name, 20)

@@ -597,6 +597,7 @@ memory = [70.0, 45.67]
 """
 
 
+@pytest.mark.slow
 def test_bench_and_table_of_gates() -> None:
     Path("gated.toml").write_text(GATED_SUITE)
     text = succeed("bench", "gated.toml", "--jobs", "2")

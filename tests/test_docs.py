@@ -15,7 +15,15 @@ FENCE = re.compile(r"^(\s*)```.*$", re.M)
 PAGES = [page for page in sorted(DOCS.glob("**/*.md")) if ">>>" in page.read_text()]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+SLOW = {"beta-bernoulli.md", "turbo-vbi.md", "model-reduction.md"}  # pages that train for long
+
+
+def _page(file):
+    marks = [pytest.mark.slow] if file.name in SLOW else []
+    return pytest.param(file, id=file.relative_to(DOCS).as_posix(), marks=marks)
+
+
+@pytest.mark.parametrize("page", [_page(file) for file in PAGES])
 def test_page(page):
     # A closing fence would be read as a line of expected output.
     text = FENCE.sub("", page.read_text())
@@ -39,6 +47,7 @@ def test_every_page_is_in_the_table_of_contents():
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

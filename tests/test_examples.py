@@ -33,7 +33,12 @@ def test_all_are_listed():
     assert {file.stem for file in EXAMPLES.glob("*.py")} == set(TINY)
 
 
-@pytest.mark.parametrize("name", TINY)
+SLOW = {"compress_any_network", "compress_resnet"}  # those that train torchvision's networks
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TINY]
+)
 def test_runs(name):
     result = load(name).main(**TINY[name])
     assert result and all(math.isfinite(value) for value in result.values())

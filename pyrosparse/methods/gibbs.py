@@ -97,9 +97,7 @@ class GibbsPruning(Method):
                 f"{self.structure!r}"
             )
         if self.coupling is not None and self.structure == "weight" and self.coupling != 0:
-            raise ValueError(
-                f"weights that go alone have no coupling, got {self.coupling}"
-            )
+            raise ValueError(f"weights that go alone have no coupling, got {self.coupling}")
         if self.final not in ("draw", "mode", "magnitude"):
             raise ValueError(f"final must be 'draw', 'mode' or 'magnitude', got {self.final!r}")
         if not (self.scale > 0 and math.isfinite(self.scale)):

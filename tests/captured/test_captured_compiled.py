@@ -70,6 +70,7 @@ def test_what_cannot_be_compiled_runs_as_a_graph_and_says_so(monkeypatch, fault)
     assert losses == train(make())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["point", "mean field, weights", "mean field, activations"])
 def test_peak_of_a_captured_step_is_not_above_that_of_an_eager_one(method):
     spawn = multiprocessing.get_context("spawn")

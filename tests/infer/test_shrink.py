@@ -224,7 +224,9 @@ def test_what_was_cut_is_zero_and_not_minus_zero(name: str) -> None:
             assert layout_bytes(layer.weight) == layout_bytes(layer.weight + 0.0)
 
 
-@pytest.mark.parametrize("stop", [2, 3, 4])
+@pytest.mark.parametrize(
+    "stop", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("method", [PointGate(), ps.BetaBernoulli(initial=0.02, temperature=0.5)])
 def test_a_resumed_run_ends_as_a_whole_one(method: ps.Method, stop: int, tmp_path: Path) -> None:
     make, shape = NETWORKS["mlp"]

@@ -121,6 +121,7 @@ def test_a_convolutional_network_with_its_layout(tmp_path: Path) -> None:
     assert small(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_pretrained_networks_are_shared_by_what_makes_them(tmp_path: Path) -> None:
     def pretraining(**changes: Any) -> Any:
         result = tiny(**changes).run(pool=tmp_path, progress=False)
@@ -145,6 +146,7 @@ def test_given_weights_take_the_place_of_the_pretraining() -> None:
     assert result.quality == whole.quality and result.compaction.units == whole.compaction.units
 
 
+@pytest.mark.slow
 def test_without_options_digits_stay_right_in_a_smaller_and_faster_network() -> None:
     result = Setup().run(progress=False)
     report = result.report
