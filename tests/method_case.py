@@ -17,7 +17,7 @@ import pyrosparse as ps
 from tests.monte_carlo import assert_mean
 from tests.nets import NETS, batch
 
-# Six hundred steps a test: those of the smallest network are enough while one is at work.
+# These tests trace and train several times: the smallest network is enough while one is at work.
 FEWER = [pytest.param(name, marks=[pytest.mark.slow] * (name != "mlp")) for name in NETS]
 
 
@@ -172,6 +172,7 @@ class MethodCase:
         for key, score in bnn.scores().items():
             assert torch.equal(score, other.scores()[key])
 
+    @pytest.mark.parametrize("name", FEWER)
     @pytest.mark.parametrize(
         "duplicate", [copy.deepcopy, lambda bnn: pickle.loads(pickle.dumps(bnn))]
     )
