@@ -3,7 +3,8 @@
     python -m tests.infer.killed_run FOLDER KILLS SEED
 
 writes FOLDER/whole.safetensors of an uninterrupted run, and FOLDER/killed.safetensors of one that
-was killed KILLS times, each the run's last checkpoint; prints how many kills hit a run under way.
+was killed up to KILLS times, each the run's last checkpoint; prints how many kills hit a run under
+way. A run that ends before it was killed twice begins again, and is killed sooner.
 """
 
 from __future__ import annotations
@@ -70,29 +71,41 @@ def stamp(path: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def main(folder: Path, kills: int, seed: int) -> None:
-    chance = random.Random(seed)
-    whole, killed = folder / "whole.safetensors", folder / "killed.safetensors"
-    train(folder / "warm.safetensors")  # so that forked processes start at once
-    began = time.monotonic()
-    assert os.waitpid(start(whole), 0)[1] == 0
-    epoch = (time.monotonic() - began) / EPOCHS
+def kill(path: Path, kills: int, longest: float, chance: random.Random) -> int:
+    """Kill a run so many times, each time at most so many seconds after its next checkpoint; returns
+    how many kills hit it before it had finished."""
     hits = 0
     for _ in range(kills):
-        last = stamp(killed)
-        pid = start(killed)
+        last = stamp(path)
+        pid = start(path)
         ended = False
-        while stamp(killed) == last and not ended:
+        while stamp(path) == last and not ended:
             time.sleep(0.001)
             ended = os.waitpid(pid, os.WNOHANG) != (0, 0)
-        time.sleep(chance.uniform(0.0, 1.5) * epoch)
-        if checkpoint.load(killed)["finished"]:
+        time.sleep(chance.uniform(0.0, longest))
+        if checkpoint.load(path)["finished"]:
             if not ended:
                 os.waitpid(pid, 0)
             break
         assert not ended, "the process ended before its run did"
         os.kill(pid, signal.SIGKILL)
         hits += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    return hits
+
+
+def main(folder: Path, kills: int, seed: int) -> None:
+    chance = random.Random(seed)
+    whole, killed = folder / "whole.safetensors", folder / "killed.safetensors"
+    train(folder / "warm.safetensors")  # so that forked processes start at once
+    began = time.monotonic()
+    assert os.waitpid(start(whole), 0)[1] == 0
+    longest = 1.5 * (time.monotonic() - began) / EPOCHS
+    hits = kill(killed, kills, longest, chance)
+    while hits < 2:
+        for path in (killed, killed.with_suffix(".jsonl")):
+            path.unlink()
+        longest /= 2
+        hits = kill(killed, kills, longest, chance)
     assert os.waitpid(start(killed), 0)[1] == 0
     print(hits)
 
