@@ -72,8 +72,8 @@ def stamp(path: Path) -> int:
 
 
 def kill(path: Path, kills: int, longest: float, chance: random.Random) -> int:
-    """Kill a run so many times, each time at most so many seconds after its next checkpoint; returns
-    how many kills hit it before it had finished."""
+    """Kill a run so many times, each at most so many seconds after its next checkpoint; returns how
+    many kills hit it before it had finished."""
     hits = 0
     for _ in range(kills):
         last = stamp(path)
