@@ -3,6 +3,7 @@
 from pyrosparse.distributions.bipartite_gibbs_mask import BipartiteGibbsMask
 from pyrosparse.distributions.gibbs_mask import GibbsMask
 from pyrosparse.distributions.grid_support import GridSupport
+from pyrosparse.distributions.improper import Improper, ImproperPriorWarning, Penalty
 from pyrosparse.distributions.ising_mask import IsingMask
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
 from pyrosparse.distributions.kumaraswamy import Kumaraswamy
@@ -15,10 +16,13 @@ __all__ = [
     "BipartiteGibbsMask",
     "GibbsMask",
     "GridSupport",
+    "Improper",
+    "ImproperPriorWarning",
     "IsingMask",
     "IsotropicNormal",
     "Kumaraswamy",
     "LogitKumaraswamy",
+    "Penalty",
     "Point",
     "TreeSupport",
     "log_relaxed_bernoulli",

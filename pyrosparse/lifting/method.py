@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, biject_to, constraints
 
 from pyrosparse.lifting.target import Kind, Target, gates, weights
+from pyrosparse.util.globs import first_match
 
 
 class Posterior(dict[str, Tensor]):
@@ -40,6 +42,9 @@ class Method(ABC):
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     threshold: ClassVar[float] = 0.0
     """What ``score`` is compared with when a user names no threshold."""
+    proper: ClassVar[bool] = True
+    """Whether the prior is a distribution. Where it is not, it has no draws, and its constant is
+    arbitrary, so that ELBOs under it and another prior must not be compared."""
 
     @abstractmethod
     def init(self, target: Target) -> dict[str, Tensor]:
@@ -237,6 +242,36 @@ class _PyroPrior(Method):
 def signal_to_noise(q: Posterior) -> Tensor:
     """|loc| / scale of a normal posterior, elementwise, the shape of ``loc``."""
     return q["loc"].abs() * (-q["log_scale"]).exp()
+
+
+def check_kl_scale(kl_scale: float | Mapping[str, float]) -> None:
+    """Refuse weights of a KL divergence that are not positive and finite numbers.
+
+    Raises ValueError."""
+    for value in kl_scale.values() if isinstance(kl_scale, Mapping) else [kl_scale]:
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"kl_scale must be positive and finite, got {value}")
+
+
+def kl_scale_of(kl_scale: float | Mapping[str, float], target: Target) -> float:
+    """The weight of a target's KL divergence: one number for all, or the first whose glob matches
+    the name of the target.
+
+    Raises ValueError where no glob matches.
+
+    >>> conv1, dense = gates(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)))
+    >>> kl_scale_of({"0.*": 20.0, "*": 1.0}, conv1), kl_scale_of({"0.*": 20.0, "*": 1.0}, dense)
+    (20.0, 1.0)
+    """
+    if not isinstance(kl_scale, Mapping):
+        return kl_scale
+    glob = first_match(kl_scale, target.key)
+    if glob is not None:
+        return kl_scale[glob]
+    raise ValueError(
+        f"kl_scale names no weight for {target.key!r}: it has {', '.join(kl_scale)}; add one for "
+        '"*"'
+    )
 
 
 def draws_of(draws: Mapping[str, Tensor], site: str, shape: tuple[int, ...]) -> Tensor:

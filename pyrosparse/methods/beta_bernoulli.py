@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from pyrosparse.distributions import LogitKumaraswamy, relaxed_bernoulli
-from pyrosparse.lifting.method import Method, Posterior, draws_of
+from pyrosparse.lifting.method import Method, Posterior, check_kl_scale, draws_of, kl_scale_of
 from pyrosparse.lifting.origin import sources
 from pyrosparse.lifting.target import Kind, Target
-from pyrosparse.util.globs import first_match
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,8 @@ class BetaBernoulli(Method):
     threshold: ClassVar[float] = 1e-3
 
     def __post_init__(self) -> None:
-        scales = self.kl_scale.values() if isinstance(self.kl_scale, Mapping) else [self.kl_scale]
-        for name, value in (
-            ("alpha", self.alpha),
-            ("temperature", self.temperature),
-            *(("kl_scale", scale) for scale in scales),
-        ):
+        check_kl_scale(self.kl_scale)
+        for name, value in (("alpha", self.alpha), ("temperature", self.temperature)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         if self.pi not in ("sampled", "collapsed"):
@@ -83,7 +78,7 @@ class BetaBernoulli(Method):
             raise ValueError(f"initial is a probability in (0, 1), got {self.initial}")
 
     def init(self, target: Target) -> dict[str, Tensor]:
-        self.scale_of(target)
+        kl_scale_of(self.kl_scale, target)
         # The mean of Kumaraswamy(a, 1) is a / (1 + a).
         log_a = torch.full(target.shape, math.log(self.initial) - math.log1p(-self.initial))
         return {"log_a": log_a, "log_b": torch.zeros(target.shape)}
@@ -96,7 +91,7 @@ class BetaBernoulli(Method):
         """Sample the log odds of pi under the prior; returns those that z is drawn with,
         (features,)."""
         prior = LogitKumaraswamy(torch.full_like(q["log_a"], self.alpha), 1)
-        with poutine.scale(scale=self.scale_of(target)), sources() as source:
+        with poutine.scale(scale=kl_scale_of(self.kl_scale, target)), sources() as source:
             logits = pyro.sample(target.site, prior.to_event(1))
         if self.pi == "collapsed" and source.origin(target.site) is not None:
             return _posterior(q).base.logit_mean
@@ -109,7 +104,7 @@ class BetaBernoulli(Method):
         return True
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
-        with poutine.scale(scale=self.scale_of(target)):
+        with poutine.scale(scale=kl_scale_of(self.kl_scale, target)):
             return pyro.sample(target.site, _posterior(q).to_event(1))
 
     def score(self, target: Target, q: Posterior) -> Tensor:
@@ -129,18 +124,6 @@ class BetaBernoulli(Method):
         tiny = torch.finfo(torch.float32).tiny
         q["log_a"].copy_(opened.clamp_min(tiny).log() - closed.clamp_min(tiny).log())
         q["log_b"].zero_()
-
-    def scale_of(self, target: Target) -> float:
-        """The weight of a target's KL divergence."""
-        if not isinstance(self.kl_scale, Mapping):
-            return self.kl_scale
-        glob = first_match(self.kl_scale, target.key)
-        if glob is not None:
-            return self.kl_scale[glob]
-        raise ValueError(
-            f"kl_scale names no weight for {target.key!r}: it has {', '.join(self.kl_scale)}; "
-            'add one for "*"'
-        )
 
 
 def _posterior(q: Posterior) -> LogitKumaraswamy:
