@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from pyrosparse.compaction.layers import has_hooks
 from pyrosparse.compaction.parts import PARTS
+from pyrosparse.compaction.rules.registry import REGISTERED
 
 _IN_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add,
@@ -96,9 +97,8 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # Hooks are not traced: they may do more than compute, such as record what passes.
-        return (
-            isinstance(m, PARTS) or has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
-        )
+        whole = isinstance(m, PARTS) or type(m) in REGISTERED or has_hooks(m)
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self,

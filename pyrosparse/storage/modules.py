@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from pyrosparse.compaction.parts import PARTS
+from pyrosparse.compaction.rules.registry import REGISTERED
 from pyrosparse.storage.storage import StorageError
 from pyrosparse.storage.values import decode, encode
 
@@ -51,6 +52,8 @@ _TENSOR: dict[tuple[type[nn.Module], str], str] = {
 def describe(name: str, module: nn.Module) -> dict[str, Any]:
     """A layer's class and arguments as JSON, without its tensors.
 
+    A layer of a class that has a registered rule is named by the class's module and name.
+
     Raises ValueError, with the name that is given, on classes that a file cannot name, and on
     layers that are not as their constructor makes them.
 
@@ -58,11 +61,13 @@ def describe(name: str, module: nn.Module) -> dict[str, Any]:
     {'class': 'torch.nn.Dropout', 'arguments': {'p': 0.1, 'inplace': False}}
     """
     kind = type(module)
-    if kind not in _NAME_OF:
+    if kind not in _NAME_OF and kind not in REGISTERED:
         raise ValueError(
             f"{name!r} is a {kind.__name__} of {kind.__module__}, and a file holds layers of "
-            "torch.nn and of pyrosparse: write its forward so that torch.fx can trace it, and "
-            "compact again; or keep the network as a pickle, torch.save(net, path)"
+            "torch.nn and of pyrosparse, and those that have a rule: give it one, "
+            f"ps.compaction.register({kind.__name__}, rule), or write its forward so that torch.fx "
+            "can trace it, and compact again; or keep the network as a pickle, torch.save(net, "
+            "path)"
         )
     tensors = named_tensors(module)
     names = {id(tensor): key for key, tensor in tensors.items()}
@@ -70,8 +75,9 @@ def describe(name: str, module: nn.Module) -> dict[str, Any]:
         arguments = {key: encode(value, names) for key, value in _arguments(module).items()}
     except ValueError as error:
         raise ValueError(f"{name!r}, a {kind.__name__}, cannot be saved: it has {error}") from error
-    description = {"class": _NAME_OF[kind], "arguments": arguments}
-    expected, found = _settings(build(description, tensors)), _settings(module)
+    description = {"class": _NAME_OF.get(kind, qualified_name(kind)), "arguments": arguments}
+    made = build(description, tensors, {qualified_name(kind): kind})
+    expected, found = _settings(made), _settings(module)
     changed = [key for key in expected | found if expected.get(key) != found.get(key)]
     if changed:
         raise ValueError(
@@ -81,10 +87,15 @@ def describe(name: str, module: nn.Module) -> dict[str, Any]:
     return description
 
 
-def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+def build(
+    description: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    trusted: Mapping[str, type[nn.Module]] | None = None,
+) -> nn.Module:
     """The layer that was described, with tensors that hold nothing yet (on torch's meta device).
 
     tensors: those of the layer, by its own names. Only the modules of pyrosparse look at them.
+    trusted: classes beside those of torch.nn and pyrosparse, by name.
 
     Raises StorageError on classes and arguments that a file may not have.
 
@@ -92,9 +103,13 @@ def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.M
     Linear(in_features=2, out_features=3, bias=True)
     """
     name = description["class"]
-    if name not in _CLASSES:
-        raise StorageError(f"it has a layer of class {name!r}, which is not one that it may have")
-    kind = _CLASSES[name]
+    classes = {**(trusted or {}), **_CLASSES}
+    if name not in classes:
+        raise StorageError(
+            f"it has a layer of class {name!r}, which is not one that it may have. If that is a "
+            "class of your own, give it: ps.load(path, trusted=[TheClass])"
+        )
+    kind = classes[name]
     arguments = {k: decode(value, tensors) for k, value in description["arguments"].items()}
     unknown = arguments.keys() - _parameters(kind)
     if unknown:
@@ -109,6 +124,15 @@ def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.M
     except Exception as error:
         # Whatever a constructor raises on arguments that it was not made for.
         raise StorageError(f"{name} cannot be made of {arguments}: {error}") from error
+
+
+def qualified_name(kind: type[nn.Module]) -> str:
+    """The name of a class in files: that of its module, and its own.
+
+    >>> qualified_name(nn.Linear)
+    'torch.nn.modules.linear.Linear'
+    """
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:

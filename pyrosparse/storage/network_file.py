@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from torch import nn
+
 from pyrosparse.compaction.compact import CompactNet
-from pyrosparse.storage.modules import named_tensors
+from pyrosparse.compaction.rules.registry import REGISTERED
+from pyrosparse.storage.modules import named_tensors, qualified_name
 from pyrosparse.storage.plan import network, plan_of
 from pyrosparse.storage.storage import StorageError, allowance, pack, read, reading, unpack, write
 
@@ -23,9 +27,13 @@ def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
 
     net: on any device, in any mode; gradients are not saved.
 
+    A layer of one's own for which ``ps.compaction.register`` has a rule is in it by the name of its
+    class, which ``load`` must be given.
+
     Raises ValueError, which names it, where the network has what a file cannot hold: a module of
-    one's own that torch.fx could not trace, a function that is none of torch's, hooks; and
-    OSError where the file cannot be written, of which an earlier one is then still there.
+    one's own that torch.fx could not trace and that has no rule, a function that is none of
+    torch's, hooks; and OSError where the file cannot be written, of which an earlier one is then
+    still there.
 
     >>> import tempfile, torch
     >>> from pyrosparse.compaction import compact
@@ -46,7 +54,7 @@ def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
     }
     try:
         # What load would refuse is refused now; the meta device has shapes and takes no memory.
-        network(plan, {name: tensor.to("meta") for name, tensor in tensors.items()})
+        network(plan, {k: t.to("meta") for k, t in tensors.items()}, _by_name([*REGISTERED]))
     except StorageError as error:
         raise ValueError(f"the network cannot be saved: {error}") from error
     parts, headers, _ = pack(tensors)
@@ -54,7 +62,12 @@ def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
     return Path(path)
 
 
-def load(path: str | os.PathLike[str], *, memory: int | None = None) -> CompactNet:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    trusted: Iterable[type[nn.Module]] | Mapping[str, type[nn.Module]] = (),
+    memory: int | None = None,
+) -> CompactNet:
     """Read the network that ``save`` wrote, with its account and in its mode, on the CPU.
 
     Nothing of the network's original code is needed, and no code is run or imported by names in
@@ -62,14 +75,34 @@ def load(path: str | os.PathLike[str], *, memory: int | None = None) -> CompactN
     are in a list. So a file of unknown origin can be opened; what its network then computes is
     another matter.
 
-    memory: the most bytes that the tensors may take, since a small file can claim many; by default
-            256 MiB and 1024 times the file.
+    trusted: classes of layers of one's own that the file may name: their constructors are called
+             with numbers and texts from the file. A mapping by the names in the file where a class
+             has moved since.
+    memory:  the most bytes that the tensors may take, since a small file can claim many; by default
+             256 MiB and 1024 times the file.
 
     Warns where the file has no digest, as those that earlier versions wrote.
 
     Raises StorageError where the file is truncated, damaged in a single bit, of another program or
-    asks for more memory, and FileNotFoundError where there is none.
+    asks for more memory, FileNotFoundError where there is none, and TypeError where ``trusted`` has
+    what is no class of layers.
     """
+    classes = _by_name(trusted)
     with reading(path):
         content, parts = read(path, FORMAT)
-        return network(content["plan"], unpack(content["tensors"], parts, allowance(path, memory)))
+        tensors = unpack(content["tensors"], parts, allowance(path, memory))
+        return network(content["plan"], tensors, classes)
+
+
+def _by_name(
+    trusted: Iterable[type[nn.Module]] | Mapping[str, type[nn.Module]],
+) -> dict[str, type[nn.Module]]:
+    by_name = (
+        trusted if isinstance(trusted, Mapping) else {qualified_name(one): one for one in trusted}
+    )
+    for one in by_name.values():
+        if not (isinstance(one, type) and issubclass(one, nn.Module)):
+            raise TypeError(
+                f"trusted takes classes of layers, subclasses of nn.Module, got {one!r}"
+            )
+    return dict(by_name)

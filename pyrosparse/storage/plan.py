@@ -59,10 +59,15 @@ def plan_of(net: CompactNet) -> dict[str, Any]:
     }
 
 
-def network(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CompactNet:
+def network(
+    plan: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    trusted: Mapping[str, type[nn.Module]],
+) -> CompactNet:
     """The compact network of a plan.
 
     tensors: by name, those that the plan lists; they are copied.
+    trusted: classes of layers beside those of torch.nn and ours, by name.
 
     Raises StorageError where the plan has what no plan may have, or the tensors do not fit.
     """
@@ -71,7 +76,7 @@ def network(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CompactNe
     layers = {}
     inside = _by_layer(own, plan["modules"])
     for name, description in plan["modules"].items():
-        layers[name] = modules.build(description, inside[name])
+        layers[name] = modules.build(description, inside[name], trusted)
         _fill(name, layers[name], inside[name])
         unused -= {f"{name}.{key}" for key in named_tensors(layers[name])}
     graph = read_graph(plan["nodes"], layers.keys(), own.keys())

@@ -19,6 +19,7 @@ from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.layer_norm import LayerNorm
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.pieces import write_as_slice
+from pyrosparse.compaction.rules.registry import REGISTERED
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule, attribute
 from pyrosparse.compaction.rules.sizes import Size, with_size, write_own_numbers
 from pyrosparse.lifting.input_gate import InputGate
@@ -134,13 +135,13 @@ def find(
         module = net.get_submodule(node.target) if node.op == "call_module" else None
         rule: type[Rule] | None = Rule
         if module is not None:
-            rule = _MODULES.get(type(module))
+            rule = _MODULES.get(type(module)) or REGISTERED.get(type(module))
             why = f"{type(module).__name__} has no rule"
             if any(uses[id(tensor)] > 1 for tensor in _tensors(module)):
                 rule, why = None, "its weights are used in several places"
             if isinstance(module, TRANSPOSED) and module.groups > 1:
                 rule, why = None, "a transposed convolution in groups"
-            if rule is not None and not is_plain(module, _MODULES):
+            if rule is not None and not is_plain(module, (*_MODULES, *REGISTERED)):
                 rule, why = None, "it has hooks, or a forward or weights that are not its class's"
         elif node.op in ("call_function", "call_method"):
             rule = _rule_of_call(node)
