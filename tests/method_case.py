@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import pyrosparse as ps
+from pyrosparse.distributions import ImproperPriorWarning
 from tests.monte_carlo import assert_mean
 from tests.nets import NETS, batch
 
@@ -61,14 +63,20 @@ class MethodCase:
                 parameter.add_(0.3 * torch.randn_like(parameter))
         return bnn
 
+    def traces(self, bnn: ps.Lifted, x: Tensor) -> tuple[poutine.Trace, poutine.Trace]:
+        """Of prior and guide; an improper prior has no draws of its own, and takes the guide's."""
+        guide = poutine.trace(bnn.guide).get_trace(x)
+        proper = all(entry.method.proper for entry in bnn.guide.entries)
+        prior = bnn if proper else poutine.replay(bnn, trace=guide)
+        return poutine.trace(prior).get_trace(x), guide
+
     @pytest.fixture(params=NETS)
     def name(self, request: pytest.FixtureRequest) -> str:
         return request.param
 
     def test_prior_and_guide_have_the_same_sites_and_shapes(self, name: str) -> None:
         bnn = self.lifted(name)
-        x, _ = batch(name)
-        prior, guide = (poutine.trace(part).get_trace(x) for part in (bnn, bnn.guide))
+        prior, guide = self.traces(bnn, batch(name)[0])
         prior.compute_log_prob()
         guide.compute_log_prob()
 
@@ -81,6 +89,12 @@ class MethodCase:
 
         assert sites(prior) == sites(guide)
         assert {target.site for target in bnn.targets} <= set(sites(guide))
+
+    def test_an_improper_prior_announces_that_it_has_no_draws(self) -> None:
+        bnn = self.lifted()
+        improper = not all(entry.method.proper for entry in bnn.guide.entries)
+        with pytest.warns(ImproperPriorWarning) if improper else contextlib.nullcontext():
+            bnn(batch("mlp")[0])
 
     @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
     def test_elbo_is_finite(self, name: str, elbo: type) -> None:
