@@ -1,4 +1,25 @@
-"""The suite that every method inherits: subclass ``MethodCase`` and define ``make``."""
+"""The suite that every method inherits: subclass ``MethodCase`` and define ``make``.
+
+What each test costs, in CPU seconds on the multilayer perceptron (``pytest -n 0 --durations=0``), for
+a normal posterior and for collapsed beta-Bernoulli gates, the dearest method. Tests that run on all
+networks cost four times as much. What is not listed costs less than 0.01.
+
+| test                                    | normal | collapsed gates |
+| --------------------------------------- | -----: | --------------: |
+| captured steps train as eager ones      |   1.00 |            4.30 |
+| mean-field KL equals Monte Carlo        |   0.40 |            0.90 |
+| planted support is recovered            |   0.30 |            1.10 |
+| copies are equal and independent        |   0.03 |            0.07 |
+| state dict is complete                  |   0.02 |            0.02 |
+| compact network computes what it should |   0.02 |            0.03 |
+| ELBO is finite                          |   0.02 |            0.03 |
+| gradients reach every parameter         |   0.01 |            0.02 |
+| state dict round trip                   |   0.01 |            0.02 |
+| all, on all networks                    |   2.40 |            7.40 |
+
+Making a capture is most of the first: 0.2 s each here, and 1.1 s. There are three, and none for other
+networks unless ``-m slow`` asks for them.
+"""
 
 from __future__ import annotations
 
