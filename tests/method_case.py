@@ -1,8 +1,8 @@
 """The suite that every method inherits: subclass ``MethodCase`` and define ``make``.
 
-What each test costs, in CPU seconds on the multilayer perceptron (``pytest -n 0 --durations=0``), for
-a normal posterior and for collapsed beta-Bernoulli gates, the dearest method. Tests that run on all
-networks cost four times as much. What is not listed costs less than 0.01.
+What each test costs, in CPU seconds on the multilayer perceptron (``pytest -n 0 --durations=0``),
+for a normal posterior and for collapsed beta-Bernoulli gates, the dearest method. Tests that run on
+all networks cost four times as much. What is not listed costs less than 0.01.
 
 | test                                    | normal | collapsed gates |
 | --------------------------------------- | -----: | --------------: |
@@ -17,8 +17,8 @@ networks cost four times as much. What is not listed costs less than 0.01.
 | state dict round trip                   |   0.01 |            0.02 |
 | all, on all networks                    |   2.40 |            7.40 |
 
-Making a capture is most of the first: 0.2 s each here, and 1.1 s. There are three, and none for other
-networks unless ``-m slow`` asks for them.
+Making a capture is most of the first: 0.2 s each here, and 1.1 s. There are three, and none for
+other networks unless ``-m slow`` asks for them.
 """
 
 from __future__ import annotations
