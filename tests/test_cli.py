@@ -20,16 +20,17 @@ import pyrosparse
 from pyrosparse import bench, data, networks
 from pyrosparse.cli import app
 from pyrosparse.infer import checkpoint
+from pyrosparse.plots import plots
 from pyrosparse.recipes import RECIPES, BayesianMagnitude
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports import folder as run_folder
 from pyrosparse.storage.storage import load_sparse
 
-DENSE = ["none", "--epochs", "2", "--network-options", '{"hidden": [8]}']
-NET = ["--network-options", '{"hidden": [8]}']
-SMALL = ["bayesian-magnitude", "--epochs", "2", *NET]
 # One size of batch only, because a step of every other size is captured anew.
-GATES = ["--epochs", "6", "--pretrain", "2", "--batch-size", "647", "--gate-rate", "2", *NET]
+NET = ["--batch-size", "647", "--network-options", '{"hidden": [8]}']
+DENSE = ["none", "--epochs", "2", *NET]
+SMALL = ["bayesian-magnitude", "--epochs", "2", *NET]
+GATES = ["--epochs", "6", "--pretrain", "2", "--gate-rate", "2", *NET]
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,18 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
+
+
+@pytest.fixture
+def figures() -> None:
+    """For tests that look at figures: elsewhere none is drawn, as that is a third of a run."""
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr(plots, "png", lambda figure: b"")
+        monkeypatch.setattr(plots, "svg", lambda figure: "<svg></svg>")
 
 
 def call(*words: str) -> Any:
@@ -76,7 +89,7 @@ def test_lists() -> None:
         assert line.removeprefix(name).strip(), f"nothing is said of {name}"
 
 
-def test_compress_leaves_a_whole_folder(workplace: Path) -> None:
+def test_compress_leaves_a_whole_folder(workplace: Path, figures: None) -> None:
     text = succeed("compress", *SMALL)
     folder = workplace / "runs" / "digits-fcn-bayesian-magnitude-0.9-seed0"
     assert text.splitlines()[-1] == str(folder.relative_to(workplace) / "report.html")
@@ -108,7 +121,7 @@ def test_compress_leaves_a_whole_folder(workplace: Path) -> None:
     assert not any(bool(torch.signbit(weight[weight == 0]).any()) for weight in prunable)
 
 
-def test_compress_without_options_leaves_a_compact_network(workplace: Path) -> None:
+def test_compress_without_options_leaves_a_compact_network(workplace: Path, figures: None) -> None:
     text = succeed("compress", *GATES, "--kl-scale", "0.3")
     folder = workplace / "runs" / "digits-fcn-beta-bernoulli-0.3-seed0"
     assert text.splitlines()[-1] == str(folder.relative_to(workplace) / "report.html")
@@ -374,9 +387,10 @@ def test_images_that_a_network_of_torchvision_does_not_take(photos: Path) -> Non
 
 
 def test_a_pruned_network_is_compared_with_a_dense_one() -> None:
-    words = ["compress", "magnitude", "--sparsity", "0.95", "--epochs", "8", *NET]
+    trained = ["--epochs", "30", "--learning-rate", "0.01", *NET]
+    words = ["compress", "magnitude", "--sparsity", "0.95", *trained]
     succeed(*words, "--output", "run", "--quiet")
-    succeed("compress", "none", "--epochs", "8", *NET, "--output", "none", "--quiet")
+    succeed("compress", "none", *trained, "--output", "none", "--quiet")
     run, none = (json.loads(Path(f, "summary.json").read_text()) for f in ("run", "none"))
     before, after = (one["accuracy"] for one in run["compaction"]["report"]["quality"])
     assert before == none["test_accuracy"]
@@ -397,12 +411,13 @@ def test_a_run_that_guesses_says_so_and_what_to_try() -> None:
     assert "The network guesses" in text and "more --epochs" in text
     assert "The network guesses" in Path("run", "report.html").read_text()
     words[1] = "cut"
-    text = succeed("compress", "one-shot", *words, "--sparsity", "0.995", "--epochs", "12")
+    words += ["--sparsity", "0.995", "--epochs", "30", "--learning-rate", "0.01"]
+    text = succeed("compress", "one-shot", *words)
     assert "too much was taken: try a lower --sparsity" in text
 
 
 def test_a_run_in_which_no_gate_closed_says_so_and_what_to_try() -> None:
-    words = ["compress", *NET, "--pretrain", "2", "--epochs", "1", "--batch-size", "647"]
+    words = ["compress", *NET, "--pretrain", "2", "--epochs", "1"]
     text = succeed(*words, "--output", "run")
     assert "No gate closed: all 72 units are kept" in text
     assert "a higher --kl-scale, and more --epochs" in text
@@ -598,7 +613,7 @@ memory = [70.0, 45.67]
 
 
 @pytest.mark.slow
-def test_bench_and_table_of_gates() -> None:
+def test_bench_and_table_of_gates(figures: None) -> None:
     Path("gated.toml").write_text(GATED_SUITE)
     text = succeed("bench", "gated.toml", "--jobs", "2")
     assert "digits-fcn-beta-bernoulli-3-seed0" in text and "3 runs added" in text

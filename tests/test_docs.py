@@ -15,7 +15,15 @@ FENCE = re.compile(r"^(\s*)```.*$", re.M)
 PAGES = [page for page in sorted(DOCS.glob("**/*.md")) if ">>>" in page.read_text()]
 
 
-SLOW = {"beta-bernoulli.md", "turbo-vbi.md", "model-reduction.md"}  # pages that train for long
+# Pages that train for long; .ci/run runs them, and Sphinx does too.
+SLOW = {
+    "beta-bernoulli.md",
+    "turbo-vbi.md",
+    "model-reduction.md",
+    "diagnostics.md",
+    "command-line.md",
+    "benchmarks.md",
+}
 
 
 def _page(file):

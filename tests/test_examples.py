@@ -33,7 +33,8 @@ def test_all_are_listed():
     assert {file.stem for file in EXAMPLES.glob("*.py")} == set(TINY)
 
 
-SLOW = {"compress_any_network", "compress_resnet"}  # those that train torchvision's networks
+# Those that train torchvision's networks, or for long.
+SLOW = {"compress_any_network", "compress_resnet", "diagnose"}
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,45 +42,73 @@ def is_floating_point(node: Any) -> bool:
 
 def is_random(node: Node) -> bool:
     """Whether a node draws random numbers."""
-    tags = getattr(node.target, "tags", ()) if node.op == "call_function" else ()
-    return torch.Tag.nondeterministic_seeded in tags
+    return node.op == "call_function" and _operation(node.target).random
 
 
 def is_empty(node: Node) -> bool:
     """Whether a node makes memory without a value."""
-    return node.op == "call_function" and "empty" in str(node.target)
+    return node.op == "call_function" and _operation(node.target).empty
 
 
 def written_by(node: Node) -> list[Node]:
     """The operands that a node writes to."""
-    return [
-        operand
-        for argument, operand in _operands(node)
-        # The schemas of batch normalisation do not say that they update the running statistics.
-        if (argument.alias_info is not None and argument.alias_info.is_write)
-        or argument.name in _BATCH_NORMS
-    ]
+    return [operand for argument, operand in _operands(node) if argument.written]
 
 
 def shared_by(node: Node) -> list[Node]:
     """The operands whose memory a node's value may lie in."""
-    if node.op == "call_function" and _schema(node) is None:  # getitem, of a list of results
-        return node.all_input_nodes
+    if node.op == "call_function" and not _operation(node.target).known:
+        return node.all_input_nodes  # getitem, of a list of results
     if node.target is torch.ops.aten._unsafe_view.default:
         return node.all_input_nodes
-    return [operand for argument, operand in _operands(node) if argument.alias_info is not None]
+    return [operand for argument, operand in _operands(node) if argument.shared]
 
 
-def _schema(node: Node) -> Any:
-    return getattr(node.target, "_schema", None) if node.op == "call_function" else None
+class _Argument(NamedTuple):
+    index: int
+    name: str
+    shared: bool
+    written: bool
 
 
-def _operands(node: Node) -> list[tuple[Any, Node]]:
-    """The arguments that are nodes, with what the operation's schema says of them."""
-    schema = _schema(node)
-    found: list[tuple[Any, Node]] = []
-    for index, argument in enumerate(schema.arguments if schema is not None else ()):
-        given = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+class _Operation(NamedTuple):
+    known: bool
+    random: bool
+    empty: bool
+    arguments: tuple[_Argument, ...]
+
+
+@functools.cache
+def _operation(target: Any) -> _Operation:
+    """What an operation's schema says of it; asked often, and slow to answer."""
+    schema = getattr(target, "_schema", None)
+    arguments = tuple(
+        _Argument(
+            index,
+            argument.name,
+            argument.alias_info is not None,
+            # The schemas of batch normalisation do not say that they update the running statistics.
+            (argument.alias_info is not None and argument.alias_info.is_write)
+            or argument.name in _BATCH_NORMS,
+        )
+        for index, argument in enumerate(schema.arguments if schema is not None else ())
+    )
+    return _Operation(
+        known=schema is not None,
+        random=torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()),
+        empty="empty" in str(target),
+        arguments=tuple(one for one in arguments if one.shared or one.written),
+    )
+
+
+def _operands(node: Node) -> list[tuple[_Argument, Node]]:
+    """The arguments that are nodes and that a value may share or write to, with what is known."""
+    if node.op != "call_function":
+        return []
+    found: list[tuple[_Argument, Node]] = []
+    for argument in _operation(node.target).arguments:
+        here = argument.index < len(node.args)
+        given = node.args[argument.index] if here else node.kwargs.get(argument.name)
         for one in given if isinstance(given, list | tuple) else (given,):
             if isinstance(one, Node):
                 found.append((argument, one))

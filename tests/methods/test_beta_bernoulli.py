@@ -83,13 +83,14 @@ def draws(bnn: ps.Lifted, x: Tensor, count: int) -> Tensor:
 @pytest.mark.parametrize("pi", ["sampled", "collapsed"])
 def test_a_gate_is_open_with_the_mean_of_pi(pi: str) -> None:
     torch.manual_seed(0)
-    bnn = identity(3, pi=pi)
+    copies = 200  # of three features
+    bnn = identity(3 * copies, pi=pi)
     q = bnn.guide.entries[0].posterior()
     with torch.no_grad():
-        q["log_a"].copy_(torch.tensor([0.05, 0.8, 4.0]).log())
-        q["log_b"].copy_(torch.tensor([1.0, 2.0, 0.6]).log())
-    gates = draws(bnn, torch.ones(1, 3), 4000).squeeze(1)
-    expected = bnn.guide.entries[0].method.score(bnn.targets[0], q)
+        q["log_a"].copy_(torch.tensor([0.05, 0.8, 4.0]).log().repeat(copies))
+        q["log_b"].copy_(torch.tensor([1.0, 2.0, 0.6]).log().repeat(copies))
+    gates = draws(bnn, torch.ones(1, 3 * copies), 20).view(-1, 3)
+    expected = bnn.guide.entries[0].method.score(bnn.targets[0], q)[:3]
     # Above a half with probability pi, at any temperature.
     assert_mean((gates > 0.5).double(), expected.detach().double())
 

@@ -95,21 +95,22 @@ def dependent(features: int, **options: Any) -> ps.Lifted:
 @pytest.mark.parametrize("pi", ["sampled", "collapsed"])
 def test_a_gate_is_open_with_the_mean_of_its_probability(pi: str) -> None:
     torch.manual_seed(0)
-    bnn = dependent(2, pi=pi).eval()
+    copies = 200  # of two features
+    bnn = dependent(2 * copies, pi=pi).eval()
     q = bnn.guide.entries[0].posterior()
     with torch.no_grad():
-        q["slope"].copy_(torch.tensor([0.3, 0.2]))
-        q["shift"].copy_(torch.tensor([0.5, 0.4]))
+        q["slope"].copy_(torch.tensor([0.3, 0.2]).repeat(copies))
+        q["shift"].copy_(torch.tensor([0.5, 0.4]).repeat(copies))
         q["log_scale"].fill_(-20.0)  # beta is its mean
-    x = torch.tensor([[1.0, -1.0]])
+    x = torch.tensor([[1.0, -1.0]]).repeat(1, copies)
     opened = []
-    for _ in range(4000):
+    for _ in range(20):
         trace = poutine.trace(bnn.guide).get_trace(x)
         with torch.no_grad(), poutine.replay(trace=trace):
             opened.append(bnn(x) / x > 0.5)
-    probability = 0.6 * torch.tensor([[0.8, 0.2]], dtype=torch.float64)
-    assert_mean(torch.stack(opened).double(), probability, rounding=1e-5)
-    assert torch.allclose(bnn.mean_forward(x), probability.float() * x, atol=1e-4)
+    probability = 0.6 * torch.tensor([0.8, 0.2], dtype=torch.float64)
+    assert_mean(torch.stack(opened).view(-1, 2).double(), probability, rounding=1e-5)
+    assert torch.allclose(bnn.mean_forward(x), probability.float().repeat(copies) * x, atol=1e-4)
 
 
 def test_the_loss_has_the_divergence_of_the_shift_and_that_of_the_first_stage() -> None:

@@ -75,11 +75,13 @@ def test_moments_of_the_weights_given_their_support():
 
 
 def test_prior_predictive_draws_from_the_three_layers():
-    bnn = three_layers(nn.Linear(3, 1, bias=False), support=Chain((0.5, 0.5)), **SLAB)
+    # This chain has no memory: each row of the weight is a draw.
+    bnn = three_layers(nn.Linear(3, 50, bias=False), support=Chain((0.5, 0.5)), **SLAB)
     with generative():
-        drawn = Predictive(ps.regressor(bnn, 3, noise=1e-3), num_samples=1500)(torch.eye(3))
-    support, weight, y = (drawn[key].view(1500, 3) for key in ("weight.support", "weight", "y"))
+        drawn = Predictive(ps.regressor(bnn, 3, noise=1e-3), num_samples=30)(torch.eye(3))
+    support, weight = (drawn[key].view(1500, 3) for key in ("weight.support", "weight"))
     # The network's output at the unit vectors is the weight itself.
+    y = drawn["y"].mT.reshape(1500, 3)
     torch.testing.assert_close(y, weight, rtol=0, atol=0.01)
     assert_mean(support, 0.5)
     assert_mean(y.square(), (2 / 2 + 0.01 / 3) / 2)
