@@ -133,8 +133,9 @@ class Fit:
 
     def start(self, callbacks: Sequence[Callback], resumed: bool) -> None:
         """Make ready for the next step, be it the first or the first after resuming."""
-        for module in modules(self.model, self.guide):
-            module.train()
+        for module in (self.model, self.guide, *modules(self.model, self.guide)):
+            if isinstance(module, torch.nn.Module):
+                module.train()
         for callback in callbacks:
             callback.on_start(self)
         if not resumed:
