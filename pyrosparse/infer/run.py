@@ -37,6 +37,7 @@ class Fit:
     epoch, step: how many are done, those before ``first_step`` among them.
     history:    one dict of metrics an epoch; ``loss`` is the mean negative ELBO in nats.
     stage:      what the caller calls this training, ``pretraining``; "" for nothing.
+    capture, compile, clip_norm, checkpoint: as ``fit`` was given them.
     finished:   whether all epochs are done or patience ran out.
     """
 

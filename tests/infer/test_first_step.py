@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyrosparse as ps
 from pyrosparse.infer import Callback, schedules
-from pyrosparse.infer.checkpoint import CheckpointError
+from pyrosparse.infer.checkpoint import CheckpointError, load, save
 from tests.nets import batch, cnn, mlp
 
 N, EPOCHS, A_BATCH = 30, 3, 7  # five batches an epoch, the last of two
@@ -233,3 +233,14 @@ def test_batches_without_a_number_are_refused():
     with pytest.raises(ValueError, match="first_step needs to know how many batches"):
         train(lifted(), Endless(), first_step=1)
     assert train(lifted(), Endless(), epochs=2).step == 2
+
+
+def test_checkpoints_from_before_there_was_a_first_step_are_taken_up(tmp_path):
+    file = tmp_path / "run"
+    whole, resumed = lifted(), lifted()
+    train(whole, checkpoint=file)
+    saved = load(file)
+    del saved["settings"]["first_step"]
+    save(file, saved)
+    train(resumed, checkpoint=file)
+    assert same(whole, resumed)
