@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from pyrosparse.measure.quality import BINS, quality
+from pyrosparse.measure.quality import Tally
 
 
 @dataclass(frozen=True)
@@ -48,22 +47,23 @@ def calibration(log_probabilities: Tensor, labels: Tensor) -> Calibration:
 
     Source: Brier (1950), "Verification of forecasts expressed in terms of probability", eq. 2.
 
+    >>> import torch
     >>> coin = torch.tensor([[0.5, 0.5]]).log()
     >>> found = calibration(coin.expand(4, 2), torch.tensor([0, 0, 1, 1]))
     >>> found.brier, found.ece
     (0.5, 0.0)
     """
-    judged = quality(nn.Identity(), (log_probabilities, labels), batch_size=len(labels))
+    tally = Tally.of(nn.Identity(), (log_probabilities, labels), batch_size=len(labels))
+    judged = tally.quality()
     logs = log_probabilities.detach().cpu().double().log_softmax(1)
-    labels = labels.cpu()
-    target = nn.functional.one_hot(labels, logs.shape[1])
+    target = nn.functional.one_hot(labels.cpu(), logs.shape[1])
     brier = (logs.exp() - target).square().sum(1).mean()
-    confidence, chosen = logs.exp().max(1)
-    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
-    bins = torch.bucketize(confidence, edges)
-    counts = torch.bincount(bins, minlength=BINS)
-    sums = [
-        torch.bincount(bins, weights=values, minlength=BINS) / counts
-        for values in (confidence, (chosen == labels).double())
-    ]
-    return Calibration(judged.accuracy, judged.nll, float(brier), judged.ece, counts, *sums)
+    return Calibration(
+        judged.accuracy,
+        judged.nll,
+        float(brier),
+        judged.ece,
+        tally.counts.long(),
+        tally.confidence / tally.counts,
+        tally.right / tally.counts,
+    )

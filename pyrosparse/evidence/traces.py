@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from pyrosparse.evidence.latents import check_covered
 from pyrosparse.evidence.sites import observed_sites
 from pyrosparse.lifting.lift import mean_gates
+from pyrosparse.util.modes import evaluating
 
 
 class _AtMean(Messenger):
@@ -81,24 +82,10 @@ def calls_of(guide: torch.nn.Module) -> Iterator[list[bool]]:
         handle.remove()
 
 
-class evaluation_mode:
+def evaluation_mode(*callables: Any) -> AbstractContextManager[None]:
     """Put modules in evaluation mode for a block: those among the given callables, and those that a
     function among them uses."""
-
-    def __init__(self, *callables: Any) -> None:
-        self.modules = list(dict.fromkeys([*modules(*callables), *_used(callables, set())]))
-
-    def __enter__(self) -> None:
-        self._training = [
-            [(module, module.training) for module in root.modules()] for root in self.modules
-        ]
-        for module in self.modules:
-            module.eval()
-
-    def __exit__(self, *exception: object) -> None:
-        for states in self._training:
-            for module, training in states:
-                module.training = training
+    return evaluating(*used_modules(*callables))
 
 
 def modules(*callables: Any) -> list[torch.nn.Module]:
@@ -115,6 +102,11 @@ def modules(*callables: Any) -> list[torch.nn.Module]:
         if isinstance(module, torch.nn.Module) and not any(module is other for other in found):
             found.append(module)
     return found
+
+
+def used_modules(*callables: Any) -> list[torch.nn.Module]:
+    """The torch modules among the given callables, and those that a function among them uses."""
+    return list(dict.fromkeys([*modules(*callables), *_used(callables, set())]))
 
 
 def _holds_more(model: Any) -> bool:
@@ -134,6 +126,7 @@ def _used(callables: Iterable[Any], seen: set[int]) -> Iterator[torch.nn.Module]
             continue
         seen.add(id(one))
         if isinstance(one, torch.nn.Module):
+            yield one  # whose own forward may ask for its mode
             yield from modules(one)
             for part in one.modules():
                 inner = [getattr(part, name, None) for name in ("lifted", "model", "_guide")]

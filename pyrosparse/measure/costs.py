@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,27 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pyrosparse.compaction.layers import MIXING, TRANSPOSED
-
-
-@contextmanager
-def evaluating(*nets: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode for a block; after it every module is in the mode it was in.
-
-    >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    >>> with evaluating(net):
-    ...     net[0].training
-    False
-    >>> net[0].training, net[1].training
-    (True, False)
-    """
-    modes = [(module, module.training) for net in nets for module in net.modules()]
-    try:
-        for net in nets:
-            net.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+from pyrosparse.util.modes import evaluating
 
 
 def macs(net: nn.Module, *inputs: Any) -> dict[str, int]:

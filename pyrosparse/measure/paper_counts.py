@@ -14,7 +14,7 @@ from pyrosparse.compaction.compact import compact
 from pyrosparse.compaction.layers import BATCH_NORMS, CONVOLUTIONS
 from pyrosparse.compaction.parts import Gain, Scatter, Select
 from pyrosparse.lifting.input_gate import InputGate
-from pyrosparse.measure.costs import evaluating
+from pyrosparse.util.modes import evaluating
 
 _COUNTED = (nn.Linear, *CONVOLUTIONS)
 _FREE = (Gain, Select, Scatter, InputGate)

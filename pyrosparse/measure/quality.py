@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.evidence.batches import batches
-from pyrosparse.measure.costs import evaluating
 from pyrosparse.util.arrays import is_array
+from pyrosparse.util.modes import evaluating
 
 BINS = 15
 
@@ -56,28 +56,70 @@ def quality(net: nn.Module, data: Any, *, batch_size: int = 256) -> Quality:
     >>> quality(nn.Identity(), data).accuracy
     1.0
     """
-    device = next((parameter.device for parameter in net.parameters()), None)
-    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
-    correct, nll, count = 0, 0.0, 0
-    gaps = torch.zeros(BINS, dtype=torch.float64)
-    with torch.no_grad(), evaluating(net):
-        for *inputs, labels in labelled_batches(data, batch_size):
-            logits = net(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs))
-            check_logits(type(net).__name__, logits, labels)
-            labels = labels.cpu().long()
-            # In float64: the confidence of a sure network is 1 in float32, and its log 0.
-            logs = logits.cpu().double().log_softmax(1)
-            confidence, chosen = logs.max(1)
-            right = chosen == labels
-            correct += int(right.sum())
-            nll -= float(logs.gather(1, labels[:, None]).sum())
-            count += len(labels)
-            confidence = confidence.exp()
-            bins = torch.bucketize(confidence, edges)
-            gaps.index_add_(0, bins, right.double() - confidence)
-    if not count:
-        raise ValueError("there are no data to classify (an iterator that is spent?)")
-    return Quality(correct / count, nll / count, float(gaps.abs().sum()) / count)
+    return Tally.of(net, data, batch_size).quality()
+
+
+class Tally:
+    """What a network that gives logits has got right so far, in bins of confidence.
+
+    counts:     of each bin, the number of data, (15,) float64.
+    confidence: their confidences, summed, (15,) float64.
+    right:      how many of them are right, (15,) float64.
+
+    >>> tally = Tally.of(nn.Identity(), (torch.eye(2), torch.tensor([0, 0])), batch_size=2)
+    >>> float(tally.counts.sum()), float(tally.right.sum())
+    (2.0, 1.0)
+    """
+
+    def __init__(self) -> None:
+        self._nll = 0.0
+        self._sums = torch.zeros(BINS, 4, dtype=torch.float64)
+        self._edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
+
+    @classmethod
+    def of(cls, net: nn.Module, data: Any, batch_size: int) -> Tally:
+        """Run a network on data; takes and raises what ``quality`` does."""
+        tally = cls()
+        device = next((parameter.device for parameter in net.parameters()), None)
+        with torch.no_grad(), evaluating(net):
+            for *inputs, labels in labelled_batches(data, batch_size):
+                logits = net(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs))
+                check_logits(type(net).__name__, logits, labels)
+                tally.add(logits, labels)
+        if not tally.counts.any():
+            raise ValueError("there are no data to classify (an iterator that is spent?)")
+        return tally
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch; logits: (N, classes), labels: (N,) classes."""
+        labels = labels.cpu().long()
+        # In float64: the confidence of a sure network is 1 in float32, and its log 0.
+        logs = logits.cpu().double().log_softmax(1)
+        confidence, chosen = logs.max(1)
+        right = (chosen == labels).double()
+        self._nll -= float(logs.gather(1, labels[:, None]).sum())
+        confidence = confidence.exp()
+        columns = [torch.ones_like(right), confidence, right, right - confidence]
+        bins = torch.bucketize(confidence, self._edges)
+        self._sums.index_add_(0, bins, torch.stack(columns, 1))
+
+    @property
+    def counts(self) -> Tensor:
+        return self._sums[:, 0]
+
+    @property
+    def confidence(self) -> Tensor:
+        return self._sums[:, 1]
+
+    @property
+    def right(self) -> Tensor:
+        return self._sums[:, 2]
+
+    def quality(self) -> Quality:
+        """Accuracy, negative log likelihood and calibration error."""
+        n = int(self.counts.sum())
+        gaps = self._sums[:, 3]
+        return Quality(int(self.right.sum()) / n, self._nll / n, float(gaps.abs().sum()) / n)
 
 
 def labelled_batches(data: Any, batch_size: int) -> Any:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from pyrosparse.evidence.batches import batches
+from pyrosparse.util.modes import evaluating
 
 
 def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
@@ -31,17 +32,15 @@ def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
     >>> net.running_mean
     tensor([2.])
     """
-    modes = [(module, module.training) for module in net.modules()]
     norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    net.eval()
     seen = 0
     try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
-            norm.train()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(net):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a cumulative average
+                norm.train()
             for x, *_ in batches(data, batch_size):
                 if seen and len(x) < seen:
                     continue
@@ -50,7 +49,5 @@ def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
     if not seen:
         raise ValueError("there are no data to take the statistics of")

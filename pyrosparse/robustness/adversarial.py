@@ -16,10 +16,10 @@ from pyrosparse.data import Examples
 from pyrosparse.infer import fit
 from pyrosparse.lifting.lift import Lifted, lift
 from pyrosparse.lifting.target import weights
-from pyrosparse.measure.costs import evaluating
 from pyrosparse.methods import Gaussian
 from pyrosparse.models.likelihoods import check_labels, data_plate, positive_count
 from pyrosparse.robustness.fgsm import Bounds, adversarial_examples, checked_bounds
+from pyrosparse.util.modes import evaluating
 
 
 class adversarial_classifier(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.lifting.lift import Lifted
-from pyrosparse.measure.costs import evaluating
 from pyrosparse.measure.quality import check_logits, labelled_batches
+from pyrosparse.util.modes import evaluating
 
 Bounds = tuple[float | Tensor, float | Tensor]
 """The smallest and the largest value of an input: numbers, or tensors that broadcast to a datum."""

@@ -1,5 +1,7 @@
 """Predictions at the guide's mean against direct computation."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,3 +47,33 @@ def test_mode_and_random_state_are_left_alone():
     assert bnn.training
     assert torch.equal(torch.get_rng_state(), state)
     assert bnn.net[1].num_batches_tracked == 0
+
+
+class Dropping(torch.nn.Module):
+    """A classifier that drops inputs itself while it is trained."""
+
+    def __init__(self, network: ps.Lifted) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, y=None):
+        logits = self.network(F.dropout(x, 0.5, self.training))
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda x, y: model(x, y)])
+def test_a_models_own_forward_is_in_evaluation_mode(wrap):
+    net = NETS["mlp"]()
+    bnn = ps.lift(net, ps.Gaussian())
+    model = Dropping(bnn)
+    x, y = batch("mlp", 20)
+    scores = evaluate(wrap(model), bnn.guide, (x, y))
+    assert scores["nll"] == pytest.approx(F.cross_entropy(net(x), y).item(), rel=1e-5)
+    assert model.training
+
+
+def test_a_models_own_forward_is_trained_in_training_mode():
+    model = Dropping(ps.lift(NETS["mlp"](), ps.Gaussian())).eval()
+    ps.fit(model, model.network.guide, batch("mlp", 20), epochs=1, progress=False)
+    assert model.training
