@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         networks,
         prune,
         recipes,
+        structures,
         supports,
     )
     from pyrosparse.compaction import compact
@@ -84,6 +85,7 @@ __all__ = [
     "sparse",
     "sparse_inference",
     "storage",
+    "structures",
     "sum_product",
     "supports",
     "to_datatree",

@@ -11,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrosparse import structures
 from pyrosparse.distributions import BipartiteGibbsMask, GibbsMask, IsotropicNormal, Point
 from pyrosparse.distributions.precision import at_least_float32
 from pyrosparse.distributions.quantile import quantile
@@ -178,13 +179,14 @@ class GibbsPruning(Method):
                 return self.magnitude_mask(loc)
             law = self.law(self.field(loc), q)
             mask = law.mode if self.final == "mode" else law.sample()
-            return self._arranged(mask, target.shape) != 0
+            return structures.unblocked(mask, self.structure, target.shape) != 0
 
     def mask(self, target: Target, q: Posterior, weight: Tensor) -> Tensor:
         """The mask of a forward pass, given the weight: drawn anew in training, and by magnitude
         otherwise; 1 everywhere once it is final. In the weight's shape and dtype."""
         if q.training:
-            mask = self._arranged(self.law(self.field(weight), q).sample(), target.shape)
+            mask = self.law(self.field(weight), q).sample()
+            mask = structures.unblocked(mask, self.structure, target.shape)
         else:
             mask = self.magnitude_mask(weight).to(weight)
         return torch.where(q["_final"], 1.0, mask).to(weight)
@@ -200,32 +202,15 @@ class GibbsPruning(Method):
         return self._excess(weight) >= 0
 
     def blocks(self, tensor: Tensor) -> Tensor:
-        """A tensor of a target's shape as (blocks, n); single weights as they are.
-
-        Raises ValueError where it has no kernels."""
-        if self.structure == "weight":
-            return tensor
-        if self.structure == "filter":
-            return tensor.flatten(1) if tensor.dim() > 1 else tensor.unsqueeze(1)
-        if self.structure == "kernel":
-            if tensor.dim() < 3:
-                raise ValueError(
-                    f"a weight of shape {tuple(tensor.shape)} has no kernels: structure='kernel' "
-                    "is for convolutions; use 'weight' or 'filter', or choose targets with `on`"
-                )
-            return tensor.flatten(2).flatten(0, 1)
-        arranged = self.structure(tensor)
-        if arranged.dim() != 2 or arranged.numel() != tensor.numel():
-            raise ValueError(
-                f"the structure must arrange the {tensor.numel()} elements of a tensor of shape "
-                f"{tuple(tensor.shape)} as (blocks, n), but gave {tuple(arranged.shape)}"
-            )
-        return arranged
+        """A tensor of a target's shape as ``ps.structures.blocks`` arranges it."""
+        return structures.blocks(tensor, self.structure)
 
     def field(self, weight: Tensor) -> Tensor:
         """b = Q_p - w^2, arranged in blocks; float32, or the weight's dtype where that has more."""
-        squares = self.blocks(at_least_float32(weight).square())
-        field = quantile(self._means(squares), self.sparsity) - squares
+        squares = at_least_float32(weight).square()
+        cut = quantile(structures.means(squares, self.structure), self.sparsity)
+        squares = self.blocks(squares)
+        field = cut - squares
         if self.relative:
             field = field / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
         return field
@@ -248,22 +233,8 @@ class GibbsPruning(Method):
             validate_args=False,
         )
 
-    def _means(self, squares: Tensor) -> Tensor:
-        """The mean of each block, (blocks, 1); single weights as they are."""
-        return squares if self.structure == "weight" else squares.mean(1, keepdim=True)
-
     def _excess(self, weight: Tensor) -> Tensor:
         """By how much the mean square of an element's block is above the quantile."""
-        squares = self.blocks(at_least_float32(weight).square())
-        means = self._means(squares)
+        means = structures.means(at_least_float32(weight).square(), self.structure)
         excess = means - quantile(means, self.sparsity)
-        return self._arranged(excess.expand_as(squares), weight.shape)
-
-    def _arranged(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Values in blocks, as of ``blocks``, in the shape of the weight again."""
-        if not callable(self.structure):
-            return values.reshape(shape)
-        places = torch.arange(math.prod(shape), device=values.device).view(shape)
-        result = torch.empty_like(values.flatten())
-        result[self.structure(places).flatten()] = values.flatten()
-        return result.view(shape)
+        return structures.spread(excess, self.structure, weight.shape)
