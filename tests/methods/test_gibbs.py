@@ -30,7 +30,9 @@ class TestWeights(GibbsCase):
     bad: ClassVar[list[dict[str, Any]]] = [
         {"sparsity": 1.0},
         {"sparsity": -0.1},
-        {"structure": "channel"},
+        {"structure": "row"},
+        {"structure": "2:4"},
+        {"structure": "1:4", "sparsity": 0.75, "coupling": 0.1},
         {"coupling": 0.5},
         {"convention": "code"},
         {"beta": -1.0},
