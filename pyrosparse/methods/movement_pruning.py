@@ -99,10 +99,7 @@ class MovementPruning(MaskedWeights):
     def init(self, target: Target) -> dict[str, Tensor]:
         q = super().init(target)
         of_blocks = structures.means(q["loc"].detach(), self.structure)
-        ranked = structures.ratio(self.structure) is not None
-        shape = target.shape if ranked else of_blocks.shape
-        ramp = q["_ramp"]
-        return q | {"scores": torch.zeros(shape, dtype=ramp.dtype, device=ramp.device)}
+        return q | {"scores": torch.zeros_like(of_blocks, dtype=q["_ramp"].dtype)}
 
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         loc, scores = q["loc"], q["scores"]
@@ -118,9 +115,10 @@ class MovementPruning(MaskedWeights):
         return weight * (mask + (~q["_final"] * (scores - scores.detach())).to(mask))
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        weight = super().guide(target, q, x)
         if self.sparsity is None:
             pyro.sample(_site(target), Point(q["scores"]))
-        return super().guide(target, q, x)
+        return weight
 
     def step_mask(self, weight: Tensor, q: Posterior) -> Tensor:
         if self.sparsity is None:
@@ -157,13 +155,11 @@ class MovementPruning(MaskedWeights):
 
     def _rows(self, scores: Tensor) -> Tensor:
         """The scores with what is ranked together in a row."""
-        ranked = structures.ratio(self.structure) is not None
-        return self.blocks(scores) if ranked else scores.reshape(1, -1)
+        return scores if structures.ratio(self.structure) is not None else scores.reshape(1, -1)
 
     def _at_elements(self, rows: Tensor, q: Posterior) -> Tensor:
-        if structures.ratio(self.structure) is None:
-            rows = rows.reshape(q["scores"].shape)
-        return structures.spread(rows, self.structure, q["loc"].shape)
+        values = rows.reshape(q["scores"].shape)
+        return structures.spread(values, self.structure, q["loc"].shape)
 
 
 def _site(target: Target) -> str:

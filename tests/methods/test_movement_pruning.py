@@ -1,5 +1,6 @@
 """Movement pruning: the suite of every method, the gradient of its scores, its masks."""
 
+import math
 from typing import Any, ClassVar
 
 import pytest
@@ -44,6 +45,7 @@ class TestTop(MethodCase):
 @pytest.mark.filterwarnings("ignore::pyrosparse.distributions.ImproperPriorWarning")
 class TestSoft(TestTop):
     sparsity = None
+    bad: ClassVar[list[dict[str, Any]]] = [{"cost": -1.0}, {"threshold": math.inf}]
     recovery: ClassVar[dict[str, Any]] = {"cost": 20.0}
 
 
@@ -74,7 +76,10 @@ def test_the_gradient_of_a_score_is_the_weight_times_that_of_the_masked_weight(
     assert torch.allclose(weight.grad, masked.grad * mask + weight / 0.49, atol=1e-12)
     of_elements = (weight * masked.grad).detach()
     dims = {"kernel": (2, 3), "filter": (1, 2, 3), "channel": (0, 2, 3)}.get(structure)
-    expected = of_elements if dims is None else of_elements.sum(dims).flatten().unsqueeze(1)
+    if structure == "2:4":
+        expected = ps.structures.blocks(of_elements, structure)
+    else:
+        expected = of_elements if dims is None else of_elements.sum(dims).flatten().unsqueeze(1)
     assert torch.allclose(scores.grad, expected, atol=1e-12)
     assert masked.grad[~mask].count_nonzero()  # also of what is off
 
