@@ -14,14 +14,14 @@ from pyrosparse.distributions.precision import at_least_float32
 from pyrosparse.distributions.quantile import quantile
 from pyrosparse.lifting.method import Posterior
 from pyrosparse.lifting.target import Target
-from pyrosparse.methods.masked_weights import MaskedWeights, largest_of_rows
+from pyrosparse.methods.masked_weights import MasksBySize, largest_of_rows
 from pyrosparse.structures import Structure
 
 _COUPLING = {"weight": 0.0, "kernel": 0.01, "filter": 1.0, "channel": 1.0}
 
 
 @dataclass(frozen=True)
-class GibbsPruning(MaskedWeights):
+class GibbsPruning(MasksBySize):
     r"""Gibbs pruning: in every training step a mask is drawn that tends to remove small weights, at
     first loosely and, as its temperature falls, in earnest.
 
@@ -125,9 +125,6 @@ class GibbsPruning(MaskedWeights):
         drawn = self.law(self.field(weight), q).sample()
         return structures.unblocked(drawn, self.structure, weight.shape)
 
-    def excess(self, weight: Tensor, q: Posterior) -> Tensor:
-        return self._above(weight)
-
     def final_mask(self, target: Target, q: Posterior) -> Tensor:
         """What stays in the end: one draw, the mode or by magnitude, as ``final`` says; boolean,
         ``target.shape``."""
@@ -147,7 +144,7 @@ class GibbsPruning(MaskedWeights):
         tensor([[ True,  True],
                 [False, False]])
         """
-        return self._above(weight) >= 0
+        return super().magnitude_mask(weight)
 
     def field(self, weight: Tensor) -> Tensor:
         """b = Q_p - w^2, arranged in blocks, and -w^2 of n:m, where Q_p makes no difference;
@@ -188,7 +185,7 @@ class GibbsPruning(MaskedWeights):
             validate_args=False,
         )
 
-    def _above(self, weight: Tensor) -> Tensor:
+    def above(self, weight: Tensor) -> Tensor:
         """By how much the mean square of an element's block is above the quantile; of n:m, its own
         square above the least that stays of its group."""
         means = structures.means(at_least_float32(weight).square(), self.structure)

@@ -146,6 +146,22 @@ class MaskedWeights(Method):
         return structures.blocks(tensor, self.structure)
 
 
+class MasksBySize(MaskedWeights):
+    """Masks that in the end are those of the sizes of the weights alone; write ``above``."""
+
+    @abstractmethod
+    def above(self, weight: Tensor) -> Tensor:
+        """``excess``, of a weight."""
+
+    def excess(self, weight: Tensor, q: Posterior) -> Tensor:
+        return self.above(weight)
+
+    def magnitude_mask(self, weight: Tensor) -> Tensor:
+        """What stays of a weight in the end; boolean, the weight's shape. Of random weights, a
+        random mask."""
+        return self.above(weight) >= 0
+
+
 def largest_of_rows(values: Tensor, count: int) -> Tensor:
     """How far the values of each row are above the least of its ``count`` largest: at least 0 of
     exactly so many (ties by position), and less of the others; (rows, n).

@@ -46,7 +46,7 @@ class MovementPruning(MaskedWeights):
                m consecutive inputs stay.
     cost:      c of the soft form, nats for each weight: n lambda where the paper has lambda beside
                the mean loss of n data. A block's is that of all its weights.
-    threshold: tau of the soft form.
+    least_score: tau of the soft form.
     scale:     the prior's standard deviation s.
 
     The scores start at 0, in an entry ``scores`` of the posterior, one for each block. As long as
@@ -74,12 +74,12 @@ class MovementPruning(MaskedWeights):
     sparsity: float | None = 0.9  # type: ignore[assignment]
     structure: Structure = "weight"
     cost: float = 0.0
-    threshold: float = 0.0
+    least_score: float = 0.0
     scale: float = 1.0
 
     def __post_init__(self) -> None:
         self.check()
-        for name in ("cost", "threshold"):
+        for name in ("cost", "least_score"):
             value = getattr(self, name)
             if not math.isfinite(value) or (name == "cost" and value < 0):
                 raise ValueError(f"{name} must be finite, and a cost at least 0, got {value}")
@@ -131,7 +131,7 @@ class MovementPruning(MaskedWeights):
     def excess(self, weight: Tensor, q: Posterior) -> Tensor:
         scores = q["scores"].detach()
         if self.sparsity is None:
-            return structures.spread(scores - self.threshold, self.structure, weight.shape)
+            return structures.spread(scores - self.least_score, self.structure, weight.shape)
         rows = self._rows(scores)
         n = rows.shape[1]
         return self._at_elements(largest_of_rows(rows, n - share_of(n, self.sparsity)), q)

@@ -12,12 +12,12 @@ from pyrosparse import structures
 from pyrosparse.distributions.precision import at_least_float32
 from pyrosparse.distributions.quantile import order_statistic
 from pyrosparse.lifting.method import Posterior
-from pyrosparse.methods.masked_weights import MaskedWeights, largest_of_rows, share_of
+from pyrosparse.methods.masked_weights import MasksBySize, largest_of_rows, share_of
 from pyrosparse.structures import Structure
 
 
 @dataclass(frozen=True)
-class TargetedDropout(MaskedWeights):
+class TargetedDropout(MasksBySize):
     r"""Targeted dropout: the smallest weights are candidates, and in every training step each
     candidate is dropped with the same probability; at the end all of them go.
 
@@ -79,9 +79,6 @@ class TargetedDropout(MaskedWeights):
         kept = torch.rand_like(sizes) >= (self.rate * ramp).to(sizes)
         return self._at_elements(stays | kept, weight)
 
-    def excess(self, weight: Tensor, q: Posterior) -> Tensor:
-        return self._above(weight)
-
     def magnitude_mask(self, weight: Tensor) -> Tensor:
         """What is no candidate; boolean, the weight's shape. Of random weights, a random mask.
 
@@ -89,9 +86,9 @@ class TargetedDropout(MaskedWeights):
         tensor([[False,  True],
                 [ True, False]])
         """
-        return self._above(weight) >= 0
+        return super().magnitude_mask(weight)
 
-    def _above(self, weight: Tensor) -> Tensor:
+    def above(self, weight: Tensor) -> Tensor:
         sizes = self._sizes(weight)
         n = sizes.shape[1]
         above = largest_of_rows(sizes, n - share_of(n, self.sparsity))

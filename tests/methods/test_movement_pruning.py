@@ -23,7 +23,7 @@ class TestTop(MethodCase):
         {"structure": "2:4"},
         {"structure": "2:4", "sparsity": None},
         {"cost": 1.0},
-        {"threshold": 1.0},
+        {"least_score": 1.0},
         {"sparsity": None, "cost": -1.0},
         {"scale": 0.0},
     ]
@@ -45,7 +45,7 @@ class TestTop(MethodCase):
 @pytest.mark.filterwarnings("ignore::pyrosparse.distributions.ImproperPriorWarning")
 class TestSoft(TestTop):
     sparsity = None
-    bad: ClassVar[list[dict[str, Any]]] = [{"cost": -1.0}, {"threshold": math.inf}]
+    bad: ClassVar[list[dict[str, Any]]] = [{"cost": -1.0}, {"least_score": math.inf}]
     recovery: ClassVar[dict[str, Any]] = {"cost": 20.0}
 
 
@@ -86,7 +86,7 @@ def test_the_gradient_of_a_score_is_the_weight_times_that_of_the_masked_weight(
 
 def test_the_soft_form_pays_for_what_scores_high() -> None:
     net, x, y = problem()
-    method = MovementPruning(None, "filter", cost=0.3, threshold=-0.2)
+    method = MovementPruning(None, "filter", cost=0.3, least_score=-0.2)
     bnn = ps.lift(net, method, ps.weights(net, "0.weight"))
     scores = bnn.guide.entries[0].posterior()["scores"]
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_the_soft_form_pays_for_what_scores_high() -> None:
     model = ps.classifier(bnn, 60)
     loss = Trace_ELBO().loss(model, bnn.guide, x, y)
     free = ps.lift(
-        net, MovementPruning(None, "filter", threshold=-0.2), ps.weights(net, "0.weight")
+        net, MovementPruning(None, "filter", least_score=-0.2), ps.weights(net, "0.weight")
     )
     with torch.no_grad():
         free.guide.entries[0].posterior()["scores"].copy_(scores)
