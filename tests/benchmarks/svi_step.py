@@ -399,7 +399,8 @@ WAYS = (
         lambda net: targeted_by_hand(net, chosen_by(net), 0.9, 0.75),
     ),
     Way(
-        "movement, soft",  # with a sparsity, scores after one step of Adam are equal but for rounding
+        # With a sparsity, scores after a step of Adam are equal but for rounding, which decides.
+        "movement, soft",
         lambda _: ps.MovementPruning(None, scale=PRIOR_SCALE),
         lambda net: movement_by_hand(net, chosen_by(net)),
     ),
