@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         networks,
         prune,
         recipes,
+        structures,
         supports,
     )
     from pyrosparse.compaction import compact
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
         Gaussian,
         GibbsPruning,
         Horseshoe,
+        MovementPruning,
+        TargetedDropout,
         generative,
     )
     from pyrosparse.models import classifier, distill, regressor
@@ -49,7 +52,9 @@ __all__ = [
     "Lifted",
     "Masks",
     "Method",
+    "MovementPruning",
     "Target",
+    "TargetedDropout",
     "captured",
     "classifier",
     "compact",
@@ -84,6 +89,7 @@ __all__ = [
     "sparse",
     "sparse_inference",
     "storage",
+    "structures",
     "sum_product",
     "supports",
     "to_datatree",
@@ -99,7 +105,7 @@ _PLACES = {
     "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
     "measure": "report",
     "methods": "BetaBernoulli DependentBetaBernoulli GammaSpikeAndSlab Gaussian GibbsPruning "
-    "Horseshoe generative",
+    "Horseshoe MovementPruning TargetedDropout generative",
     "models": "classifier distill regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

@@ -11,7 +11,7 @@ import pyrosparse
 
 ROOT = Path(pyrosparse.__file__).parent
 FLOORS = [
-    {"util", "sum_product", "captured", "models"},
+    {"util", "sum_product", "captured", "models", "structures"},
     {"distributions", "data", "lifting", "torchvision_networks"},
     {"supports", "evidence", "networks"},
     {"methods", "compaction"},

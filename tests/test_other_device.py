@@ -63,6 +63,9 @@ METHODS: dict[str, Callable[[], ps.Method]] = {
     "tree": lambda: ps.GammaSpikeAndSlab(Tree((0.4, 0.4))),
     "curvature": lambda: ps.GammaSpikeAndSlab(likelihood="curvature"),
     "gibbs": ps.GibbsPruning,
+    "two-of-four": lambda: ps.GibbsPruning(0.5, "2:4"),
+    "targeted-dropout": ps.TargetedDropout,
+    "movement": ps.MovementPruning,
 }
 
 

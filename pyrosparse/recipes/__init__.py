@@ -10,6 +10,7 @@ from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
+from pyrosparse.recipes.movement import Movement
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.pruning import (
     BayesianMagnitude,
@@ -20,6 +21,7 @@ from pyrosparse.recipes.pruning import (
 )
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
+from pyrosparse.recipes.targeted import TargetedDropout
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
 from pyrosparse.util.errors import unknown_name
 
@@ -48,6 +50,8 @@ RECIPES: tuple[type[Recipe], ...] = (
     BayesianMagnitude,
     MeanField,
     ModelReduction,
+    TargetedDropout,
+    Movement,
 )
 """All recipes; the first is the default."""
 
@@ -67,6 +71,7 @@ __all__ = [
     "Magnitude",
     "MeanField",
     "ModelReduction",
+    "Movement",
     "NoPruning",
     "OneShot",
     "OneShotRecalibrated",
@@ -80,6 +85,7 @@ __all__ = [
     "Split",
     "Stage",
     "StartsTrained",
+    "TargetedDropout",
     "TurboVBI",
     "find",
     "names",

@@ -40,6 +40,7 @@ from typing import Any
 import pyro
 import torch
 import torch.nn.functional as F
+from by_hand_masked import movement_by_hand, targeted_by_hand, two_of_four_by_hand
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from pyro.optim import PyroOptim
@@ -340,6 +341,12 @@ def gibbs_by_hand(net: nn.Sequential) -> Step:
     return step
 
 
+def chosen_by(net: nn.Sequential, structure: str = "weight") -> set[str]:
+    """The layers that masks of a structure are made for."""
+    method = ps.GibbsPruning(0.5, structure)
+    return {target.name.removesuffix(".weight") for target in method.targets(net)}
+
+
 GIBBS_BETA = 100.0
 
 NORMAL = functools.partial(
@@ -380,6 +387,22 @@ WAYS = (
         "Gibbs",
         lambda _: ps.GibbsPruning(0.9, beta=GIBBS_BETA, scale=PRIOR_SCALE),
         gibbs_by_hand,
+    ),
+    Way(
+        "Gibbs, two of four",
+        lambda _: ps.GibbsPruning(0.5, "2:4", beta=GIBBS_BETA, scale=PRIOR_SCALE),
+        lambda net: two_of_four_by_hand(net, chosen_by(net, "2:4"), GIBBS_BETA),
+    ),
+    Way(
+        "targeted dropout",
+        lambda _: ps.TargetedDropout(0.9, scale=PRIOR_SCALE),
+        lambda net: targeted_by_hand(net, chosen_by(net), 0.9, 0.75),
+    ),
+    Way(
+        # With a sparsity, scores after a step of Adam are equal but for rounding, which decides.
+        "movement, soft",
+        lambda _: ps.MovementPruning(None, scale=PRIOR_SCALE),
+        lambda net: movement_by_hand(net, chosen_by(net)),
     ),
 )
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrosparse.distributions import quantile as module
-from pyrosparse.distributions.quantile import quantile
+from pyrosparse.distributions.quantile import order_statistic, quantile
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.integers(0, 10), st.integers(1, 60))
@@ -39,3 +39,17 @@ def test_any_shape_and_layout_and_dtype() -> None:
 def test_a_fraction_outside_is_refused() -> None:
     with pytest.raises(ValueError, match="p must be in"):
         quantile(torch.ones(3), 1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_order_statistics_of_rows_are_those_of_sorting(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(7, 30, dtype=dtype)
+    values[2] = 1.0
+    expected = values.sort(1).values
+    before = values.clone()
+    for place in range(30):
+        found = order_statistic(values, torch.tensor(place))
+        assert torch.equal(found, expected[:, place : place + 1])
+        assert torch.equal(order_statistic(values.t().contiguous().t(), torch.tensor(place)), found)
+    assert torch.equal(values, before)
