@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         Gaussian,
         GibbsPruning,
         Horseshoe,
+        InformationBottleneck,
+        VariationalDropout,
         generative,
     )
     from pyrosparse.models import classifier, distill, regressor
@@ -46,10 +48,12 @@ __all__ = [
     "Gaussian",
     "GibbsPruning",
     "Horseshoe",
+    "InformationBottleneck",
     "Lifted",
     "Masks",
     "Method",
     "Target",
+    "VariationalDropout",
     "captured",
     "classifier",
     "compact",
@@ -99,7 +103,7 @@ _PLACES = {
     "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
     "measure": "report",
     "methods": "BetaBernoulli DependentBetaBernoulli GammaSpikeAndSlab Gaussian GibbsPruning "
-    "Horseshoe generative",
+    "Horseshoe InformationBottleneck VariationalDropout generative",
     "models": "classifier distill regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

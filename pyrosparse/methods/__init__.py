@@ -6,6 +6,8 @@ from pyrosparse.methods.gamma_spike_and_slab import GammaSpikeAndSlab, generativ
 from pyrosparse.methods.gaussian import Gaussian
 from pyrosparse.methods.gibbs import GibbsPruning
 from pyrosparse.methods.horseshoe import Horseshoe
+from pyrosparse.methods.information_bottleneck import InformationBottleneck
+from pyrosparse.methods.variational_dropout import VariationalDropout
 
 __all__ = [
     "BetaBernoulli",
@@ -14,5 +16,7 @@ __all__ = [
     "Gaussian",
     "GibbsPruning",
     "Horseshoe",
+    "InformationBottleneck",
+    "VariationalDropout",
     "generative",
 ]
