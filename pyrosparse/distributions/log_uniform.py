@@ -17,6 +17,8 @@ _EULER = 0.57721566490153286
 _LIMIT = 0.5 * (_EULER + math.log(2))
 """By how much the divergence exceeds log |mu / sigma| where that is large."""
 
+_CONSTANT = 0.5 * (1 + math.log(4 * math.pi) + _EULER)
+
 _LARGEST_RATIO = 1e15
 """Of |mu| / sigma: its square is finite in float32."""
 
@@ -41,6 +43,8 @@ class LogUniform(Improper):
 
     like: the tensor's shape, dtype and device.
 
+    At :math:`w = 0` the density is that of the smallest normal number, and so finite.
+
     Source: Kingma, Salimans and Welling (2015), section 4.2, for the prior.
 
     >>> import torch
@@ -53,13 +57,12 @@ class LogUniform(Improper):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        density = -at_least_float32(value).abs().log() - 0.5 * (
-            1 + math.log(4 * math.pi) + _EULER
-        )
+        size = at_least_float32(value).abs()
+        # Where a weight is frozen at 0, what is evaluated at its mean is asked for the density.
+        density = -size.clamp_min(torch.finfo(size.dtype).tiny).log() - _CONSTANT
         batch = value.shape[: value.dim() - len(self.event_shape)]
-        return density.reshape(*batch, -1).sum(-1).expand(
-            torch.broadcast_shapes(batch, self.batch_shape)
-        )
+        summed = density.reshape(*batch, -1).sum(-1)
+        return summed.expand(torch.broadcast_shapes(batch, self.batch_shape))
 
 
 @register_kl(Independent, LogUniform)

@@ -108,6 +108,9 @@ def test_density_is_that_of_the_logarithm_with_the_stated_constant() -> None:
     constant = 0.5 * (1 + math.log(4 * math.pi) + 0.57721566)
     expected = -value.abs().log().sum(-1) - 2 * constant
     torch.testing.assert_close(LogUniform(value[0]).log_prob(value), expected)
+    zero = torch.zeros(2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(LogUniform(zero).log_prob(zero), zero)
+    assert LogUniform(zero).log_prob(zero).isfinite() and not gradient.any()
     with pytest.warns(ImproperPriorWarning, match="LogUniform is no distribution"):
         LogUniform(value).sample()
 
