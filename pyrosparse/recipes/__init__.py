@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
+from pyrosparse.recipes.information_bottleneck import InformationBottleneck
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.pruning import (
@@ -21,6 +22,7 @@ from pyrosparse.recipes.pruning import (
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
+from pyrosparse.recipes.variational_dropout import GroupVariationalDropout, VariationalDropout
 from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ RECIPES: tuple[type[Recipe], ...] = (
     BayesianMagnitude,
     MeanField,
     ModelReduction,
+    VariationalDropout,
+    GroupVariationalDropout,
+    InformationBottleneck,
 )
 """All recipes; the first is the default."""
 
@@ -62,7 +67,9 @@ __all__ = [
     "Dense",
     "DependentBetaBernoulli",
     "Gibbs",
+    "GroupVariationalDropout",
     "IndependentSupport",
+    "InformationBottleneck",
     "Job",
     "Magnitude",
     "MeanField",
@@ -81,6 +88,7 @@ __all__ = [
     "Stage",
     "StartsTrained",
     "TurboVBI",
+    "VariationalDropout",
     "find",
     "names",
     "option",
