@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import Independent, Normal
 from torch import Tensor
+from torch.distributions import Independent, Normal
 from torch.distributions.kl import register_kl
 
 from pyrosparse.distributions.improper import Improper
@@ -51,7 +51,7 @@ class LogUniform(Improper):
     >>> prior = LogUniform(torch.zeros(2))
     >>> prior.log_prob(torch.tensor([1.0, -2.0]))
     tensor(-4.8014)
-    >>> q = Normal(torch.tensor([0.0, 1.0]), 1.0).to_event(1)
+    >>> q = Independent(Normal(torch.tensor([0.0, 1.0]), 1.0), 1)
     >>> torch.distributions.kl_divergence(q, prior)
     tensor(0.4267)
     """
@@ -110,9 +110,7 @@ def _divergence(signal: Tensor) -> Tensor:
     """Of a normal posterior with this mu^2 / sigma^2, elementwise."""
     s = signal.clamp_max(_ASYMPTOTIC)
     above = s * s * _polynomial(s, 1 / (6 * _LIMIT), 0.05277199, 0.00255875, 0.0008166184)
-    below = _polynomial(
-        s, 1.0, 1.13726451, 0.32349591, 0.06053173, 0.00383589, 0.0008166184
-    )
+    below = _polynomial(s, 1.0, 1.13726451, 0.32349591, 0.06053173, 0.00383589, 0.0008166184)
     return 0.5 * _log_of_one_plus(signal) + _LIMIT * above / below
 
 

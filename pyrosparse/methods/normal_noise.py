@@ -1,4 +1,4 @@
-"""What methods with a normal posterior have in common, whose weights and gates the noise decides."""
+"""What methods with a normal posterior share, which prune what is lost in its noise."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class NormalNoise(Method):
     def init(self, target: Target) -> dict[str, Tensor]:
         kl_scale_of(self.kl_scale, target)
         loc = torch.ones(target.shape) if target.value is None else target.value
-        return {"loc": loc, "log_scale": torch.full_like(loc, math.log(self.initial_scale)).detach()}
+        log_scale = torch.full_like(loc, math.log(self.initial_scale)).detach()
+        return {"loc": loc, "log_scale": log_scale}
 
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         with poutine.scale(scale=kl_scale_of(self.kl_scale, target)), sources() as source:

@@ -17,8 +17,8 @@ from pyrosparse.methods.normal_noise import NormalNoise, own_second_moment
 
 @dataclass(frozen=True)
 class VariationalDropout(NormalNoise):
-    r"""Sparse variational dropout: a log-uniform prior under which the noise of a weight grows until
-    the weight is lost in it.
+    r"""Sparse variational dropout: a log-uniform prior, under which the noise of a weight grows
+    until the weight is lost in it.
 
     .. math::
         p(|w|) \propto 1 / |w|, \qquad q(w) = \mathcal N(\mu, \sigma^2), \qquad

@@ -83,12 +83,12 @@ class VariationalDropout(StartsTrained):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.kl_free, int) and isinstance(self.epochs, int):
-            if self.kl_free >= self.epochs:
-                raise ValueError(
-                    f"kl_free leaves no epoch with the KL divergence: got {self.kl_free} of "
-                    f"{self.epochs} epochs; lower kl_free or raise epochs"
-                )
+        known = isinstance(self.kl_free, int) and isinstance(self.epochs, int)
+        if known and self.kl_free >= self.epochs:
+            raise ValueError(
+                f"kl_free leaves no epoch with the KL divergence: got {self.kl_free} of "
+                f"{self.epochs} epochs; lower kl_free or raise epochs"
+            )
 
     def priors(self, net: nn.Module) -> list[Any]:
         """The methods with their targets, as ``lift`` takes them."""

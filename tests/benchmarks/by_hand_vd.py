@@ -45,8 +45,8 @@ def step_by_hand(
     gates: Divergence | None = None,
     gate_scale: float = 0.0067,
 ) -> Step:
-    """Normal posteriors on weights, with noise at the activations, and on gates, with noise for each
-    example, before dense layers and behind convolutions."""
+    """Normal posteriors on weights, with noise at the activations, and on gates before dense layers
+    and behind convolutions, with noise for each example."""
     layers = list(net)
     chosen = [layer for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d))]
     log_scales, normals = {}, {}

@@ -136,4 +136,7 @@ def test_other_posteriors_and_shapes_have_no_closed_form() -> None:
     with pytest.raises(NotImplementedError):
         kl_divergence(Normal(loc, 1.0).to_event(1), LogUniform(loc))
     with pytest.raises(NotImplementedError):
-        kl_divergence(torch.distributions.Independent(torch.distributions.Laplace(loc, 1.0), 2), LogUniform(loc))
+        kl_divergence(
+            torch.distributions.Independent(torch.distributions.Laplace(loc, 1.0), 2),
+            LogUniform(loc),
+        )

@@ -128,9 +128,7 @@ def test_the_bottleneck_weighs_each_gate_by_data_and_positions() -> None:
     recipe = recipes.InformationBottleneck(
         pretrain=1, epochs=2, fine_tune=1, batch_size=ONE, gamma=1e-2
     )
-    result = ps.compress(
-        own, (x, Y), recipe, callbacks=[Methods()], dense=False, progress=False
-    )
+    result = ps.compress(own, (x, Y), recipe, callbacks=[Methods()], dense=False, progress=False)
     names, found = [name for name, _ in seen], dict(seen)["training"]
     assert names == ["pretraining", "training", "fine-tuning"]
     assert found["1.output"].kl_scale == pytest.approx({"1.output": 12.8, "5.input": 0.8})
