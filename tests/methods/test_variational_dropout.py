@@ -1,7 +1,7 @@
 """Variational dropout on weights and on gates, and its groups."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro.poutine as poutine
 import pytest
@@ -228,9 +228,7 @@ def test_groups_of_weights_have_their_marginal_mean_and_variance(
     assert_mean((drawn - mean).square(), variance[0])
 
 
-def test_the_divergence_of_a_group_is_that_of_its_gates_and_of_weights_under_a_unit_normal() -> (
-    None
-):
+def test_the_divergence_of_a_group_is_that_of_gates_and_of_weights_under_a_unit_normal() -> None:
     net = nn.Sequential(nn.Linear(4, 3))
     bnn = group(net, ps.inputs(net))
     spread_out(bnn)
