@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         Horseshoe,
         MovementPruning,
         TargetedDropout,
+        InformationBottleneck,
+        VariationalDropout,
         generative,
     )
     from pyrosparse.models import classifier, distill, regressor
@@ -49,12 +51,14 @@ __all__ = [
     "Gaussian",
     "GibbsPruning",
     "Horseshoe",
+    "InformationBottleneck",
     "Lifted",
     "Masks",
     "Method",
     "MovementPruning",
     "Target",
     "TargetedDropout",
+    "VariationalDropout",
     "captured",
     "classifier",
     "compact",
@@ -106,6 +110,7 @@ _PLACES = {
     "measure": "report",
     "methods": "BetaBernoulli DependentBetaBernoulli GammaSpikeAndSlab Gaussian GibbsPruning "
     "Horseshoe MovementPruning TargetedDropout generative",
+    "Horseshoe InformationBottleneck VariationalDropout generative",
     "models": "classifier distill regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

@@ -56,6 +56,8 @@ METHODS: dict[str, Callable[[], ps.Method]] = {
     "activations": lambda: ps.Gaussian(posterior="normal", estimator="activations"),
     "horseshoe": ps.Horseshoe,
     "beta-bernoulli": ps.BetaBernoulli,
+    "variational dropout": ps.VariationalDropout,
+    "information bottleneck": ps.InformationBottleneck,
     "collapsed": lambda: ps.BetaBernoulli(pi="collapsed"),
     "independent": ps.GammaSpikeAndSlab,
     "grid": lambda: ps.GammaSpikeAndSlab(Grid(row=(0.4, 0.4), column=(0.4, 0.4))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyrosparse.distributions import ImproperPriorWarning
+from pyrosparse.evidence.improper import improper_priors, refuse_improper
 from pyrosparse.evidence.sites import sample_sites
 from pyrosparse.evidence.traces import evaluation_mode
 
@@ -75,7 +78,8 @@ def simulation_calibration(
     seed:  of everything random, ``infer`` too; the caller's generators are left alone.
 
     Raises ValueError where bins do not divide the ranks evenly, where fewer than 5 simulations
-    would fall into a bin, and where the guide has other sites than the model.
+    would fall into a bin, where the guide has other sites than the model, and where a prior is
+    improper: it has no draws.
 
     Source: Talts et al. (2018), "Validating Bayesian inference algorithms with simulation-based
     calibration", algorithm 1.
@@ -118,8 +122,14 @@ def simulation_calibration(
 
 
 def _simulate(model: Callable[..., Any], x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    with torch.no_grad(), evaluation_mode(model), poutine.block():
+    with (
+        torch.no_grad(),
+        evaluation_mode(model),
+        poutine.block(),
+        warnings.catch_warnings(action="ignore", category=ImproperPriorWarning),
+    ):
         trace = poutine.trace(model).get_trace(x)
+    refuse_improper("simulation from the prior", improper_priors(trace, model))
     y: Any = trace.nodes["_RETURN"]["value"]
     latents = _latents(trace)
     # What the model returns is the site of the data, which is not observed while it simulates.

@@ -8,6 +8,7 @@ from pyrosparse.distributions.improper import Improper, ImproperPriorWarning, Pe
 from pyrosparse.distributions.ising_mask import IsingMask
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
 from pyrosparse.distributions.kumaraswamy import Kumaraswamy
+from pyrosparse.distributions.log_uniform import LogUniform
 from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
 from pyrosparse.distributions.point import Point
 from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, relaxed_bernoulli
@@ -23,6 +24,7 @@ __all__ = [
     "IsingMask",
     "IsotropicNormal",
     "Kumaraswamy",
+    "LogUniform",
     "LogitKumaraswamy",
     "Penalty",
     "Point",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.evidence.batches import prepared
+from pyrosparse.evidence.improper import improper_priors, refuse_improper
 from pyrosparse.evidence.latents import Latents
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.sites import log_prob_sum
@@ -22,10 +23,12 @@ from pyrosparse.evidence.traces import evaluation_mode
 class ElboEstimate:
     """A Monte Carlo estimate in nats.
 
-    draws: one estimate a draw of the guide, (draws,) float64, nats, on all data.
+    draws:    one estimate a draw of the guide, (draws,) float64, nats, on all data.
+    improper: the names of what has an improper prior, whose constant is arbitrary.
     """
 
     draws: Tensor
+    improper: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -99,7 +102,7 @@ def elbo(
                 values[draw] -= log_prob_sum(latents.trace, observed=False)
     if not values.isfinite().all():
         raise ValueError(f"draws of the ELBO are not finite: {values.tolist()}")
-    return ElboEstimate(values)
+    return ElboEstimate(values, improper_priors(trace, model, guide))
 
 
 def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
@@ -110,7 +113,7 @@ def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
     Both must come from ``elbo`` with the same seed, draws and data: the random numbers then cancel.
     It equals the log Bayes factor as far as both guides are equally close to their posteriors.
 
-    Raises ValueError when the numbers of draws differ.
+    Raises ValueError when the numbers of draws differ, and where a prior is improper.
 
     >>> import torch
     >>> first = ElboEstimate(torch.tensor([1.0, 2.0]))
@@ -122,6 +125,7 @@ def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
             f"the estimates have {len(before.draws)} and {len(after.draws)} draws; common random "
             "numbers need the same number"
         )
+    refuse_improper("a difference of ELBOs", (*before.improper, *after.improper))
     return ElboEstimate(after.draws - before.draws)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from pyrosparse.evidence.improper import improper_priors, refuse_improper
 from pyrosparse.evidence.latents import refuse_local
 from pyrosparse.evidence.repeated import minibatches
 from pyrosparse.evidence.sites import known_data, log_prob_sum, observed_sites
@@ -21,11 +22,13 @@ class LogPosterior:
     likelihood: log p(D | w), summed over the data.
     prior:      log p(w), summed over the weights.
     n:          the number of data of which something is observed.
+    improper:   the names of what has an improper prior, whose constant is arbitrary.
     """
 
     likelihood: float
     prior: float
     n: int
+    improper: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
@@ -97,12 +100,14 @@ def log_posterior(
     10
     """
     likelihood, prior, n = 0.0, None, 0
+    improper: tuple[str, ...] = ()
     with torch.no_grad(), evaluation_mode(model, guide):
         for batch in minibatches(data, batch_size, model):
             trace = trace_at_mean(model, guide, batch)
             refuse_local(trace, len(batch[0]), first=prior is None)
             if prior is None:
                 prior = log_prob_sum(trace, observed=False)
+                improper = improper_priors(trace, model, guide)
             likelihood += log_prob_sum(trace, observed=True)
             known = [known_data(site, len(batch[0])) for site in observed_sites(trace)]
             n += int(torch.stack(known).any(0).sum())
@@ -111,7 +116,7 @@ def log_posterior(
     for part, value in (("log likelihood", likelihood), ("log prior", prior)):
         if not torch.isfinite(torch.tensor(value)):
             raise ValueError(f"the {part} is {value}: the weights or the data are not finite")
-    return LogPosterior(likelihood, prior, n)
+    return LogPosterior(likelihood, prior, n, improper)
 
 
 def log_bayes_factor(
@@ -128,7 +133,8 @@ def log_bayes_factor(
     likelihood: ``sum`` over the data (the posterior proper), or ``mean``, which divides the
                 likelihood's part by n and so gives the prior n times the weight.
 
-    Raises ValueError when the two were taken on different numbers of data.
+    Raises ValueError when the two were taken on different numbers of data, and where a prior is
+    improper.
 
     Source: Mathew and Rowe (2023), the Bayes factor of section 2.
 
@@ -139,6 +145,7 @@ def log_bayes_factor(
         raise ValueError(f"likelihood must be 'sum' or 'mean', got {likelihood!r}")
     if before.n != after.n:
         raise ValueError(f"the log posteriors are of different data: {before.n} and {after.n}")
+    refuse_improper("a Bayes factor", (*before.improper, *after.improper))
     change = after.likelihood - before.likelihood
     if likelihood == "mean":
         change /= before.n

@@ -283,6 +283,6 @@ def check_plain(layer: nn.Module, target: Target) -> None:
 def _refuse_noise(target: Target, reason: str) -> None:
     raise ValueError(
         f"the noise of {target.key!r} cannot be drawn at the activations: {reason}. Draw it at the "
-        "weight, by estimator='weights' of Gaussian or likelihood='point' of GammaSpikeAndSlab, or "
-        "leave it out of the targets"
+        "weight, by estimator='weights' of Gaussian or VariationalDropout or likelihood='point' of "
+        "GammaSpikeAndSlab, or leave it out of the targets"
     )

@@ -9,6 +9,8 @@ from pyrosparse.methods.horseshoe import Horseshoe
 from pyrosparse.methods.masked_weights import MaskedWeights
 from pyrosparse.methods.movement_pruning import MovementPruning
 from pyrosparse.methods.targeted_dropout import TargetedDropout
+from pyrosparse.methods.information_bottleneck import InformationBottleneck
+from pyrosparse.methods.variational_dropout import VariationalDropout
 
 __all__ = [
     "BetaBernoulli",
@@ -20,5 +22,7 @@ __all__ = [
     "MaskedWeights",
     "MovementPruning",
     "TargetedDropout",
+    "InformationBottleneck",
+    "VariationalDropout",
     "generative",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.evidence import BayesFactor, LogPosterior, log_bayes_factor, log_posterior
+from pyrosparse.evidence.improper import improper_methods, refuse_improper
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
@@ -67,6 +68,7 @@ class Pruner(Callback):
 
     def on_start(self, run: Fit) -> None:
         check_weights(run)
+        refuse_improper("the Bayes factor of pruning", improper_methods(run.model, run.guide))
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
         data = Repeated.of(run.data)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
+from pyrosparse.recipes.information_bottleneck import InformationBottleneck
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.movement import Movement
 from pyrosparse.recipes.option import Auto, Rule, option
@@ -23,6 +24,7 @@ from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.targeted import TargetedDropout
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
+from pyrosparse.recipes.variational_dropout import GroupVariationalDropout, VariationalDropout
 from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ RECIPES: tuple[type[Recipe], ...] = (
     ModelReduction,
     TargetedDropout,
     Movement,
+    VariationalDropout,
+    GroupVariationalDropout,
+    InformationBottleneck,
 )
 """All recipes; the first is the default."""
 
@@ -66,7 +71,9 @@ __all__ = [
     "Dense",
     "DependentBetaBernoulli",
     "Gibbs",
+    "GroupVariationalDropout",
     "IndependentSupport",
+    "InformationBottleneck",
     "Job",
     "Magnitude",
     "MeanField",
@@ -87,6 +94,7 @@ __all__ = [
     "StartsTrained",
     "TargetedDropout",
     "TurboVBI",
+    "VariationalDropout",
     "find",
     "names",
     "option",

@@ -41,11 +41,17 @@ def results(folder: Path, lines: list[dict[str, Any]]) -> Path:
     return file
 
 
+def own_jobs(suite: bench.Suite) -> list[Any]:
+    """The runs of the paper's own methods."""
+    return [job for job in suite.jobs if job.setup.recipe.name.endswith("beta-bernoulli")]
+
+
 def test_beta_bernoulli_is_the_papers_grid() -> None:
     suite = bench.load("beta-bernoulli")
-    assert len(suite.jobs) == 20
     assert {job.cell for job in suite.jobs} == set(suite.paper)
-    for job in suite.jobs:
+    jobs = own_jobs(suite)
+    assert len(jobs) == 20
+    for job in jobs:
         setup, recipe, gamma = job.setup, job.setup.recipe, job.setup.recipe.level
         assert (recipe.epochs, recipe.pretrain, setup.validation) == (30, 20, 0.0)
         if setup.network == "lenet5_caffe":
@@ -55,6 +61,34 @@ def test_beta_bernoulli_is_the_papers_grid() -> None:
     assert suite.paper["mnist-lenet5_caffe-beta-bernoulli-8"]["memory"] == 5.87
     dependent = suite.paper["mnist-lenet_500_300-dependent-beta-bernoulli-6"]
     assert dependent == {"error": 1.59, "speedup": 47.07, "memory": 2.22}
+
+
+def test_the_bottleneck_has_the_papers_gammas() -> None:
+    suite = bench.load("beta-bernoulli")
+    found: dict[str, set[float]] = {}
+    for job in suite.jobs:
+        if job.setup.recipe.name == "information-bottleneck":
+            found.setdefault(job.setup.network, set()).add(job.setup.recipe.level)
+    assert found == {
+        "lenet_500_300": {1e-4, 1e-5, 5e-6, 1e-6, 5e-7},
+        "lenet5_caffe": {1e-6, 5e-7, 1e-7, 5e-8, 1e-8},
+    }
+    figures = suite.paper["mnist-lenet5_caffe-information-bottleneck-5e-08"]
+    assert figures == {"error": 0.69, "speedup": 5.25, "memory": 9.15}
+    assert suite.paper["mnist-lenet_500_300-information-bottleneck-0.0001"]["error"] == 1.60
+
+
+def test_variational_dropout_stands_beside_the_papers_figures() -> None:
+    suite = bench.load("turbo-vbi")
+    for data, recipe, left in (
+        ("fashion-mnist-lenet5", "variational-dropout-1", 6.16),
+        ("fashion-mnist-lenet5", "group-variational-dropout-1", 4.20),
+        ("cifar10-alexnet_small", "variational-dropout-1", 3.17),
+        ("cifar10-alexnet_small", "group-variational-dropout-1", 9.30),
+    ):
+        (job, *_) = (job for job in suite.jobs if job.cell == f"{data}-{recipe}")
+        assert suite.paper[job.cell]["left"] == left
+        assert (job.setup.recipe.epochs, job.setup.recipe.fine_tune) == (60, 15)
 
 
 def test_results_of_gates_are_those_of_their_suite(tmp_path: Path) -> None:
@@ -115,6 +149,7 @@ def test_cells_without_a_compact_network_have_no_speedup(tmp_path: Path) -> None
 
 def test_the_plot_has_a_panel_a_network_and_the_papers_points(tmp_path: Path) -> None:
     suite = bench.load("beta-bernoulli")
+    suite = bench.Suite(suite.name, "", "", own_jobs(suite), suite.paper)
     file = results(tmp_path, [line(job, 1.5, 50) for job in suite.jobs])
     panels = size_plots.trade_off(along_the_knob(bench.table(suite, file))).axes
     assert [axes.get_title("left") for axes in panels] == [

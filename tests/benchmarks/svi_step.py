@@ -55,6 +55,7 @@ from pyrosparse.captured import CapturedSVI
 from pyrosparse.distributions.quantile import quantile
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.parameter_groups import fused_adam, parameter_groups
+from tests.benchmarks import by_hand_vd
 
 N = 60_000
 BATCH = 100
@@ -80,7 +81,7 @@ class Way:
     """
 
     name: str
-    method: Callable[[nn.Sequential], ps.Method]
+    method: Callable[[nn.Sequential], ps.Method | Sequence[tuple[ps.Method, Sequence[ps.Target]]]]
     by_hand: Callable[[nn.Sequential], Step] | None
 
 
@@ -403,6 +404,38 @@ WAYS = (
         "movement, soft",
         lambda _: ps.MovementPruning(None, scale=PRIOR_SCALE),
         lambda net: movement_by_hand(net, chosen_by(net)),
+        "variational dropout",
+        lambda _: ps.VariationalDropout(),
+        lambda net: by_hand_vd.step_by_hand(net, N, LEARNING_RATE, weights=by_hand_vd.log_uniform),
+    ),
+    Way(
+        "variational dropout, empirical Bayes",
+        lambda _: ps.VariationalDropout(empirical_bayes=True),
+        lambda net: by_hand_vd.step_by_hand(
+            net, N, LEARNING_RATE, weights=by_hand_vd.empirical_bayes
+        ),
+    ),
+    Way(
+        "group variational dropout",
+        lambda net: [
+            (ps.VariationalDropout(), ps.gates(net)),
+            (NORMAL(estimator="activations"), ps.weights(net)),
+        ],
+        lambda net: by_hand_vd.step_by_hand(
+            net,
+            N,
+            LEARNING_RATE,
+            weights=by_hand_vd.unit_normal,
+            weight_scale=INITIAL_SCALE,
+            gates=by_hand_vd.log_uniform,
+        ),
+    ),
+    Way(
+        "information bottleneck",
+        lambda _: ps.InformationBottleneck(),
+        lambda net: by_hand_vd.step_by_hand(
+            net, N, LEARNING_RATE, gates=by_hand_vd.empirical_bayes, gate_scale=0.011
+        ),
     ),
 )
 

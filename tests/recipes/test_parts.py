@@ -64,7 +64,8 @@ def net() -> nn.Sequential:
 def record(recipe: recipes.Recipe, **options: Any) -> tuple[Record, recipes.Result]:
     found = Record()
     options = {"dense": False, "progress": False} | options
-    return found, ps.compress(net(), (X, Y), recipe, callbacks=[found], **options)
+    seen = [found, *options.pop("callbacks", ())]
+    return found, ps.compress(net(), (X, Y), recipe, callbacks=seen, **options)
 
 
 def rates(found: Record, stage: str, guide: bool = False) -> list[float]:

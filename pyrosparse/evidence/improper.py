@@ -1,0 +1,75 @@
+"""Priors that are no distributions, and what has no meaning under them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro.poutine as poutine
+
+from pyrosparse.distributions import Improper
+from pyrosparse.evidence.sites import sample_sites
+from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.lifting.lift import Lifted
+
+
+def improper_methods(*callables: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the methods with an improper prior, of the lifted networks that models and
+    guides use.
+
+    >>> import torch
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.VariationalDropout())
+    >>> improper_methods(ps.classifier(bnn, 10))
+    ('VariationalDropout',)
+    """
+    found = {
+        type(entry.method).__name__
+        for module in evaluation_mode(*callables).modules
+        for part in module.modules()
+        if isinstance(part, Lifted)
+        for entry in part.guide.entries
+        if not entry.method.proper
+    }
+    return tuple(sorted(found))
+
+
+def improper_priors(trace: poutine.Trace, *callables: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of what has an improper prior in the trace of a model: methods, and without one
+    the distributions of the latent sites.
+
+    trace:     of the model.
+    callables: the model and its guide.
+    """
+    names = improper_methods(*callables)
+    if names:
+        return names
+    sites = sample_sites(trace, observed=False)
+    laws = [(site["name"], _base(site["fn"])) for site in sites]
+    return tuple(
+        f"{type(law).__name__} on {name!r}" for name, law in laws if isinstance(law, Improper)
+    )
+
+
+def refuse_improper(what: str, names: Iterable[str]) -> None:
+    """Raise ValueError where there are improper priors, with the way out.
+
+    what:  what has no meaning under them.
+    names: theirs.
+
+    >>> refuse_improper("a Bayes factor", [])
+    """
+    names = list(dict.fromkeys(names))
+    if names:
+        raise ValueError(
+            f"{what} has no meaning under the improper prior of {', '.join(names)}, which has no "
+            "draws and an arbitrary constant. Compare models by held-out data "
+            "(ps.compare_models), or use a proper prior, such as ps.Gaussian or "
+            "ps.VariationalDropout(empirical_bayes=True)"
+        )
+
+
+def _base(law: Any) -> Any:
+    while hasattr(law, "base_dist"):
+        law = law.base_dist
+    return law
