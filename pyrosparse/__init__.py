@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from pyrosparse.measure import report
     from pyrosparse.methods import (
         BetaBernoulli,
+        ConcreteDropout,
         DependentBetaBernoulli,
         GammaSpikeAndSlab,
         Gaussian,
+        GeneralizedDropout,
         GibbsPruning,
+        HardConcrete,
         Horseshoe,
+        StructuredBayesianPruning,
         generative,
     )
     from pyrosparse.models import classifier, distill, regressor
@@ -41,14 +45,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BetaBernoulli",
+    "ConcreteDropout",
     "DependentBetaBernoulli",
     "GammaSpikeAndSlab",
     "Gaussian",
+    "GeneralizedDropout",
     "GibbsPruning",
+    "HardConcrete",
     "Horseshoe",
     "Lifted",
     "Masks",
     "Method",
+    "StructuredBayesianPruning",
     "Target",
     "captured",
     "classifier",
@@ -99,7 +107,8 @@ _PLACES = {
     "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
     "measure": "report",
     "methods": "BetaBernoulli DependentBetaBernoulli GammaSpikeAndSlab Gaussian GibbsPruning "
-    "Horseshoe generative",
+    "Horseshoe generative ConcreteDropout GeneralizedDropout HardConcrete "
+    "StructuredBayesianPruning",
     "models": "classifier distill regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

@@ -3,6 +3,11 @@
 from pyrosparse.distributions.bipartite_gibbs_mask import BipartiteGibbsMask
 from pyrosparse.distributions.gibbs_mask import GibbsMask
 from pyrosparse.distributions.grid_support import GridSupport
+from pyrosparse.distributions.hard_concrete import (
+    hard_concrete,
+    hard_concrete_logits,
+    hard_concrete_moments,
+)
 from pyrosparse.distributions.improper import Improper, ImproperPriorWarning, Penalty
 from pyrosparse.distributions.ising_mask import IsingMask
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
@@ -11,6 +16,7 @@ from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
 from pyrosparse.distributions.point import Point
 from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, relaxed_bernoulli
 from pyrosparse.distributions.tree_support import TreeSupport
+from pyrosparse.distributions.truncated_normal import TruncatedNormal
 
 __all__ = [
     "BipartiteGibbsMask",
@@ -25,6 +31,10 @@ __all__ = [
     "Penalty",
     "Point",
     "TreeSupport",
+    "TruncatedNormal",
+    "hard_concrete",
+    "hard_concrete_logits",
+    "hard_concrete_moments",
     "log_relaxed_bernoulli",
     "relaxed_bernoulli",
 ]

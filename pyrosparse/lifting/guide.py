@@ -219,6 +219,7 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
         target, Posterior(method.init(target))
     ):
         _check_activation_noise(net, target)
+    method.check(net, target)
 
 
 def _check_activation_noise(net: nn.Module, target: Target) -> None:
