@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pyro
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -34,8 +33,8 @@ class ConcreteDropout(Method):
     temperature: of the relaxed Bernoulli; the paper's is 0.1.
     initial:     p at the start.
 
-    Targets: weights of dense and convolutional layers, by default all but
-    transposed convolutions and those with groups. The sites are the weight and logit p, under ``<weight>.logit_rate``.
+    Targets: weights of dense and convolutional layers, by default all but transposed convolutions
+    and those with groups. The sites are the weight and logit p, under ``<weight>.logit_rate``.
     One z serves all examples of a step, where the paper draws one for each: the expected objective
     is the same, its gradient has more noise.
 

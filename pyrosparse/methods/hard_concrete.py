@@ -22,6 +22,9 @@ from pyrosparse.lifting.method import Method, Posterior, check_kl_scale, kl_scal
 from pyrosparse.lifting.normalised_gates import warn_where_normalised
 from pyrosparse.lifting.target import Kind, Target
 
+# A gate that is nearly decided has no gradient that could bring it back from further away.
+_FURTHEST = math.log(100)
+
 
 @dataclass(frozen=True)
 class HardConcrete(Method):
@@ -39,15 +42,16 @@ class HardConcrete(Method):
                  on the names of targets; the paper's n lambda for each weight of the group.
     temperature: beta.
     low, high:   gamma and zeta, the ends to which the concrete variable is stretched.
-    gain:        of a feature at test time: the ``"paper"``'s, which puts 1/2 for u and is neither mean
-                 nor median, or the ``"expectation"`` of z.
+    gain:        of a feature at test time: the ``"paper"``'s, which puts 1/2 for u and is neither
+                 mean nor median, or the ``"expectation"`` of z.
     noise:       one z for all examples of a ``"step"``, or one for each ``"example"``.
     initial:     sigmoid(log alpha) at the start: the paper's 1 less its dropout rate.
 
     Targets: inputs and outputs; by default ``gates(net)``. The site is log alpha, shape
     (features,); z has the same law in prior and guide, so it is drawn once and not scored.
     ``score`` is the paper's gain before it is cut to [0, 1], and a feature stays where that is
-    0 or more.
+    0 or more. log alpha is projected to [-log 100, log 100] after each step, as in the authors'
+    code: by ``fit``, or by ``Lifted.project``.
 
     Raises ValueError on options out of range, and where no glob matches a target. Warns where
     gates of a step come in front of batch normalisation, which divides them out.
@@ -122,6 +126,9 @@ class HardConcrete(Method):
         if self.gain == "paper":
             return self.score(target, q).clamp(0, 1)
         return hard_concrete_moments(q["log_alpha"], *self._shape)[0]
+
+    def project(self, target: Target, q: Posterior) -> None:
+        q["log_alpha"].clamp_(-_FURTHEST, _FURTHEST)
 
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
         q["log_alpha"].masked_fill_(removed, -100.0)

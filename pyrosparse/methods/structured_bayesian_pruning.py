@@ -29,8 +29,8 @@ class StructuredBayesianPruning(Method):
         \log \theta_k \sim \mathrm{Uniform}(a, b), \qquad
         q(\log \theta_k) = \mathcal N(\mu_k, \sigma_k^2) \text{ cut to } [a, b]
 
-    The score is the signal-to-noise ratio :math:`E_q[\theta_k] / \mathrm{sd}_q[\theta_k]`, in closed
-    form, and the gain at test time :math:`E_q[\theta_k]`.
+    The score is the signal-to-noise ratio :math:`E_q[\theta_k] / \mathrm{sd}_q[\theta_k]`, in
+    closed form; the gain at test time is :math:`E_q[\theta_k]`.
 
     low, high: a and b. The prior is a distribution, and its ELBO a bound.
     kl_scale:  weight of the KL divergence: one number, or numbers by glob on the names of targets

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
+from pyrosparse.recipes.learned_dropout import (
+    ConcreteDropout,
+    GeneralizedDropout,
+    HardConcrete,
+    StructuredBayesianPruning,
+)
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.pruning import (
@@ -48,6 +54,10 @@ RECIPES: tuple[type[Recipe], ...] = (
     BayesianMagnitude,
     MeanField,
     ModelReduction,
+    StructuredBayesianPruning,
+    HardConcrete,
+    GeneralizedDropout,
+    ConcreteDropout,
 )
 """All recipes; the first is the default."""
 
@@ -58,10 +68,13 @@ __all__ = [
     "BayesianRandom",
     "BetaBernoulli",
     "Compaction",
+    "ConcreteDropout",
     "Cut",
     "Dense",
     "DependentBetaBernoulli",
+    "GeneralizedDropout",
     "Gibbs",
+    "HardConcrete",
     "IndependentSupport",
     "Job",
     "Magnitude",
@@ -80,6 +93,7 @@ __all__ = [
     "Split",
     "Stage",
     "StartsTrained",
+    "StructuredBayesianPruning",
     "TurboVBI",
     "find",
     "names",

@@ -43,9 +43,10 @@ def results(folder: Path, lines: list[dict[str, Any]]) -> Path:
 
 def test_beta_bernoulli_is_the_papers_grid() -> None:
     suite = bench.load("beta-bernoulli")
-    assert len(suite.jobs) == 20
     assert {job.cell for job in suite.jobs} == set(suite.paper)
-    for job in suite.jobs:
+    jobs = [job for job in suite.jobs if job.setup.recipe.name.endswith("beta-bernoulli")]
+    assert len(jobs) == 20
+    for job in jobs:
         setup, recipe, gamma = job.setup, job.setup.recipe, job.setup.recipe.level
         assert (recipe.epochs, recipe.pretrain, setup.validation) == (30, 20, 0.0)
         if setup.network == "lenet5_caffe":
@@ -55,6 +56,39 @@ def test_beta_bernoulli_is_the_papers_grid() -> None:
     assert suite.paper["mnist-lenet5_caffe-beta-bernoulli-8"]["memory"] == 5.87
     dependent = suite.paper["mnist-lenet_500_300-dependent-beta-bernoulli-6"]
     assert dependent == {"error": 1.59, "speedup": 47.07, "memory": 2.22}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "network", "levels", "first", "last"),
+    [
+        ("structured-bayesian-pruning", "lenet_500_300", "1 2 4 6 8", 18.92, 45.78),
+        ("structured-bayesian-pruning", "lenet5_caffe", "1 2 4 6 8", 11.41, 20.13),
+        ("hard-concrete", "lenet_500_300", "0.005 0.01 0.02 0.05 0.1", 7.57, 16.16),
+        ("hard-concrete", "lenet5_caffe", "0.005 0.01 0.02 0.05 0.1", 2.86, 5.23),
+        ("generalized-dropout", "lenet_500_300", "1e-06 1e-05 0.0001 0.001", 4.31, 1.0),
+        ("generalized-dropout", "lenet5_caffe", "1e-06 1e-05 0.0001 0.001", 2.03, 1.93),
+    ],
+)
+def test_what_beta_bernoulli_is_compared_with(
+    recipe: str, network: str, levels: str, first: float, last: float
+) -> None:
+    suite = bench.load("beta-bernoulli")
+    jobs = [
+        job for job in suite.jobs if (job.setup.recipe.name, job.setup.network) == (recipe, network)
+    ]
+    jobs.sort(key=lambda job: job.setup.recipe.level or 0.0)
+    assert [f"{job.setup.recipe.level:g}" for job in jobs] == levels.split()
+    assert suite.paper[jobs[0].cell]["speedup"] == first
+    assert suite.paper[jobs[-1].cell]["speedup"] == last
+    for job in jobs:
+        one = job.setup.recipe
+        assert (one.epochs, one.pretrain, job.setup.validation) == (30, 20, 0.0)
+        if recipe.startswith("structured") and network == "lenet5_caffe":
+            assert one.kl_scale == {
+                "conv1.*": 20 * one.level,
+                "conv2.*": 8 * one.level,
+                "*": one.level,
+            }
 
 
 def test_results_of_gates_are_those_of_their_suite(tmp_path: Path) -> None:

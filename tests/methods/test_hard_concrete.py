@@ -1,5 +1,6 @@
 """L0 regularisation: the suite of every method, and what it promises besides."""
 
+import math
 from typing import Any, ClassVar
 
 import pyro.poutine as poutine
@@ -27,7 +28,10 @@ class Case(MethodCase):
         {"noise": "layer"},
         {"initial": 1.0},
     ]
-    recovery: ClassVar[dict[str, Any]] = {"cost": 200.0}  # a gate that rests open costs nothing
+    recovery: ClassVar[dict[str, Any]] = {
+        "cost": 200.0,
+        "initial": 0.5,
+    }  # a gate that rests open costs nothing
     recovery_threshold = 0.0
     options: ClassVar[dict[str, Any]] = {}
 
@@ -47,7 +51,7 @@ class Case(MethodCase):
 
 @pytest.mark.filterwarnings("ignore::pyrosparse.distributions.ImproperPriorWarning")
 class TestInputs(Case):
-    # Where a step closes all gates of a layer, as it may where there is one, nothing has a gradient.
+    # A step that closes the only gate of a layer gives it no gradient.
     options: ClassVar[dict[str, Any]] = {"initial": 0.9}
 
     def targets(self, net: nn.Module) -> list[ps.Target]:
@@ -136,3 +140,22 @@ def test_the_prior_is_a_penalty() -> None:
     bnn = at([0.0])
     with pytest.warns(ps.distributions.ImproperPriorWarning):
         poutine.trace(bnn).get_trace(torch.ones(1, 1))
+
+
+def test_fit_keeps_log_alpha_where_it_can_come_back_and_leaves_the_frozen_alone() -> None:
+    bnn = at([0.0] * 4, cost=1e4)
+    bnn.freeze({"0.input": torch.tensor([True, True, False, False])})
+    x = torch.zeros(8, 4)
+    options: dict[str, Any] = {"learning_rate": 3.0, "progress": False}
+    ps.fit(ps.regressor(bnn, 8, noise=1.0), bnn.guide, (x, x), epochs=5, **options)
+    log_alpha = bnn.guide.entries[0].tensors()["log_alpha"].detach()
+    furthest = math.log(100)
+    torch.testing.assert_close(log_alpha, torch.tensor([-furthest, -furthest, -100.0, -100.0]))
+    # What is released is within reach again.
+    bnn.freeze({"0.input": torch.ones(4)})
+    bnn.project()
+    torch.testing.assert_close(log_alpha, torch.full((4,), -furthest))
+    with torch.no_grad():
+        bnn.guide.entries[0].tensors()["log_alpha"].fill_(7.0)
+    with pytest.warns(UserWarning, match=r"bnn\.project\(\)"):
+        bnn.masks()
