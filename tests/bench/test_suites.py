@@ -150,6 +150,11 @@ def test_cells_without_a_compact_network_have_no_speedup(tmp_path: Path) -> None
 def test_the_plot_has_a_panel_a_network_and_the_papers_points(tmp_path: Path) -> None:
     suite = bench.load("beta-bernoulli")
     file = results(tmp_path, [line(job, 1.5, 50) for job in suite.jobs])
+    everything = size_plots.trade_off(along_the_knob(bench.table(suite, file))).axes[0].lines
+    marks = {(one.get_color(), one.get_marker()) for one in everything}
+    assert len(marks) == len(everything) >= 10
+    jobs = [job for job in suite.jobs if job.setup.recipe.name.endswith("beta-bernoulli")]
+    file = results(tmp_path, [line(job, 1.5, 50) for job in jobs])
     panels = size_plots.trade_off(along_the_knob(bench.table(suite, file))).axes
     assert [axes.get_title("left") for axes in panels] == [
         "lenet_500_300 on mnist",

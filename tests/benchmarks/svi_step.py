@@ -37,6 +37,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import by_hand_gates16
 import pyro
 import torch
 import torch.nn.functional as F
@@ -342,6 +343,11 @@ def gibbs_by_hand(net: nn.Sequential) -> Step:
 
 GIBBS_BETA = 100.0
 
+
+def common() -> by_hand_gates16.Common:
+    return by_hand_gates16.Common(N, LEARNING_RATE, DEVICE)
+
+
 NORMAL = functools.partial(
     ps.Gaussian, scale=PRIOR_SCALE, posterior="normal", initial_scale=INITIAL_SCALE
 )
@@ -380,6 +386,26 @@ WAYS = (
         "Gibbs",
         lambda _: ps.GibbsPruning(0.9, beta=GIBBS_BETA, scale=PRIOR_SCALE),
         gibbs_by_hand,
+    ),
+    Way(
+        "structured Bayesian pruning",
+        lambda _: ps.StructuredBayesianPruning(),
+        lambda net: by_hand_gates16.structured_bayesian_pruning(net, common()),
+    ),
+    Way(
+        "hard concrete",
+        lambda _: ps.HardConcrete(),
+        lambda net: by_hand_gates16.hard_concrete(net, common()),
+    ),
+    Way(
+        "generalized dropout",
+        lambda _: ps.GeneralizedDropout(),
+        lambda net: by_hand_gates16.generalized_dropout(net, common()),
+    ),
+    Way(
+        "concrete dropout",
+        lambda _: ps.ConcreteDropout(),
+        lambda net: by_hand_gates16.concrete_dropout(net, common()),
     ),
 )
 
