@@ -92,6 +92,12 @@ class TruncatedNormal(TorchDistribution):
         density = -0.5 * standard.square() - _HALF_LOG_TAU - self._log_scale - self._mass.log()
         return density.masked_fill(~inside, -torch.inf).to(self.loc.dtype)
 
+    @property
+    def mean(self) -> Tensor:
+        """E[x], the batch shape."""
+        ends = _density(self._below) - _density(self._above)
+        return (self._loc + self._scale * ends / self._mass).to(self.loc.dtype)
+
     def entropy(self) -> Tensor:
         """In nats, the batch shape."""
         return self._entropy().to(self.loc.dtype)

@@ -1,5 +1,6 @@
-"""Steps written in torch: structured Bayesian pruning, hard concrete gates, generalized and concrete
-dropout. A function takes the network, and what every step of ``svi_step`` needs."""
+"""Steps written in torch: structured Bayesian pruning, L0, generalized and concrete dropout.
+
+A function takes the network, and what every step of ``svi_step`` needs."""
 
 from __future__ import annotations
 

@@ -140,6 +140,7 @@ def test_monte_carlo(mu: float, log_sigma: float) -> None:
     assert bool(((x >= LOW) & (x < HIGH)).all())
     assert_mean(q.log_prob(x) - PRIOR.log_prob(x), kl_divergence(q, PRIOR))
     assert_mean(-q.log_prob(x), q.entropy())
+    assert_mean(x, q.mean)
     assert_mean(x.exp(), q.exp_mean)
     ratio = q.exp_mean / q.exp_signal_to_noise
     assert_mean((x.exp() - q.exp_mean).square(), ratio.square())

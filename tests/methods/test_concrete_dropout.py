@@ -111,3 +111,11 @@ def test_default_targets_leave_them_out() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 1, groups=4), nn.Flatten(), nn.Linear(4, 2))
     assert [target.key for target in ps.ConcreteDropout().targets(net)] == ["2.weight"]
     assert not ps.ConcreteDropout.proper
+
+
+def test_it_is_evaluated_at_its_mean() -> None:
+    bnn, x = layer(0.3), torch.randn(20, 3)
+    model = ps.regressor(bnn, 20, noise=0.5)
+    found = ps.evidence.evaluate(model, bnn.guide, (x, x))
+    likelihood = torch.distributions.Normal(bnn.eval().mean_forward(x), 0.5)
+    assert found["nll"] == pytest.approx(-float(likelihood.log_prob(x).detach().sum(1).mean()))

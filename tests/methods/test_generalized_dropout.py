@@ -89,3 +89,11 @@ def test_a_feature_stays_from_a_thousandth_on() -> None:
 
 def test_the_prior_is_a_penalty() -> None:
     assert not ps.GeneralizedDropout.proper
+
+
+def test_it_is_evaluated_at_its_mean() -> None:
+    bnn, x = at([-1.0, 0.0, 2.0]), torch.randn(20, 3)
+    model = ps.regressor(bnn, 20, noise=0.5)
+    found = ps.evidence.evaluate(model, bnn.guide, (x, x))
+    likelihood = torch.distributions.Normal(bnn.eval().mean_forward(x), 0.5)
+    assert found["nll"] == pytest.approx(-float(likelihood.log_prob(x).detach().sum(1).mean()))

@@ -159,3 +159,11 @@ def test_fit_keeps_log_alpha_where_it_can_come_back_and_leaves_the_frozen_alone(
         bnn.guide.entries[0].tensors()["log_alpha"].fill_(7.0)
     with pytest.warns(UserWarning, match=r"bnn\.project\(\)"):
         bnn.masks()
+
+
+def test_it_is_evaluated_at_its_mean() -> None:
+    bnn, x = at([-1.0, 0.0, 2.0], gain="expectation"), torch.randn(20, 3)
+    model = ps.regressor(bnn, 20, noise=0.5)
+    found = ps.evidence.evaluate(model, bnn.guide, (x, x))
+    likelihood = torch.distributions.Normal(bnn.eval().mean_forward(x), 0.5)
+    assert found["nll"] == pytest.approx(-float(likelihood.log_prob(x).detach().sum(1).mean()))

@@ -161,3 +161,11 @@ def test_gates_in_front_of_batch_normalisation_are_announced(make: Any) -> None:
         (ps.BetaBernoulli(), ps.outputs(net, "0")),
     ):
         ps.lift(net, method, targets)
+
+
+def test_it_is_evaluated_at_its_mean() -> None:
+    bnn, x = spread(), torch.randn(20, 3)
+    model = ps.regressor(bnn, 20, noise=0.5)
+    found = ps.evidence.evaluate(model, bnn.guide, (x, x))
+    likelihood = torch.distributions.Normal(bnn.eval().mean_forward(x), 0.5)
+    assert found["nll"] == pytest.approx(-float(likelihood.log_prob(x).detach().sum(1).mean()))
