@@ -1,5 +1,6 @@
 """The recipes that learn noise: rates, schedules, weights of the prior, and what is recorded."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pyrosparse as ps
 from pyrosparse import recipes
 from pyrosparse.infer import schedules
 from pyrosparse.recipes.learned_dropout import weights_of
+from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports import folder as run_folder
 from tests.recipes.test_parts import COSINE, ONE, N, X, Y, along, net, rates, record
 
 SMALL: dict[str, Any] = {"pretrain": 2, "epochs": 4, "batch_size": ONE}
@@ -122,3 +125,26 @@ def test_a_network_with_batch_normalisation_is_gated_behind_it() -> None:
         own, (X, Y), recipes.StructuredBayesianPruning(**SMALL), dense=False, progress=False
     )
     assert set(result.history[-1]["units"]) == {"2.output", "5.input"}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        pytest.param(
+            "structured-bayesian-pruning",
+            "structured-bayesian-pruning, gamma 1",
+            marks=pytest.mark.slow,
+        ),
+        ("hard-concrete", "hard-concrete, cost 0.02"),
+        pytest.param(
+            "generalized-dropout", "generalized-dropout, alpha 0.0001", marks=pytest.mark.slow
+        ),
+        pytest.param("concrete-dropout", "without pruning", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_has_a_report_that_says_where_its_knob_stood(
+    tmp_path: Path, name: str, told: str
+) -> None:
+    options = {"network_options": {"hidden": [8]}, "batch_size": 647, "pretrain": 1, "epochs": 1}
+    run_folder.run(Setup.of(options | {"recipe": name}), tmp_path, progress=False)
+    assert told in (tmp_path / "report.html").read_text()
