@@ -63,6 +63,11 @@ METHODS: dict[str, Callable[[], ps.Method]] = {
     "tree": lambda: ps.GammaSpikeAndSlab(Tree((0.4, 0.4))),
     "curvature": lambda: ps.GammaSpikeAndSlab(likelihood="curvature"),
     "gibbs": ps.GibbsPruning,
+    "structured": ps.StructuredBayesianPruning,
+    "structured by example": lambda: ps.StructuredBayesianPruning(noise="example"),
+    "hard concrete": lambda: ps.HardConcrete(gain="expectation"),
+    "generalized": ps.GeneralizedDropout,
+    "concrete": ps.ConcreteDropout,
 }
 
 
