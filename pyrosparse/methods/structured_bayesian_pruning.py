@@ -53,7 +53,7 @@ class StructuredBayesianPruning(Method):
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> bnn = ps.lift(net, StructuredBayesianPruning())
     >>> bnn.masks()["2.input"]
-    tensor([0.9942, 0.9942, 0.9942])
+    tensor([0.9943, 0.9943, 0.9943])
     """
 
     low: float = -20.0

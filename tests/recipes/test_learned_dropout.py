@@ -148,3 +148,5 @@ def test_a_run_has_a_report_that_says_where_its_knob_stood(
     options = {"network_options": {"hidden": [8]}, "batch_size": 647, "pretrain": 1, "epochs": 1}
     run_folder.run(Setup.of(options | {"recipe": name}), tmp_path, progress=False)
     assert told in (tmp_path / "report.html").read_text()
+    # Its plot of probabilities is for sites that are log odds of one.
+    assert not list(tmp_path.glob("gate_forest*"))
