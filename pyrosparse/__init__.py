@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from pyrosparse.measure import report
     from pyrosparse.methods import (
         BetaBernoulli,
+        ConcreteDropout,
         DependentBetaBernoulli,
         GammaSpikeAndSlab,
         Gaussian,
+        GeneralizedDropout,
         GibbsPruning,
+        HardConcrete,
         Horseshoe,
-        MovementPruning,
-        TargetedDropout,
         InformationBottleneck,
+        MovementPruning,
+        StructuredBayesianPruning,
+        TargetedDropout,
         VariationalDropout,
         generative,
     )
@@ -46,16 +50,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BetaBernoulli",
+    "ConcreteDropout",
     "DependentBetaBernoulli",
     "GammaSpikeAndSlab",
     "Gaussian",
+    "GeneralizedDropout",
     "GibbsPruning",
+    "HardConcrete",
     "Horseshoe",
     "InformationBottleneck",
     "Lifted",
     "Masks",
     "Method",
     "MovementPruning",
+    "StructuredBayesianPruning",
     "Target",
     "TargetedDropout",
     "VariationalDropout",
@@ -108,9 +116,9 @@ _PLACES = {
     "infer": "fit",
     "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
     "measure": "report",
-    "methods": "BetaBernoulli DependentBetaBernoulli GammaSpikeAndSlab Gaussian GibbsPruning "
-    "Horseshoe MovementPruning TargetedDropout generative",
-    "Horseshoe InformationBottleneck VariationalDropout generative",
+    "methods": "BetaBernoulli ConcreteDropout DependentBetaBernoulli GammaSpikeAndSlab Gaussian "
+    "GeneralizedDropout GibbsPruning HardConcrete Horseshoe InformationBottleneck MovementPruning "
+    "StructuredBayesianPruning TargetedDropout VariationalDropout generative",
     "models": "classifier distill regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

@@ -68,6 +68,11 @@ METHODS: dict[str, Callable[[], ps.Method]] = {
     "two-of-four": lambda: ps.GibbsPruning(0.5, "2:4"),
     "targeted-dropout": ps.TargetedDropout,
     "movement": ps.MovementPruning,
+    "structured": ps.StructuredBayesianPruning,
+    "structured by example": lambda: ps.StructuredBayesianPruning(noise="example"),
+    "hard concrete": lambda: ps.HardConcrete(gain="expectation"),
+    "generalized": ps.GeneralizedDropout,
+    "concrete": ps.ConcreteDropout,
 }
 
 

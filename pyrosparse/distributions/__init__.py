@@ -4,6 +4,11 @@ from pyrosparse.distributions.bipartite_gibbs_mask import BipartiteGibbsMask
 from pyrosparse.distributions.conditional_bernoulli import ConditionalBernoulli
 from pyrosparse.distributions.gibbs_mask import GibbsMask
 from pyrosparse.distributions.grid_support import GridSupport
+from pyrosparse.distributions.hard_concrete import (
+    hard_concrete,
+    hard_concrete_logits,
+    hard_concrete_moments,
+)
 from pyrosparse.distributions.improper import Improper, ImproperPriorWarning, Penalty
 from pyrosparse.distributions.ising_mask import IsingMask
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
@@ -13,6 +18,7 @@ from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
 from pyrosparse.distributions.point import Point
 from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, relaxed_bernoulli
 from pyrosparse.distributions.tree_support import TreeSupport
+from pyrosparse.distributions.truncated_normal import TruncatedNormal
 
 __all__ = [
     "BipartiteGibbsMask",
@@ -29,6 +35,10 @@ __all__ = [
     "Penalty",
     "Point",
     "TreeSupport",
+    "TruncatedNormal",
+    "hard_concrete",
+    "hard_concrete_logits",
+    "hard_concrete_moments",
     "log_relaxed_bernoulli",
     "relaxed_bernoulli",
 ]

@@ -31,6 +31,19 @@ def cosine(final: float = 0.0) -> Schedule:
     return lambda progress: final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def linear_decay(start: float = 0.0, final: float = 0.0) -> Schedule:
+    """1 until ``start``, and from there down to ``final`` along a line.
+
+    Raises ValueError unless 0 <= start < 1.
+
+    >>> linear_decay(start=0.5)(0.25), linear_decay(start=0.5)(0.75)
+    (1.0, 0.5)
+    """
+    if not 0 <= start < 1:
+        raise ValueError(f"a line needs 0 <= start < 1, got {start}")
+    return lambda progress: 1 - (1 - final) * max(progress - start, 0.0) / (1 - start)
+
+
 def steps(*at: float, factor: float = 0.1) -> Schedule:
     """Multiplied by ``factor`` at each of the given points of progress.
 

@@ -133,7 +133,8 @@ class Sampled:
                 f"{shape} is needed: a lifted network takes one set of weights a call"
             )
         self._note(entry, q)
-        if self._at_mean and x is not None:
+        drawn = x is not None or (entry.method.hidden_draws(q) and self.by_guide(entry))
+        if self._at_mean and drawn:
             return entry.method.mean(entry.target, q, x)
         return value
 

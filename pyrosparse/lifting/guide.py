@@ -118,8 +118,14 @@ class Entry:
         return type(self.method).project is not Method.project
 
     def project(self) -> None:
-        """Project the posterior as its method says, in place; what is frozen stays at zero."""
-        self.method.project(self.target, self.tensors())
+        """Project the posterior as its method says, in place; what is frozen stays as it is."""
+        q = self.tensors()
+        frozen = {
+            k: t.clone() for k, t in q.items() if self.frozen and t.shape == self.target.shape
+        }
+        self.method.project(self.target, q)
+        for key, before in frozen.items():
+            q[key].copy_(torch.where(self.mask, q[key], before))
         if self.frozen and self.owner is not None:
             self.parameter().masked_fill_(~self.mask, 0.0)
 
@@ -249,6 +255,7 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
         target, Posterior(method.init(target))
     ):
         _check_activation_noise(net, target)
+    method.check(net, target)
 
 
 def _check_activation_noise(net: nn.Module, target: Target) -> None:

@@ -366,7 +366,8 @@ class Lifted(PyroModule):
 class mean_gates(Messenger):
     """A Pyro handler under which the gates of lifted networks have their mean gains, not draws.
 
-    Their sites are sampled as ever; what is drawn given them is not.
+    Their sites are sampled as ever; what is drawn given them is not. A weight that a method draws
+    anew given its sites, as dropout does, has its mean too.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(2, 1), ps.BetaBernoulli(), ps.inputs(nn.Linear(2, 1)))

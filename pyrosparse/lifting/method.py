@@ -73,6 +73,10 @@ class Method(ABC):
         x: the activation at the gate; None for a weight, and where a gain for all inputs is
            wanted: then what is common to them."""
 
+    def check(self, net: nn.Module, target: Target) -> None:  # noqa: B027
+        """Raise ValueError, or warn, where a target of this network is none for the method;
+        ``lift`` calls it first."""
+
     def gate(self, target: Target, q: Posterior) -> nn.Module | None:
         """The mean gain as a module that multiplies an activation by it, where it depends on the
         input; None where it does not."""
@@ -251,18 +255,24 @@ def signal_to_noise(q: Posterior) -> Tensor:
     return q["loc"].abs() * (-q["log_scale"]).exp()
 
 
-def check_kl_scale(kl_scale: float | Mapping[str, float]) -> None:
+def check_kl_scale(kl_scale: float | Mapping[str, float], name: str = "kl_scale") -> None:
     """Refuse weights of a KL divergence that are not positive and finite numbers.
+
+    name: of the option in messages.
 
     Raises ValueError."""
     for value in kl_scale.values() if isinstance(kl_scale, Mapping) else [kl_scale]:
         if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"kl_scale must be positive and finite, got {value}")
+            raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def kl_scale_of(kl_scale: float | Mapping[str, float], target: Target) -> float:
+def kl_scale_of(
+    kl_scale: float | Mapping[str, float], target: Target, name: str = "kl_scale"
+) -> float:
     """The weight of a target's KL divergence: one number for all, or the first whose glob matches
     the name of the target.
+
+    name: of the option in messages.
 
     Raises ValueError where no glob matches.
 
@@ -276,8 +286,7 @@ def kl_scale_of(kl_scale: float | Mapping[str, float], target: Target) -> float:
     if glob is not None:
         return kl_scale[glob]
     raise ValueError(
-        f"kl_scale names no weight for {target.key!r}: it has {', '.join(kl_scale)}; add one for "
-        '"*"'
+        f'{name} names no weight for {target.key!r}: it has {", ".join(kl_scale)}; add one for "*"'
     )
 
 

@@ -1,28 +1,36 @@
 """The methods, one file each: a sparsity prior with its guide."""
 
 from pyrosparse.methods.beta_bernoulli import BetaBernoulli
+from pyrosparse.methods.concrete_dropout import ConcreteDropout
 from pyrosparse.methods.dependent_beta_bernoulli import DependentBetaBernoulli
 from pyrosparse.methods.gamma_spike_and_slab import GammaSpikeAndSlab, generative
 from pyrosparse.methods.gaussian import Gaussian
+from pyrosparse.methods.generalized_dropout import GeneralizedDropout
 from pyrosparse.methods.gibbs import GibbsPruning
+from pyrosparse.methods.hard_concrete import HardConcrete
 from pyrosparse.methods.horseshoe import Horseshoe
+from pyrosparse.methods.information_bottleneck import InformationBottleneck
 from pyrosparse.methods.masked_weights import MaskedWeights
 from pyrosparse.methods.movement_pruning import MovementPruning
+from pyrosparse.methods.structured_bayesian_pruning import StructuredBayesianPruning
 from pyrosparse.methods.targeted_dropout import TargetedDropout
-from pyrosparse.methods.information_bottleneck import InformationBottleneck
 from pyrosparse.methods.variational_dropout import VariationalDropout
 
 __all__ = [
     "BetaBernoulli",
+    "ConcreteDropout",
     "DependentBetaBernoulli",
     "GammaSpikeAndSlab",
     "Gaussian",
+    "GeneralizedDropout",
     "GibbsPruning",
+    "HardConcrete",
     "Horseshoe",
+    "InformationBottleneck",
     "MaskedWeights",
     "MovementPruning",
+    "StructuredBayesianPruning",
     "TargetedDropout",
-    "InformationBottleneck",
     "VariationalDropout",
     "generative",
 ]

@@ -16,6 +16,12 @@ from matplotlib.ticker import NullLocator, PercentFormatter, StrMethodFormatter
 from pyrosparse.bench import Cell
 from pyrosparse.plots.style import BLUE, GREEN, GREY, ORANGE, STYLE, by_epoch
 
+# Of ours and of the paper's points of a method.
+_MARKS = [
+    (colour, ours, papers)
+    for ours, papers in (("o", "s"), ("^", "v"))
+    for colour in (BLUE, ORANGE, GREEN, GREY)
+]
 _LINES = [(colour, style) for style in ("-", "--", ":") for colour in (BLUE, ORANGE, GREEN, GREY)]
 
 
@@ -125,9 +131,9 @@ def trade_off(rows: Sequence[Cell]) -> Figure:
         for number, (name, members) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), number + 1)
             methods = dict.fromkeys(row.setup.recipe.name for row in members)
-            for method, colour in zip(methods, itertools.cycle((BLUE, ORANGE, GREEN, GREY))):
+            for method, marks in zip(methods, itertools.cycle(_MARKS)):
                 own = [row for row in members if row.setup.recipe.name == method]
-                _curve(axes, own, method, colour)
+                _curve(axes, own, method, *marks)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
@@ -139,9 +145,13 @@ def trade_off(rows: Sequence[Cell]) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, rows: Sequence[Cell], method: str, colour: str) -> None:
+def _curve(
+    axes: Axes, rows: Sequence[Cell], method: str, colour: str, mark: str, papers: str
+) -> None:
     ours = sorted((row.speedup or 0.0, mean(row.errors), row.setup.recipe.level) for row in rows)
-    axes.plot([x for x, _, _ in ours], [y for _, y, _ in ours], "o-", color=colour, label=method)
+    axes.plot(
+        [x for x, _, _ in ours], [y for _, y, _ in ours], f"{mark}-", color=colour, label=method
+    )
     for x, y, level in ours:
         axes.annotate(f"{level:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     published = sorted(
@@ -152,4 +162,5 @@ def _curve(axes: Axes, rows: Sequence[Cell], method: str, colour: str) -> None:
     if published:
         speedups, errors = zip(*published, strict=True)
         label = f"{method}, the paper's"
-        axes.plot(speedups, errors, "s--", color=colour, mfc="none", linewidth=1.2, label=label)
+        style = f"{papers}--"
+        axes.plot(speedups, errors, style, color=colour, mfc="none", linewidth=1.2, label=label)

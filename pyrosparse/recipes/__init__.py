@@ -10,6 +10,12 @@ from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.information_bottleneck import InformationBottleneck
+from pyrosparse.recipes.learned_dropout import (
+    ConcreteDropout,
+    GeneralizedDropout,
+    HardConcrete,
+    StructuredBayesianPruning,
+)
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.movement import Movement
 from pyrosparse.recipes.option import Auto, Rule, option
@@ -57,6 +63,10 @@ RECIPES: tuple[type[Recipe], ...] = (
     VariationalDropout,
     GroupVariationalDropout,
     InformationBottleneck,
+    StructuredBayesianPruning,
+    HardConcrete,
+    GeneralizedDropout,
+    ConcreteDropout,
 )
 """All recipes; the first is the default."""
 
@@ -67,11 +77,14 @@ __all__ = [
     "BayesianRandom",
     "BetaBernoulli",
     "Compaction",
+    "ConcreteDropout",
     "Cut",
     "Dense",
     "DependentBetaBernoulli",
+    "GeneralizedDropout",
     "Gibbs",
     "GroupVariationalDropout",
+    "HardConcrete",
     "IndependentSupport",
     "InformationBottleneck",
     "Job",
@@ -92,6 +105,7 @@ __all__ = [
     "Split",
     "Stage",
     "StartsTrained",
+    "StructuredBayesianPruning",
     "TargetedDropout",
     "TurboVBI",
     "VariationalDropout",

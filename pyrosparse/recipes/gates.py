@@ -12,7 +12,12 @@ from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from pyrosparse.infer import Callback
+    from pyrosparse.infer.schedules import Schedule
     from pyrosparse.lifting.lift import Lifted
+    from pyrosparse.lifting.method import Method
     from pyrosparse.recipes.job import Job
 
 # A cut costs about as much as some hundred steps of a small network.
@@ -20,33 +25,36 @@ _STEPS_BETWEEN_CUTS = 500
 
 
 @dataclass(frozen=True)
-class BetaBernoulli(StartsTrained):
-    """Close gates on units and inputs by a sparse prior (Lee et al. 2019)."""
+class Gates(StartsTrained):
+    """Train gates together with the weights; subclass it, and write ``method``."""
 
-    name: ClassVar[str] = "beta-bernoulli"
-    knob: ClassVar[str] = "kl_scale"
-    keeps_more: ClassVar[str] = "a lower --kl-scale"
     # Gates move by the gate rate a step: few data need more epochs for as many steps.
     epochs: Auto[int] = shared.epochs(shared.at_least(30, 2000))
     batch_size: int = shared.batch_size(100)
     learning_rate: float = shared.learning_rate(2e-3)
     scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
-    kl_scale: float | Mapping[str, float] = option(
-        1.0,
-        "gamma, the weight of the gates' KL divergence: more of it leaves fewer units",
-        within=POSITIVE,
-    )
+    gate_rate: float = option(0.05, "learning rate of the gates", within=POSITIVE)
     kl_warmup: Auto[int] = option(
         Rule("a fifteenth of all", lambda recipe, net, data: round(recipe.epochs / 15)),
         "epochs in which the weight of the KL divergence rises from 0",
         within="0..",
     )
-    gate_rate: float = option(0.05, "learning rate of the gates", within=POSITIVE)
-    temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)
-    pi: Literal["sampled", "collapsed"] = option(
-        "collapsed", "draw the gates' probabilities, or integrate them out"
-    )
-    initial: float = option(0.95, "how open the gates are at first", within="(0, 1)")
+
+    def method(self, net: nn.Module) -> Method:
+        """The gates' prior and guide for a network."""
+        raise NotImplementedError
+
+    def schedule(self) -> Schedule:
+        """Of all learning rates."""
+        from pyrosparse.infer import schedules
+
+        return schedules.cosine(0.01)
+
+    def callbacks(self) -> list[Callback]:
+        """What records while the gates are trained."""
+        from pyrosparse.recipes.kept_units import KeptUnits
+
+        return [KeptUnits()]
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse import methods
@@ -54,13 +62,8 @@ class BetaBernoulli(StartsTrained):
         from pyrosparse.lifting.target import gates, weights
 
         net = job.net
-        method = methods.BetaBernoulli(
-            temperature=self.temperature,
-            kl_scale=self.kl_scale,
-            pi=self.pi,
-            initial=self.initial,
-        )
-        pairs = [(methods.Gaussian(scale=self.scale), weights(net)), (method, gates(net))]
+        prior = methods.Gaussian(scale=self.scale)
+        pairs = [(prior, weights(net)), (self.method(net), gates(net))]
         bnn = lift(net, pairs)  # before the pretraining: what cannot be gated is said now
         self.pretrained(job)
         self.fit_gates(job, bnn, epochs=self.epochs, kl_warmup=self.kl_warmup)
@@ -69,16 +72,13 @@ class BetaBernoulli(StartsTrained):
 
     def fit_gates(self, job: Job, bnn: Lifted, *, epochs: int, kl_warmup: int) -> None:
         """Train gates together with the weights, and cut what is dead meanwhile."""
-        from pyrosparse.infer import schedules
-        from pyrosparse.recipes.kept_units import KeptUnits
-
         job.fit(
             bnn,
             epochs=epochs,
             learning_rate={"guide.*": self.gate_rate, "*": self.learning_rate},
-            schedule=schedules.cosine(0.01),
+            schedule=self.schedule(),
             kl_warmup=kl_warmup,
-            callbacks=[KeptUnits()],
+            callbacks=self.callbacks(),
             compact_every=self._epochs_between_cuts(job),
         )
 
@@ -91,6 +91,35 @@ class BetaBernoulli(StartsTrained):
         except ValueError:
             return None
         return math.ceil(_STEPS_BETWEEN_CUTS / job.data.steps(self.batch_size))
+
+
+@dataclass(frozen=True)
+class BetaBernoulli(Gates):
+    """Close gates on units and inputs by a sparse prior (Lee et al. 2019)."""
+
+    name: ClassVar[str] = "beta-bernoulli"
+    knob: ClassVar[str] = "kl_scale"
+    keeps_more: ClassVar[str] = "a lower --kl-scale"
+    kl_scale: float | Mapping[str, float] = option(
+        1.0,
+        "gamma, the weight of the gates' KL divergence: more of it leaves fewer units",
+        within=POSITIVE,
+    )
+    temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)
+    pi: Literal["sampled", "collapsed"] = option(
+        "collapsed", "draw the gates' probabilities, or integrate them out"
+    )
+    initial: float = option(0.95, "how open the gates are at first", within="(0, 1)")
+
+    def method(self, net: nn.Module) -> Method:
+        from pyrosparse import methods
+
+        return methods.BetaBernoulli(
+            temperature=self.temperature,
+            kl_scale=self.kl_scale,
+            pi=self.pi,
+            initial=self.initial,
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pyrosparse.data import Examples
 from pyrosparse.diagnostics import calibration, log_probabilities, to_datatree
 from pyrosparse.measure import active_features
+from pyrosparse.methods import BetaBernoulli
 from pyrosparse.plots import (
     calibration_plots,
     gate_plots,
@@ -96,9 +97,13 @@ def _gate_forests(result: Result) -> dict[str, Figure]:
     data = result.data.train
     if importlib.util.find_spec("arviz_plots") is None or not isinstance(data, Examples):
         return {}
+    # The plot is of probabilities: other methods' sites are not the log odds of one.
+    entries = result.posterior.guide.entries
+    sites = [one.target.site for one in entries if isinstance(one.method, BetaBernoulli)]
+    if not sites:
+        return {}
     few = data.subset(torch.arange(1))  # gates need no data
     tree = to_datatree(result.posterior, result.model, few)
-    sites = [target.site for target in result.posterior.targets if target.kind != "weight"]
     return {
         f"gate_forest-{site}": posterior_plots.gate_forest(tree, site, units=20) for site in sites
     }

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyrosparse.recipes import find
 from pyrosparse.reports.summary import Summary
+
+# What papers call an option.
+_NAMES = {"kl_scale": "gamma"}
 
 
 def title(summary: Summary, settings: Mapping[str, Any]) -> str:
     """The network, the data and what was done, in a few words."""
     text = f"{settings['network']} on {summary.dataset}, {settings['recipe']}"
     if summary.compaction is not None and summary.compaction.units:
-        return f"{text}, gamma {_gamma(settings)}"
+        return f"{text}{_level(settings)}"
     return f"{text}, {100 * summary.sparsity:.4g} % sparse" if summary.sparsity else text
 
 
@@ -48,13 +52,19 @@ def _gates_sentence(summary: Summary, settings: Mapping[str, Any]) -> str:
     assert summary.compaction is not None
     kept, of = (sum(pair[side] for pair in summary.compaction.units.values()) for side in (0, 1))
     return (
-        f"with gates on its units ({settings['recipe']}, gamma {_gamma(settings)}), of which "
+        f"with gates on its units ({settings['recipe']}{_level(settings)}), of which "
         f"{kept:,} of {of:,} stayed"
     )
 
 
-def _gamma(settings: Mapping[str, Any]) -> str:
-    gamma = settings["kl_scale"]
-    if not isinstance(gamma, Mapping):
-        return f"{gamma:g}"
-    return ", ".join(f"{value:g} for {pattern}" for pattern, value in gamma.items())
+def _level(settings: Mapping[str, Any]) -> str:
+    """The knob of a recipe with gates, and where it stood: ``, gamma 4``."""
+    knob = find(settings["recipe"]).knob
+    if not knob:
+        return ""
+    level = settings[knob]
+    if isinstance(level, Mapping):
+        told = ", ".join(f"{value:g} for {pattern}" for pattern, value in level.items())
+    else:
+        told = f"{level:g}"
+    return f", {_NAMES.get(knob, knob)} {told}"

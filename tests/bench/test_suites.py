@@ -91,6 +91,39 @@ def test_variational_dropout_stands_beside_the_papers_figures() -> None:
         assert (job.setup.recipe.epochs, job.setup.recipe.fine_tune) == (60, 15)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "network", "levels", "first", "last"),
+    [
+        ("structured-bayesian-pruning", "lenet_500_300", "1 2 4 6 8", 18.92, 45.78),
+        ("structured-bayesian-pruning", "lenet5_caffe", "1 2 4 6 8", 11.41, 20.13),
+        ("hard-concrete", "lenet_500_300", "0.005 0.01 0.02 0.05 0.1", 7.57, 16.16),
+        ("hard-concrete", "lenet5_caffe", "0.005 0.01 0.02 0.05 0.1", 2.86, 5.23),
+        ("generalized-dropout", "lenet_500_300", "1e-06 1e-05 0.0001 0.001", 4.31, 1.0),
+        ("generalized-dropout", "lenet5_caffe", "1e-06 1e-05 0.0001 0.001", 2.03, 1.93),
+    ],
+)
+def test_what_beta_bernoulli_is_compared_with(
+    recipe: str, network: str, levels: str, first: float, last: float
+) -> None:
+    suite = bench.load("beta-bernoulli")
+    jobs = [
+        job for job in suite.jobs if (job.setup.recipe.name, job.setup.network) == (recipe, network)
+    ]
+    jobs.sort(key=lambda job: job.setup.recipe.level or 0.0)
+    assert [f"{job.setup.recipe.level:g}" for job in jobs] == levels.split()
+    assert suite.paper[jobs[0].cell]["speedup"] == first
+    assert suite.paper[jobs[-1].cell]["speedup"] == last
+    for job in jobs:
+        one = job.setup.recipe
+        assert (one.epochs, one.pretrain, job.setup.validation) == (30, 20, 0.0)
+        if recipe.startswith("structured") and network == "lenet5_caffe":
+            assert one.kl_scale == {
+                "conv1.*": 20 * one.level,
+                "conv2.*": 8 * one.level,
+                "*": one.level,
+            }
+
+
 def test_results_of_gates_are_those_of_their_suite(tmp_path: Path) -> None:
     suite, file = bench.load("beta-bernoulli"), ROOT / "docs" / "results" / "beta-bernoulli.jsonl"
     done = {one["id"] for one in bench.read(file)}
@@ -149,8 +182,12 @@ def test_cells_without_a_compact_network_have_no_speedup(tmp_path: Path) -> None
 
 def test_the_plot_has_a_panel_a_network_and_the_papers_points(tmp_path: Path) -> None:
     suite = bench.load("beta-bernoulli")
-    suite = bench.Suite(suite.name, "", "", own_jobs(suite), suite.paper)
     file = results(tmp_path, [line(job, 1.5, 50) for job in suite.jobs])
+    everything = size_plots.trade_off(along_the_knob(bench.table(suite, file))).axes[0].lines
+    marks = {(one.get_color(), one.get_marker()) for one in everything}
+    assert len(marks) == len(everything) >= 10
+    jobs = own_jobs(suite)
+    file = results(tmp_path, [line(job, 1.5, 50) for job in jobs])
     panels = size_plots.trade_off(along_the_knob(bench.table(suite, file))).axes
     assert [axes.get_title("left") for axes in panels] == [
         "lenet_500_300 on mnist",

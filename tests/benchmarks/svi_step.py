@@ -37,6 +37,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import by_hand_gates16
 import pyro
 import torch
 import torch.nn.functional as F
@@ -350,6 +351,11 @@ def chosen_by(net: nn.Sequential, structure: str = "weight") -> set[str]:
 
 GIBBS_BETA = 100.0
 
+
+def common() -> by_hand_gates16.Common:
+    return by_hand_gates16.Common(N, LEARNING_RATE, DEVICE)
+
+
 NORMAL = functools.partial(
     ps.Gaussian, scale=PRIOR_SCALE, posterior="normal", initial_scale=INITIAL_SCALE
 )
@@ -436,6 +442,24 @@ WAYS = (
         lambda net: by_hand_vd.step_by_hand(
             net, N, LEARNING_RATE, gates=by_hand_vd.empirical_bayes, gate_scale=0.011
         ),
+        "structured Bayesian pruning",
+        lambda _: ps.StructuredBayesianPruning(),
+        lambda net: by_hand_gates16.structured_bayesian_pruning(net, common()),
+    ),
+    Way(
+        "hard concrete",
+        lambda _: ps.HardConcrete(),
+        lambda net: by_hand_gates16.hard_concrete(net, common()),
+    ),
+    Way(
+        "generalized dropout",
+        lambda _: ps.GeneralizedDropout(),
+        lambda net: by_hand_gates16.generalized_dropout(net, common()),
+    ),
+    Way(
+        "concrete dropout",
+        lambda _: ps.ConcreteDropout(),
+        lambda net: by_hand_gates16.concrete_dropout(net, common()),
     ),
 )
 

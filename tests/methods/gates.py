@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
+import pyro.poutine as poutine
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import pyrosparse as ps
 from pyrosparse.lifting.method import Posterior
@@ -46,3 +47,20 @@ class LogNormalGate(ps.Method):
 
     def score(self, target: ps.Target, q: Posterior) -> Tensor:
         return self.mean(target, q)
+
+
+def identity(features: int, method: ps.Method) -> ps.Lifted:
+    """A network that returns its input, with gates on it."""
+    net = nn.Sequential(nn.Linear(features, features, bias=False))
+    net[0].weight = nn.Parameter(torch.eye(features), requires_grad=False)
+    return ps.lift(net, method, ps.inputs(net))
+
+
+def draws(bnn: ps.Lifted, x: Tensor, count: int) -> Tensor:
+    """What comes out under the guide, (count, *x.shape): the gates, where x is ones."""
+    found = []
+    for _ in range(count):
+        trace = poutine.trace(bnn.guide).get_trace(x)
+        with torch.no_grad(), poutine.replay(trace=trace):
+            found.append(bnn(x))
+    return torch.stack(found)

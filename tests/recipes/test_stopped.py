@@ -19,6 +19,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "gibbs": {"epochs": 2},
     "reinitialised": {"epochs": 2},
     "dependent-beta-bernoulli": {"pretrain": 1, "epochs": 2, "second_epochs": 2, "gate_rate": 2.0},
+    "structured-bayesian-pruning": {"pretrain": 1, "epochs": 2, "gate_rate": 0.1},
+    "hard-concrete": {"pretrain": 1, "epochs": 2, "gate_rate": 0.1},
+    "concrete-dropout": {"pretrain": 1, "epochs": 2},
     "independent-support": {"pretrain": 1, "epochs": 2, "fine_tune": 2, "active": 0.3},
 }
 # How many checkpoints were written before it is stopped, and the folders that have one then.
@@ -34,6 +37,9 @@ STOPS = [
     ("dependent-beta-bernoulli", 0, set()),
     ("dependent-beta-bernoulli", 2, {"first/pretraining", "first"}),
     ("dependent-beta-bernoulli", 4, {"first/pretraining", "first", "."}),
+    ("structured-bayesian-pruning", 2, {"pretraining", "."}),
+    ("hard-concrete", 2, {"pretraining", "."}),
+    pytest.param("concrete-dropout", 2, {"pretraining", "."}, marks=pytest.mark.slow),
     ("independent-support", 2, {"pretraining", "support"}),
     ("independent-support", 4, {"pretraining", "support", "fine-tuning"}),
 ]
