@@ -24,7 +24,7 @@ from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.batches import prepared
 from pyrosparse.evidence.traces import modules
 from pyrosparse.infer import checkpoint as checkpoints
-from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.callback import Callback, after_steps
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.observed import check_observed
 from pyrosparse.infer.parameter_groups import Rates, made, parameter_groups
@@ -85,7 +85,7 @@ def fit(
     kl_scale:      beta, the weight of the KL divergence; reached linearly over the first
                    ``kl_warmup`` epochs.
     clip_norm:     the largest norm of the gradient over all parameters.
-    callbacks:     called before every step and at the end of every epoch, in order; see
+    callbacks:     called before and after every step and at the end of every epoch, in order; see
                    ``Callback``.
     validation:    data whose likelihood and accuracy at the guide's mean are recorded.
     patience:      stop after so many epochs without a new best ``validation_nll``.
@@ -180,6 +180,10 @@ def fit(
             module.train()
         for callback in callbacks:
             callback.on_start(run)
+        projected, after = run.projected(), after_steps(callbacks)
+        if not run.epoch:
+            for lifted in projected:
+                lifted.project()
         if run.shrink is not None and not run.epoch:
             run.shrink.shrink()
         run.svi = captured()
@@ -202,6 +206,10 @@ def fit(
                     for callback in callbacks:
                         callback.on_step(run, min(position / epochs, 1.0))
                     loss = run.take_step(batch, clip_norm, checkpoint)
+                    for lifted in projected:
+                        lifted.project()
+                    for function in after:
+                        function(run)
                     total, count = total + loss, count + 1
                 if not count:
                     raise ValueError(

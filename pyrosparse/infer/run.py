@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from pyrosparse.captured import CapturedSVI
 from pyrosparse.evidence.batches import as_batch
-from pyrosparse.evidence.traces import evaluation_mode, modules
+from pyrosparse.evidence.traces import evaluation_mode, modules, used_modules
 from pyrosparse.infer import checkpoint as checkpoints
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
@@ -70,11 +70,14 @@ class Fit:
         """The lifted network under training.
 
         Raises TypeError when there is none."""
-        for module in modules(self.guide, self.model):
-            for part in module.modules():
-                if isinstance(part, Lifted):
-                    return part
+        for part in _lifted_in(modules(self.guide, self.model)):
+            return part
         raise TypeError("this needs a lifted network: pass fit a guide that pyrosparse.lift made")
+
+    def projected(self) -> list[Lifted]:
+        """The lifted networks, each once, that must be projected after a step."""
+        found = _lifted_in(used_modules(self.guide, self.model))
+        return [part for part in dict.fromkeys(found) if part.projects]
 
     @property
     def n(self) -> int:
@@ -287,6 +290,10 @@ class Fit:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
         # A folder that was removed is not made again: it would have nothing else of the run.
         write_atomically(path, lines, parents=False)
+
+
+def _lifted_in(modules: Iterable[torch.nn.Module]) -> Iterator[Lifted]:
+    return (part for one in modules for part in one.modules() if isinstance(part, Lifted))
 
 
 def _with_last_merged(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
