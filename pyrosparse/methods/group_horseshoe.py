@@ -72,7 +72,7 @@ class GroupHorseshoe(Method):
     ...     (GroupHorseshoe(n=1000), ps.gates(net)),
     ... ])
     >>> bnn.masks()["2.input"]
-    tensor([1.0151, 1.0151, 1.0151])
+    tensor([1.0014, 1.0014, 1.0014])
     """
 
     n: int

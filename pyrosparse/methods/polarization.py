@@ -129,11 +129,10 @@ class Polarization(Method):
         if self.mean_over == "tensor":
             spread = (scales - scales.mean(-1, keepdim=True)).abs()
             return (self.t * scales.abs() - spread).sum(-1)
-        elements = self.t * scales.abs() - (scales - q["_mean"]).abs()
-        if torch.is_grad_enabled():
-            # The mean moves with each scale: what that changes has a gradient and no value.
-            elements = elements + q["_share"] * (scales - scales.detach())
-        return elements.sum(-1)
+        spread = (scales - q["_mean"]).abs()
+        # The mean moves with each scale: what that changes has a gradient and no value.
+        moved = q["_share"] * (scales - scales.detach())
+        return (self.t * scales.abs() - spread + moved).sum(-1)
 
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         def log_density(scales: Tensor) -> Tensor:

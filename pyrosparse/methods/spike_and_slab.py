@@ -15,7 +15,7 @@ from pyrosparse.distributions import SpikeAndSlabNormal
 from pyrosparse.lifting.method import Method, Posterior, draws_of
 from pyrosparse.lifting.target import Target
 
-# Beyond these log odds a weight is decided; within them its slab stays finite.
+# Beyond these log odds a weight is decided, and its odds have no gradient.
 _DECIDED = 20.0
 
 
@@ -29,16 +29,17 @@ class SpikeAndSlab(Method):
 
     inclusion: pi, the prior probability that a weight is not zero. A smaller one leaves fewer.
     scale:     S, the slab's standard deviation.
-    initial:   a at the start. The posterior mean a m starts at the network's weight.
+    initial:   a at the start; m starts at the network's weight.
     initial_scale: s at the start.
 
     In training the noise is drawn at the activations, with the weight's two moments, a m and
     a (s^2 + (1 - a) m^2): that is exact in mean and variance, and normal by the central limit. In
     evaluation mode weights are drawn as they are, with exact zeros.
 
-    Targets: weights of dense and convolutional layers. The network's own parameter is the posterior
-    mean a m, so that the network is the posterior mean. ``score`` is the probability of inclusion
-    a, and a weight stays where it is 1/2 or more (the median probability model).
+    Targets: weights of dense and convolutional layers. The slab's mean m is the network's own
+    parameter, and the posterior mean is a m. ``score`` is the probability of inclusion a, and a
+    weight stays where that is 1/2 or more (the median probability model). Freezing decides: what is
+    removed is out, and all others are in, with q(w) = N(m, s^2).
 
     Under ``Trace_ELBO`` the gradient by a of the divergence is by a score function an element: it
     is unbiased, and far noisier than the closed form of ``TraceMeanField_ELBO``.
@@ -46,7 +47,7 @@ class SpikeAndSlab(Method):
     Raises ValueError on options out of range.
 
     Sources: Mitchell and Beauchamp (1988); Hubin and Storvik (2019) for networks; Barbieri and
-    Berger (2004) for the median probability model. The parameter a m is ours.
+    Berger (2004) for the median probability model.
 
     >>> import pyrosparse as ps, torch
     >>> bnn = ps.lift(torch.nn.Linear(3, 2), SpikeAndSlab(inclusion=0.1))
@@ -90,39 +91,36 @@ class SpikeAndSlab(Method):
         return pyro.sample(target.site, self.law(target, q))
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
-        log_odds = q["log_odds"].clamp(-_DECIDED, _DECIDED)
-        slab = q["loc"] / log_odds.sigmoid(), q["log_scale"].exp()
-        posterior = SpikeAndSlabNormal(
-            log_odds, *slab, target.shape, prior=self.law(target, q)
-        )
+        log_odds, law = q["log_odds"].clamp(-_DECIDED, _DECIDED), self.law(target, q)
+        scale = q["log_scale"].exp()
+        posterior = SpikeAndSlabNormal(log_odds, q["loc"], scale, target.shape, prior=law)
         return pyro.sample(target.site, posterior)
 
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor]:
         log_odds = q["log_odds"].clamp(-_DECIDED, _DECIDED)
-        # With the mean mu = a m the variance is a s^2 + mu^2 (1 - a) / a.
-        variance = log_odds.sigmoid() * (2 * q["log_scale"]).exp()
-        variance = variance + q["loc"].square() * (-log_odds).exp()
-        return q["loc"], variance.sqrt()
+        a, mean = log_odds.sigmoid(), q["loc"].square()
+        variance = a * ((2 * q["log_scale"]).exp() + (-log_odds).sigmoid() * mean)
+        return a * q["loc"], variance.sqrt()
 
     def score(self, target: Target, q: Posterior) -> Tensor:
         return q["log_odds"].sigmoid()
 
     def mean(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
-        return q["loc"]
+        return q["log_odds"].sigmoid() * q["loc"]
 
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
+        if removed.any():
+            q["log_odds"].fill_(2 * _DECIDED).masked_fill_(removed, _log_odds(self.inclusion))
         q["log_scale"].masked_fill_(removed, math.log(self.scale))
-        q["log_odds"].masked_fill_(removed, _log_odds(self.inclusion))
 
     def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
         weights = draws_of(draws, target.site, target.shape).double()
         count, included = len(weights), (weights != 0).sum(0)
-        mean = weights.mean(0)
         slab = weights.sum(0) / included.clamp_min(1)
         square = ((weights != 0) * (weights - slab).square()).sum(0) / (included - 1).clamp_min(1)
         tiny = torch.finfo(q["loc"].dtype).tiny
         spread = torch.where(included > 1, square.sqrt().clamp_min(tiny), self.scale)
-        q["loc"].copy_(mean)
+        q["loc"].copy_(slab)
         q["log_scale"].copy_(spread.log())
         # Half a draw more on either side: what always was in, or out, has finite odds.
         q["log_odds"].copy_(((included + 0.5) / (count - included + 0.5)).log())
