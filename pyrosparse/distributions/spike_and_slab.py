@@ -13,7 +13,6 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Size, Tensor
 from torch.distributions import biject_to, constraints, transform_to
 from torch.distributions.kl import register_kl
-from torch.distributions.utils import broadcast_all
 
 
 class _ZeroOrReal(constraints.Constraint):
@@ -179,10 +178,10 @@ class Inclusions(_Included):
 @register_kl(SpikeAndSlabNormal, SpikeAndSlabNormal)
 def _kl_spike_and_slab(q: SpikeAndSlabNormal, p: SpikeAndSlabNormal) -> Tensor:
     """Of the log odds l: sum of a (l - l_p + KL of the slabs) + log(1 - a) - log(1 - a_p)."""
-    ratio = q.scale / p.scale
-    shift = (q.loc - p.loc) / p.scale
-    slab = 0.5 * (ratio.square() + shift.square() - 1) - ratio.log()
-    return _kl_included(q, p, q.logits - p.logits + slab)
+    squares = q.scale.square() + (q.loc - p.loc).square()
+    constant = p.scale.log() - 0.5 - p.logits
+    slab = squares * (0.5 / p.scale.square()) - q.scale.log() + constant
+    return _kl_included(q, p, q.logits + slab)
 
 
 @register_kl(Inclusions, Inclusions)
@@ -191,6 +190,5 @@ def _kl_inclusions(q: Inclusions, p: Inclusions) -> Tensor:
 
 
 def _kl_included(q: _Included, p: _Included, cost: Tensor) -> Tensor:
-    odds, prior_odds, cost = broadcast_all(q.logits, p.logits, cost)
-    kl = odds.sigmoid() * cost + F.logsigmoid(-odds) - F.logsigmoid(-prior_odds)
+    kl = q.logits.sigmoid() * cost + F.logsigmoid(-q.logits) - F.logsigmoid(-p.logits)
     return kl.expand(q.event_shape).sum()

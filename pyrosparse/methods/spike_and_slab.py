@@ -98,8 +98,8 @@ class SpikeAndSlab(Method):
 
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor]:
         log_odds = q["log_odds"].clamp(-_DECIDED, _DECIDED)
-        a, mean = log_odds.sigmoid(), q["loc"].square()
-        variance = a * ((2 * q["log_scale"]).exp() + (-log_odds).sigmoid() * mean)
+        a = log_odds.sigmoid()
+        variance = a * (q["log_scale"].exp().square() + (1 - a) * q["loc"].square())
         return a * q["loc"], variance.sqrt()
 
     def score(self, target: Target, q: Posterior) -> Tensor:
