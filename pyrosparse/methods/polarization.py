@@ -84,17 +84,20 @@ class Polarization(Method):
 
     def targets(self, net: nn.Module) -> list[Target]:
         norms = {
-            name: (module.num_features,)
-            for name, module in net.named_modules()
-            if isinstance(module, _NORMS) and module.weight is not None
+            name: module for name, module in net.named_modules() if isinstance(module, _NORMS)
         }
         gated = {target.name: target for target in outputs(net)}
         order = [name for name, _ in net.named_modules() if name in norms or name in gated]
         for name, after in pairwise(order):
-            if name in gated and norms.get(after) == gated[name].shape:
-                del gated[name]  # the normalisation behind it has the scales
-        scales = weights(net, list(norms)) if norms else []
-        return [*scales, *gated.values()]
+            if name in gated and after in norms and gated[name].shape == (norms[after].num_features,):
+                del gated[name]  # the normalisation behind it would undo a gate
+        scaled = [name for name, module in norms.items() if module.weight is not None]
+        plain = [name for name in norms if name not in scaled]
+        return [
+            *(weights(net, scaled) if scaled else []),
+            *(outputs(net, plain) if plain else []),
+            *gated.values(),
+        ]
 
     def init(self, target: Target) -> dict[str, Tensor]:
         if target.value is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
+from pyrosparse.recipes.laplace import Laplace
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.pruning import (
@@ -19,6 +20,7 @@ from pyrosparse.recipes.pruning import (
     Random,
 )
 from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.selection import GroupHorseshoe, Polarization, SpikeAndSlab
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
 from pyrosparse.util.errors import unknown_name
@@ -48,6 +50,10 @@ RECIPES: tuple[type[Recipe], ...] = (
     BayesianMagnitude,
     MeanField,
     ModelReduction,
+    Laplace,
+    Polarization,
+    GroupHorseshoe,
+    SpikeAndSlab,
 )
 """All recipes; the first is the default."""
 
@@ -62,14 +68,17 @@ __all__ = [
     "Dense",
     "DependentBetaBernoulli",
     "Gibbs",
+    "GroupHorseshoe",
     "IndependentSupport",
     "Job",
+    "Laplace",
     "Magnitude",
     "MeanField",
     "ModelReduction",
     "NoPruning",
     "OneShot",
     "OneShotRecalibrated",
+    "Polarization",
     "Pretraining",
     "Random",
     "RandomMask",
@@ -77,6 +86,7 @@ __all__ = [
     "Reinitialised",
     "Result",
     "Rule",
+    "SpikeAndSlab",
     "Split",
     "Stage",
     "StartsTrained",

@@ -166,7 +166,7 @@ def test_default_targets_are_scales_and_gates_of_what_has_none() -> None:
     assert keys(linear(), nn.BatchNorm1d(8), nn.ReLU(), linear()) == ["1.weight"]
     assert keys(linear(), nn.ReLU(), nn.Linear(8, 3)) == ["0.output"]
     plain = nn.BatchNorm1d(8, affine=False)
-    assert keys(linear(), plain, nn.Linear(8, 8), nn.Linear(8, 3)) == ["0.output", "2.output"]
+    assert keys(linear(), plain, nn.Linear(8, 8), nn.Linear(8, 3)) == ["1.output", "2.output"]
     # A normalisation of another width is not the layer's own.
     pair = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 3), nn.Linear(2, 2)
     assert keys(*pair) == ["1.weight", "0.output", "2.output"]
