@@ -28,11 +28,12 @@ def fold_and_fine_tune(
 
     job.net.load_state_dict(masked(job.net, masks).state_dict())
     targets = {target.key: target for target in weights(job.net)}
-    # Scales of a normalisation, where the masks are of these.
-    extra = [key for key in masks if key not in targets and key in dict(job.net.named_parameters())]
-    targets |= {target.key: target for target in (weights(job.net, extra) if extra else [])}
+    parameters = dict(job.net.named_parameters())
+    # Scales and shifts of normalisations that masks are of.
+    norms = [key for key in masks if key in parameters and key not in targets]
+    targets |= {target.key: target for target in (weights(job.net, norms) if norms else [])}
     bnn = lift(job.net, Gaussian(scale=scale), list(targets.values()))
-    bnn.freeze({key: job.net.get_parameter(key) != 0 for key in targets})
+    bnn.freeze({key: parameters[key] != 0 for key in targets} | {key: masks[key] for key in norms})
     if epochs:
         job.fit(
             bnn,

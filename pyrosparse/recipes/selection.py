@@ -13,6 +13,7 @@ from pyrosparse.recipes.stages import StartsTrained
 if TYPE_CHECKING:
     from pyrosparse.infer import Callback
     from pyrosparse.lifting.lift import Lifted
+    from pyrosparse.lifting.masks import Masks
     from pyrosparse.recipes.job import Job
 
 
@@ -27,6 +28,7 @@ class Selection(StartsTrained):
     gate_rate: float = option(
         0.02, "learning rate of what selects, and of standard deviations", within=POSITIVE
     )
+    kl_scale: Auto[float] = shared.kl_scale()
     kl_warmup: Auto[int] = option(
         Rule("a fifteenth of all", lambda recipe, net, data: round(recipe.epochs / 15)),
         "epochs in which the weight of the KL divergence rises from 0",
@@ -48,6 +50,10 @@ class Selection(StartsTrained):
         """What happens while the prior selects."""
         return []
 
+    def masks(self, bnn: Lifted) -> Masks:
+        """What stays; of each layer something."""
+        return bnn.masks(at_least=1)
+
     def train(self, job: Job) -> Lifted:
         from pyrosparse.infer import schedules
 
@@ -59,12 +65,13 @@ class Selection(StartsTrained):
             epochs=self.epochs,
             learning_rate=self.rates(bnn),
             schedule=schedules.cosine(0.01),
+            kl_scale=self.kl_scale,
             kl_warmup=self.kl_warmup,
             callbacks=self.callbacks(),
         )
         return fold_and_fine_tune(
             job,
-            bnn.masks(at_least=1),
+            self.masks(bnn),
             scale=self.scale,  # type: ignore[arg-type]
             learning_rate=self.learning_rate,
             epochs=self.fine_tune,  # type: ignore[arg-type]
@@ -82,7 +89,6 @@ class GroupHorseshoe(Selection):
     active: float = option(
         0.1, "guess of the share of the units that are needed", within="(0, 1)", share=True
     )
-    kl_scale: float = option(1.0, "weight of the gates' KL divergence", within=POSITIVE)
 
     def lifted(self, job: Job) -> Lifted:
         from pyrosparse import methods
@@ -90,7 +96,7 @@ class GroupHorseshoe(Selection):
         from pyrosparse.lifting.target import gates, weights
 
         normal = methods.Gaussian(posterior="normal", estimator="activations")
-        horseshoe = methods.GroupHorseshoe(job.data.n, self.active, kl_scale=self.kl_scale)
+        horseshoe = methods.GroupHorseshoe(job.data.n, self.active)
         return lift(job.net, [(normal, weights(job.net)), (horseshoe, gates(job.net))])
 
 
@@ -107,7 +113,6 @@ class SpikeAndSlab(Selection):
     )
     structure: Literal["weight", "unit"] = option("weight", "what is there or not")
     slab: float = option(1.0, "standard deviation of the slab", within=POSITIVE)
-    kl_scale: float = option(1.0, "weight of the units' KL divergence", within=POSITIVE)
 
     @property
     def label(self) -> str:
@@ -122,7 +127,7 @@ class SpikeAndSlab(Selection):
         if self.structure == "weight":
             return lift(net, methods.SpikeAndSlab(self.inclusion, self.slab), weights(net))
         normal = methods.Gaussian(self.slab, posterior="normal", estimator="activations")
-        units = methods.GroupSpikeAndSlab(self.inclusion, kl_scale=self.kl_scale)
+        units = methods.GroupSpikeAndSlab(self.inclusion)
         return lift(net, [(normal, weights(net)), (units, gates(net))])
 
 
@@ -140,6 +145,7 @@ class Polarization(Selection):
     knob: ClassVar[str] = "penalty"
     keeps_more: ClassVar[str] = "a lower --penalty"
     takes_more: ClassVar[str] = "a higher --penalty"
+    kl_scale: float = option(1.0, "weight of penalty and prior beside the likelihood", within="[0, inf)")
     penalty: float = option(
         1e-4, "lambda, the weight of the penalty beside the mean loss", within=POSITIVE
     )
@@ -205,6 +211,15 @@ class Polarization(Selection):
     def rates(self, bnn: Lifted) -> dict[str, float]:
         scales = [t.name for t in bnn.targets if t.value is not None and len(t.shape) == 1]
         return {f"net.{name}": self.gate_rate for name in scales} | super().rates(bnn)
+
+    def masks(self, bnn: Lifted) -> Masks:
+        masks = super().masks(bnn)
+        if self.drop_shift:
+            for target in bnn.targets:
+                bias = f"{target.name.rpartition('.')[0]}.bias"
+                if target.value is not None and len(target.shape) == 1:
+                    masks[bias] = masks[target.key].clone()
+        return masks
 
     def callbacks(self) -> list[Callback]:
         from pyrosparse.prune import CommonMean
