@@ -63,6 +63,11 @@ METHODS: dict[str, Callable[[], ps.Method]] = {
     "tree": lambda: ps.GammaSpikeAndSlab(Tree((0.4, 0.4))),
     "curvature": lambda: ps.GammaSpikeAndSlab(likelihood="curvature"),
     "gibbs": ps.GibbsPruning,
+    "laplace": lambda: ps.LaplacePrior(posterior="normal"),
+    "polarization": lambda: ps.Polarization(2.0),
+    "spike-and-slab": ps.SpikeAndSlab,
+    "group-spike-and-slab": ps.GroupSpikeAndSlab,
+    "group-horseshoe": lambda: ps.GroupHorseshoe(N),
 }
 
 

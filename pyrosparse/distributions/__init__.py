@@ -8,8 +8,8 @@ from pyrosparse.distributions.ising_mask import IsingMask
 from pyrosparse.distributions.isotropic_laplace import IsotropicLaplace
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
 from pyrosparse.distributions.kumaraswamy import Kumaraswamy
-from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
 from pyrosparse.distributions.log_normal import normal_quadrature
+from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
 from pyrosparse.distributions.point import Point
 from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, relaxed_bernoulli
 from pyrosparse.distributions.spike_and_slab import Inclusions, SpikeAndSlabNormal

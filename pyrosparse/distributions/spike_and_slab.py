@@ -72,7 +72,7 @@ class _Included(dist.TorchDistribution):
             excess = (self.element_log_prob(x) - self.prior.element_log_prob(x)).detach()
             learned = (excess * self.included(x)).sum()
             entropy_term = log_prob + learned - learned.detach()
-        return ScoreParts(log_prob, 0, entropy_term)
+        return ScoreParts(log_prob, 0, entropy_term)  # type: ignore[arg-type]
 
     def draw_included(self, sample_shape: Size | list[int] | tuple[int, ...]) -> Tensor:
         """Which elements are included: boolean, (*sample_shape, *event_shape)."""

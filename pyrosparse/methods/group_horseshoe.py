@@ -61,7 +61,7 @@ class GroupHorseshoe(Method):
 
     Raises ValueError on options out of range, and where no glob matches a target.
 
-    Sources: Carvalho, Polson and Scott (2010); Piironen and Vehtari (2017), eqs. 2.8, 3.12; Louizos,
+    Sources: Carvalho, Polson and Scott (2010); Piironen and Vehtari (2017); Louizos,
     Ullrich and Welling (2017) for groups and log-normal guides. The keep rule is ours.
 
     >>> import pyrosparse as ps
@@ -127,12 +127,12 @@ class GroupHorseshoe(Method):
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         ones = torch.ones_like(q["loc"])
         shape = ones.new_tensor(self.slab_freedom / 2)
-        slab = dist.InverseGamma(shape, shape * self.slab_scale**2)
+        slab_law = dist.InverseGamma(shape, shape * self.slab_scale**2)
         with poutine.scale(scale=kl_scale_of(self.kl_scale, target)):
             shared = pyro.sample(
                 f"{target.site}.global", dist.HalfCauchy(ones.new_tensor(self.global_scale))
             )
-            slab = pyro.sample(f"{target.site}.slab", slab)
+            slab = pyro.sample(f"{target.site}.slab", slab_law)
             local = pyro.sample(target.site, dist.HalfCauchy(ones).to_event(1))
         return _gate(2 * (shared.log() + local.log()), slab.log())
 

@@ -79,7 +79,9 @@ class GroupSpikeAndSlab(Method):
 
     def law(self, target: Target, q: Posterior) -> Inclusions:
         """The prior of a target, in the dtype and on the device of its posterior."""
-        return Inclusions(q["log_odds"].detach().new_tensor(_log_odds(self.inclusion)), target.shape)
+        return Inclusions(
+            q["log_odds"].detach().new_tensor(_log_odds(self.inclusion)), target.shape
+        )
 
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         assert x is not None

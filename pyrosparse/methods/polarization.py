@@ -50,7 +50,7 @@ class Polarization(Method):
 
     Raises ValueError on options out of range, and on scales of a normalisation outside of [0, 1].
 
-    Source: Zhuang et al. (2020), eqs. 2 and 3.
+    Source: Zhuang et al. (2020), section 3.
 
     >>> import pyrosparse as ps
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
@@ -83,13 +83,15 @@ class Polarization(Method):
             raise ValueError(f"initial must be in (0, 1], got {self.initial}")
 
     def targets(self, net: nn.Module) -> list[Target]:
-        norms = {
-            name: module for name, module in net.named_modules() if isinstance(module, _NORMS)
-        }
+        norms = {name: module for name, module in net.named_modules() if isinstance(module, _NORMS)}
         gated = {target.name: target for target in outputs(net)}
         order = [name for name, _ in net.named_modules() if name in norms or name in gated]
         for name, after in pairwise(order):
-            if name in gated and after in norms and gated[name].shape == (norms[after].num_features,):
+            if (
+                name in gated
+                and after in norms
+                and gated[name].shape == (norms[after].num_features,)
+            ):
                 del gated[name]  # the normalisation behind it would undo a gate
         scaled = [name for name, module in norms.items() if module.weight is not None]
         plain = [name for name in norms if name not in scaled]

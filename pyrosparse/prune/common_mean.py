@@ -23,7 +23,7 @@ class CommonMean(Callback):
 
     Raises ValueError at the start of a run whose lifted network has no such scales.
 
-    Source: Zhuang et al. (2020), eq. 2.
+    Source: Zhuang et al. (2020), section 3.
 
     >>> import pyrosparse as ps
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 3))

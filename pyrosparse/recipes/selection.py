@@ -80,7 +80,7 @@ class Selection(StartsTrained):
 
 @dataclass(frozen=True)
 class GroupHorseshoe(Selection):
-    """Let units go that the data do not pull away from a horseshoe's zero (Piironen, Vehtari 2017)."""
+    """Shrink units by a horseshoe prior, and cut the small ones (Piironen and Vehtari 2017)."""
 
     name: ClassVar[str] = "group-horseshoe"
     knob: ClassVar[str] = "active"
@@ -102,7 +102,7 @@ class GroupHorseshoe(Selection):
 
 @dataclass(frozen=True)
 class SpikeAndSlab(Selection):
-    """Learn with which probability each weight, or each unit, is there at all (Hubin, Storvik 2019)."""
+    """Learn with which probability each weight or unit is there (Hubin and Storvik 2019)."""
 
     name: ClassVar[str] = "spike-and-slab"
     knob: ClassVar[str] = "inclusion"
@@ -145,7 +145,9 @@ class Polarization(Selection):
     knob: ClassVar[str] = "penalty"
     keeps_more: ClassVar[str] = "a lower --penalty"
     takes_more: ClassVar[str] = "a higher --penalty"
-    kl_scale: float = option(1.0, "weight of penalty and prior beside the likelihood", within="[0, inf)")
+    kl_scale: float = option(
+        1.0, "weight of penalty and prior beside the likelihood", within="[0, inf)"
+    )
     penalty: float = option(
         1e-4, "lambda, the weight of the penalty beside the mean loss", within=POSITIVE
     )
@@ -184,7 +186,9 @@ class Polarization(Selection):
             self._start_scales(job, [target.name for target in found if target.kind == "weight"])
         else:
             found = [
-                outputs(net, target.name.rpartition(".")[0])[0] if target.value is not None else target
+                outputs(net, target.name.rpartition(".")[0])[0]
+                if target.value is not None
+                else target
                 for target in found
             ]
         return lift(net, [(methods.Gaussian(scale=self.scale), weights(net)), (method, found)])  # type: ignore[arg-type]

@@ -165,7 +165,11 @@ def group_horseshoe(net: nn.Sequential) -> Step:
     nodes = torch.tensor(nodes, dtype=torch.float32, device=device).unsqueeze(-1)
     weights = torch.tensor(weights / math.sqrt(2 * math.pi), dtype=torch.float32, device=device)
     log_local = -0.5 * math.log(1 - 0.25) - math.log(tau)
-    starts = (log_local, math.log(0.1)), (math.log(tau), math.log(0.1)), (math.log(4), math.log(0.1))
+    starts = (
+        (log_local, math.log(0.1)),
+        (math.log(tau), math.log(0.1)),
+        (math.log(4), math.log(0.1)),
+    )
     scales = {}
     for layer, count in _gated(net).items():
         parts = [torch.full((count,), value) for value in starts[0]]

@@ -44,12 +44,16 @@ def test_gradient_is_that_of_monte_carlo(name: str) -> None:
     locs.requires_grad_(), scales.requires_grad_()
     z = (locs + scales * noise).exp()
     q = dist.LogNormal(locs, scales)
-    sampled = torch.autograd.grad((q.log_prob(z) - PRIORS[name]().log_prob(z)).sum(), (locs, scales))
+    sampled = torch.autograd.grad(
+        (q.log_prob(z) - PRIORS[name]().log_prob(z)).sum(), (locs, scales)
+    )
     for found, expected in zip(sampled, exact, strict=True):
         assert_mean(found, expected, rounding=1e-4)
 
 
-@pytest.mark.parametrize(("scale", "allowed"), [(0.1, 1e-12), (1.0, 1e-7), (1.46, 1e-5), (3.0, 2e-3)])
+@pytest.mark.parametrize(
+    ("scale", "allowed"), [(0.1, 1e-12), (1.0, 1e-7), (1.46, 1e-5), (3.0, 2e-3)]
+)
 def test_half_cauchy_quadrature_is_as_exact_as_it_is_said_to_be(
     scale: float, allowed: float
 ) -> None:

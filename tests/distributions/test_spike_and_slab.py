@@ -73,7 +73,9 @@ def test_divergence_is_right_at_far_odds_in_float32() -> None:
     odds = torch.tensor([-60.0, 60.0])
     q, p = Inclusions(odds, (2,)), Inclusions(torch.tensor(-8.0), (2,))
     expected = torch.tensor([8.0, 0.0]).exp().reciprocal().log1p()  # of the unlikely, of 8
-    exact = float(kl_divergence(Bernoulli(logits=odds.double()), Bernoulli(logits=number(-8.0))).sum())
+    exact = float(
+        kl_divergence(Bernoulli(logits=odds.double()), Bernoulli(logits=number(-8.0))).sum()
+    )
     assert float(kl_divergence(q, p)) == pytest.approx(exact, rel=1e-6)
     assert expected.isfinite().all()
 
@@ -94,9 +96,9 @@ def test_gradient_under_trace_elbo_has_the_mean_of_the_closed_one(law) -> None:
         return found
 
     exact = gradient(TraceMeanField_ELBO())
-    sampled = torch.stack([gradient(Trace_ELBO()) for _ in range(3000)])
+    sampled = torch.stack([gradient(Trace_ELBO()) for _ in range(1000)])
     assert_mean(sampled, exact)
-    assert (exact.abs() > 3 * sampled.std(0) / 3000**0.5).any()  # zero would not pass
+    assert (exact.abs() > 3 * sampled.std(0) / 1000**0.5).any()  # zero would not pass
 
 
 def model() -> None:

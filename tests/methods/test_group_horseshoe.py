@@ -90,7 +90,9 @@ def test_gains_are_the_mean_of_the_draws() -> None:
         trace = poutine.trace(bnn.guide).get_trace(torch.ones(1, 3))
         with torch.no_grad(), poutine.replay(trace=trace):
             draws.append(bnn(torch.ones(1, 3))[0])
-    assert_mean(torch.stack(draws).double(), bnn.mean_forward(torch.ones(1, 3))[0].detach().double())
+    assert_mean(
+        torch.stack(draws).double(), bnn.mean_forward(torch.ones(1, 3))[0].detach().double()
+    )
 
 
 def test_gates_start_where_they_are_told_to() -> None:

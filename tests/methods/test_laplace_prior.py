@@ -80,7 +80,9 @@ def test_what_is_frozen_costs_next_to_nothing() -> None:
     assert loss == pytest.approx(nearest, rel=1e-5)
     for factor in (0.9, 1.1):
         with torch.no_grad():
-            bnn.guide.posterior.weight.log_scale.fill_(math.log(factor * 0.7 * (math.pi / 2) ** 0.5))
+            bnn.guide.posterior.weight.log_scale.fill_(
+                math.log(factor * 0.7 * (math.pi / 2) ** 0.5)
+            )
         assert TraceMeanField_ELBO().loss(bnn, bnn.guide, torch.ones(1, 3)) > nearest
 
 

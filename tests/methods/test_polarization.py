@@ -88,9 +88,7 @@ def test_two_points_have_the_least_penalty_with_a_share_of_2_less_t_by_4_at_one(
     t: float, share: float
 ) -> None:
     method, k = ps.Polarization(1.0, t=t), 200
-    values = [
-        float(penalty(method, (torch.arange(k) < count).double())) for count in range(k + 1)
-    ]
+    values = [float(penalty(method, (torch.arange(k) < count).double())) for count in range(k + 1)]
     assert values.index(min(values)) == round(share * k)
     assert min(values) < float(penalty(method, torch.rand(k).double()))
 
@@ -219,7 +217,9 @@ def test_a_common_mean_that_nobody_tells_is_refused() -> None:
         ps.fit(ps.classifier(bnn, 7), bnn.guide, batch("mlp"), **options)
     plain = ps.lift(net, ps.Polarization(1.0))
     with pytest.raises(ValueError, match="mean_over='network'"):
-        ps.fit(ps.classifier(plain, 7), plain.guide, batch("mlp"), callbacks=[CommonMean()], **options)
+        ps.fit(
+            ps.classifier(plain, 7), plain.guide, batch("mlp"), callbacks=[CommonMean()], **options
+        )
 
 
 def test_both_elbos_agree_and_the_prior_is_improper() -> None:

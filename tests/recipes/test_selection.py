@@ -69,7 +69,10 @@ def test_laplace_makes_weights_smaller_than_no_penalty_does() -> None:
         _, result = train(recipes.Laplace(
             epochs=60, batch_size=20, learning_rate=0.01, penalty=penalty, sparsity=0.0, fine_tune=0
         ))  # fmt: skip
-        return sum(float(result.net.get_parameter(n).detach().abs().sum()) for n in ("0.weight", "2.weight"))
+        return sum(
+            float(result.net.get_parameter(n).detach().abs().sum())
+            for n in ("0.weight", "2.weight")
+        )
 
     assert size(0.1) < 0.5 * size(1e-9)
 
@@ -116,7 +119,9 @@ def test_polarization_of_scales_starts_a_new_network_at_a_half() -> None:
 
 
 def test_scales_have_the_rate_of_what_selects() -> None:
-    recipe = recipes.Polarization(on="scales", epochs=1, fine_tune=0, batch_size=ONE, gate_rate=0.03)
+    recipe = recipes.Polarization(
+        on="scales", epochs=1, fine_tune=0, batch_size=ONE, gate_rate=0.03
+    )
     bnn = recipe.resolve(net(), recipes.Split((X, Y), None, None, N)).lifted(
         recipes.Job(normalised(), recipes.Split((X, Y), None, None, N), ps.classifier, recipe)
     )
@@ -125,7 +130,7 @@ def test_scales_have_the_rate_of_what_selects() -> None:
 
 def test_scales_that_cannot_start_at_a_half_are_refused() -> None:
     recipe = recipes.Polarization(on="scales", epochs=1, batch_size=ONE)
-    with pytest.raises(ValueError, match="no batch normalisation.*on='gates'"):
+    with pytest.raises(ValueError, match=r"no batch normalisation.*on='gates'"):
         train(recipe)
     trained = normalised()
     with torch.no_grad():
@@ -163,7 +168,9 @@ def test_the_spike_and_slab_is_on_weights_or_units(structure: Any) -> None:
     seen, _ = train(recipe)
     found = {key: one for key, one in seen.methods["selection"].items()}
     if structure == "weight":
-        assert set(found.values()) == {methods.SpikeAndSlab(0.2, 0.5)} and recipe.label == recipe.name
+        assert (
+            set(found.values()) == {methods.SpikeAndSlab(0.2, 0.5)} and recipe.label == recipe.name
+        )
     else:
         assert found["2.input"] == methods.GroupSpikeAndSlab(0.2)
         assert found["0.weight"].scale == 0.5 and recipe.label == "spike-and-slab-unit"
