@@ -73,6 +73,11 @@ METHODS: dict[str, Callable[[], ps.Method]] = {
     "hard concrete": lambda: ps.HardConcrete(gain="expectation"),
     "generalized": ps.GeneralizedDropout,
     "concrete": ps.ConcreteDropout,
+    "laplace": lambda: ps.LaplacePrior(posterior="normal"),
+    "polarization": lambda: ps.Polarization(2.0),
+    "spike-and-slab": ps.SpikeAndSlab,
+    "group-spike-and-slab": ps.GroupSpikeAndSlab,
+    "group-horseshoe": lambda: ps.GroupHorseshoe(N),
 }
 
 

@@ -11,12 +11,15 @@ from pyrosparse.distributions.hard_concrete import (
 )
 from pyrosparse.distributions.improper import Improper, ImproperPriorWarning, Penalty
 from pyrosparse.distributions.ising_mask import IsingMask
+from pyrosparse.distributions.isotropic_laplace import IsotropicLaplace
 from pyrosparse.distributions.isotropic_normal import IsotropicNormal
 from pyrosparse.distributions.kumaraswamy import Kumaraswamy
+from pyrosparse.distributions.log_normal import normal_quadrature
 from pyrosparse.distributions.log_uniform import LogUniform
 from pyrosparse.distributions.logit_kumaraswamy import LogitKumaraswamy
 from pyrosparse.distributions.point import Point
 from pyrosparse.distributions.relaxed_bernoulli import log_relaxed_bernoulli, relaxed_bernoulli
+from pyrosparse.distributions.spike_and_slab import Inclusions, SpikeAndSlabNormal
 from pyrosparse.distributions.tree_support import TreeSupport
 from pyrosparse.distributions.truncated_normal import TruncatedNormal
 
@@ -27,18 +30,22 @@ __all__ = [
     "GridSupport",
     "Improper",
     "ImproperPriorWarning",
+    "Inclusions",
     "IsingMask",
+    "IsotropicLaplace",
     "IsotropicNormal",
     "Kumaraswamy",
     "LogUniform",
     "LogitKumaraswamy",
     "Penalty",
     "Point",
+    "SpikeAndSlabNormal",
     "TreeSupport",
     "TruncatedNormal",
     "hard_concrete",
     "hard_concrete_logits",
     "hard_concrete_moments",
     "log_relaxed_bernoulli",
+    "normal_quadrature",
     "relaxed_bernoulli",
 ]

@@ -2,6 +2,7 @@
 
 from pyrosparse.prune.annealing import Annealing
 from pyrosparse.prune.bayes_factor import BayesFactorPruner
+from pyrosparse.prune.common_mean import CommonMean
 from pyrosparse.prune.criteria import magnitude, random
 from pyrosparse.prune.pruner import Pruner
 from pyrosparse.prune.recalibration import recalibrate
@@ -12,6 +13,7 @@ __all__ = [
     "Annealing",
     "Batch",
     "BayesFactorPruner",
+    "CommonMean",
     "MessageExchange",
     "Order",
     "Pruner",

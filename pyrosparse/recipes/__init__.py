@@ -10,6 +10,7 @@ from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.information_bottleneck import InformationBottleneck
+from pyrosparse.recipes.laplace import Laplace
 from pyrosparse.recipes.learned_dropout import (
     ConcreteDropout,
     GeneralizedDropout,
@@ -27,6 +28,7 @@ from pyrosparse.recipes.pruning import (
     Random,
 )
 from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.selection import GroupHorseshoe, Polarization, SpikeAndSlab
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.targeted import TargetedDropout
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
@@ -67,6 +69,10 @@ RECIPES: tuple[type[Recipe], ...] = (
     HardConcrete,
     GeneralizedDropout,
     ConcreteDropout,
+    Laplace,
+    Polarization,
+    GroupHorseshoe,
+    SpikeAndSlab,
 )
 """All recipes; the first is the default."""
 
@@ -83,11 +89,13 @@ __all__ = [
     "DependentBetaBernoulli",
     "GeneralizedDropout",
     "Gibbs",
+    "GroupHorseshoe",
     "GroupVariationalDropout",
     "HardConcrete",
     "IndependentSupport",
     "InformationBottleneck",
     "Job",
+    "Laplace",
     "Magnitude",
     "MeanField",
     "ModelReduction",
@@ -95,6 +103,7 @@ __all__ = [
     "NoPruning",
     "OneShot",
     "OneShotRecalibrated",
+    "Polarization",
     "Pretraining",
     "Random",
     "RandomMask",
@@ -102,6 +111,7 @@ __all__ = [
     "Reinitialised",
     "Result",
     "Rule",
+    "SpikeAndSlab",
     "Split",
     "Stage",
     "StartsTrained",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from pyrosparse.recipes.option import POSITIVE, Rule, option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pyrosparse.recipes.split import Split
 
 
 def epochs(default: Any) -> Any:
@@ -22,6 +28,22 @@ def learning_rate(default: float) -> Any:
 def scale(default: Any) -> Any:
     return option(
         default, "standard deviation of the Gaussian prior on the weights", within=POSITIVE
+    )
+
+
+def _data_by_weights(recipe: Any, net: nn.Module, data: Split) -> float:
+    from pyrosparse.lifting.target import weights
+
+    return min(1.0, data.n / sum(math.prod(target.shape) for target in weights(net)))
+
+
+def kl_scale() -> Any:
+    """Where there are more weights than data, their priors would together outweigh the
+    likelihood."""
+    return option(
+        Rule("min(1, data / weights)", _data_by_weights),
+        "weight of the weights' KL divergence",
+        within="[0, inf)",
     )
 
 

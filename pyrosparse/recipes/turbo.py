@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyrosparse.recipes import shared
-from pyrosparse.recipes.option import Auto, Rule, option
+from pyrosparse.recipes.option import Auto, option
 from pyrosparse.recipes.stages import StartsTrained
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
-    from pyrosparse.recipes.split import Split
 
 # The path, in shares of training: the support shrinks until the first, the unit factor grows until
 # the second, and nothing is taken for good before the third.
@@ -24,14 +20,6 @@ _SHRINKING, _COUPLING, _PRUNING = 0.75, 0.3, 0.1
 _AT_FIRST = 0.12
 _CONTRAST = (100.0, 1000.0)
 _EXCHANGES = 40
-
-
-def _data_for_each_weight(recipe: Any, net: nn.Module, data: Split) -> float:
-    """Where there are more weights than data, their priors would together outweigh the
-    likelihood."""
-    from pyrosparse.lifting.target import weights
-
-    return min(1.0, data.n / sum(math.prod(target.shape) for target in weights(net)))
 
 
 @dataclass(frozen=True)
@@ -47,11 +35,7 @@ class IndependentSupport(StartsTrained):
     batch_size: int = shared.batch_size(128)
     learning_rate: float = shared.learning_rate(1.5e-3)
     scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
-    kl_scale: Auto[float] = option(
-        Rule("min(1, data / weights)", _data_for_each_weight),
-        "weight of the weights' KL divergence",
-        within="[0, inf)",
-    )
+    kl_scale: Auto[float] = shared.kl_scale()
     active: float = option(
         0.02, "share of the weights that is active at the end", within="(0, 1)", share=True
     )

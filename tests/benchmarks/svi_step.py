@@ -56,6 +56,7 @@ from pyrosparse.captured import CapturedSVI
 from pyrosparse.distributions.quantile import quantile
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.parameter_groups import fused_adam, parameter_groups
+from tests.benchmarks import by_hand_penalties as penalties
 from tests.benchmarks import by_hand_vd
 
 N = 60_000
@@ -461,6 +462,11 @@ WAYS = (
         lambda _: ps.ConcreteDropout(),
         lambda net: by_hand_gates16.concrete_dropout(net, common()),
     ),
+    Way("Laplace", lambda _: ps.LaplacePrior(penalties.LAPLACE), penalties.laplace),
+    Way("polarization", lambda _: ps.Polarization(penalties.STRENGTH), penalties.polarization),
+    Way("spike and slab", lambda _: ps.SpikeAndSlab(), penalties.spike_and_slab),
+    Way("group spike and slab", lambda _: ps.GroupSpikeAndSlab(), penalties.group_spike_and_slab),
+    Way("group horseshoe", lambda _: ps.GroupHorseshoe(N), penalties.group_horseshoe),
 )
 
 ROWS = {row.name: row for row in itertools.starmap(Row, itertools.product(NETWORKS, WAYS))}
