@@ -11,6 +11,7 @@ from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.option import Auto, Rule, option
+from pyrosparse.recipes.peers import TorchPruningMagnitude, TorchPruningTaylor
 from pyrosparse.recipes.pruning import (
     BayesianMagnitude,
     BayesianRandom,
@@ -19,7 +20,7 @@ from pyrosparse.recipes.pruning import (
     Random,
 )
 from pyrosparse.recipes.recipe import Recipe
-from pyrosparse.recipes.stages import Pretraining, StartsTrained
+from pyrosparse.recipes.stages import FineTuning, Pretraining, StartsTrained
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
 from pyrosparse.util.errors import unknown_name
 
@@ -51,7 +52,11 @@ RECIPES: tuple[type[Recipe], ...] = (
 )
 """All recipes; the first is the default."""
 
+PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor)
+"""What other packages do, for ``compress`` and suites; each ``needs`` its package."""
+
 __all__ = [
+    "PEERS",
     "RECIPES",
     "Auto",
     "BayesianMagnitude",
@@ -61,6 +66,7 @@ __all__ = [
     "Cut",
     "Dense",
     "DependentBetaBernoulli",
+    "FineTuning",
     "Gibbs",
     "IndependentSupport",
     "Job",
@@ -80,6 +86,8 @@ __all__ = [
     "Split",
     "Stage",
     "StartsTrained",
+    "TorchPruningMagnitude",
+    "TorchPruningTaylor",
     "TurboVBI",
     "find",
     "names",
@@ -107,7 +115,7 @@ def find(name: str) -> type[Recipe]:
     >>> find("gibbs")().level
     0.9
     """
-    for recipe in RECIPES:
+    for recipe in (*RECIPES, *PEERS):
         if recipe.name == name:
             return recipe
     raise unknown_name("recipe", name, names())

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pyrosparse.recipes.option import Option, Rule, options
+from pyrosparse.recipes import shared
+from pyrosparse.recipes.option import Auto, Option, Rule, options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +30,10 @@ class Recipe:
     unpruned: the recipe that trains alike and takes nothing away, for those that prune in training.
     keeps_more, takes_more: what to try where too much went, and where nothing did; "" where the
           recipe does not decide that itself.
+    needs: the package that it runs and that does not come with this one, as pip names it; "" for
+          none.
+    fine_tune: epochs after ``train`` in which what is left trains on, as in ``FineTuning``: it is
+          done by ``compress``, not by the recipe.
 
     Raises ValueError on an option out of range.
     """
@@ -38,6 +43,8 @@ class Recipe:
     unpruned: ClassVar[type[Recipe] | None] = None
     keeps_more: ClassVar[str] = ""
     takes_more: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
+    fine_tune: Auto[int] = shared.fine_tune(0)
 
     def __post_init__(self) -> None:
         for name, one in self.options().items():

@@ -55,9 +55,7 @@ class IndependentSupport(StartsTrained):
     active: float = option(
         0.02, "share of the weights that is active at the end", within="(0, 1)", share=True
     )
-    fine_tune: Auto[int] = option(
-        shared.at_least(30, 2000), "epochs for what is left, without the spike", within="0.."
-    )
+    fine_tune: Auto[int] = shared.fine_tune(shared.at_least(30, 2000))
 
     def turbo(self, **units: Any) -> Any:
         """The callback that exchanges messages and prunes."""
@@ -96,18 +94,9 @@ class IndependentSupport(StartsTrained):
             kl_scale=self.kl_scale,
             callbacks=[self.turbo()],
         )
-        # What is left is fine-tuned as it was pretrained: the spike has nothing more to take.
+        # The spike has nothing more to take: what is left has the prior of the pretraining.
         bnn = lift(net, Gaussian(scale=self.scale), weights(net))
         bnn.freeze({target.key: net.get_parameter(target.key) != 0 for target in prior.targets})
-        if self.fine_tune:
-            job.fit(
-                bnn,
-                stage="fine-tuning",
-                epochs=self.fine_tune,
-                learning_rate=self.learning_rate,
-                schedule=schedules.cosine(0.01),
-                seed=job.seed + 1,
-            )
         return bnn
 
 
