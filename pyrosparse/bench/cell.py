@@ -133,7 +133,7 @@ class Cell:
 
     @property
     def starts(self) -> dict[int, str]:
-        """A code of the weights that all recipes began with, by seed; empty without such a start."""
+        """A code of the weights that all recipes began with, by seed; empty without a start."""
         return {line["seed"]: line["start"] for line in self.lines if "start" in line}
 
     def compact_mean(self, name: str) -> float | None:

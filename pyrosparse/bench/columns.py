@@ -62,6 +62,7 @@ STRUCTURE: list[Column] = [
     _LATENCY,
 ]
 
+
 def _test(name: str) -> Column:
     return name.upper(), lambda cell: spread([line[f"test_{name}"] for line in cell.lines], 4)
 
@@ -79,6 +80,7 @@ COMPARED: list[Column] = [
     ("accuracy, %", lambda cell: spread(cell.accuracies, 2)),
     _test("nll"),
     _test("ece"),
+    ("sparsity, %", lambda cell: f"{100 * cell.sparsity:.1f}"),
     _cost("parameters", "parameters"),
     _cost("MACs", "macs"),
     _cost("file, kB", "file_bytes", 1e3),

@@ -98,7 +98,8 @@ def _run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
     others = outside_inputs(setup, outside) if outside is not None else None
     # A suite has the unpruned network as a run of its own.
     result = setup.run(folder=scratch / job.id, pool=scratch, dense=False, progress=False)
-    before = sum(stage.seconds for stage in result.stages if stage.name.endswith(Pretraining.name))
+    stages = [stage for stage in result.stages if not stage.name.endswith(Pretraining.name)]
+    seconds = sum(stage.seconds for stage in stages)
     line = {
         "id": job.id,
         "cell": job.cell,
@@ -106,8 +107,9 @@ def _run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         **{f"test_{name}": value for name, value in result.quality.items()},
         "sparsity": result.sparsity,
         "compact": result.compaction.figures() | _file_bytes(result),
-        "seconds": round(result.seconds - before, 1),
-        "pretraining_seconds": round(before, 1),
+        "epochs": sum(len(stage.history) for stage in stages),
+        "seconds": round(seconds, 1),
+        "pretraining_seconds": round(result.seconds - seconds, 1),
         "version": __version__,
         "torch": torch.__version__,
         "machine": f"{machine.describe(setup.device)}, 1 thread a run",
@@ -128,10 +130,12 @@ def _file_bytes(result: Result) -> dict[str, int]:
     if result.small is None:
         return {}
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "small.safetensors")
         try:
-            return {"file_bytes": save(Path(folder, "small.safetensors"), result.small).stat().st_size}
+            save(file, result.small)
         except ValueError:  # a file holds no layers of the user's own
             return {}
+        return {"file_bytes": file.stat().st_size}
 
 
 def _rounded(entry: dict[str, Any]) -> dict[str, Any]:

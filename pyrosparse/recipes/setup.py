@@ -155,12 +155,12 @@ class Setup:
         from pyrosparse.recipes.run import compress
         from pyrosparse.util.machine import check_device
 
+        if weights is not None and self.start:
+            raise ValueError("weights are a start of their own: leave start or the weights out")
         check_device(self.device)
         data = load_data(self)
         net = load_network(self, data, weights)
         recipe = self.recipe
-        if weights is not None and self.start:
-            raise ValueError("weights are a start of their own: leave start or the weights out")
         if weights is not None and "pretrain" in recipe.options():
             recipe = replace(recipe, pretrain=0)  # type: ignore[call-arg]
         return compress(

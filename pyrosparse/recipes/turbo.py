@@ -74,7 +74,6 @@ class IndependentSupport(StartsTrained):
         )
 
     def train(self, job: Job) -> Lifted:
-        from pyrosparse.infer import schedules
         from pyrosparse.lifting.lift import lift
         from pyrosparse.lifting.target import weights
         from pyrosparse.methods import GammaSpikeAndSlab, Gaussian
