@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -191,15 +192,18 @@ def _after(value: Any) -> float | None:
 
 
 def other_starts(cells: Sequence[Cell]) -> list[str]:
-    """The cells whose runs began with other weights than those of the first cell on the same data
-    and network under the same seed: they are not on its terms."""
-    first: dict[tuple[str, str, int], str] = {}
-    other = []
-    for cell in cells:
-        where = cell.setup.dataset, cell.setup.network
-        if any(first.setdefault((*where, seed), one) != one for seed, one in cell.starts.items()):
-            other.append(cell.name)
-    return other
+    """The cells with runs that began with other weights than most do on the same data and network
+    under the same seed: they are not on the terms of the others."""
+    codes: dict[tuple[str, str, int], Counter[str]] = defaultdict(Counter)
+    began = [
+        (cell.name, (cell.setup.dataset, cell.setup.network, seed), code)
+        for cell in cells
+        for seed, code in cell.starts.items()
+    ]
+    for _, where, code in began:
+        codes[where][code] += 1
+    usual = {where: found.most_common(1)[0][0] for where, found in codes.items()}
+    return list(dict.fromkeys(name for name, where, code in began if code != usual[where]))
 
 
 def spread(values: Sequence[float], digits: int) -> str:

@@ -159,9 +159,9 @@ def _expand(
     shared: dict[str, Any], grid: dict[str, Any], seeds: int | None, most: int
 ) -> Iterator[Job]:
     known = {*Setup.options(), "recipe", "seeds"} - {"seed"}
+    everything = known.union(*(recipe.options() for recipe in RECIPES))
     for name in {**shared, **grid}:
-        if name not in known.union(*(recipe.options() for recipe in RECIPES)):
-            everything = known.union(*(recipe.options() for recipe in RECIPES))
+        if name not in everything:
             raise unknown_name("setting in a suite", name, sorted(everything))
     settings = {**shared, **grid}
     recipes = settings.get("recipe", Setup().recipe.name)

@@ -106,7 +106,7 @@ def table(
         say(escape(bench.provenance(file)))
     if other := other_starts(cells):
         say(
-            f"Not of the same start as the cells above them, and not to be compared with them: "
+            f"Not of the start that the other cells have, and not to be compared with them: "
             f"{', '.join(other)}. Remove their lines, and bench runs them again."
         )
     if plot is not None:
