@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyrosparse.recipes import shared
 from pyrosparse.recipes.option import Auto, Rule, option
@@ -50,6 +50,9 @@ class FineTuning(Pretraining):
 
     name: ClassVar[str] = "fine-tuning"
     others: Sequence[str] = ()
+
+    def values(self) -> dict[str, Any]:
+        return super().values() | {"others": list(self.others)}
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse.infer import schedules

@@ -3,14 +3,17 @@
 import copy
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from pyrosparse import bench
 from pyrosparse.bench.cell import other_starts
 from pyrosparse.bench.columns import along_the_knob, contents
+from pyrosparse.cli import app
 from pyrosparse.plots import front_plots, plots
 from pyrosparse.recipes import PEERS, peers
 
@@ -43,9 +46,16 @@ def suite(folder: Path, text: str = TINY) -> bench.Suite:
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of two runs, and as it were of a third."""
     folder = tmp_path_factory.mktemp("arena")
     options = {"results": folder / "tiny.jsonl", "scratch": folder / "scratch"}
-    return json.loads(json.dumps(list(bench.run(suite(folder), **options))))
+    made = suite(folder)
+    runs = bench.run(replace(made, jobs=made.jobs[:2]), **options)
+    none, magnitude = json.loads(json.dumps(list(runs)))
+    third = copy.deepcopy(magnitude)
+    job = made.jobs[2]
+    third |= {"id": job.id, "cell": job.cell, "settings": job.setup.values()}
+    return [none, magnitude, third]
 
 
 def cells(lines: list[dict[str, Any]]) -> list[bench.Cell]:
@@ -76,11 +86,7 @@ def test_all_runs_of_the_arena_are_on_the_same_terms(name: str, epochs: int) -> 
 def test_all_runs_begin_with_the_same_weights_and_train_for_as_long(
     lines: list[dict[str, Any]],
 ) -> None:
-    assert [line["id"].removeprefix("digits-fcn-") for line in lines] == [
-        "none-seed0",
-        "magnitude-50-seed0",
-        "one-shot-90-seed0",
-    ]
+    assert [line["cell"] for line in lines[:2]] == ["digits-fcn-none", "digits-fcn-magnitude-50"]
     assert len({line["start"] for line in lines}) == 1
     assert {line["epochs"] for line in lines} == {3}
     # What trained the start is not of a run's own time, and is trained once.
@@ -166,6 +172,21 @@ def test_the_plot_has_the_front_and_every_recipe(lines: list[dict[str, Any]]) ->
     assert plots.svg(figure).startswith("<svg")
     with pytest.raises(ValueError, match="no compact network"):
         front_plots.fronts(cells([more]))
+
+
+def test_the_command_prints_draws_and_names_other_starts(
+    lines: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    suite(tmp_path)
+    changed = copy.deepcopy(lines)
+    changed[2]["start"] = "other"
+    results = tmp_path / "results.jsonl"
+    results.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    words = ["table", f"{tmp_path}/tiny.toml", "--results", f"{results}"]
+    found = CliRunner().invoke(app, [*words, "--plot", f"{tmp_path}/fronts.svg"])
+    assert found.exit_code == 0, found.output
+    assert "not to be compared with them: digits-fcn-one-shot-90." in " ".join(found.output.split())
+    assert "expected calibration error" in (tmp_path / "fronts.svg").read_text()
 
 
 def test_a_grid_is_run_on_every_problem_unless_it_names_its_own(tmp_path: Path) -> None:
