@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyrosparse.recipes.evidence import MeanField, ModelReduction
+from pyrosparse.recipes.fine_tuning import FineTuning
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
@@ -20,7 +21,7 @@ from pyrosparse.recipes.pruning import (
     Random,
 )
 from pyrosparse.recipes.recipe import Recipe
-from pyrosparse.recipes.stages import FineTuning, Pretraining, StartsTrained
+from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
 from pyrosparse.util.errors import unknown_name
 

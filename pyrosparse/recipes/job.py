@@ -141,7 +141,8 @@ class Job:
         if data is None or not key or "lambda" in key:
             return ""
         options = self.recipe.values()
-        del options["fine_tune"]  # which is a stage of its own
+        if not self.recipe.fine_tunes_itself():
+            del options["fine_tune"]  # which is a stage of its own
         chosen = {
             "recipe": self.recipe.name,
             "options": options,

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyrosparse.recipes import shared
+from pyrosparse.recipes.fine_tuning import FineTuning
 from pyrosparse.recipes.option import Auto, option
-from pyrosparse.recipes.stages import FineTuning, StartsTrained
+from pyrosparse.recipes.stages import StartsTrained
 
 if TYPE_CHECKING:
     from torch import nn

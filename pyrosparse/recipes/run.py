@@ -21,11 +21,12 @@ from pyrosparse.measure.active_features import active_features, mean_counts
 from pyrosparse.models.distillation import distill
 from pyrosparse.models.likelihoods import classifier
 from pyrosparse.recipes.compaction import compacted
+from pyrosparse.recipes.fine_tuning import fine_tuned
 from pyrosparse.recipes.job import Job, Likelihood
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import split
-from pyrosparse.recipes.stages import begins_trained, fine_tuned
+from pyrosparse.recipes.start import begins_trained
 
 
 def compress(
@@ -115,7 +116,8 @@ def compress(
 def _train(job: Job, recipe: Recipe) -> Lifted:
     """Train by a recipe and fine-tune what it leaves, where it says so."""
     bnn = job.run(recipe)
-    return fine_tuned(job, bnn) if job.recipe.fine_tune else bnn
+    own = job.recipe.fine_tunes_itself() or not job.recipe.fine_tune
+    return bnn if own else fine_tuned(job, bnn)
 
 
 def _dense(job: Job, net: nn.Module, dense: bool | nn.Module) -> nn.Module | None:

@@ -13,7 +13,8 @@ from pyrosparse.recipes import find
 from pyrosparse.recipes.gates import BetaBernoulli
 from pyrosparse.recipes.option import INT64, POSITIVE, Option, option, options
 from pyrosparse.recipes.recipe import Recipe
-from pyrosparse.recipes.stages import Pretraining, begins_trained
+from pyrosparse.recipes.stages import Pretraining
+from pyrosparse.recipes.start import begins_trained
 from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:

@@ -11,12 +11,6 @@ def epochs(default: Any) -> Any:
     return option(default, "passes over the training data", within="1..")
 
 
-def fine_tune(default: Any) -> Any:
-    return option(
-        default, "epochs in which what is left trains on and zeros stay zero", within="0.."
-    )
-
-
 def batch_size(default: int) -> Any:
     return option(default, "examples in a step", within="1..")
 

@@ -55,7 +55,9 @@ class IndependentSupport(StartsTrained):
     active: float = option(
         0.02, "share of the weights that is active at the end", within="(0, 1)", share=True
     )
-    fine_tune: Auto[int] = shared.fine_tune(shared.at_least(30, 2000))
+    fine_tune: Auto[int] = option(
+        shared.at_least(30, 2000), "epochs for what is left, without the spike", within="0.."
+    )
 
     def turbo(self, **units: Any) -> Any:
         """The callback that exchanges messages and prunes."""
@@ -74,6 +76,7 @@ class IndependentSupport(StartsTrained):
         )
 
     def train(self, job: Job) -> Lifted:
+        from pyrosparse.infer import schedules
         from pyrosparse.lifting.lift import lift
         from pyrosparse.lifting.target import weights
         from pyrosparse.methods import GammaSpikeAndSlab, Gaussian
@@ -93,9 +96,18 @@ class IndependentSupport(StartsTrained):
             kl_scale=self.kl_scale,
             callbacks=[self.turbo()],
         )
-        # The spike has nothing more to take: what is left has the prior of the pretraining.
+        # What is left is fine-tuned as it was pretrained: the spike has nothing more to take.
         bnn = lift(net, Gaussian(scale=self.scale), weights(net))
         bnn.freeze({target.key: net.get_parameter(target.key) != 0 for target in prior.targets})
+        if self.fine_tune:
+            job.fit(
+                bnn,
+                stage="fine-tuning",
+                epochs=self.fine_tune,
+                learning_rate=self.learning_rate,
+                schedule=schedules.cosine(0.01),
+                seed=job.seed + 1,
+            )
         return bnn
 
 

@@ -44,6 +44,14 @@ def suite(folder: Path, text: str = TINY) -> bench.Suite:
     return bench.load(str(folder / "tiny.toml"))
 
 
+def _all_epochs(values: dict[str, Any]) -> int:
+    return int(values["epochs"] + values.get("second_epochs", 0) + values["fine_tune"])
+
+
+# Of recipes that train more than once.
+ALL_EPOCHS = {"reinitialised": lambda values: 2 * values["epochs"] + values["fine_tune"]}
+
+
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Of two runs, and as it were of a third."""
@@ -69,9 +77,7 @@ def test_all_runs_of_the_arena_are_on_the_same_terms(name: str, epochs: int) -> 
         values = job.setup.values()
         assert values["start"] == {"epochs": 20} and values["validation"] == 0.0
         assert values.get("pretrain", 0) == 0 and not values.get("augment")
-        twice = 1 + (values["recipe"] == "reinitialised")
-        total = twice * values["epochs"] + values.get("second_epochs", 0) + values["fine_tune"]
-        assert total == epochs, job.id
+        assert ALL_EPOCHS.get(values["recipe"], _all_epochs)(values) == epochs, job.id
     problems = {(job.setup.dataset, job.setup.network) for job in jobs}
     assert problems == {("fashion-mnist", "lenet5"), ("mnist", "fcn")}
     # Where there is a choice along the knob, all have as many.

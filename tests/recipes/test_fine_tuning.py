@@ -12,7 +12,7 @@ from torch import nn
 
 import pyrosparse as ps
 from pyrosparse import recipes
-from pyrosparse.recipes import RECIPES, FineTuning, Pretraining, names
+from pyrosparse.recipes import RECIPES, FineTuning, Pretraining
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.recipes.split import digest
 from tests.recipes.test_parts import COSINE, ONE, X, Y, along, net, rates, record
@@ -31,11 +31,14 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=names())
+COMMON = [one for one in RECIPES if not one.fine_tunes_itself()]
+
+
+@pytest.mark.parametrize("recipe", COMMON, ids=[one.name for one in COMMON])
 def test_a_rate_and_a_prior_that_are_called_so_are_those_of_the_weights(recipe: Any) -> None:
     # Fine-tuning takes them over by their names.
     own, common = recipe.options(), FineTuning.options()
-    for name in own.keys() & common.keys():
+    for name in own.keys() & common.keys() - {"epochs"}:
         assert own[name].help == common[name].help, name
 
 
@@ -61,7 +64,7 @@ QUICK = {"none", "gibbs", "model-reduction"}
     "recipe",
     [
         pytest.param(one, id=one.name, marks=[] if one.name in QUICK else [pytest.mark.slow])
-        for one in RECIPES
+        for one in COMMON
         if one is not recipes.DependentBetaBernoulli
     ],
 )
@@ -125,6 +128,21 @@ class _Scales(recipes.Recipe):
         job.fit(bnn, epochs=1, batch_size=ONE)
         bnn.freeze({"1.weight": torch.arange(10) < 4})
         return bnn
+
+
+def test_a_recipe_that_declares_the_option_anew_is_fine_tuned_by_itself_alone() -> None:
+    recipe = recipes.TurboVBI(epochs=2, fine_tune=3, batch_size=ONE, active=0.3)
+    _, result = record(recipe, start=START)
+    assert [(stage.name, len(stage.history)) for stage in result.stages] == [
+        ("start/pretraining", 2),
+        ("support", 2),
+        ("fine-tuning", 3),
+    ]
+    codes = set()
+    for fine_tune in (0, 3):
+        one = recipe.of({"fine_tune": fine_tune}).resolve(net(), result.data)
+        codes.add(recipes.Job(net(), result.data, ps.classifier, one)._pool_name())
+    assert len(codes) == 2
 
 
 def test_zeros_of_other_parameters_stay_as_well() -> None:
