@@ -104,10 +104,13 @@ def compress(
             progress,
             callbacks,
         )
+        started = None
         if start is not None:
             job.stage(start, "start")
-            job.keep()
+            started = copy.deepcopy(job.net)
         bnn = _train(job, recipe)
+        if started is not None:  # whatever else the recipe kept
+            job.original = started
         if job.original is None:
             job.original = _dense(job, first, dense)
         return _result(job, bnn)

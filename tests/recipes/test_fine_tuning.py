@@ -127,6 +127,7 @@ class _Scales(recipes.Recipe):
         bnn = ps.lift(job.net, ps.Gaussian(), ps.weights(job.net, "1.weight"))
         job.fit(bnn, epochs=1, batch_size=ONE)
         bnn.freeze({"1.weight": torch.arange(10) < 4})
+        job.keep()
         return bnn
 
 
@@ -148,7 +149,9 @@ def test_a_recipe_that_declares_the_option_anew_is_fine_tuned_by_itself_alone() 
 def test_zeros_of_other_parameters_stay_as_well() -> None:
     torch.manual_seed(0)
     own = nn.Sequential(nn.Linear(6, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 3))
-    result = ps.compress(own, (X, Y), _Scales(fine_tune=3), dense=False, progress=False)
+    result = ps.compress(own, (X, Y), _Scales(fine_tune=3), start=START, progress=False)
+    # It is compared with the start, whatever the recipe itself keeps.
+    assert (result.original[1].weight != 0).all()
     assert torch.equal(result.net[1].weight != 0, torch.arange(10) < 4)
     assert (result.net[0].weight != own[0].weight).any()
 
