@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -131,6 +132,27 @@ class Cell:
         ]
         return [100 * (1 - after / before) for before, after in totals]
 
+    @property
+    def starts(self) -> dict[int, str]:
+        """A code of the weights that all recipes began with, by seed; empty without a start."""
+        return {line["seed"]: line["start"] for line in self.lines if "start" in line}
+
+    def compact_mean(self, name: str) -> float | None:
+        """The mean over the seeds of what the compact network costs: ``parameters``, ``macs``,
+        ``file_bytes``; None where a seed has none."""
+        found = [_after(one.get(name)) for one in self.compact]
+        known = [one for one in found if one is not None]
+        return mean(known) if len(known) == len(found) else None
+
+    @property
+    def milliseconds(self) -> dict[int, float]:
+        """Measured time of the compact network, by batch size; its mean over the seeds."""
+        times = [one.get("seconds") or {} for one in self.compact]
+        sizes = set.intersection(*(set(one) for one in times))
+        return {
+            int(size): 1e3 * mean(one[size][1] for one in times) for size in sorted(sizes, key=int)
+        }
+
     def predictive(self, name: str) -> list[float]:
         """A predictive figure by seed: ``nll``, ``ece``, ``ood_auroc``, ``elpd``, ..."""
         return [line["predictive"][self.predicts][name] for line in self.lines]
@@ -160,6 +182,28 @@ class Cell:
             [a["nll"] - b["nll"] for a, b in pairs],
             float(differences.std()) / math.sqrt(len(differences)),
         )
+
+
+def _after(value: Any) -> float | None:
+    """A cost of the compact network: of pairs (before, after) the second, of layers their sum."""
+    if isinstance(value, Mapping):
+        return sum(pair[1] for pair in value.values()) if value else None
+    return value[1] if isinstance(value, Sequence) else value
+
+
+def other_starts(cells: Sequence[Cell]) -> list[str]:
+    """The cells with runs that began with other weights than most do on the same data and network
+    under the same seed: they are not on the terms of the others."""
+    codes: dict[tuple[str, str, int], Counter[str]] = defaultdict(Counter)
+    began = [
+        (cell.name, (cell.setup.dataset, cell.setup.network, seed), code)
+        for cell in cells
+        for seed, code in cell.starts.items()
+    ]
+    for _, where, code in began:
+        codes[where][code] += 1
+    usual = {where: found.most_common(1)[0][0] for where, found in codes.items()}
+    return list(dict.fromkeys(name for name, where, code in began if code != usual[where]))
 
 
 def spread(values: Sequence[float], digits: int) -> str:

@@ -62,6 +62,35 @@ STRUCTURE: list[Column] = [
     _LATENCY,
 ]
 
+
+def _test(name: str) -> Column:
+    return name.upper(), lambda cell: spread([line[f"test_{name}"] for line in cell.lines], 4)
+
+
+def _cost(title: str, name: str, unit: float = 1) -> Column:
+    def text(cell: Cell) -> str:
+        cost = cell.compact_mean(name)
+        return "" if cost is None else f"{cost / unit:,.{1 if unit > 1 else 0}f}"
+
+    return title, text
+
+
+COMPARED: list[Column] = [
+    _SEEDS,
+    ("accuracy, %", lambda cell: spread(cell.accuracies, 2)),
+    _test("nll"),
+    _test("ece"),
+    ("sparsity, %", lambda cell: f"{100 * cell.sparsity:.1f}"),
+    _cost("parameters", "parameters"),
+    _cost("MACs", "macs"),
+    _cost("file, kB", "file_bytes", 1e3),
+    (
+        "ms, batch 1 / 128",
+        lambda cell: " / ".join(f"{one:.3g}" for one in cell.milliseconds.values()),
+    ),
+    ("training, s", lambda cell: f"{mean(line['seconds'] for line in cell.lines):.0f}"),
+]
+
 PREDICTIVE: list[Column] = [
     ("predicts", lambda cell: cell.predicts),
     _SEEDS,
@@ -86,7 +115,9 @@ PREDICTIVE: list[Column] = [
 
 def columns_of(cells: Sequence[Cell]) -> tuple[list[Column], list[Cell]]:
     """The columns that the lines of cells have something for, and the cells in their order: by
-    their size along the knob where units are kept."""
+    their size along the knob where recipes have one start, or units are kept."""
+    if any(cell.starts for cell in cells):
+        return COMPARED, along_the_knob(cells)
     if any("predictive" in line for cell in cells for line in cell.lines):
         return PREDICTIVE, list(cells)
     if any(cell.kept for cell in cells):
@@ -102,7 +133,7 @@ def along_the_knob(cells: Sequence[Cell]) -> list[Cell]:
     def place(cell: Cell) -> tuple[int, str, float]:
         one = cell.setup
         where = networks.index((one.dataset, one.network))
-        return where, one.recipe.name, one.recipe.level or 0.0
+        return where, one.recipe.label, one.recipe.level or 0.0
 
     return sorted(cells, key=place)
 

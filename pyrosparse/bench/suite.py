@@ -117,11 +117,13 @@ def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | 
     for entry, kind in {"grid": list, "title": str, "source": str}.items():
         if not isinstance(content[entry], kind):
             raise ValueError(f"its entry {entry!r} is no {_KINDS[kind]}")
-    for entry in ("grid", "paper"):
-        if not all(isinstance(one, dict) for one in content.get(entry, [])):
+    for entry in ("grid", "problem", "paper"):
+        tables = content.get(entry, [])
+        if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
             raise ValueError(f"its entry {entry!r} is no list of tables")
     jobs: dict[str, Job] = {}
-    for grid in content["grid"]:
+    problems = content.get("problem", [{}])
+    for grid in ({**problem, **grid} for grid in content["grid"] for problem in problems):
         for job in _expand(content.get("settings", {}), grid, seeds, MOST_RUNS - len(jobs)):
             if device is not None:
                 job = Job(replace(job.setup, device=device))
@@ -157,9 +159,9 @@ def _expand(
     shared: dict[str, Any], grid: dict[str, Any], seeds: int | None, most: int
 ) -> Iterator[Job]:
     known = {*Setup.options(), "recipe", "seeds"} - {"seed"}
+    everything = known.union(*(recipe.options() for recipe in RECIPES))
     for name in {**shared, **grid}:
-        if name not in known.union(*(recipe.options() for recipe in RECIPES)):
-            everything = known.union(*(recipe.options() for recipe in RECIPES))
+        if name not in everything:
             raise unknown_name("setting in a suite", name, sorted(everything))
     settings = {**shared, **grid}
     recipes = settings.get("recipe", Setup().recipe.name)

@@ -78,14 +78,18 @@ def table(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="For error against speed-up, where units are cut: .svg or .png."),
+        typer.Option(
+            help="For error against speed-up, where units are cut, or accuracy against size, where "
+            "all recipes have one start: .svg or .png."
+        ),
     ] = None,
 ) -> None:
     """Print a suite's results beside the paper's, in the columns that they have something for."""
     from pyrosparse import bench
     from pyrosparse.bench import tables
+    from pyrosparse.bench.cell import other_starts
     from pyrosparse.bench.columns import along_the_knob
-    from pyrosparse.plots import plots, size_plots
+    from pyrosparse.plots import front_plots, plots, size_plots
     from pyrosparse.util.files import write_atomically
 
     grid = bench.load(suite)
@@ -100,8 +104,15 @@ def table(
         for part in tables.suite(cells, width(sys.stdout)):
             say(part)
         say(escape(bench.provenance(file)))
+    if other := other_starts(cells):
+        say(
+            f"Not of the start that the other cells have, and not to be compared with them: "
+            f"{', '.join(other)}. Remove their lines, and bench runs them again."
+        )
     if plot is not None:
-        figure = size_plots.trade_off(along_the_knob(cells))
+        shared = any(cell.starts for cell in cells)
+        draw = front_plots.fronts if shared else size_plots.trade_off
+        figure = draw(along_the_knob(cells))
         svg = plot.suffix == ".svg"
         write_atomically(plot, plots.svg(figure) if svg else plots.png(figure))
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyrosparse.recipes.evidence import MeanField, ModelReduction
+from pyrosparse.recipes.fine_tuning import FineTuning
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.information_bottleneck import InformationBottleneck
@@ -20,6 +21,7 @@ from pyrosparse.recipes.learned_dropout import (
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.movement import Movement
 from pyrosparse.recipes.option import Auto, Rule, option
+from pyrosparse.recipes.peers import TorchPruningMagnitude, TorchPruningTaylor
 from pyrosparse.recipes.pruning import (
     BayesianMagnitude,
     BayesianRandom,
@@ -76,7 +78,11 @@ RECIPES: tuple[type[Recipe], ...] = (
 )
 """All recipes; the first is the default."""
 
+PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor)
+"""What other packages do, for ``compress`` and suites; each ``needs`` its package."""
+
 __all__ = [
+    "PEERS",
     "RECIPES",
     "Auto",
     "BayesianMagnitude",
@@ -87,6 +93,7 @@ __all__ = [
     "Cut",
     "Dense",
     "DependentBetaBernoulli",
+    "FineTuning",
     "GeneralizedDropout",
     "Gibbs",
     "GroupHorseshoe",
@@ -117,6 +124,8 @@ __all__ = [
     "StartsTrained",
     "StructuredBayesianPruning",
     "TargetedDropout",
+    "TorchPruningMagnitude",
+    "TorchPruningTaylor",
     "TurboVBI",
     "VariationalDropout",
     "find",
@@ -145,7 +154,7 @@ def find(name: str) -> type[Recipe]:
     >>> find("gibbs")().level
     0.9
     """
-    for recipe in RECIPES:
+    for recipe in (*RECIPES, *PEERS):
         if recipe.name == name:
             return recipe
     raise unknown_name("recipe", name, names())

@@ -69,6 +69,10 @@ class ModelReduction(MeanField):
         within="0..",
     )
 
+    @property
+    def label(self) -> str:
+        return self.name + ("-rows" if self.rows else "")
+
     def callbacks(self) -> list[Callback]:
         from pyrosparse.prune import ReductionPruner
 

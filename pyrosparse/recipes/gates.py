@@ -133,6 +133,14 @@ class DependentBetaBernoulli(BetaBernoulli):
         within="1..",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fine_tune:
+            raise ValueError(
+                "gates that depend on the input cannot be fine-tuned as an ordinary network, got "
+                f"fine_tune {self.fine_tune}: leave it out, and give second_epochs more"
+            )
+
     def train(self, job: Job) -> Lifted:
         from pyrosparse import methods
         from pyrosparse.lifting.lift import lift

@@ -140,9 +140,12 @@ class Job:
         data = self.data.key
         if data is None or not key or "lambda" in key:
             return ""
+        options = self.recipe.values()
+        if not self.recipe.fine_tunes_itself():
+            del options["fine_tune"]  # which is a stage of its own
         chosen = {
             "recipe": self.recipe.name,
-            "options": self.recipe.values(),
+            "options": options,
             "seed": self.seed,
             "net": [repr(self.net), digest(self.net.state_dict().values())],
             "version": __version__,

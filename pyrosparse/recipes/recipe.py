@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pyrosparse.recipes.option import Option, Rule, options
+from pyrosparse.recipes.option import Auto, Option, Rule, option, options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +29,10 @@ class Recipe:
     unpruned: the recipe that trains alike and takes nothing away, for those that prune in training.
     keeps_more, takes_more: what to try where too much went, and where nothing did; "" where the
           recipe does not decide that itself.
+    needs: the package that it runs and that does not come with this one, as pip names it; "" for
+          none.
+    fine_tune: epochs in which what is left trains on. ``compress`` does it after ``train``, as
+          ``FineTuning`` does; a recipe that declares the option anew does it in its own ``train``.
 
     Raises ValueError on an option out of range.
     """
@@ -38,6 +42,10 @@ class Recipe:
     unpruned: ClassVar[type[Recipe] | None] = None
     keeps_more: ClassVar[str] = ""
     takes_more: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
+    fine_tune: Auto[int] = option(
+        0, "epochs in which what is left trains on and zeros stay zero", within="0.."
+    )
 
     def __post_init__(self) -> None:
         for name, one in self.options().items():
@@ -58,6 +66,16 @@ class Recipe:
         """The recipe with those of the values that are its options; None is as by default."""
         known = cls.options()
         return cls(**{k: v for k, v in values.items() if k in known and v is not None})
+
+    @classmethod
+    def fine_tunes_itself(cls) -> bool:
+        """Whether ``train`` does the fine-tuning: of a class that declares ``fine_tune`` anew.
+
+        >>> from pyrosparse.recipes import Magnitude, TurboVBI
+        >>> Magnitude.fine_tunes_itself(), TurboVBI.fine_tunes_itself()
+        (False, True)
+        """
+        return cls.__dataclass_fields__["fine_tune"] is not Recipe.__dataclass_fields__["fine_tune"]
 
     def values(self) -> dict[str, Any]:
         """The options by name, as JSON values; None where a rule is to settle it."""

@@ -70,7 +70,7 @@ class Result:
 
     @property
     def prunable(self) -> list[str]:
-        """The names of the parameters that the recipe may set to zero."""
+        """The names of the parameters that may be zero; of all weights after ``fine_tune``."""
         return [target.name for target in self.posterior.targets if target.kind == "weight"]
 
     @property

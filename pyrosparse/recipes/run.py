@@ -21,10 +21,12 @@ from pyrosparse.measure.active_features import active_features, mean_counts
 from pyrosparse.models.distillation import distill
 from pyrosparse.models.likelihoods import classifier
 from pyrosparse.recipes.compaction import compacted
+from pyrosparse.recipes.fine_tuning import fine_tuned
 from pyrosparse.recipes.job import Job, Likelihood
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import split
+from pyrosparse.recipes.start import begins_trained
 
 
 def compress(
@@ -37,6 +39,7 @@ def compress(
     test: Any = None,
     folder: Path | str | None = None,
     pool: Path | str | None = None,
+    start: Recipe | None = None,
     seed: int = 0,
     device: Any = None,
     dense: bool | nn.Module = True,
@@ -59,6 +62,10 @@ def compress(
     pool:       a folder of stages that several runs share, by what determines them (weights, data,
                 likelihood, seed, options). Loaders and lambdas determine nothing: then the folder
                 counts.
+    start:      trains the network before the recipe does, such as ``Pretraining(epochs=20)``, for a
+                start that is the same for all recipes: with a pool it is trained once. Recipes that
+                begin with a trained network then train none of their own, and every recipe is
+                compared with the network of the start.
     seed:       of all random numbers; the caller's generators are left alone.
     device:     where network and data go; by default they stay.
     dense:      what a recipe that prunes in training is compared with: a network trained alike in
@@ -67,8 +74,8 @@ def compress(
     callbacks:  of every stage, beside the recipe's own; ``run.stage`` says which one it is.
     progress:   show progress bars; by default on a terminal only.
 
-    Raises TypeError and ValueError on data that do not fit, what the recipe's methods raise, and
-    what ``fit`` raises.
+    Raises TypeError and ValueError on data that do not fit, ValueError where both ``start`` and
+    the recipe's ``pretrain`` are given, what the recipe's methods raise, and what ``fit`` raises.
 
     >>> import pyrosparse as ps
     >>> _ = torch.manual_seed(0)
@@ -79,13 +86,15 @@ def compress(
     0.91
     """
     recipe = recipe or _default()
+    if start is not None:
+        recipe = begins_trained(recipe)
     parts = split(data, validation, test, seed=seed, device=device)
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        start = copy.deepcopy(net).to(device)
+        first = copy.deepcopy(net).to(device)
         job = Job(
-            copy.deepcopy(start),
+            copy.deepcopy(first),
             parts,
             model or classifier,
             recipe,
@@ -95,10 +104,23 @@ def compress(
             progress,
             callbacks,
         )
-        bnn = job.run(recipe)
+        started = None
+        if start is not None:
+            job.stage(start, "start")
+            started = copy.deepcopy(job.net)
+        bnn = _train(job, recipe)
+        if started is not None:  # whatever else the recipe kept
+            job.original = started
         if job.original is None:
-            job.original = _dense(job, start, dense)
+            job.original = _dense(job, first, dense)
         return _result(job, bnn)
+
+
+def _train(job: Job, recipe: Recipe) -> Lifted:
+    """Train by a recipe and fine-tune what it leaves, where it says so."""
+    bnn = job.run(recipe)
+    own = job.recipe.fine_tunes_itself() or not job.recipe.fine_tune
+    return bnn if own else fine_tuned(job, bnn)
 
 
 def _dense(job: Job, net: nn.Module, dense: bool | nn.Module) -> nn.Module | None:
@@ -109,8 +131,8 @@ def _dense(job: Job, net: nn.Module, dense: bool | nn.Module) -> nn.Module | Non
         return None
     folder = job.folder / "dense" if job.folder else None
     alone = replace(job, net=net, folder=folder, callbacks=(), stages=[])
-    alone.run(job.recipe.unpruned.of(job.recipe.values()))
-    return net
+    _train(alone, job.recipe.unpruned.of(job.recipe.values()))
+    return alone.net
 
 
 def _default() -> Recipe:

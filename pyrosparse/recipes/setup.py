@@ -13,6 +13,9 @@ from pyrosparse.recipes import find
 from pyrosparse.recipes.gates import BetaBernoulli
 from pyrosparse.recipes.option import INT64, POSITIVE, Option, option, options
 from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.stages import Pretraining
+from pyrosparse.recipes.start import begins_trained
+from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
     from pyrosparse.recipes.result import Result
@@ -54,12 +57,27 @@ class Setup:
     teacher_temperature: float = option(
         2.0, "temperature of the teacher's probabilities", within=POSITIVE
     )
+    start: Mapping[str, Any] = option(
+        {},
+        "train the network before the recipe does, alike for all recipes, as JSON: "
+        "'{\"epochs\": 20}'; also batch_size, learning_rate, scale",
+    )
     recipe: Recipe = field(default_factory=BetaBernoulli)
 
     def __post_init__(self) -> None:
+        self._check_start()
         object.__setattr__(self, "size", _pair(self.size))
         for name, one in self.options().items():
             one.check(getattr(self, name))
+
+    def _check_start(self) -> None:
+        known = Pretraining.options().keys() - {"fine_tune"}
+        for name in self.start:
+            if name not in known:
+                raise unknown_name("option of the start", name, sorted(known))
+        if self.start:
+            begins_trained(self.recipe)
+            Pretraining.of(self.start)
 
     @classmethod
     def options(cls) -> dict[str, Option]:
@@ -138,6 +156,8 @@ class Setup:
         from pyrosparse.recipes.run import compress
         from pyrosparse.util.machine import check_device
 
+        if weights is not None and self.start:
+            raise ValueError("weights are a start of their own: leave start or the weights out")
         check_device(self.device)
         data = load_data(self)
         net = load_network(self, data, weights)
@@ -152,6 +172,7 @@ class Setup:
             validation=self.validation if self.validation and _undivided(data) else None,
             folder=folder,
             pool=pool,
+            start=Pretraining.of(self.start) if self.start else None,
             seed=self.seed,
             device=self.device,
             dense=net if dense and weights is not None else dense,

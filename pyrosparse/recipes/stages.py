@@ -53,5 +53,6 @@ class StartsTrained(Recipe):
     def pretrained(self, job: Job) -> None:
         """Train the network of a job, unless it is trained; it is kept as it is then."""
         if self.pretrain:
-            job.stage(Pretraining.of(self.values() | {"epochs": self.pretrain}), Pretraining.name)
+            values = self.values() | {"epochs": self.pretrain, "fine_tune": 0}
+            job.stage(Pretraining.of(values), Pretraining.name)
         job.keep()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyrosparse.recipes import find
+from pyrosparse.recipes import Pretraining, find
 from pyrosparse.reports.summary import Summary
 
 # What papers call an option.
@@ -39,13 +39,21 @@ def sentence(
     epochs = f"{settings['epochs']} epoch" + "s" * (settings["epochs"] != 1)
     if settings.get("fine_tune"):
         what += f" and the rest fine-tuned for {settings['fine_tune']} more"
-    if settings.get("pretrain") and not weights:
-        start = f", after {settings['pretrain']} of pretraining,"
+    before = _epochs_before(settings)
+    if before and not weights:
+        start = f", after {before} of pretraining,"
     return (
         f"The network {settings['network']} was trained on {summary.dataset} for {epochs}{start} "
         f"{what}; it is right about {100 * summary.test_accuracy:.2f} % of the {summary.test:,} "
         "test data."
     )
+
+
+def _epochs_before(settings: Mapping[str, Any]) -> int:
+    start = settings.get("start")
+    if start:
+        return int(start.get("epochs", Pretraining().epochs))
+    return settings.get("pretrain") or 0
 
 
 def _gates_sentence(summary: Summary, settings: Mapping[str, Any]) -> str:

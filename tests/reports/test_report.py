@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pyrosparse.plots import plots
+from pyrosparse.reports import lead
 from pyrosparse.reports import page as report
 from pyrosparse.reports.summary import Layer, Round, Summary, headline
 from pyrosparse.storage.storage import Stored
@@ -184,3 +185,12 @@ def test_svg_is_well_formed_takes_the_pages_colour_and_repeats(tmp_path: Path) -
     assert "currentColor" in first
     ElementTree.fromstring(first)
     assert plots.png(plots.learning_curves(HISTORY)).startswith(b"\x89PNG")
+
+
+def test_the_epochs_of_a_start_and_of_the_fine_tuning_are_told() -> None:
+    settings = {"network": "fcn", "recipe": "magnitude", "epochs": 3, "fine_tune": 2}
+    for start, before in (({"epochs": 7}, 7), ({"batch_size": 10}, 20)):
+        text = lead.sentence(SUMMARY, settings | {"start": start}, None)
+        assert f"for 3 epochs, after {before} of pretraining, with magnitude pruning" in text
+        assert "and the rest fine-tuned for 2 more" in text
+    assert "pretraining" not in lead.sentence(SUMMARY, settings | {"start": {}}, None)

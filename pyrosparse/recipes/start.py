@@ -1,0 +1,28 @@
+"""A start that several recipes share: a network that is trained before they begin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pyrosparse.recipes.option import Rule
+from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.stages import StartsTrained
+
+
+def begins_trained(recipe: Recipe) -> Recipe:
+    """The recipe for a network that is trained already: without pretraining of its own.
+
+    Raises ValueError where it says how long it pretrains.
+
+    >>> from pyrosparse.recipes import BetaBernoulli
+    >>> begins_trained(BetaBernoulli()).pretrain
+    0
+    """
+    if not isinstance(recipe, StartsTrained):
+        return recipe
+    if not isinstance(recipe.pretrain, Rule) and recipe.pretrain:
+        raise ValueError(
+            f"{recipe.name} pretrains for {recipe.pretrain} epochs a network that is trained "
+            "already: leave pretrain out, or the start"
+        )
+    return replace(recipe, pretrain=0)
