@@ -21,6 +21,7 @@ from pyrosparse.recipes.pruning import (
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
+from pyrosparse.recipes.units_first import TurboUnitsFirst
 from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ RECIPES: tuple[type[Recipe], ...] = (
     BetaBernoulli,
     DependentBetaBernoulli,
     TurboVBI,
+    TurboUnitsFirst,
     IndependentSupport,
     Gibbs,
     Dense,
@@ -80,6 +82,7 @@ __all__ = [
     "Split",
     "Stage",
     "StartsTrained",
+    "TurboUnitsFirst",
     "TurboVBI",
     "find",
     "names",
