@@ -54,6 +54,10 @@ class GammaSpikeAndSlab(Method):
                1 / (h + E[rho]), where h is the diagonal of the Fisher information that
                ``TurboVBI`` estimates. ``activations``: q(w) is normal, its scale is trained, and
                noise is drawn at the activations (local reparameterisation).
+    rates:     ``common`` to all weights of a target, or by ``information``: those of a weight are
+               multiplied by :math:`\sqrt{\bar h / h}`, from 0.01 to 100, where h is its Fisher
+               information, which ``TurboPruner`` estimates, and :math:`\bar h` the geometric mean
+               of all. Small weights that the data need then stay.
     initial_scale: of q(w) at the start, for ``activations``.
     magnitude: a weight below it is never kept.
 
@@ -89,6 +93,7 @@ class GammaSpikeAndSlab(Method):
     inactive: float = 0.8
     posterior: Literal["structured", "mean-field"] = "structured"
     likelihood: Literal["point", "curvature", "activations"] = "point"
+    rates: Literal["common", "information"] = "common"
     initial_scale: float = 0.01
     magnitude: float = 0.0
 
@@ -124,6 +129,8 @@ class GammaSpikeAndSlab(Method):
             raise ValueError(
                 f"likelihood must be 'point', 'curvature' or 'activations', got {self.likelihood!r}"
             )
+        if self.rates not in ("common", "information"):
+            raise ValueError(f"rates must be 'common' or 'information', got {self.rates!r}")
         if not self.magnitude >= 0:
             raise ValueError(f"magnitude must not be negative, got {self.magnitude}")
 
@@ -154,6 +161,8 @@ class GammaSpikeAndSlab(Method):
             q["log_scale"] = torch.full_like(loc, math.log(self.initial_scale))
         if self.likelihood == "curvature":
             q["_curvature"] = torch.zeros_like(loc)
+        if self.rates == "information":
+            q["_rate_factors"] = torch.ones_like(loc)
         slab_rate, spike_rate = self._start(loc)
         q |= {
             "_slab_rate": loc.new_tensor(slab_rate),
@@ -243,9 +252,10 @@ class GammaSpikeAndSlab(Method):
 
     def gammas(self, q: Posterior) -> tuple[Gamma, Gamma]:
         """The slab and the spike."""
+        factors = q.get("_rate_factors", 1.0)
         return (
-            Gamma(self.slab_shape, q["_slab_rate"]),
-            Gamma(self.spike_shape, q["_spike_rate"]),
+            Gamma(self.slab_shape, q["_slab_rate"] * factors),
+            Gamma(self.spike_shape, q["_spike_rate"] * factors),
         )
 
     def prior_log_odds(self, q: Posterior) -> Tensor:

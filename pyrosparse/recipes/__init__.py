@@ -35,6 +35,7 @@ from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.targeted import TargetedDropout
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
 from pyrosparse.recipes.variational_dropout import GroupVariationalDropout, VariationalDropout
+from pyrosparse.recipes.units_first import TurboUnitsFirst
 from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ RECIPES: tuple[type[Recipe], ...] = (
     BetaBernoulli,
     DependentBetaBernoulli,
     TurboVBI,
+    TurboUnitsFirst,
     IndependentSupport,
     Gibbs,
     Dense,
@@ -126,6 +128,7 @@ __all__ = [
     "TargetedDropout",
     "TorchPruningMagnitude",
     "TorchPruningTaylor",
+    "TurboUnitsFirst",
     "TurboVBI",
     "VariationalDropout",
     "find",

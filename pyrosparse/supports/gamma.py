@@ -17,7 +17,7 @@ class Gamma:
               \mathcal N(w; 0, 1/\rho)
 
     shape: alpha.
-    rate:  beta, a number or a tensor without dimensions.
+    rate:  beta, a number or a tensor: one for all weights, or one for each.
 
     >>> Gamma(1.0, 0.5).mean
     2.0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import pyrosparse as ps
 from pyrosparse.infer import Callback, schedules
 from pyrosparse.prune import MessageExchange, TurboPruner
+from pyrosparse.prune.turbo.curvature import curvature
 from pyrosparse.supports import Chain, UnitFactor
 from tests.prune.turbo_case import N, data, lifted, mlp
 
@@ -320,3 +321,49 @@ def test_messages_go_on_where_weights_are_frozen():
     for name in ("_weight_messages", "_log_odds", "_precision"):
         (key,) = [k for k in before if k.endswith(f"0.weight.{name}")]
         assert not torch.equal(bnn.guide.state_dict()[key], before[key]), name
+
+
+def test_rates_follow_the_information():
+    bnn = lifted(mlp(40), rates="information")
+    exchange = MessageExchange(bnn)
+    x, y = data()
+    exchange.estimate_curvature(ps.classifier(bnn, N), (x, y), examples=N, seed=0)
+    found = curvature(
+        ps.classifier(bnn, N), bnn, (x, y), list(exchange.entries), examples=N, seed=0
+    )
+    every = torch.cat([h.flatten() for h in found.values()])
+    mean = every[every > 0].log().mean().exp()
+    for key, h in found.items():
+        entry, method = exchange.entries[key]
+        q = entry.posterior()
+        factors = q["_rate_factors"]
+        torch.testing.assert_close(factors, (mean / h).sqrt().clamp(0.01, 100.0))
+        slab, spike = method.gammas(q)
+        torch.testing.assert_close(slab.rate, q["_slab_rate"] * factors)
+        torch.testing.assert_close(spike.rate, q["_spike_rate"] * factors)
+    record = exchange(active=0.3, contrast=200.0)
+    assert record["active"] == pytest.approx(0.3, abs=0.02)
+    # Of two weights of one size, what the data need more is the more active one.
+    entry, method = next(iter(exchange.entries.values()))
+    q = entry.posterior()
+    equal = type(q)(q | {"loc": torch.full_like(q["loc"], 0.1)})
+    order = method.evidence(equal).flatten().argsort()
+    by_information = (
+        found[entry.target.key].clamp(float(mean) * 1e-4, float(mean) * 1e4).flatten()[order]
+    )
+    assert (by_information.diff() >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"takes": "all"}, "takes must be"),
+        ({"takes": "units"}, "need a factor of units"),
+        ({"takes": "ranked"}, "wanted share"),
+        ({"units_until": 0.5}, "need a factor of units"),
+        ({"units_until": 0.05, "units": UnitFactor()}, "share of training"),
+    ],
+)
+def test_what_goes_must_be_known(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        TurboPruner(**wrong)

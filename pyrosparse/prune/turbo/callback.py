@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -29,8 +29,14 @@ class TurboPruner(Callback):
                 method's own.
     strength:   of the unit factor, as in ``UnitFactor.tempered``, as a function of progress; by
                 default all of it from the start.
-    prune_from: the progress from which inactive weights, and units that are off, are frozen at
-                zero; 1 is at the end only.
+    takes:      what is frozen at zero after an exchange: ``inactive`` weights and units that are
+                off; of the weights all but the wanted share (``ranked``); or of weights only those
+                of ``units`` that are off. With ``units``, ``active`` is a share of the weights that
+                are not frozen.
+    prune_from: the progress from which anything is frozen; 1 is at the end only.
+    units_until: the progress at which each layer has come down to ``at_least`` units, by equal
+                factors from ``prune_from`` on: no more go, and at the end those of the lowest
+                beliefs go too. By default ``removal`` says how many go.
     removal:    the share of a layer's units that may go at one exchange, in (0, 1]; none goes any
                 more where as few weights are left as ``active`` ends with.
     at_least:   how many units each layer keeps: one number, or numbers by glob on the names of
@@ -58,7 +64,9 @@ class TurboPruner(Callback):
         active: Schedule | None = None,
         contrast: Schedule | None = None,
         strength: Schedule | None = None,
+        takes: Literal["inactive", "ranked", "units"] = "inactive",
         prune_from: float = 0.1,
+        units_until: float | None = None,
         removal: float = 0.11,
         at_least: int | Mapping[str, int] = 1,
         every: int = 1,
@@ -66,6 +74,17 @@ class TurboPruner(Callback):
     ) -> None:
         if not 0 <= prune_from <= 1:
             raise ValueError(f"prune_from is a share of training, in [0, 1], got {prune_from}")
+        if takes not in ("inactive", "ranked", "units"):
+            raise ValueError(f"takes must be 'inactive', 'ranked' or 'units', got {takes!r}")
+        if units is None and (takes == "units" or units_until is not None):
+            raise ValueError("takes='units' and units_until need a factor of units: units=")
+        if takes == "ranked" and active is None:
+            raise ValueError("takes='ranked' needs the wanted share of weights: active=")
+        if units_until is not None and not prune_from < units_until <= 1:
+            raise ValueError(
+                f"units_until is a share of training, in (prune_from, 1], got {units_until} with "
+                f"prune_from {prune_from}"
+            )
         if not 0 < removal <= 1:
             raise ValueError(f"removal is a share of a layer's units, in (0, 1], got {removal}")
         for least in at_least.values() if isinstance(at_least, Mapping) else [at_least]:
@@ -77,7 +96,9 @@ class TurboPruner(Callback):
         self.active = active
         self.contrast = contrast
         self.strength = strength
+        self.takes = takes
         self.prune_from = prune_from
+        self.units_until = units_until
         self.removal = removal
         self.at_least = at_least
         self.every = every
@@ -102,38 +123,57 @@ class TurboPruner(Callback):
         if self.exchange.needs_curvature:
             seed = run.seed * 1_000_003 + run.epoch
             self.exchange.estimate_curvature(run.model, run.data, examples=self.examples, seed=seed)
+        active = _at(self.active, progress)
+        if active is not None and self.takes == "units":
+            active *= self.exchange.kept
         record = self.exchange(
-            active=_at(self.active, progress),
+            active=active,
             contrast=_at(self.contrast, progress),
             strength=1.0 if self.strength is None else self.strength(progress),
-            removable=self._removable(prunes),
+            removable=self._removable(progress),
         )
         if prunes:
-            self._freeze(run, _at(self.active, progress) or 0.0, most=1.0)
+            share = _at(self.active, progress)
+            most = share if self.takes == "ranked" and share is not None else 1.0
+            self._freeze(run, share or 0.0, most)
         return record | {"kept": self.exchange.kept}
 
     def on_end(self, run: Fit) -> dict[str, Any]:
         share = _at(self.active, 1.0)
-        self._freeze(run, share or 0.0, share or 1.0)
+        self._freeze(run, share or 0.0, share or 1.0, at_end=True)
         return {"kept": self.exchange.kept}
 
-    def _freeze(self, run: Fit, least: float, most: float) -> None:
+    def _freeze(self, run: Fit, least: float, most: float, at_end: bool = False) -> None:
         units = self.exchange.units
         at_least = {layer: _least(self.at_least, layer) for layer in units.size} if units else None
-        run.lifted.freeze(self.exchange.masks(least, most, at_least))
+        if self.takes == "units":
+            down = at_end and self.units_until is not None
+            masks = self.exchange.masks_of_units(at_least if down else None)
+        else:
+            masks = self.exchange.masks(least, most, at_least)
+        run.lifted.freeze(masks)
         forget_momentum(run.optimizer, run.lifted)
 
-    def _removable(self, prunes: bool) -> dict[str, int] | None:
+    def _removable(self, progress: float) -> dict[str, int] | None:
         """How many more units of each layer may go."""
-        if self.exchange.units is None:
+        units = self.exchange.units
+        if units is None:
             return None
-        if self.active is not None and self.exchange.kept <= self.active(1.0):
+        prunes = progress >= self.prune_from
+        by_weights = self.active is not None and self.takes != "units"
+        if by_weights and self.exchange.kept <= self.active(1.0):
             prunes = False
         removable = {}
         for layer, idle in self.exchange.idle().items():
             on = int((~idle).sum())
             least = _least(self.at_least, layer)
-            removable[layer] = max(min(math.ceil(self.removal * on), on - least), 0) * prunes
+            most = math.ceil(self.removal * on)
+            if self.units_until is not None:
+                share = (progress - self.prune_from) / (self.units_until - self.prune_from)
+                size = units.size[layer]
+                path = size * (min(least, size) / size) ** min(max(share, 0.0), 1.0)
+                most, least = on, max(least, math.floor(path))
+            removable[layer] = max(min(most, on - least), 0) * prunes
         return removable
 
 

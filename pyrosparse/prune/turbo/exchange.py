@@ -28,6 +28,9 @@ from pyrosparse.util.errors import unknown_name
 _DAMPING = 0.5
 """Of messages from units, which otherwise swing: a unit's weights go, or stay, together."""
 
+_FACTORS = (0.01, 100.0)
+"""Of rates by information, at least and at most."""
+
 _ROUNDS = 10
 """Of variance and precision in turn, which depend on each other where curvatures are known."""
 
@@ -138,18 +141,23 @@ class MessageExchange:
 
     @property
     def needs_curvature(self) -> bool:
-        """Whether a weight's q(w) takes its variance from the Fisher information."""
-        return any(method.likelihood == "curvature" for _, method in self.entries.values())
+        """Whether a weight's q(w) takes its variance, or its prior the rates, from the Fisher
+        information."""
+        return any(_informed(method) for _, method in self.entries.values())
 
     def estimate_curvature(self, model: Any, data: Any, *, examples: int, seed: int) -> None:
         """Set h, the diagonal of the Fisher information, for weights under
-        ``likelihood="curvature"``."""
-        wanted = [
-            key for key, (_, method) in self.entries.items() if method.likelihood == "curvature"
-        ]
+        ``likelihood="curvature"``, and what follows from it for ``rates="information"``."""
+        wanted = [key for key, (_, method) in self.entries.items() if _informed(method)]
         found = curvature(model, self.bnn, data, wanted, examples=examples, seed=seed)
+        live = torch.cat([found[key][self.entries[key][0].mask] for key in found])
+        mean = live[live > 0].double().log().mean().exp()
         for key, values in found.items():
-            self.entries[key][0].posterior()["_curvature"].copy_(values)
+            q = self.entries[key][0].posterior()
+            if "_curvature" in q:
+                q["_curvature"].copy_(values)
+            if "_rate_factors" in q:
+                q["_rate_factors"].copy_((mean / values).sqrt().clamp(*_FACTORS))
 
     def snapshot(self, key: str) -> dict[str, Tensor]:
         """The messages at a weight, as matrices, for ``plots.messages``: ``prior log-odds``, those
@@ -210,6 +218,19 @@ class MessageExchange:
         if at_least:
             masks = with_best_units(masks, self.units, log_odds, self.beliefs, at_least)
         return without_idle_units(masks, self.units)
+
+    def masks_of_units(self, most: Mapping[str, int] | None = None) -> Masks:
+        """All weights between units that are on, but those that are frozen.
+
+        most: by layer, how many units are on at most: those of the highest beliefs.
+        """
+        assert self.units is not None
+        off = {}
+        for group, belief in self.beliefs.items():
+            limit = (most or {}).get(group, len(belief))
+            off[group] = ~(largest(belief, min(limit, len(belief))) & (belief > 0))
+        masks = Masks({key: entry.mask.clone() for key, (entry, _) in self.entries.items()})
+        return without_idle_units(without_units(masks, self.units, off), self.units)
 
     def idle(self) -> dict[str, Tensor]:
         """Units that have no weight left before or behind them, boolean by layer."""
@@ -282,6 +303,10 @@ class MessageExchange:
             # The larger the rates, the larger the weights that they take for inactive.
             low, high = (middle, high) if self.masks_of_weights().kept > wanted else (low, middle)
         set_rates(high)
+
+
+def _informed(method: GammaSpikeAndSlab) -> bool:
+    return method.likelihood == "curvature" or method.rates == "information"
 
 
 def _change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:

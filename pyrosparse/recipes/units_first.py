@@ -1,0 +1,230 @@
+"""Units go first and weights after them, each under messages, and what is left is trained long."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pyrosparse.recipes import shared
+from pyrosparse.recipes.option import POSITIVE, Auto, option
+from pyrosparse.recipes.stages import Pretraining, StartsTrained
+
+if TYPE_CHECKING:
+    from pyrosparse.infer.schedules import Schedule
+    from pyrosparse.lifting.lift import Lifted
+    from pyrosparse.recipes.job import Job
+
+# The units' stage: from the first of these shares of it until the second, layers lose units.
+_UNITS = (0.1, 0.9)
+_COUPLING = 0.3
+_ACTIVE_OF_KEPT = 0.3
+# The weights' stage: until the second share of it they go, and then the spike does.
+_WEIGHTS = (0.05, 0.6)
+_CONTRAST = (100.0, 1000.0)
+
+
+@dataclass(frozen=True)
+class TurboUnitsFirst(StartsTrained):
+    """Take whole units by messages, then single weights (Xia et al. 2023, in an order of ours)."""
+
+    name: ClassVar[str] = "turbo-units-first"
+    knob: ClassVar[str] = "active"
+    keeps_more: ClassVar[str] = "a higher --active"
+    takes_more: ClassVar[str] = "a lower --active"
+    pretrain: Auto[int] = option(
+        shared.at_least(8, 1000), "epochs before; 0 where the network is trained", within="0.."
+    )
+    unit_epochs: Auto[int] = option(
+        shared.at_least(16, 2000), "epochs in which units go", within="1.."
+    )
+    epochs: Auto[int] = option(
+        shared.at_least(60, 4000), "epochs in which weights go, and settle", within="3.."
+    )
+    fine_tune: Auto[int] = option(
+        shared.at_least(60, 4000), "epochs for what is left, on the labels alone", within="0.."
+    )
+    batch_size: int = shared.batch_size(64)
+    learning_rate: float = shared.learning_rate(5e-3)
+    unit_rate: float = option(
+        2e-3, "learning rate of Adam before, and while units go", within=POSITIVE
+    )
+    scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
+    kl_scale: float = option(
+        0.15, "weight of the KL divergence while weights go", within="[0, inf)"
+    )
+    unit_kl_scale: float = option(
+        0.5, "weight of the KL divergence while units go", within="[0, inf)"
+    )
+    active: float = option(
+        0.02, "share of the weights that is active at the end", within="(0, 1)", share=True
+    )
+    unit_cost: float | Mapping[str, float] = option(
+        1000.0, "evidence that a unit needs to stay, in nats; one number, or numbers by layer"
+    )
+    least_units: int | Mapping[str, int] = option(
+        4, "units that a layer keeps; one number, or numbers by layer", within="1.."
+    )
+    distillation: float = option(
+        0.9,
+        "share of the trained network, as a teacher, in the likelihood while units and weights go",
+        within="[0, 1]",
+    )
+    rates: Literal["common", "information"] = option(
+        "information", "slab and spike of a weight: `common`, or by its Fisher `information`"
+    )
+
+    def pretrained(self, job: Job) -> None:
+        if self.pretrain:
+            options = {"epochs": self.pretrain, "learning_rate": self.unit_rate}
+            job.stage(Pretraining.of(self.values() | options), Pretraining.name)
+        job.keep()
+
+    def train(self, job: Job) -> Lifted:
+        self.pretrained(job)
+        taught, data = self.taught(job)
+        self.take_units(taught, data)
+        self.take_weights(taught, data)
+        bnn = self.plain(job)
+        if self.fine_tune:
+            from pyrosparse.infer import schedules
+
+            job.fit(
+                bnn,
+                stage="fine-tuning",
+                epochs=self.fine_tune,
+                learning_rate=self.learning_rate,
+                schedule=schedules.cosine(0.01),
+                seed=job.seed + 3,
+            )
+        return bnn
+
+    def taught(self, job: Job) -> tuple[Job, Any]:
+        """The same job with the likelihood that also imitates the trained network, and the training
+        data with what that says of them. A likelihood of the user's own, and that of a teacher of
+        his, stay."""
+        from pyrosparse.data import Examples
+        from pyrosparse.models import classifier
+        from pyrosparse.recipes.named import Teacher
+
+        train = job.data.train
+        if not self.distillation or job.likelihood is not classifier:
+            return job, train
+        assert job.original is not None
+        taught = copy.copy(job)
+        taught.likelihood = Teacher(job.original, self.distillation, 2.0)
+        parts = (train.x, train.y) if isinstance(train, Examples) else train
+        if isinstance(parts, tuple):
+            parts = (*parts, taught.model(job.net).teach(parts[0]))
+        return taught, parts
+
+    def take_units(self, job: Job, data: Any) -> None:
+        """Take units until each layer has ``least_units``; the weights of the others all stay."""
+        from pyrosparse.lifting.lift import lift
+        from pyrosparse.methods import GammaSpikeAndSlab
+        from pyrosparse.prune import TurboPruner
+        from pyrosparse.supports import UnitFactor
+
+        prior = lift(job.net, GammaSpikeAndSlab(support=_grid(), contrast=_CONTRAST[0]))
+        pruner = TurboPruner(
+            units=UnitFactor(cost=self.unit_cost),
+            active=lambda progress: _ACTIVE_OF_KEPT,
+            strength=lambda progress: min(1.0, progress / _COUPLING),
+            takes="units",
+            prune_from=_UNITS[0],
+            units_until=_UNITS[1],
+            at_least=self.least_units,
+        )
+        job.fit(
+            prior,
+            stage="units",
+            data=data,
+            epochs=self.unit_epochs,
+            learning_rate=self.unit_rate,
+            kl_scale=self.unit_kl_scale,
+            callbacks=[pruner],
+        )
+
+    def take_weights(self, job: Job, data: Any) -> None:
+        """Take weights until ``active`` are left, then train these without the spike, along one
+        rate schedule."""
+        from pyrosparse.infer import schedules
+        from pyrosparse.lifting.lift import lift
+        from pyrosparse.lifting.target import weights
+        from pyrosparse.methods import GammaSpikeAndSlab
+        from pyrosparse.prune import TurboPruner
+        from pyrosparse.supports import UnitFactor
+
+        along = schedules.cosine(0.01)
+        first = min(max(round(self.epochs * _WEIGHTS[1]), 1), self.epochs - 1)
+        end = first / self.epochs
+        targets = weights(job.net)
+        left = {one.key: job.net.get_parameter(one.key) != 0 for one in targets}
+        kept = sum(int(mask.sum()) for mask in left.values())
+        share = kept / sum(mask.numel() for mask in left.values())
+
+        def prior(key: str) -> GammaSpikeAndSlab:
+            # Where the prior starts; the first exchange places slab and spike for all at once.
+            alive = float(left[key].float().mean())
+            return GammaSpikeAndSlab(
+                support=_grid(),
+                contrast=_CONTRAST[0],
+                inactive=1 - alive / 2,
+                rates=self.rates,
+            )
+
+        bnn = lift(job.net, [(prior(one.key), [one]) for one in targets])
+        bnn.freeze(left)
+        ramp = schedules.cubic(end=1.0, start=_WEIGHTS[0] / end)
+        pruner = TurboPruner(
+            units=UnitFactor(),
+            active=lambda at: share + (min(self.active, share) - share) * ramp(at),
+            contrast=schedules.logarithmic(*_CONTRAST),
+            strength=lambda progress: 0.0,
+            takes="ranked",
+            prune_from=_WEIGHTS[0],
+            at_least=self.least_units,
+        )
+        job.fit(
+            bnn,
+            stage="weights",
+            data=data,
+            epochs=first,
+            learning_rate=self.learning_rate,
+            schedule=_part(along, 0.0, end),
+            kl_scale=self.kl_scale,
+            callbacks=[pruner],
+            seed=job.seed + 1,
+        )
+        job.fit(
+            self.plain(job),
+            stage="settling",
+            data=data,
+            epochs=self.epochs - first,
+            learning_rate=self.learning_rate,
+            schedule=_part(along, end, 1.0),
+            seed=job.seed + 2,
+        )
+
+    def plain(self, job: Job) -> Lifted:
+        """The network under the Gaussian prior alone, with all that is zero frozen."""
+        from pyrosparse.lifting.lift import lift
+        from pyrosparse.lifting.target import weights
+        from pyrosparse.methods import Gaussian
+
+        targets = weights(job.net)
+        bnn = lift(job.net, Gaussian(scale=self.scale), targets)
+        bnn.freeze({one.key: job.net.get_parameter(one.key) != 0 for one in targets})
+        return bnn
+
+
+def _grid() -> Any:
+    from pyrosparse.supports import Grid
+
+    return Grid((0.4, 0.4), (0.4, 0.4))
+
+
+def _part(schedule: Schedule, start: float, end: float) -> Schedule:
+    """A piece of a schedule, stretched over all of a training."""
+    return lambda progress: schedule(start + (end - start) * progress)
