@@ -65,7 +65,7 @@ def shared_by(node: Node) -> list[Node]:
 
 
 class _Argument(NamedTuple):
-    index: int
+    position: int
     name: str
     shared: bool
     written: bool
@@ -107,8 +107,8 @@ def _operands(node: Node) -> list[tuple[_Argument, Node]]:
         return []
     found: list[tuple[_Argument, Node]] = []
     for argument in _operation(node.target).arguments:
-        here = argument.index < len(node.args)
-        given = node.args[argument.index] if here else node.kwargs.get(argument.name)
+        here = argument.position < len(node.args)
+        given = node.args[argument.position] if here else node.kwargs.get(argument.name)
         for one in given if isinstance(given, list | tuple) else (given,):
             if isinstance(one, Node):
                 found.append((argument, one))
