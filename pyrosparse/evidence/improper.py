@@ -9,7 +9,7 @@ import pyro.poutine as poutine
 
 from pyrosparse.distributions import Improper
 from pyrosparse.evidence.sites import sample_sites
-from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.evidence.traces import used_modules
 from pyrosparse.lifting.lift import Lifted
 
 
@@ -25,7 +25,7 @@ def improper_methods(*callables: Callable[..., Any]) -> tuple[str, ...]:
     """
     found = {
         type(entry.method).__name__
-        for module in evaluation_mode(*callables).modules
+        for module in used_modules(*callables)
         for part in module.modules()
         if isinstance(part, Lifted)
         for entry in part.guide.entries

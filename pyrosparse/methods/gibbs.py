@@ -91,7 +91,7 @@ class GibbsPruning(MasksBySize):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        self.check()
+        self.check_structure()
         self.check_sparsity()
         alone = self.structure == "weight" or structures.ratio(self.structure) is not None
         if self.coupling is not None and alone and self.coupling != 0:

@@ -54,7 +54,7 @@ class MaskedWeights(Method):
         """The annealed quantity where nothing anneals it; by default 1, all of a ramp."""
         return 1.0
 
-    def check(self) -> None:
+    def check_structure(self) -> None:
         """Refuse structure and scale where they are out of range.
 
         Raises ValueError."""

@@ -78,7 +78,7 @@ class MovementPruning(MaskedWeights):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        self.check()
+        self.check_structure()
         for name in ("cost", "least_score"):
             value = getattr(self, name)
             if not math.isfinite(value) or (name == "cost" and value < 0):

@@ -65,7 +65,7 @@ class TargetedDropout(MasksBySize):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        self.check()
+        self.check_structure()
         self.check_sparsity()
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate is a probability, in (0, 1], got {self.rate}")

@@ -160,8 +160,8 @@ class TurboPruner(Callback):
         if units is None:
             return None
         prunes = progress >= self.prune_from
-        by_weights = self.active is not None and self.takes != "units"
-        if by_weights and self.exchange.kept <= self.active(1.0):
+        share = None if self.takes == "units" else _at(self.active, 1.0)
+        if share is not None and self.exchange.kept <= share:
             prunes = False
         removable = {}
         for layer, idle in self.exchange.idle().items():
