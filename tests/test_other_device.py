@@ -183,7 +183,7 @@ def pruned(problem: Problem) -> Any:
 def reduced(problem: Problem) -> Any:
     _, bnn, model, data = problem
     train(problem, callbacks=[ReductionPruner(warmup=1, draws=2)])
-    batches = ps.prune.reduce(model, bnn, data, draws=2)
+    batches = ps.prune.reduce_model(model, bnn, data, draws=2)
     return [(batch.masks.table(), batch.accepted) for batch in batches]
 
 
