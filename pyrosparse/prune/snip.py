@@ -66,7 +66,9 @@ def connection_sensitivity(
         if not n:
             raise ValueError("all data of the batch are masked: there is no loss")
         if not loss.isfinite():
-            raise ValueError(f"the loss of the batch is {float(loss.detach())}: nothing can be scored by it")
+            raise ValueError(
+                f"the loss of the batch is {float(loss.detach())}: nothing can be scored by it"
+            )
         gradients = torch.autograd.grad(
             loss / n, list(weights.values()), allow_unused=True, materialize_grads=True
         )

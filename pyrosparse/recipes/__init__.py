@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pyrosparse.recipes.evidence import MeanField, ModelReduction
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
-from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
+from pyrosparse.recipes.iterative import Han, L1Norm
+from pyrosparse.recipes.lottery import Lottery
+from pyrosparse.recipes.masks import Cut, Dense, NOfM, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.pruning import (
     BayesianMagnitude,
@@ -19,7 +21,9 @@ from pyrosparse.recipes.pruning import (
     Random,
 )
 from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.snip import Snip
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
+from pyrosparse.recipes.thinet import ThiNet
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
 from pyrosparse.util.errors import unknown_name
 
@@ -48,6 +52,12 @@ RECIPES: tuple[type[Recipe], ...] = (
     BayesianMagnitude,
     MeanField,
     ModelReduction,
+    Snip,
+    Han,
+    Lottery,
+    L1Norm,
+    ThiNet,
+    NOfM,
 )
 """All recipes; the first is the default."""
 
@@ -62,11 +72,15 @@ __all__ = [
     "Dense",
     "DependentBetaBernoulli",
     "Gibbs",
+    "Han",
     "IndependentSupport",
     "Job",
+    "L1Norm",
+    "Lottery",
     "Magnitude",
     "MeanField",
     "ModelReduction",
+    "NOfM",
     "NoPruning",
     "OneShot",
     "OneShotRecalibrated",
@@ -77,9 +91,11 @@ __all__ = [
     "Reinitialised",
     "Result",
     "Rule",
+    "Snip",
     "Split",
     "Stage",
     "StartsTrained",
+    "ThiNet",
     "TurboVBI",
     "find",
     "names",

@@ -1,0 +1,48 @@
+"""SNIP: weights go before training, by how much the loss of one batch feels them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pyrosparse.recipes.masks import Masked
+from pyrosparse.recipes.option import option
+from pyrosparse.recipes.stages import reinitialise
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pyrosparse.lifting.target import Target
+    from pyrosparse.recipes.job import Job
+
+
+@dataclass(frozen=True)
+class Snip(Masked):
+    """Prune all layers before training, by one batch, and train what is left (Lee et al. 2019)."""
+
+    name: ClassVar[str] = "snip"
+    weights: Literal["kept", "redrawn"] = option(
+        "kept", "train from the weights that were scored, or from new ones under the same masks"
+    )
+    score_batch: int = option(128, "training data that the weights are scored by", within="1..")
+
+    @property
+    def label(self) -> str:
+        return super().label + ("-redrawn" if self.weights == "redrawn" else "")
+
+    def targets(self, net: nn.Module) -> list[Target]:
+        from pyrosparse.lifting.target import weights
+
+        return weights(net)
+
+    def masks(self, job: Job, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
+        from pyrosparse.prune import connection_sensitivity, keep_largest
+
+        bnn = self.lifted(job.net)
+        batch = job.data.some(self.score_batch, job.seed)
+        scores = connection_sensitivity(job.model(bnn), bnn, batch)
+        masks = keep_largest(scores, self.sparsity, scope="global", structure=self.structure)
+        if self.weights == "redrawn":
+            reinitialise(job.net, job.seed + 1_000_003)
+        return masks
