@@ -86,7 +86,7 @@ class evaluation_mode:
     function among them uses."""
 
     def __init__(self, *callables: Any) -> None:
-        self.modules = list(dict.fromkeys([*modules(*callables), *_used(callables, set())]))
+        self.modules = used_modules(*callables)
 
     def __enter__(self) -> None:
         self._training = [
@@ -115,6 +115,11 @@ def modules(*callables: Any) -> list[torch.nn.Module]:
         if isinstance(module, torch.nn.Module) and not any(module is other for other in found):
             found.append(module)
     return found
+
+
+def used_modules(*callables: Any) -> list[torch.nn.Module]:
+    """The torch modules among the given callables, and those that a function among them uses."""
+    return list(dict.fromkeys([*modules(*callables), *_used(callables, set())]))
 
 
 def _holds_more(model: Any) -> bool:

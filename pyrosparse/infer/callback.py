@@ -1,7 +1,8 @@
-"""What ``fit`` calls at the end of every epoch, and before steps."""
+"""What ``fit`` calls at the end of every epoch, and before and after steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from pyrosparse.evidence.evaluation import evaluate
@@ -24,6 +25,11 @@ class Callback:
     def on_step(self, run: Fit, progress: float) -> None:
         """Before each step; progress: the share of training that is done, in [0, 1)."""
 
+    def after_step(self, run: Fit) -> None:
+        """After each step of the optimizer, ``run.step`` counting it: parameters may be changed
+        here in place, under ``torch.no_grad()``, also where steps are captured. Methods have been
+        projected by then. Costs nothing where no callback writes it."""
+
     def on_epoch_end(self, run: Fit) -> dict[str, Any] | None:
         """After each epoch, before validation; returns metrics to record, JSON values."""
 
@@ -36,6 +42,15 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
+
+
+def after_steps(callbacks: Iterable[Callback]) -> list[Callable[[Fit], None]]:
+    """The ``after_step`` of every callback that writes its own."""
+    return [
+        callback.after_step
+        for callback in callbacks
+        if getattr(callback.after_step, "__func__", None) is not Callback.after_step
+    ]
 
 
 class Evaluation(Callback):

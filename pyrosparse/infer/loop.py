@@ -6,36 +6,26 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.infer import (
-    JitTrace_ELBO,
-    JitTraceEnum_ELBO,
-    JitTraceGraph_ELBO,
-    JitTraceMeanField_ELBO,
-    TraceMeanField_ELBO,
-)
+from pyro.infer import TraceMeanField_ELBO
 from torch.optim import Optimizer
 
-from pyrosparse.captured import CapturedSVI
 from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.batches import prepared
-from pyrosparse.evidence.traces import modules
-from pyrosparse.infer import checkpoint as checkpoints
-from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.callback import Callback, after_steps
+from pyrosparse.infer.checks import check_arguments, check_elbo, check_finite
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.observed import check_observed
+from pyrosparse.infer.pace import Pace
 from pyrosparse.infer.parameter_groups import Rates, made, parameter_groups
 from pyrosparse.infer.progress import progress_bar
-from pyrosparse.infer.run import Fit, stateful
-from pyrosparse.infer.scaling import kl_scale as scale_kl
+from pyrosparse.infer.resuming import Files
+from pyrosparse.infer.run import Fit
 from pyrosparse.infer.schedules import Schedule, constant
 from pyrosparse.infer.shrink import Shrink
 from pyrosparse.util.files import check_writable
-
-_JIT = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
 
 def fit(
@@ -58,6 +48,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     metrics: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    first_step: int = 0,
     compact_every: int | None = None,
     capture: bool = True,
     compile: bool = False,
@@ -85,7 +76,7 @@ def fit(
     kl_scale:      beta, the weight of the KL divergence; reached linearly over the first
                    ``kl_warmup`` epochs.
     clip_norm:     the largest norm of the gradient over all parameters.
-    callbacks:     called before every step and at the end of every epoch, in order; see
+    callbacks:     called before and after every step and at the end of every epoch, in order; see
                    ``Callback``.
     validation:    data whose likelihood and accuracy at the guide's mean are recorded.
     patience:      stop after so many epochs without a new best ``validation_nll``.
@@ -94,6 +85,9 @@ def fit(
                    themselves, such as a DataLoader, must do so by torch's global generator).
     metrics:       a file of one JSON line an epoch.
     seed:          of everything random; the caller's torch generator is left alone.
+    first_step:    how many steps of this training were taken before, by another run: it goes on as
+                   if it had taken them, with the minibatches, schedules, warm-ups and epochs that
+                   follow, but a new optimizer and new draws.
     compact_every: after every so many epochs, cut what is dead (gates below their method's
                    threshold, and what is frozen at zero) out of network, guide and optimizer, so
                    that the next epochs cost less. It is exact: what is cut is frozen. When training
@@ -118,17 +112,21 @@ def fit(
     >>> [entry["epoch"] for entry in run.history]
     [1, 2]
     """
-    _check(epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation, compact_every)
-    _check_elbo(elbo)
+    check_arguments(
+        epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation, compact_every,
+        first_step,
+    )  # fmt: skip
+    check_elbo(elbo)
     data = prepared(data, model)
     validation = None if validation is None else prepared(validation, model)
-    _check_finite(data)
+    check_finite(data)
     for file in (checkpoint, metrics):
         if file is not None:
             check_writable(file)  # now, and not after an epoch
-    run = Fit(model, guide, data, epochs, batch_size, seed)
-    run.stage = stage
-    run.elbo = elbo = TraceMeanField_ELBO() if elbo is None else elbo
+    run = Fit(model, guide, data, epochs, batch_size, seed, int(first_step))
+    run.stage, run.clip_norm, run.checkpoint = stage, clip_norm, checkpoint
+    run.capture, run.compile = capture, compile
+    run.elbo = TraceMeanField_ELBO() if elbo is None else elbo
     devices = list(range(torch.cuda.device_count()))
     with (
         torch.random.fork_rng(devices=devices),
@@ -142,124 +140,90 @@ def fit(
         seen = run.collect_parameters()
         run.optimizer = made(optimizer, parameter_groups(run.parameters, learning_rate))
         if compact_every is not None:
-            run.shrink = Shrink(run)
+            run.shrink = Shrink(run, compact_every)
         check_observed(*seen, data)
         del seen  # the memory of a batch's trace
-
-        def captured() -> CapturedSVI | None:
-            if not capture:
-                return None
-            return CapturedSVI(
-                model, guide, run.optimizer, elbo, compile=compile, same_random_stream=False
-            )
-
-        base_rates = [group["lr"] for group in run.optimizer.param_groups]
+        batches = run.batches_an_epoch()
+        pace = Pace(run.optimizer, epochs, batches, schedule, weight=kl_scale, warmup=kl_warmup)
         settings = {
             "epochs": epochs,
             "batch_size": batch_size,
-            "learning_rate": base_rates,
+            "learning_rate": pace.rates,
             "kl_scale": kl_scale,
             "kl_warmup": kl_warmup,
             "clip_norm": clip_norm,
             "patience": patience,
             "compact_every": compact_every,
             "seed": seed,
-            "n": run.n,
-            "optimizer": type(run.optimizer).__name__,
-            "elbo": type(elbo).__name__,
-            "stateful callbacks": [type(callback).__name__ for callback in stateful(callbacks)],
+            "first_step": run.first_step,
         }
-        if checkpoint is not None and Path(checkpoint).exists():
-            with checkpoints.reading(checkpoint):
-                run.restore(checkpoints.load(checkpoint), settings, callbacks, checkpoint)
-        if metrics is not None:
-            run.write_metrics(metrics)
-        if run.finished:
-            return run
-        for module in modules(model, guide):
-            module.train()
-        for callback in callbacks:
-            callback.on_start(run)
-        if run.shrink is not None and not run.epoch:
-            run.shrink.shrink()
-        run.svi = captured()
-        # A captured step reads a weight that changes from a tensor.
-        weight = torch.tensor(kl_scale, dtype=torch.float64)
-        scaled = scale_kl(weight if kl_warmup else kl_scale)
-        n_batches = run.batches_an_epoch()
-        with progress_bar(epochs, run.epoch, progress, stage) as advance, scaled:
-            while not run.finished:
-                started = time.perf_counter()
-                total: Any = 0.0
-                count = 0
-                for index, batch in enumerate(run.batches()):
-                    fraction = index / n_batches if n_batches else 0.0
-                    position = run.epoch + fraction
-                    if kl_warmup:
-                        weight.fill_(kl_scale * min(1.0, position / kl_warmup))
-                    for group, rate in zip(run.optimizer.param_groups, base_rates, strict=True):
-                        group["lr"] = rate * schedule(min(position / epochs, 1.0))
-                    for callback in callbacks:
-                        callback.on_step(run, min(position / epochs, 1.0))
-                    loss = run.take_step(batch, clip_norm, checkpoint)
-                    total, count = total + loss, count + 1
-                if not count:
-                    raise ValueError(
-                        "the data gave no batch; a generator can be run through once only"
-                    )
-                run.epoch += 1
-                entry: dict[str, Any] = {
-                    "epoch": run.epoch,
-                    "step": run.step,
-                    "loss": float(total) / count,
-                    "kl_scale": float(scaled.scale),
-                    "learning_rate": run.optimizer.param_groups[0]["lr"],
-                }
-                run.history.append(entry)
-                with _unscaled(scaled):
-                    for callback in callbacks:
-                        entry.update(callback.on_epoch_end(run) or {})
-                    entry.update(_scores(model, guide, validation))
-                    run.finished = run.epoch == epochs or _exhausted(run.history, patience)
-                    if run.shrink is not None and compact_every is not None:
-                        due = run.finished or run.epoch % compact_every == 0
-                        if due and run.shrink.shrink():
-                            run.svi = captured()
-                        if run.finished:
-                            run.shrink.restore()
-                        entry["kept"] = run.shrink.kept()
-                    if run.finished and (callbacks or run.shrink is not None):
-                        for callback in callbacks:
-                            entry.update(callback.on_end(run) or {})
-                        # Again, as callbacks and the last cut may have changed what is handed over.
-                        entry.update(_scores(model, guide, validation))
-                entry["seconds"] = round(time.perf_counter() - started, 3)
-                run.refuse_broken_parameters(checkpoint)
-                if checkpoint is not None:
-                    checkpoints.save(checkpoint, run.state(settings, callbacks))
-                if metrics is not None:
-                    run.write_metrics(metrics)
-                advance(entry)
+        files = Files(run, settings, callbacks, checkpoint, metrics)
+        resumed = files.resume()
+        if not run.finished:
+            run.start(callbacks, resumed)
+            _train(run, callbacks, pace, files, validation, patience, progress)
     return run
 
 
-class _unscaled:
-    """Suspend a weight on the KL divergence while something is evaluated."""
+def _train(
+    run: Fit,
+    callbacks: Sequence[Callback],
+    pace: Pace,
+    files: Files,
+    validation: Any,
+    patience: int | None,
+    progress: bool | None,
+) -> None:
+    """Epoch after epoch, until all are done or patience runs out."""
+    projected, after = run.projected(), after_steps(callbacks)
+    with progress_bar(run.epochs, run.epoch, progress, run.stage) as advance, pace.kl_scale:
+        while not run.finished:
+            started = time.perf_counter()
+            total: Any = 0.0
+            count, skipped = 0, run.minibatches.skipped(run.epoch)
+            for batch in run.batches():
+                share = pace.set(run.epoch, skipped + count)
+                for callback in callbacks:
+                    callback.on_step(run, share)
+                loss = run.take_step(batch)
+                for lifted in projected:
+                    lifted.project()
+                for after_step in after:
+                    after_step(run)
+                total, count = total + loss, count + 1
+            if not count:
+                raise ValueError("the data gave no batch; a generator can be run through once only")
+            run.epoch += 1
+            entry: dict[str, Any] = {
+                "epoch": run.epoch,
+                "step": run.step,
+                "loss": float(total) / count,
+                "kl_scale": float(pace.kl_scale.scale),
+                "learning_rate": run.optimizer.param_groups[0]["lr"],
+            }
+            run.history.append(entry)
+            with pace.kl_scale.suspended():
+                for callback in callbacks:
+                    entry.update(callback.on_epoch_end(run) or {})
+                entry.update(_scores(run, validation))
+                run.finished = run.epoch == run.epochs or _exhausted(run.history, patience)
+                if run.shrink is not None:
+                    entry.update(run.shrink.after_epoch())
+                if run.finished and (callbacks or run.shrink is not None):
+                    for callback in callbacks:
+                        entry.update(callback.on_end(run) or {})
+                    # Again, as callbacks and the last cut may have changed what is handed over.
+                    entry.update(_scores(run, validation))
+            entry["seconds"] = round(time.perf_counter() - started, 3)
+            run.refuse_broken_parameters()
+            files.write()
+            advance(entry)
 
-    def __init__(self, scaled: scale_kl) -> None:
-        self.scaled = scaled
 
-    def __enter__(self) -> None:
-        self.scale, self.scaled.scale = self.scaled.scale, 1.0
-
-    def __exit__(self, *exception: object) -> None:
-        self.scaled.scale = self.scale
-
-
-def _scores(model: Any, guide: Any, validation: Any) -> dict[str, float]:
+def _scores(run: Fit, validation: Any) -> dict[str, float]:
     if validation is None:
         return {}
-    scores = evaluate(model, guide, validation)
+    scores = evaluate(run.model, run.guide, validation)
     return {f"validation_{key}": value for key, value in scores.items()}
 
 
@@ -268,49 +232,3 @@ def _exhausted(history: list[dict[str, Any]], patience: int | None) -> bool:
         return False
     losses = [entry["validation_nll"] for entry in history]
     return len(losses) - 1 - losses.index(min(losses)) >= patience
-
-
-def _check_elbo(elbo: Any) -> None:
-    if isinstance(elbo, _JIT):
-        plain = type(elbo).__name__.removeprefix("Jit")
-        raise TypeError(
-            f"fit takes no {type(elbo).__name__}, as torch.jit cannot trace a lifted network: give "
-            f"{plain}(), whose steps fit captures with ps.captured.CapturedSVI"
-        )
-
-
-def _check_finite(data: Any) -> None:
-    if not isinstance(data, tuple):
-        return
-    for position, tensor in enumerate(data):
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            count = int((~tensor.isfinite()).sum())
-            raise ValueError(f"tensor {position} of the data has {count} values not finite")
-
-
-def _check(
-    epochs: int,
-    batch_size: int,
-    kl_scale: float,
-    kl_warmup: int,
-    clip_norm: float | None,
-    patience: int | None,
-    validation: Any,
-    compact_every: int | None,
-) -> None:
-    counts = {"epochs": epochs, "batch_size": batch_size}
-    if compact_every is not None:
-        counts["compact_every"] = compact_every
-    for name, value in counts.items():
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value}")
-    if not kl_scale >= 0 or kl_warmup < 0:
-        raise ValueError(
-            f"kl_scale and kl_warmup must not be negative, got {kl_scale} and {kl_warmup}"
-        )
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be positive, got {clip_norm}")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience must be a positive number of epochs, got {patience}")
-    if patience is not None and validation is None:
-        raise ValueError("patience needs validation data to watch")

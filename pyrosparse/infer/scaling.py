@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -33,3 +35,12 @@ class kl_scale(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
             msg["scale"] = self.scale * msg["scale"]
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The weight 1 for a block, while something is evaluated."""
+        scale, self.scale = self.scale, 1.0
+        try:
+            yield
+        finally:
+            self.scale = scale

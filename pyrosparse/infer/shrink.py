@@ -25,15 +25,17 @@ class Shrink:
     that it stays dead, and then cut: the smaller network computes exactly what the frozen one
     would. Every cut is made from the whole network, so that a run is resumed by ``to`` alone.
 
-    run: of a lifted network, with its parameters and optimizer.
+    run:   of a lifted network, with its parameters and optimizer.
+    every: after how many epochs it is cut again.
 
     alive: what is left of each target of the whole network, boolean, by the target's name.
 
     Raises what ``cut`` raises, and TypeError where there is no lifted network.
     """
 
-    def __init__(self, run: Fit) -> None:
+    def __init__(self, run: Fit, every: int = 1) -> None:
         self.run = run
+        self.every = every
         self.lifted = run.lifted
         self.inputs = inputs = _inputs(run)
         self.whole = self.lifted.contents
@@ -41,6 +43,16 @@ class Shrink:
         self.positions: dict[str, Tensor] = {}
         # What cannot be cut should say so now, and not after an epoch.
         cut(self.whole.net, {}, inputs)
+
+    def after_epoch(self) -> dict[str, Any]:
+        """Cut where it is time, and put all back where training has ended; returns what to record
+        of the epoch."""
+        due = self.run.finished or self.run.epoch % self.every == 0
+        if due and self.shrink():
+            self.run.make_steps()
+        if self.run.finished:
+            self.restore()
+        return {"kept": self.kept()}
 
     def shrink(self) -> bool:
         """Cut what has died since; returns whether anything did."""

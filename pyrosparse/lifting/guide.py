@@ -89,8 +89,8 @@ class Entry:
         module, leaf = self.owner
         return module._parameters[leaf]  # type: ignore[return-value]
 
-    def posterior(self) -> Posterior:
-        """The tensors of the posterior by name, as they are now."""
+    def tensors(self) -> Posterior:
+        """The tensors of the posterior by name, themselves: what is written to them stays."""
         if self.owner is not None and self.target.value is not self.parameter():
             # load_state_dict(assign=True) and some conversions replace parameters.
             self.target = replace(self.target, value=self.parameter())
@@ -98,13 +98,43 @@ class Entry:
         q.training = self.module.training
         for key, (module, leaf) in self.located.items():
             own = module._parameters if leaf in module._parameters else module._buffers
-            tensor: Tensor = own[leaf]  # type: ignore[assignment]
-            if self.frozen and tensor.requires_grad and tensor.shape == self.target.shape:
-                # No gradient reaches what is frozen, from whatever estimator of the ELBO. Buffers
-                # have none, and are themselves here: methods write to them.
-                tensor = torch.where(self.mask, tensor, tensor.detach())
-            q[key] = tensor
+            q[key] = own[leaf]  # type: ignore[assignment]
         return q
+
+    def posterior(self) -> Posterior:
+        """The tensors of the posterior by name, as they are now, to compute with."""
+        q = self.tensors()
+        if self.frozen:
+            for key, tensor in q.items():
+                if tensor.requires_grad and tensor.shape == self.target.shape:
+                    # No gradient reaches what is frozen, from whatever estimator of the ELBO.
+                    # Buffers have none, and are themselves here: methods write to them.
+                    q[key] = torch.where(self.mask, tensor, tensor.detach())
+        return q
+
+    @property
+    def projects(self) -> bool:
+        """Whether the method writes a projection."""
+        return type(self.method).project is not Method.project
+
+    def project(self) -> None:
+        """Project the posterior as its method says, in place; what is frozen stays at zero."""
+        self.method.project(self.target, self.tensors())
+        if self.frozen and self.owner is not None:
+            self.parameter().masked_fill_(~self.mask, 0.0)
+
+    def projected(self) -> bool:
+        """Whether a projection would leave the posterior where it is, up to rounding."""
+        q = self.tensors()
+        moved = Posterior((key, tensor.clone()) for key, tensor in q.items())
+        self.method.project(self.target, moved)
+        for key, tensor in q.items():
+            same = torch.isclose(tensor, moved[key], equal_nan=True)
+            if self.frozen and same.shape == self.target.shape:
+                same = same | ~self.mask
+            if not same.all():
+                return False
+        return True
 
 
 @dataclass(frozen=True)

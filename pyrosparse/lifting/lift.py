@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -157,11 +158,14 @@ class Lifted(PyroModule):
     def scores(self) -> dict[str, Tensor]:
         """One score per prunable element of each target, detached, the shape of the target.
 
+        Warns where the posterior was not projected; see ``project``.
+
         Raises ValueError where a score is NaN.
         """
         self._trained.warn()
         result = {}
         with torch.no_grad():
+            self._warn_of_projection()
             for entry in self.guide.entries:
                 score = entry.method.score(entry.target, entry.posterior())
                 if score.isnan().any():
@@ -228,20 +232,56 @@ class Lifted(PyroModule):
         try:
             with torch.no_grad():
                 for entry in self.guide.entries:
-                    frozen, entry.frozen = entry.frozen, False  # to reach the tensors themselves
-                    try:
-                        q = entry.posterior()
-                        entry.method.match_moments(entry.target, q, draws)
-                        if frozen:
-                            if entry.owner is not None:
-                                entry.parameter().masked_fill_(~entry.mask, 0.0)
-                            entry.method.forget(entry.target, q, ~entry.mask)
-                    finally:
-                        entry.frozen = frozen
+                    q = entry.tensors()
+                    entry.method.match_moments(entry.target, q, draws)
+                    if entry.projects:
+                        entry.project()
+                    if entry.frozen:
+                        if entry.owner is not None:
+                            entry.parameter().masked_fill_(~entry.mask, 0.0)
+                        entry.method.forget(entry.target, q, ~entry.mask)
         except Exception:
             self.load_state_dict(before)
             raise
         self._trained.untrained.clear()
+
+    @property
+    def projects(self) -> bool:
+        """Whether a method of a target writes ``Method.project``."""
+        return any(entry.projects for entry in self.guide.entries)
+
+    def project(self) -> None:
+        """Bring the posterior back into the set in which it must lie, in place, as each method's
+        ``project`` says: scales that must stay in [0, 1], for example.
+
+        ``fit`` does this after every step. Where ``SVI``, ``CapturedSVI`` or a torch optimizer
+        takes the steps, call it after each. Without it the objective may have no maximum. Methods
+        that have no such set do nothing here.
+
+        >>> import pyro, pyrosparse as ps
+        >>> from pyro.infer import SVI, TraceMeanField_ELBO
+        >>> bnn = lift(nn.Linear(4, 3), ps.Gaussian())
+        >>> adam = pyro.optim.Adam({"lr": 0.01})
+        >>> svi = SVI(ps.classifier(bnn, 20), bnn.guide, adam, TraceMeanField_ELBO())
+        >>> for _ in range(2):
+        ...     loss = svi.step(torch.ones(20, 4), torch.zeros(20, dtype=torch.int64))
+        ...     bnn.project()
+        """
+        with torch.no_grad():
+            for entry in self.guide.entries:
+                if entry.projects:
+                    entry.project()
+
+    def _warn_of_projection(self) -> None:
+        outside = [e for e in self.guide.entries if e.projects and not e.projected()]
+        if outside:
+            warnings.warn(
+                f"the posterior of {', '.join(entry.target.key for entry in outside)} lies outside "
+                f"the set that {type(outside[0].method).__name__} allows, so that scores and masks "
+                "do not mean what its prior says: call bnn.project() after every step of the "
+                "optimizer, as fit does",
+                stacklevel=3,
+            )
 
     def gates(self) -> dict[str, nn.Module]:
         """The gates whose gains depend on the input, by target name, as modules that ``compact``
@@ -287,10 +327,9 @@ class Lifted(PyroModule):
         with torch.no_grad():
             for key, entry in entries.items():
                 entry.mask.copy_(masks[key] != 0)
-                entry.frozen = False  # to reach the tensors themselves
                 if entry.owner is not None:
                     entry.parameter().masked_fill_(~entry.mask, 0.0)
-                entry.method.forget(entry.target, entry.posterior(), ~entry.mask)
+                entry.method.forget(entry.target, entry.tensors(), ~entry.mask)
         self.guide.find_frozen()
 
     def _entries_of(self, masks: Mapping[str, Tensor]) -> dict[str, Entry]:

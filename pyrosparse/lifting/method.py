@@ -84,6 +84,13 @@ class Method(ABC):
 
         removed: boolean, ``target.shape``."""
 
+    def project(self, target: Target, q: Posterior) -> None:  # noqa: B027
+        """Bring the posterior back into the set in which it must lie, in place: to the nearest
+        point of it, such as ``q["loc"].clamp_(0, 1)``.
+
+        ``fit`` calls it before the first step and after every step; where ``SVI`` or a torch
+        optimizer takes the steps, ``Lifted.project`` does it. Doing it twice does no more."""
+
     def skip(self, target: Target, q: Posterior) -> None:
         """Sample the prior's sites of a gate whose layer does not run in this call, as ``prior``
         does; by default by ``prior`` itself, at an activation of one example of zeros."""

@@ -1,0 +1,68 @@
+"""What ``fit`` refuses before it begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro.infer import (
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceGraph_ELBO,
+    JitTraceMeanField_ELBO,
+)
+
+_JIT = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
+
+
+def check_arguments(
+    epochs: int,
+    batch_size: int,
+    kl_scale: float,
+    kl_warmup: int,
+    clip_norm: float | None,
+    patience: int | None,
+    validation: Any,
+    compact_every: int | None,
+    first_step: int,
+) -> None:
+    """Raise ValueError where a number is out of range, or there is nothing for patience to watch.
+
+    The arguments are those of ``fit``."""
+    counts = {"epochs": epochs, "batch_size": batch_size}
+    if compact_every is not None:
+        counts["compact_every"] = compact_every
+    for name, value in counts.items():
+        if int(value) != value or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {value}")
+    if not kl_scale >= 0 or kl_warmup < 0:
+        raise ValueError(
+            f"kl_scale and kl_warmup must not be negative, got {kl_scale} and {kl_warmup}"
+        )
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be a positive number of epochs, got {patience}")
+    if patience is not None and validation is None:
+        raise ValueError("patience needs validation data to watch")
+    if int(first_step) != first_step or first_step < 0:
+        raise ValueError(f"first_step must be 0 or a positive whole number, got {first_step}")
+
+
+def check_elbo(elbo: Any) -> None:
+    """Raise TypeError for an ELBO whose steps cannot be traced."""
+    if isinstance(elbo, _JIT):
+        plain = type(elbo).__name__.removeprefix("Jit")
+        raise TypeError(
+            f"fit takes no {type(elbo).__name__}, as torch.jit cannot trace a lifted network: give "
+            f"{plain}(), whose steps fit captures with ps.captured.CapturedSVI"
+        )
+
+
+def check_finite(data: Any) -> None:
+    """Raise ValueError where data that are tensors have a NaN or an infinity."""
+    if not isinstance(data, tuple):
+        return
+    for position, tensor in enumerate(data):
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise ValueError(f"tensor {position} of the data has {count} values not finite")

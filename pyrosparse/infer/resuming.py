@@ -1,0 +1,152 @@
+"""The files of a run: the checkpoint, from which it goes on, and the metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyrosparse.evidence.traces import modules
+from pyrosparse.infer import checkpoint as checkpoints
+from pyrosparse.infer.callback import Callback
+from pyrosparse.util.files import write_atomically
+
+if TYPE_CHECKING:
+    from pyrosparse.infer.run import Fit
+
+
+class Files:
+    """Writes a run's checkpoint and metrics after every epoch, and takes it up again.
+
+    settings:            what a run must have in common with the one that it goes on with.
+    callbacks:           those whose state is in the checkpoint are part of the settings.
+    checkpoint, metrics: where; None for a file that is not wanted.
+    """
+
+    def __init__(
+        self,
+        run: Fit,
+        settings: Mapping[str, Any],
+        callbacks: Sequence[Callback],
+        checkpoint: str | os.PathLike[str] | None,
+        metrics: str | os.PathLike[str] | None,
+    ) -> None:
+        self.run = run
+        self.callbacks = callbacks
+        self.settings = {
+            **settings,
+            "n": run.n,
+            "optimizer": type(run.optimizer).__name__,
+            "elbo": type(run.elbo).__name__,
+            "stateful callbacks": [type(callback).__name__ for callback in self._stateful()],
+        }
+        self.checkpoint = checkpoint
+        self.metrics = metrics
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint where it is there; returns whether it was."""
+        found = self.checkpoint is not None and Path(self.checkpoint).exists()
+        if self.checkpoint is not None and found:
+            with checkpoints.reading(self.checkpoint):
+                self._restore(checkpoints.load(self.checkpoint), self.checkpoint)
+        self._write_metrics()
+        return found
+
+    def write(self) -> None:
+        """Write both files."""
+        if self.checkpoint is not None:
+            checkpoints.save(self.checkpoint, self._state())
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        """Write the history, a JSON line an epoch."""
+        if self.metrics is not None:
+            lines = "".join(json.dumps(entry) + "\n" for entry in self.run.history)
+            # A folder that was removed is not made again: it would have nothing else of the run.
+            write_atomically(self.metrics, lines, parents=False)
+
+    def _state(self) -> dict[str, Any]:
+        """All that a checkpoint must hold."""
+        run = self.run
+        owned = {id(p) for module in modules(run.model, run.guide) for p in module.parameters()}
+        return {
+            "settings": self.settings,
+            "modules": [dict(module.state_dict()) for module in self._stateful_modules()],
+            "parameters": {
+                name: tensor for name, tensor in run.parameters.items() if id(tensor) not in owned
+            },
+            "names": list(run.parameters),
+            "optimizer": run.optimizer.state_dict(),
+            "callbacks": [callback.state_dict() for callback in self._stateful()],
+            "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+            "epoch": run.epoch,
+            "step": run.step,
+            "history": run.history,
+            "finished": run.finished,
+            "alive": run.shrink.alive if run.shrink is not None and not run.finished else None,
+        }
+
+    def _restore(self, state: dict[str, Any], path: str | os.PathLike[str]) -> None:
+        """Take over what ``_state`` returned; raises CheckpointError where it is of another run."""
+        run, settings = self.run, self.settings
+        # Checkpoints of before know no first step: their training began at the first.
+        saved = {"first_step": 0} | state["settings"]
+        other = [key for key, value in settings.items() if saved.get(key) != value]
+        if other:
+            differences = ", ".join(
+                f"{key} was {saved.get(key)!r}, is {settings[key]!r}" for key in other
+            )
+            raise checkpoints.CheckpointError(
+                f"{path} is the checkpoint of a run with other settings ({differences}): go on "
+                "with those, or delete it"
+            )
+        if run.shrink is not None and state["alive"] is not None:
+            run.shrink.to(state["alive"])
+        shapes = [_shapes(module.state_dict()) for module in self._stateful_modules()]
+        states = [one for one in state["modules"] if one]
+        if state["names"] != list(run.parameters) or shapes != [_shapes(one) for one in states]:
+            raise checkpoints.CheckpointError(
+                f"{path} is the checkpoint of another network or method: its parameters are "
+                f"{', '.join(state['names'])}; this run's are {', '.join(run.parameters)}, or "
+                "their shapes differ. Choose another file, or delete it"
+            )
+        for module, saved_state in zip(self._stateful_modules(), states, strict=True):
+            module.load_state_dict(saved_state)
+        with torch.no_grad():
+            for name, tensor in state["parameters"].items():
+                run.parameters[name].copy_(tensor)
+        run.optimizer.load_state_dict(state["optimizer"])
+        _match_strides(run.optimizer)
+        for callback, saved_state in zip(self._stateful(), state["callbacks"], strict=True):
+            callback.load_state_dict(saved_state)
+        torch.set_rng_state(state["generators"][0])
+        if len(state["generators"]) == 1 + torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["generators"][1:])
+        run.epoch, run.step = state["epoch"], state["step"]
+        run.history, run.finished = state["history"], state["finished"]
+
+    def _stateful(self) -> list[Callback]:
+        return [callback for callback in self.callbacks if callback.state_dict()]
+
+    def _stateful_modules(self) -> list[torch.nn.Module]:
+        roots = modules(self.run.model, self.run.guide)
+        return [module for module in roots if module.state_dict()]
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> list[list[int]]:
+    return [list(tensor.shape) for tensor in tensors.values()]
+
+
+def _match_strides(optimizer: Optimizer) -> None:
+    # Files hold tensors in row-major order; a fused kernel walks a parameter and its moments
+    # side by side, so that those of a channels-last weight must be channels-last again.
+    for parameter, memory in optimizer.state.items():
+        for key, value in memory.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                memory[key] = torch.empty_like(parameter).copy_(value)
