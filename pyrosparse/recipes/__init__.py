@@ -11,7 +11,7 @@ from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.iterative import Han, L1Norm
 from pyrosparse.recipes.lottery import Lottery
-from pyrosparse.recipes.masks import Cut, Dense, NOfM, OneShot, OneShotRecalibrated, RandomMask
+from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.pruning import (
     BayesianMagnitude,
@@ -57,7 +57,6 @@ RECIPES: tuple[type[Recipe], ...] = (
     Lottery,
     L1Norm,
     ThiNet,
-    NOfM,
 )
 """All recipes; the first is the default."""
 
@@ -80,7 +79,6 @@ __all__ = [
     "Magnitude",
     "MeanField",
     "ModelReduction",
-    "NOfM",
     "NoPruning",
     "OneShot",
     "OneShotRecalibrated",

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pyrosparse.recipes.masks import Masked
+from pyrosparse.recipes.masks import Sparse
 from pyrosparse.recipes.option import POSITIVE, option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pyrosparse import methods
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.lifting.masks import Masks
     from pyrosparse.lifting.target import Target
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Iterative(Masked):
+class Iterative(Sparse):
     """A recipe that cuts a trained network in equal steps, and fine-tunes it after each."""
 
     cuts: int = option(9, "how many times is cut, each time by as much", within="1..")
     fine_tune: int = option(10, "epochs after each cut", within="1..")
     fine_tune_rate: float = option(1e-5, "learning rate after a cut", within=POSITIVE)
+
+    @property
+    def together(self) -> str:
+        """What goes together."""
+        return "weight"
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse.infer import schedules
@@ -34,7 +40,7 @@ class Iterative(Masked):
 
         def smallest(weights: Mapping[str, Tensor], sparsity: float, _: Any) -> Masks:
             some = {name: weights[name] for name in names}
-            return magnitude(some, sparsity, structure=self.structure)
+            return magnitude(some, sparsity, structure=self.together)
 
         bnn = self.trained(job)
         weights = {name: job.net.get_parameter(name) for name in names}
@@ -66,6 +72,19 @@ class L1Norm(Iterative):
 
     name: ClassVar[str] = "l1-norm"
     structure: Literal["kernel", "filter"] = option("filter", "what goes together")
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}-{self.structure}"
+
+    @property
+    def together(self) -> str:
+        return self.structure
+
+    def prior(self) -> methods.GibbsPruning:
+        from pyrosparse.methods import GibbsPruning
+
+        return GibbsPruning(self.sparsity, self.structure, scale=self.scale)
 
     def targets(self, net: nn.Module) -> list[Target]:
         from pyrosparse.lifting.target import weights

@@ -166,43 +166,6 @@ class OneShot(Masked):
 
 
 @dataclass(frozen=True)
-class NOfM(Dense):
-    """Train as gibbs does, and keep the n largest of every m consecutive inputs at the end."""
-
-    name: ClassVar[str] = "n-of-m"
-    knob: ClassVar[str] = "n"
-    unpruned: ClassVar[type[Recipe] | None] = Dense
-    keeps_more: ClassVar[str] = "a higher --n"
-    n: int = option(2, "weights that stay of every m", within="1..")
-    m: int = option(4, "consecutive inputs in a group", within="2..")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n >= self.m:
-            raise ValueError(f"n must be less than m, got {self.n} of {self.m}")
-
-    @property
-    def label(self) -> str:
-        return self.name if self.m == 4 else f"{self.name}-{self.m}"
-
-    def targets(self, net: nn.Module) -> list[Target]:
-        """Those of whole groups."""
-        found = [one for one in super().targets(net) if one.shape[1] % self.m == 0]
-        if not found:
-            raise ValueError(
-                f"no layer has inputs in groups of {self.m}: choose another m, or another network"
-            )
-        return found
-
-    def finish(self, job: Job, bnn: Lifted, names: list[str]) -> None:
-        from pyrosparse.prune import magnitude
-
-        weights = {name: job.net.get_parameter(name) for name in names}
-        structure = f"{self.n}:{self.m}"
-        bnn.freeze(magnitude(weights, 1 - self.n / self.m, structure=structure))
-
-
-@dataclass(frozen=True)
 class OneShotRecalibrated(OneShot):
     """Cut as one-shot does, then take the statistics of batch normalisation anew."""
 

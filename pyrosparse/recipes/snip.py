@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pyrosparse.lifting.target import Target
+    from pyrosparse.prune.keep import Scope
     from pyrosparse.recipes.job import Job
 
 
@@ -32,17 +33,22 @@ class Snip(Masked):
         return super().label + ("-redrawn" if self.weights == "redrawn" else "")
 
     def targets(self, net: nn.Module) -> list[Target]:
+        """All of them; of n:m those whose inputs are in whole groups."""
         from pyrosparse.lifting.target import weights
+        from pyrosparse.structures import ratio
 
-        return weights(net)
+        found, group = weights(net), ratio(self.structure)
+        return [one for one in found if group is None or one.shape[1] % group[1] == 0]
 
     def masks(self, job: Job, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
         from pyrosparse.prune import connection_sensitivity, keep_largest
+        from pyrosparse.structures import ratio
 
         bnn = self.lifted(job.net)
         batch = job.data.some(self.score_batch, job.seed)
         scores = connection_sensitivity(job.model(bnn), bnn, batch)
-        masks = keep_largest(scores, self.sparsity, scope="global", structure=self.structure)
+        scope: Scope = "global" if ratio(self.structure) is None else "tensor"
+        masks = keep_largest(scores, self.sparsity, scope=scope, structure=self.structure)
         if self.weights == "redrawn":
             reinitialise(job.net, job.seed + 1_000_003)
         return masks

@@ -1,4 +1,4 @@
-"""SNIP, cutting in steps, l1 norms, ThiNet, lottery tickets and n of m, in their parts."""
+"""SNIP, cutting in steps, l1 norms, ThiNet and lottery tickets, in their parts."""
 
 from typing import Any
 
@@ -164,20 +164,6 @@ def test_thinet_goes_layer_by_layer_and_trains_in_between() -> None:
     )["3.input"]
     expected = trained.get_submodule("3").weight * gains.view(1, -1, 1, 1)
     assert torch.allclose(plain.net[3].weight, expected, atol=1e-6)
-
-
-def test_n_of_m_leaves_layers_without_whole_groups_alone() -> None:
-    recipe = recipes.NOfM(epochs=1, batch_size=48)
-    _, result = on_images(recipe)
-    for name in ("3", "5"):
-        groups = result.net.get_submodule(name).weight.movedim(1, -1).reshape(-1, 4)
-        assert (groups.count_nonzero(1) == 2).all()
-    assert result.net[0].weight.count_nonzero() == 36
-    assert (recipe.cell, recipes.NOfM(n=1, m=8).cell) == ("n-of-m-2", "n-of-m-8-1")
-    with pytest.raises(ValueError, match="n must be less than m"):
-        recipes.NOfM(n=4)
-    with pytest.raises(ValueError, match="no layer has inputs in groups of 16"):
-        on_images(recipes.NOfM(epochs=1, batch_size=48, m=16))
 
 
 def test_lottery_tickets_are_rewound() -> None:
