@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         Gaussian,
         GibbsPruning,
         Horseshoe,
+        MovementPruning,
+        TargetedDropout,
         generative,
     )
     from pyrosparse.models import classifier, distill, regressor
@@ -50,7 +52,9 @@ __all__ = [
     "Lifted",
     "Masks",
     "Method",
+    "MovementPruning",
     "Target",
+    "TargetedDropout",
     "captured",
     "classifier",
     "compact",
@@ -101,7 +105,7 @@ _PLACES = {
     "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
     "measure": "report",
     "methods": "BetaBernoulli DependentBetaBernoulli GammaSpikeAndSlab Gaussian GibbsPruning "
-    "Horseshoe generative",
+    "Horseshoe MovementPruning TargetedDropout generative",
     "models": "classifier distill regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

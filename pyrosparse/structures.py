@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -111,7 +111,7 @@ def blocks(tensor: Tensor, structure: Structure) -> Tensor:
     return tensor.movedim(1, -1).reshape(-1, m)
 
 
-def unblocked(values: Tensor, structure: Structure, shape: tuple[int, ...]) -> Tensor:
+def unblocked(values: Tensor, structure: Structure, shape: Sequence[int]) -> Tensor:
     """Values as ``blocks`` arranges them, in the shape of the weight again.
 
     >>> unblocked(torch.tensor([[0, 2], [1, 3]]), "channel", (2, 2))
@@ -143,7 +143,7 @@ def means(tensor: Tensor, structure: Structure) -> Tensor:
     return arranged if single else arranged.mean(1, keepdim=True)
 
 
-def spread(values: Tensor, structure: Structure, shape: tuple[int, ...]) -> Tensor:
+def spread(values: Tensor, structure: Structure, shape: Sequence[int]) -> Tensor:
     """One value of each block, as ``means`` gives them, at every element of it, in the shape of the
     weight.
 
@@ -168,23 +168,13 @@ def largest(scores: Tensor, structure: str) -> Tensor:
     >>> largest(torch.tensor([[0.1, 3.0, 2.0, 1.0]]), "2:4")
     tensor([[False,  True,  True, False]])
     """
-    return unblocked(
-        largest_in_blocks(blocks(scores, structure), structure), structure, scores.shape
-    )
-
-
-def largest_in_blocks(scores: Tensor, structure: str) -> Tensor:
-    """``largest`` of scores that are in blocks, (blocks, m), as booleans in blocks.
-
-    >>> largest_in_blocks(torch.tensor([[0.1, 3.0], [2.0, 1.0]]), "1:2")
-    tensor([[False,  True],
-            [ True, False]])
-    """
     found = ratio(structure)
     if found is None:
         raise ValueError(f"structure must be 'n:m', such as '2:4', got {structure!r}")
-    kept = torch.zeros_like(scores, dtype=torch.bool)
-    return kept.scatter(1, scores.topk(found[0], 1).indices, True)
+    arranged = blocks(scores, structure)
+    on = arranged.topk(found[0], 1).indices
+    kept = torch.zeros_like(arranged, dtype=torch.bool).scatter(1, on, True)
+    return unblocked(kept, structure, scores.shape)
 
 
 def _by_function(tensor: Tensor, structure: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """Distributions that Pyro lacks, written for the shapes and magnitudes of network weights."""
 
 from pyrosparse.distributions.bipartite_gibbs_mask import BipartiteGibbsMask
+from pyrosparse.distributions.conditional_bernoulli import ConditionalBernoulli
 from pyrosparse.distributions.gibbs_mask import GibbsMask
 from pyrosparse.distributions.grid_support import GridSupport
 from pyrosparse.distributions.improper import Improper, ImproperPriorWarning, Penalty
@@ -14,6 +15,7 @@ from pyrosparse.distributions.tree_support import TreeSupport
 
 __all__ = [
     "BipartiteGibbsMask",
+    "ConditionalBernoulli",
     "GibbsMask",
     "GridSupport",
     "Improper",

@@ -40,15 +40,7 @@ def complete_graph(t: Array, coupling: float, uniforms: Array, out: Array) -> No
         for i in range(n):
             size += max(t[block, i], 0.0)
         direct = size < _LARGEST_LOG
-        tables[0, 0] = 1.0 if direct else 0.0
-        for i in range(1, n + 1):
-            one = math.exp(t[block, i - 1]) if direct else t[block, i - 1]
-            odds[i - 1] = one
-            tables[i, 0] = tables[0, 0]
-            tables[i, i] = tables[i - 1, i - 1] * one if direct else tables[i - 1, i - 1] + one
-            for k in range(1, i):
-                without, rest = tables[i - 1, k], tables[i - 1, k - 1]
-                tables[i, k] = without + one * rest if direct else _log_add(without, one + rest)
+        _fill(tables, odds, t[block], 0.0, n, direct)
         total = 0.0
         if direct:
             for k in range(n + 1):
@@ -65,17 +57,56 @@ def complete_graph(t: Array, coupling: float, uniforms: Array, out: Array) -> No
         left = 0
         while left < n and cumulative[left] <= level:
             left += 1
-        for i in range(n, 0, -1):
-            if left == 0 or left == i:
-                on = left == i
-            elif direct:
-                with_it = odds[i - 1] * tables[i - 1, left - 1]
-                on = uniforms[block, i - 1] * tables[i, left] < with_it
-            else:
-                log_p = odds[i - 1] + tables[i - 1, left - 1] - tables[i, left]
-                on = uniforms[block, i - 1] < math.exp(log_p)
-            out[block, i - 1] = on
-            left -= on
+        _draw(tables, odds, uniforms[block], left, direct, out[block])
+
+
+@numba.njit(cache=True)
+def fixed_count(t: Array, count: int, uniforms: Array, out: Array) -> None:
+    """States with ``count`` on, of ``conditional_bernoulli.sample_by_tables``.
+
+    t, uniforms: (blocks, n) float64; out: (blocks, n) bool.
+    """
+    blocks, n = t.shape
+    tables, odds = np.zeros((n + 1, count + 1)), np.empty(n)
+    for block in range(blocks):
+        # Only differences count: the largest odds are 1, and no table is above 2^n.
+        largest, smaller = t[block].max(), 0.0
+        for i in range(n):
+            smaller += largest - t[block, i]
+        direct = smaller < _LARGEST_LOG
+        _fill(tables, odds, t[block], largest, count, direct)
+        _draw(tables, odds, uniforms[block], count, direct, out[block])
+
+
+@numba.njit(cache=True, inline="always")
+def _fill(tables: Array, odds: Array, t: Array, shift: float, most: int, direct: bool) -> None:
+    """The polynomials of the first i odds, up to ``most`` on: as they are, or their logarithms."""
+    tables[0, 0] = 1.0 if direct else 0.0
+    for i in range(1, len(t) + 1):
+        one = math.exp(t[i - 1] - shift) if direct else t[i - 1] - shift
+        odds[i - 1] = one
+        tables[i, 0] = tables[0, 0]
+        if i <= most:
+            tables[i, i] = tables[i - 1, i - 1] * one if direct else tables[i - 1, i - 1] + one
+        for k in range(1, min(i, most + 1)):
+            without, rest = tables[i - 1, k], tables[i - 1, k - 1]
+            tables[i, k] = without + one * rest if direct else _log_add(without, one + rest)
+
+
+@numba.njit(cache=True, inline="always")
+def _draw(tables: Array, odds: Array, uniforms: Array, left: int, direct: bool, out: Array) -> None:
+    """Which are on, backwards, given how many are left."""
+    for i in range(len(odds), 0, -1):
+        if left == 0 or left == i:
+            on = left == i
+        elif direct:
+            with_it = odds[i - 1] * tables[i - 1, left - 1]
+            on = uniforms[i - 1] * tables[i, left] < with_it
+        else:
+            log_p = odds[i - 1] + tables[i - 1, left - 1] - tables[i, left]
+            on = uniforms[i - 1] < math.exp(log_p)
+        out[i - 1] = on
+        left -= on
 
 
 @numba.njit(cache=True)

@@ -30,6 +30,25 @@ def _(t: Tensor, coupling: Tensor, uniforms: Tensor) -> Tensor:
     return torch.empty(t.shape, dtype=torch.bool, device=t.device)
 
 
+@torch.library.custom_op("pyrosparse::fixed_count", mutates_args=(), device_types="cpu")
+def fixed_count(t: Tensor, uniforms: Tensor, count: int) -> Tensor:
+    """As ``conditional_bernoulli.sample_by_tables``.
+
+    t, uniforms: (blocks, n) float64. Returns booleans, (blocks, n).
+    """
+    from pyrosparse.distributions import gibbs_kernels
+
+    out = torch.empty(t.shape, dtype=torch.bool)
+    arrays = (t.contiguous().numpy(), count, uniforms.contiguous().numpy(), out.numpy())
+    gibbs_kernels.fixed_count(*arrays)
+    return out
+
+
+@fixed_count.register_fake
+def _(t: Tensor, uniforms: Tensor, count: int) -> Tensor:
+    return torch.empty(t.shape, dtype=torch.bool, device=t.device)
+
+
 @torch.library.custom_op("pyrosparse::bipartite", mutates_args=(), device_types="cpu")
 def bipartite(
     t: Tensor, coupling: Tensor, second: Tensor, seeds: Tensor, split: int, sweeps: int

@@ -37,6 +37,24 @@ def quantile(values: Tensor, p: float) -> Tensor:
     return result.to(values)
 
 
+def order_statistic(values: Tensor, place: Tensor) -> Tensor:
+    """The element at a place in the order of each row.
+
+    values: floating, (rows, n).
+    place:  from 0 to n - 1, int64, without dimensions: a tensor, so that a captured step sees it
+            change.
+
+    Returns (rows, 1).
+
+    >>> order_statistic(torch.tensor([[4.0, 1.0, 3.0], [0.0, 2.0, 5.0]]), torch.tensor(1))
+    tensor([[3.],
+            [2.]])
+    """
+    if values.is_cpu:
+        return _order_statistic_on_cpu(values, place)
+    return values.sort(1).values.index_select(1, place.view(1))
+
+
 def _select(values: Tensor, place: int) -> Tensor:
     """The elements at a place in the order of all, from 0, and at the next; (2,)."""
     flat = values.flatten()
@@ -60,3 +78,15 @@ def _select_on_cpu(values: Tensor, place: int) -> Tensor:
 @_select_on_cpu.register_fake
 def _(values: Tensor, place: int) -> Tensor:
     return values.new_empty(2)
+
+
+@torch.library.custom_op("pyrosparse::order_statistic", mutates_args=(), device_types="cpu")
+def _order_statistic_on_cpu(values: Tensor, place: Tensor) -> Tensor:
+    at = int(place)
+    ordered = np.partition(values.detach().numpy(), at, axis=1)
+    return torch.from_numpy(ordered[:, at : at + 1].copy())
+
+
+@_order_statistic_on_cpu.register_fake
+def _(values: Tensor, place: Tensor) -> Tensor:
+    return values.new_empty(len(values), 1)

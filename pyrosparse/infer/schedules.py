@@ -40,6 +40,19 @@ def steps(*at: float, factor: float = 0.1) -> Schedule:
     return lambda progress: factor ** sum(progress >= point for point in at)
 
 
+def linear(end: float = 1.0, start: float = 0.0) -> Schedule:
+    """From 0 up to 1 between ``start`` and ``end``, by equal steps.
+
+    Raises ValueError unless 0 <= start < end.
+
+    >>> linear(end=0.5)(0.25)
+    0.5
+    """
+    if not 0 <= start < end:
+        raise ValueError(f"a ramp needs 0 <= start < end, got {start} and {end}")
+    return lambda progress: min(max((progress - start) / (end - start), 0.0), 1.0)
+
+
 def cubic(end: float = 1.0, start: float = 0.0) -> Schedule:
     r"""From 0 up to 1 between ``start`` and ``end``, fast first: a sparsity ramp.
 
@@ -52,9 +65,8 @@ def cubic(end: float = 1.0, start: float = 0.0) -> Schedule:
     >>> cubic(end=0.5)(0.25)
     0.875
     """
-    if not 0 <= start < end:
-        raise ValueError(f"a ramp needs 0 <= start < end, got {start} and {end}")
-    return lambda progress: 1 - (1 - min(max((progress - start) / (end - start), 0.0), 1.0)) ** 3
+    rises = linear(end, start)
+    return lambda progress: 1 - (1 - rises(progress)) ** 3
 
 
 def logarithmic(start: float, end: float, until: float = 1.0) -> Schedule:

@@ -6,6 +6,9 @@ from pyrosparse.methods.gamma_spike_and_slab import GammaSpikeAndSlab, generativ
 from pyrosparse.methods.gaussian import Gaussian
 from pyrosparse.methods.gibbs import GibbsPruning
 from pyrosparse.methods.horseshoe import Horseshoe
+from pyrosparse.methods.masked_weights import MaskedWeights
+from pyrosparse.methods.movement_pruning import MovementPruning
+from pyrosparse.methods.targeted_dropout import TargetedDropout
 
 __all__ = [
     "BetaBernoulli",
@@ -14,5 +17,8 @@ __all__ = [
     "Gaussian",
     "GibbsPruning",
     "Horseshoe",
+    "MaskedWeights",
+    "MovementPruning",
+    "TargetedDropout",
     "generative",
 ]

@@ -1,4 +1,4 @@
-"""Annealing of the masks that a method draws: their inverse temperature as training goes on."""
+"""Annealing of the masks that a method makes in every step: their temperature, or their ramp."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.schedules import Schedule
 from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.masks import Masks
+from pyrosparse.methods.masked_weights import MaskedWeights
 
 if TYPE_CHECKING:
     from pyrosparse.infer.run import Fit
 
 
 class Annealing(Callback):
-    """Sets the inverse temperature of all targets whose masks have one (``ps.GibbsPruning``), and
-    at the end leaves the network with one mask.
+    """Anneals all targets whose masks are made anew in every step, and at the end leaves the
+    network with one mask: the inverse temperature ``beta`` of ``ps.GibbsPruning``, the ``ramp`` of
+    ``ps.TargetedDropout`` and ``ps.MovementPruning``.
 
-    schedule: beta as a function of progress, such as ``schedules.logarithmic(0.7, 1e4, 0.64)``. It
+    schedule: the annealed quantity as a function of progress: of beta one such as
+              ``schedules.logarithmic(0.7, 1e4, 0.64)``, of a ramp one from 0 to 1. It
               is stretched with the rates when ``fit`` is given more or fewer epochs.
     per:      change it with every ``epoch``, as the paper's code does, or with every ``step``.
-    finish:   freeze the final mask of each target, as its method's ``final`` says, after the last
+    finish:   freeze the final mask of each target, as its method says, after the last
               epoch; otherwise the weights stay as they are.
 
-    Beta lies in the buffers of the guide, so that a checkpoint has it; as a function of progress it
-    is the same in a resumed run. Each epoch records ``beta``.
+    The quantity lies in the buffers of the guide, so that a checkpoint has it; as a function of
+    progress it is the same in a resumed run. Each epoch records it by its name.
 
-    Raises ValueError on an unknown ``per``, and at the start of a run whose lifted network draws no
-    masks by a temperature.
+    Raises ValueError on an unknown ``per``, and at the start of a run whose lifted network makes no
+    such masks, or has methods that anneal different quantities.
 
     Source: Labach and Valaee (2020), sections II-C and III.
 
@@ -54,35 +57,45 @@ class Annealing(Callback):
         self.finish = finish
 
     def on_start(self, run: Fit) -> None:
-        if not _annealed(run):
+        quantities = sorted({method.annealed for method, _ in _annealed(run)})
+        if not quantities:
             raise ValueError(
-                "the lifted network draws no masks with a temperature: lift it with ps.GibbsPruning"
+                "the lifted network draws no masks with a temperature or a ramp: lift it with "
+                "ps.GibbsPruning, ps.TargetedDropout or ps.MovementPruning"
+            )
+        if len(quantities) > 1:
+            raise ValueError(
+                f"the methods of the lifted network anneal different quantities, "
+                f"{' and '.join(quantities)}, and a schedule is for one of them: lift the network "
+                "with one of these methods"
             )
 
     def on_step(self, run: Fit, progress: float) -> None:
         if self.per == "epoch":
             progress = run.epoch / run.epochs
-        beta = self.schedule(progress)
-        for entry in _annealed(run):
-            _beta(entry).fill_(beta)
+        value = self.schedule(progress)
+        for method, entry in _annealed(run):
+            _quantity(method, entry).fill_(value)
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
-        return {"beta": float(_beta(_annealed(run)[0]))}
+        method, entry = _annealed(run)[0]
+        return {method.annealed: float(_quantity(method, entry))}
 
     def on_end(self, run: Fit) -> dict[str, Any]:
         if self.finish:
             masks = Masks()
-            for entry in _annealed(run):
-                mask = entry.method.final_mask(entry.target, entry.posterior())  # type: ignore[attr-defined]
+            for method, entry in _annealed(run):
+                mask = method.final_mask(entry.target, entry.posterior())
                 masks[entry.target.key] = mask & entry.mask
             run.lifted.freeze(masks)
         return {}
 
 
-def _annealed(run: Fit) -> list[Entry]:
-    return [entry for entry in run.lifted.guide.entries if "_beta" in entry.located]
+def _annealed(run: Fit) -> list[tuple[MaskedWeights, Entry]]:
+    entries = run.lifted.guide.entries
+    return [(one.method, one) for one in entries if isinstance(one.method, MaskedWeights)]
 
 
-def _beta(entry: Entry) -> Tensor:
-    module, leaf = entry.located["_beta"]
+def _quantity(method: MaskedWeights, entry: Entry) -> Tensor:
+    module, leaf = entry.located[f"_{method.annealed}"]
     return getattr(module, leaf)  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.iterative import Han, L1Norm
 from pyrosparse.recipes.lottery import Lottery
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
+from pyrosparse.recipes.movement import Movement
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.pruning import (
     BayesianMagnitude,
@@ -23,6 +24,7 @@ from pyrosparse.recipes.pruning import (
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.snip import Snip
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
+from pyrosparse.recipes.targeted import TargetedDropout
 from pyrosparse.recipes.thinet import ThiNet
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
 from pyrosparse.util.errors import unknown_name
@@ -57,6 +59,8 @@ RECIPES: tuple[type[Recipe], ...] = (
     Lottery,
     L1Norm,
     ThiNet,
+    TargetedDropout,
+    Movement,
 )
 """All recipes; the first is the default."""
 
@@ -79,6 +83,7 @@ __all__ = [
     "Magnitude",
     "MeanField",
     "ModelReduction",
+    "Movement",
     "NoPruning",
     "OneShot",
     "OneShotRecalibrated",
@@ -93,6 +98,7 @@ __all__ = [
     "Split",
     "Stage",
     "StartsTrained",
+    "TargetedDropout",
     "ThiNet",
     "TurboVBI",
     "find",

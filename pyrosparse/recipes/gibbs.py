@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pyrosparse.recipes.job import Job
 
 _BETAS = {"weight": (0.7, 1e4), "kernel": (0.7, 1e4), "filter": (0.003, 1.0)}
-_COUPLING = {"weight": 0.0, "kernel": 0.01, "filter": 1.0}
+_BETAS["2:4"] = _BETAS["weight"]
+_COUPLING = {"weight": 0.0, "kernel": 0.01, "filter": 1.0, "2:4": 0.0}
 
 _VARIANCE = 2 / 576
 """Of He's initial weights for 64 channels and 3 x 3 kernels: in a layer of this variance the values
@@ -65,7 +66,7 @@ class Gibbs(Masked):
     def __post_init__(self) -> None:
         super().__post_init__()
         given = not isinstance(self.coupling, Rule) and self.coupling != 0
-        if given and self.structure == "weight":
+        if given and self.structure in ("weight", "2:4"):
             raise ValueError(
                 f"weights that go alone have no coupling, got {self.coupling}: leave it out, or "
                 "choose the structure kernel or filter"

@@ -12,10 +12,10 @@ from pyrosparse.recipes.option import POSITIVE, option
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pyrosparse import methods
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.lifting.masks import Masks
     from pyrosparse.lifting.target import Target
+    from pyrosparse.methods.masked_weights import MasksBySize
     from pyrosparse.recipes.job import Job
 
 
@@ -81,7 +81,7 @@ class L1Norm(Iterative):
     def together(self) -> str:
         return self.structure
 
-    def prior(self) -> methods.GibbsPruning:
+    def prior(self) -> MasksBySize:
         from pyrosparse.methods import GibbsPruning
 
         return GibbsPruning(self.sparsity, self.structure, scale=self.scale)

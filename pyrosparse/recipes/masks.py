@@ -13,14 +13,33 @@ from pyrosparse.recipes.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pyrosparse import methods
     from pyrosparse.infer import Callback
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.lifting.target import Target
+    from pyrosparse.methods.masked_weights import MasksBySize
     from pyrosparse.recipes.job import Job
     from pyrosparse.recipes.split import Split
 
-Structure = Literal["weight", "kernel", "filter"]
+Structure = Literal["weight", "kernel", "filter", "2:4"]
+
+
+def check_share(structure: Structure, sparsity: float) -> None:
+    """Refuse a share of the weights that a structure does not leave open.
+
+    Raises ValueError."""
+    if structure == "2:4" and sparsity != 0.5:
+        raise ValueError(
+            f"of the structure 2:4 half of the weights goes: set sparsity to 0.5, got {sparsity}"
+        )
+
+
+def labelled(name: str, structure: Structure) -> str:
+    """The name of a recipe with the structure, which is part of the names of files.
+
+    >>> labelled("gibbs", "weight"), labelled("gibbs", "2:4")
+    ('gibbs', 'gibbs-2-of-4')
+    """
+    return name if structure == "weight" else f"{name}-{structure.replace(':', '-of-')}"
 
 
 def _shifts(recipe: Any, data: Split) -> bool:
@@ -56,7 +75,7 @@ class Dense(Recipe):
         if self.flip is True and self.augment is False:
             raise ValueError("flip is a part of augment, which is off: leave one of the two out")
 
-    def prior(self) -> methods.GibbsPruning:
+    def prior(self) -> MasksBySize:
         """The method of the masks, whose targets are those of all its baselines."""
         from pyrosparse.methods import GibbsPruning
 
@@ -142,13 +161,19 @@ class Sparse(Dense):
 class Masked(Sparse):
     """A recipe that takes a share of the weights, kernels or filters."""
 
-    structure: Structure = option("weight", "what goes together")
+    structure: Structure = option(
+        "weight", "what goes together; 2:4: two of every four consecutive inputs stay"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self.structure, self.sparsity)
 
     @property
     def label(self) -> str:
-        return self.name if self.structure == "weight" else f"{self.name}-{self.structure}"
+        return labelled(self.name, self.structure)
 
-    def prior(self) -> methods.GibbsPruning:
+    def prior(self) -> MasksBySize:
         from pyrosparse.methods import GibbsPruning
 
         return GibbsPruning(self.sparsity, self.structure, scale=self.scale)

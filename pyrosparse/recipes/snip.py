@@ -38,7 +38,14 @@ class Snip(Masked):
         from pyrosparse.structures import ratio
 
         found, group = weights(net), ratio(self.structure)
-        return [one for one in found if group is None or one.shape[1] % group[1] == 0]
+        if group is not None:
+            found = [one for one in found if one.shape[1] % group[1] == 0]
+        if not found:
+            raise ValueError(
+                f"no layer has its inputs in groups for structure={self.structure!r}: choose "
+                "another structure"
+            )
+        return found
 
     def masks(self, job: Job, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
         from pyrosparse.prune import connection_sensitivity, keep_largest

@@ -12,7 +12,7 @@ from torch.nn import functional
 import pyrosparse as ps
 from pyrosparse.lifting.method import Posterior
 from pyrosparse.methods import GibbsPruning
-from tests.distributions.enumerated import assert_law, complete, log_weights
+from tests.distributions.enumerated import assert_law, complete, log_weights, states
 from tests.method_case import MethodCase
 from tests.monte_carlo import assert_mean
 
@@ -30,7 +30,9 @@ class TestWeights(GibbsCase):
     bad: ClassVar[list[dict[str, Any]]] = [
         {"sparsity": 1.0},
         {"sparsity": -0.1},
-        {"structure": "channel"},
+        {"structure": "row"},
+        {"structure": "2:4"},
+        {"structure": "1:4", "sparsity": 0.75, "coupling": 0.1},
         {"coupling": 0.5},
         {"convention": "code"},
         {"beta": -1.0},
@@ -72,6 +74,27 @@ class TestFilters(GibbsCase):
     def targets(self, net: nn.Module) -> list[ps.Target]:
         names = [name for name, _ in net.named_parameters()]
         return ps.weights(net, "weight") if names == ["weight"] else self.make().targets(net)
+
+
+class TestOneOfTwo(GibbsCase):
+    options: ClassVar[dict[str, Any]] = {"structure": "1:2", "sparsity": 0.5}
+    recovery: ClassVar[dict[str, Any]] = {"structure": "3:8", "sparsity": 5 / 8, "beta": 3.0}
+    bad: ClassVar[list[dict[str, Any]]] = [
+        {"sparsity": 0.4},
+        {"structure": "2:2"},
+        {"coupling": 0.1},
+    ]
+
+    @pytest.fixture(params=["mlp", "cnn", "depthwise"])  # the others have three inputs
+    def name(self, request: pytest.FixtureRequest) -> str:
+        return request.param
+
+    def test_score_grows_with_the_size_of_the_location(self) -> None:
+        for entry in self.moved().guide.entries:
+            q = entry.posterior()
+            pairs = entry.method.blocks(q["loc"].detach().abs())
+            scores = entry.method.blocks(entry.method.score(entry.target, q))
+            assert ((scores[:, 0] > scores[:, 1]) == (pairs[:, 0] > pairs[:, 1])).all()
 
 
 def by_columns(weight: Tensor) -> Tensor:
@@ -123,6 +146,91 @@ def test_kernels_have_the_papers_law() -> None:
         field = means.quantile(0.5) - weight[out, into].square().flatten()
         law = log_weights(field, 0.6, complete(3, 0.2))
         assert_law(draws[:, out, into].flatten(1).round(), law)
+
+
+@pytest.mark.parametrize("convention", ["paper", "reference-code"])
+def test_two_of_four_have_the_law_of_single_weights_given_how_many_stay(convention: str) -> None:
+    torch.manual_seed(1)
+    weight = torch.randn(3, 8, 2, dtype=torch.float64)
+    method = GibbsPruning(0.5, "2:4", beta=0.9, convention=convention)
+    draws = drawn(method, weight, 4000).round()
+    states_of_four = states(4)
+    for out, start, place in ((0, 0, 1), (2, 4, 0)):
+        squares = weight[out, start : start + 4, place].square()
+        beta = 0.9 if convention == "paper" else 0.45
+        law = log_weights(squares.mean() - squares, beta, complete(4, 0.0))
+        law = law.masked_fill(states_of_four.sum(1) != 2, -torch.inf)
+        assert_law(draws[:, out, start : start + 4, place], law)
+
+
+@pytest.mark.parametrize("final", ["draw", "mode", "magnitude"])
+def test_two_of_four_stay_exactly_in_every_mask(final: str) -> None:
+    torch.manual_seed(2)
+    for weight in (torch.randn(5, 8, 3, 3), torch.zeros(5, 8, 3, 3), 1e3 * torch.randn(5, 8, 3, 3)):
+        for beta in (0.0, 1.0, 1e6):
+            method = GibbsPruning(0.5, "2:4", beta=beta, final=final)
+            target, q = posterior(method, weight)
+            every = (
+                method.step_mask(weight, q) != 0,
+                method.final_mask(target, q),
+                method.magnitude_mask(weight),
+                method.score(target, q) >= 0,
+            )
+            for mask in every:
+                assert (mask.view(5, 2, 4, 3, 3).sum(2) == 2).all()
+    assert torch.equal(every[0], every[2])  # annealed
+
+
+def test_annealed_masks_of_two_in_four_are_left_in_the_network() -> None:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 3))
+    x, y = torch.randn(24, 8), torch.randint(3, (24,))
+    bnn = ps.lift(net, GibbsPruning(0.5, "2:4"))
+    annealing = ps.prune.Annealing(ps.infer.schedules.logarithmic(0.7, 1e4, 0.6), per="step")
+    run = ps.fit(
+        ps.classifier(bnn, 24),
+        bnn.guide,
+        (x, y),
+        epochs=3,
+        batch_size=8,
+        callbacks=[annealing],
+        progress=False,
+    )
+    assert run.svi.fallback is None and len(run.svi.captured) == 1
+    for layer in (net[0], net[2]):
+        assert ((layer.weight != 0).view(layer.out_features, -1, 4).sum(2) == 2).all()
+    assert torch.equal(bnn.mean_forward(x), net(x))
+
+
+def test_targets_of_n_of_m_have_their_inputs_in_groups() -> None:
+    names = [target.name for target in GibbsPruning(0.5, "2:4").targets(resnet())]
+    assert len(names) == 20 and "conv1.weight" not in names
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(8, 3))
+    assert [target.name for target in GibbsPruning(0.5, "2:4").targets(net)] == ["3.weight"]
+    with pytest.raises(ValueError, match="no weight of the network has its inputs in groups of 4"):
+        GibbsPruning(0.5, "2:4").targets(nn.Linear(6, 3))
+    with pytest.raises(ValueError, match="6 inputs, which are not in groups of 4"):
+        odd = nn.Linear(6, 3)
+        ps.lift(odd, GibbsPruning(0.5, "2:4"), ps.weights(odd, "weight"))
+
+
+def test_channels_are_the_inputs_and_coloured_by_halves_of_the_outputs() -> None:
+    torch.manual_seed(4)
+    weight = torch.randn(6, 5, 3, 3)
+    method = GibbsPruning(0.5, "channel", coupling=5.0, beta=1e3)
+    mask = drawn(method, weight, 1)[0].round()
+    assert torch.equal(mask.amin((0, 2, 3)), mask.amax((0, 2, 3)))
+    means = weight.square().mean((0, 2, 3))
+    # As the filters of the weight with outputs and inputs exchanged.
+    other = GibbsPruning(0.5, "filter", coupling=5.0, beta=1e3)
+    swapped = weight.transpose(0, 1).contiguous()
+    assert torch.equal(method.field(weight), other.field(swapped))
+    laws = (
+        one.law(one.field(value), posterior(one, value)[1])
+        for one, value in ((method, weight), (other, swapped))
+    )
+    assert {law.split for law in laws} == {3 * 9}
+    assert torch.equal(method.magnitude_mask(weight)[0, :, 0, 0], means >= means.quantile(0.5))
 
 
 def test_filters_are_coloured_by_halves_of_the_input_channels() -> None:

@@ -62,6 +62,24 @@ def test_snip_takes_convolutions_and_dense_layers_first_and_last() -> None:
     assert list(found.start["snip"]) == ["0.weight", "3.weight", "5.weight", "8.weight"]
 
 
+def test_snip_keeps_the_most_sensitive_two_of_every_four() -> None:
+    recipe = recipes.Snip(epochs=1, batch_size=48, sparsity=0.5, structure="2:4")
+    found, result = on_images(recipe)
+    bnn = ps.lift(images_net(), ps.Gaussian())
+    scores = ps.prune.connection_sensitivity(ps.classifier(bnn, 48), bnn, result.data.some(128, 0))
+    # The first convolution has one input.
+    assert list(found.start["snip"]) == ["3.weight", "5.weight", "8.weight", "0.weight"]
+    assert found.start["snip"]["0.weight"].all()
+    for name in ("3.weight", "5.weight", "8.weight"):
+        groups = found.start["snip"][name].movedim(1, -1).reshape(-1, 4)
+        assert (groups.sum(1) == 2).all()
+        expected = scores[name].movedim(1, -1).reshape(-1, 4)
+        assert (
+            expected.masked_fill(~groups, torch.inf).amin(1)
+            >= expected.masked_fill(groups, -1.0).amax(1)
+        ).all()
+
+
 def test_han_cuts_in_equal_steps_at_the_fine_tuning_rate() -> None:
     recipe = recipes.Han(
         epochs=5, batch_size=ONE, sparsity=0.8, cuts=4, fine_tune=3, fine_tune_rate=2e-4

@@ -1,0 +1,172 @@
+"""Movement pruning: masks by scores that are trained beside the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrosparse import structures
+from pyrosparse.distributions import IsotropicNormal, Penalty, Point
+from pyrosparse.distributions.quantile import order_statistic
+from pyrosparse.lifting.method import Posterior, draws_of, normal_moments
+from pyrosparse.lifting.target import Target
+from pyrosparse.methods.masked_weights import MaskedWeights, largest_of_rows, share_of
+from pyrosparse.structures import Structure
+
+_GONE = -20.0
+"""The score of what is frozen at zero in the soft form: it costs next to nothing."""
+
+
+@dataclass(frozen=True)
+class MovementPruning(MaskedWeights):
+    r"""Movement pruning: a weight stays by a score that is trained beside it, which grows where
+    training moves the weight away from zero.
+
+    .. math::
+        w \sim \mathcal N(0, s^2), \qquad m = \mathbb 1[S \text{ is among the largest } 1 - v],
+        \qquad q(w) = \delta(w - \mu), \qquad
+        \frac{\partial L}{\partial S} := \frac{\partial L}{\partial m}
+        = w\, \frac{\partial L}{\partial (w m)}
+
+    The mask's gradient goes to the scores as it is (straight through), also where the mask is 0.
+    The prior of the scores is flat: they are no site, and the ELBO's constant is arbitrary.
+    In the soft form a score has to be above a threshold instead, and pays for it:
+
+    .. math::
+        m = \mathbb 1[S \ge \tau], \qquad p(S) \propto e^{-c \sum_i \operatorname{sigm}(S_i)}
+
+    sparsity:  v, the fraction that goes, in [0, 1), of ``n:m`` 1 - n / m; None for the soft form.
+    structure: what has a score together, as in ``ps.structures``. Of ``n:m`` the n largest of every
+               m consecutive inputs stay.
+    cost:      c of the soft form, nats for each weight: n lambda where the paper has lambda beside
+               the mean loss of n data. A block's is that of all its weights.
+    least_score: tau of the soft form.
+    scale:     the prior's standard deviation s.
+
+    The scores start at 0, in an entry ``scores`` of the posterior, one for each block. As long as
+    scores are equal, what is equal to the last that stays, stays in training; masks in the end keep
+    exactly as many as they should. ``ps.prune.Annealing`` moves the ramp t from 0 to 1: the
+    fraction that goes is then v t. Evaluation, ``mean`` and masks are those of v.
+
+    For networks that are trained already: magnitude knows the first training only, and the scores
+    what the new data move. Give the scores a rate of their own (``learning_rate`` by glob).
+
+    Targets: weights; by default those of ``GibbsPruning``. Once a target is frozen its mask is
+    final.
+
+    Raises ValueError on options out of range, and where a target has no blocks of the structure.
+
+    Source: Sanh, Wolf and Rush (2020), section 4.
+
+    >>> import pyrosparse as ps, torch
+    >>> bnn = ps.lift(torch.nn.Linear(20, 10), MovementPruning(sparsity=0.8))
+    >>> bnn.masks().kept
+    40
+    """
+
+    proper: ClassVar[bool] = False
+    sparsity: float | None = 0.9  # type: ignore[assignment]
+    structure: Structure = "weight"
+    cost: float = 0.0
+    least_score: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.check()
+        for name in ("cost", "least_score"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or (name == "cost" and value < 0):
+                raise ValueError(f"{name} must be finite, and a cost at least 0, got {value}")
+            if value and self.sparsity is not None:
+                raise ValueError(
+                    f"{name} is of the soft form, and with a sparsity the largest scores stay: "
+                    f"leave {name} out, or give sparsity=None"
+                )
+        if self.sparsity is not None:
+            self.check_sparsity()
+        elif structures.ratio(self.structure) is not None:
+            raise ValueError(
+                f"the soft form has no {self.structure}, of which a fixed number stays: give its "
+                "sparsity, or choose another structure"
+            )
+
+    def init(self, target: Target) -> dict[str, Tensor]:
+        q = super().init(target)
+        of_blocks = structures.means(q["loc"].detach(), self.structure)
+        return q | {"scores": torch.zeros_like(of_blocks, dtype=q["_ramp"].dtype)}
+
+    def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        loc, scores = q["loc"], q["scores"]
+        prior = IsotropicNormal(self.scale, target.shape, dtype=loc.dtype, device=loc.device)
+        weight = pyro.sample(target.site, prior)
+        if self.sparsity is None:
+            each = self.cost * math.prod(target.shape) / scores.numel()
+            law = Penalty(lambda s: -each * torch.sigmoid(s), scores)
+            q = _with_scores(q, pyro.sample(_site(target), law))
+        with torch.no_grad():
+            mask = self.mask(target, q, weight.detach())
+        scores = structures.spread(q["scores"], self.structure, target.shape)
+        return weight * (mask + (~q["_final"] * (scores - scores.detach())).to(mask))
+
+    def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
+        weight = super().guide(target, q, x)
+        if self.sparsity is None:
+            pyro.sample(_site(target), Point(q["scores"]))
+        return weight
+
+    def step_mask(self, weight: Tensor, q: Posterior) -> Tensor:
+        if self.sparsity is None:
+            return self.excess(weight, q) >= 0
+        rows = self._rows(q["scores"])
+        fraction = self.sparsity * q["_ramp"].double()
+        stays = rows >= order_statistic(rows, share_of(rows.shape[1], fraction))
+        return self._at_elements(stays, q)
+
+    def excess(self, weight: Tensor, q: Posterior) -> Tensor:
+        scores = q["scores"].detach()
+        if self.sparsity is None:
+            return structures.spread(scores - self.least_score, self.structure, weight.shape)
+        rows = self._rows(scores)
+        n = rows.shape[1]
+        return self._at_elements(largest_of_rows(rows, n - share_of(n, self.sparsity)), q)
+
+    def hidden_draws(self, q: Posterior) -> bool:
+        return False
+
+    def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
+        super().forget(target, q, removed)
+        if self.sparsity is None:
+            scores = q["scores"]
+            gone = removed
+            if scores.shape != removed.shape:
+                gone = self.blocks(removed).all(1, keepdim=True)
+            scores.masked_fill_(gone, _GONE)
+
+    def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
+        super().match_moments(target, q, draws)
+        if self.sparsity is None:
+            normal_moments(draws_of(draws, _site(target), tuple(q["scores"].shape)), q["scores"])
+
+    def _rows(self, scores: Tensor) -> Tensor:
+        """The scores with what is ranked together in a row."""
+        return scores if structures.ratio(self.structure) is not None else scores.reshape(1, -1)
+
+    def _at_elements(self, rows: Tensor, q: Posterior) -> Tensor:
+        values = rows.reshape(q["scores"].shape)
+        return structures.spread(values, self.structure, q["loc"].shape)
+
+
+def _site(target: Target) -> str:
+    return f"{target.site}.scores"
+
+
+def _with_scores(q: Posterior, scores: Tensor) -> Posterior:
+    other = Posterior(q | {"scores": scores})
+    other.training = q.training
+    return other
