@@ -53,7 +53,8 @@ class Snip(Masked):
 
         bnn = self.lifted(job.net)
         batch = job.data.some(self.score_batch, job.seed)
-        scores = connection_sensitivity(job.model(bnn), bnn, batch)
+        all_scores = connection_sensitivity(job.model(bnn), bnn, batch)
+        scores = {name: all_scores[name] for name in targets}
         scope: Scope = "global" if ratio(self.structure) is None else "tensor"
         masks = keep_largest(scores, self.sparsity, scope=scope, structure=self.structure)
         if self.weights == "redrawn":
