@@ -23,14 +23,14 @@ class Snip(Masked):
     """Prune all layers before training, by one batch, and train what is left (Lee et al. 2019)."""
 
     name: ClassVar[str] = "snip"
-    weights: Literal["kept", "redrawn"] = option(
+    first_weights: Literal["kept", "redrawn"] = option(
         "kept", "train from the weights that were scored, or from new ones under the same masks"
     )
     score_batch: int = option(128, "training data that the weights are scored by", within="1..")
 
     @property
     def label(self) -> str:
-        return super().label + ("-redrawn" if self.weights == "redrawn" else "")
+        return super().label + ("-redrawn" if self.first_weights == "redrawn" else "")
 
     def targets(self, net: nn.Module) -> list[Target]:
         """All of them; of n:m those whose inputs are in whole groups."""
@@ -57,6 +57,6 @@ class Snip(Masked):
         scores = {name: all_scores[name] for name in targets}
         scope: Scope = "global" if ratio(self.structure) is None else "tensor"
         masks = keep_largest(scores, self.sparsity, scope=scope, structure=self.structure)
-        if self.weights == "redrawn":
+        if self.first_weights == "redrawn":
             reinitialise(job.net, job.seed + 1_000_003)
         return masks

@@ -255,6 +255,23 @@ def test_frozen_weights_are_never_released() -> None:
     assert [round(35 * entry["sparsity"]) for entry in run.history] == [14, 21, 28, 28]
 
 
+def test_a_function_that_would_release_frozen_weights_does_not() -> None:
+    rounds: list[float] = []
+
+    def turning(weights, sparsity, generator):
+        rounds.append((-1.0) ** len(rounds))
+        scores = {
+            name: rounds[-1] * torch.arange(weight.numel()).float().view(weight.shape)
+            for name, weight in weights.items()
+        }
+        return ps.prune.keep_largest(scores, sparsity)
+
+    watch = Watch()
+    train(Pruner(turning, 0.4, freeze=True), watch, epochs=3)
+    for before, after in zip(watch.masks[:-1], watch.masks[1:], strict=True):
+        assert all(not (after[key] & ~before[key]).any() for key in before)
+
+
 def test_a_criterion_of_ones_own_is_a_function() -> None:
     def first(weights, sparsity, generator):
         scores = {

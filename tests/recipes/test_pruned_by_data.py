@@ -40,7 +40,12 @@ def on_images(recipe: recipes.Recipe, **options: Any) -> tuple[Record, recipes.R
 @pytest.mark.parametrize("weights", ["kept", "redrawn"])
 def test_snip_scores_the_first_weights_and_trains_them_or_others(weights: Any) -> None:
     recipe = recipes.Snip(
-        epochs=5, batch_size=ONE, sparsity=0.6, weights=weights, score_batch=30, learning_rate=1e-9
+        epochs=5,
+        batch_size=ONE,
+        sparsity=0.6,
+        first_weights=weights,
+        score_batch=30,
+        learning_rate=1e-9,
     )
     found, result = record(recipe)
     start = net()
@@ -206,7 +211,7 @@ def test_how_far_tickets_are_rewound_by_default() -> None:
 
 
 QUICK: list[recipes.Recipe] = [
-    recipes.Snip(epochs=3, batch_size=48, sparsity=0.5, weights="redrawn"),
+    recipes.Snip(epochs=3, batch_size=48, sparsity=0.5, first_weights="redrawn"),
     recipes.Han(epochs=2, batch_size=48, sparsity=0.5, cuts=2, fine_tune=1, fine_tune_rate=1e-2),
     recipes.ThiNet(epochs=2, batch_size=48, examples=20, last_fine_tune=2, fine_tune_rate=1e-2),
     recipes.Lottery(epochs=2, batch_size=24, sparsity=0.5, rewind=1, fraction=0.4),
