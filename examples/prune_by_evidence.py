@@ -92,7 +92,7 @@ def main(
 
     def reduced(order: ps.prune.Order) -> None:
         bnn.load_state_dict(trained)
-        ps.prune.reduce(model, bnn, data.train, order=order, draws=draws, seed=seed)
+        ps.prune.reduce_model(model, bnn, data.train, order=order, draws=draws, seed=seed)
 
     def reduced_and_trained() -> None:
         every = max(1, epochs // 40)

@@ -189,16 +189,22 @@ def resumed(problem: Problem, folder: Path) -> Any:
 def pruned(problem: Problem) -> Any:
     _, bnn, model, data = problem
     found = []
-    for pruner in (Pruner("magnitude", 0.5), BayesFactorPruner("random", 0.7)):
+    for pruner in (
+        Pruner("magnitude", 0.5),
+        BayesFactorPruner("random", 0.7),
+        Pruner("movement", 0.7, at="end"),
+        Pruner("snip", 0.8, at="start", freeze=True),
+    ):
         train(problem, callbacks=[pruner])
         found.append(bnn.masks().table())
-    return found, ps.evidence.log_posterior(model, bnn.guide, data)
+    gains = ps.prune.thinet(bnn.net, data, 0.5, on=ps.inputs(bnn.net)[-1:])
+    return found, dict(gains), ps.evidence.log_posterior(model, bnn.guide, data)
 
 
 def reduced(problem: Problem) -> Any:
     _, bnn, model, data = problem
     train(problem, callbacks=[ReductionPruner(warmup=1, draws=2)])
-    batches = ps.prune.reduce(model, bnn, data, draws=2)
+    batches = ps.prune.reduce_model(model, bnn, data, draws=2)
     return [(batch.masks.table(), batch.accepted) for batch in batches]
 
 

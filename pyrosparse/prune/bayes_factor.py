@@ -61,7 +61,8 @@ class BayesFactorPruner(Pruner):
         self._last = factor.per_datum if self.per_datum else factor.total
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last": self._last}
+        return super().state_dict() | {"last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self._last = state["last"]

@@ -1,4 +1,4 @@
-"""Pruning during training, once an epoch, without a gate."""
+"""Pruning during training without a gate: at the start, once an epoch, or at the end."""
 
 from __future__ import annotations
 
@@ -16,25 +16,32 @@ from pyrosparse.infer.schedules import Schedule, constant
 from pyrosparse.lifting.masks import Masks
 from pyrosparse.prune.criteria import Criterion
 from pyrosparse.prune.criteria import criterion as resolve
+from pyrosparse.prune.located import located_weights
+from pyrosparse.prune.run_criterion import RunCriterion
 
 
 class Pruner(Callback):
-    """Prunes to a wanted sparsity after every epoch, whatever the evidence says, and records what
-    the evidence says.
+    """Prunes to a wanted sparsity, whatever the evidence says, and records what the evidence says.
 
-    criterion:  ``magnitude``, ``random``, or a function of (weights, sparsity, generator).
+    criterion:  ``magnitude``, ``random``, ``snip``, ``movement``, a function of (weights, sparsity,
+                generator), or a ``RunCriterion``, which sees data or gradients.
     sparsity:   the fraction of the weights that is to go, in [0, 1).
+    at:         when: at the ``start``, before the first step; after every ``epoch``; or once, at
+                the ``end``.
     ramp:       the share of that sparsity reached at each point of training, a function of
-                progress in [0, 1] (``schedules.constant``, ``schedules.cubic(end=0.6)``).
-    freeze:     hold pruned weights at zero; otherwise they receive gradients again until the next
-                round, so that the sparsity during training fluctuates.
+                progress in [0, 1] (``schedules.constant``, ``schedules.cubic(end=0.6)``,
+                ``schedules.staircase(9)``).
+    freeze:     hold pruned weights at zero for good; otherwise they receive gradients again until
+                the next round, so that the sparsity during training fluctuates.
     likelihood: how the recorded Bayes factor takes the likelihood: ``sum`` or ``mean``.
 
-    At the end the network is pruned to ``sparsity`` once more, and where that changes it, the last
-    epoch's record is of this round. Recorded each epoch: ``pruned``,
-    ``sparsity``, ``train_nll`` (after the round), ``log_bayes_factor`` and its two parts, in nats.
+    At the end the network is pruned to ``sparsity`` once more (not with ``at="start"``), and where
+    that changes it, the last epoch's record is of this round. Recorded: the ``sparsity`` of each
+    epoch; of a round also ``pruned``, ``train_nll`` (after it), ``log_bayes_factor`` and its two
+    parts, in nats. A round at the start has no such record.
 
-    Raises ValueError on a sparsity outside [0, 1) and on unknown criteria.
+    Raises ValueError on a sparsity outside [0, 1), on unknown criteria, on a ramp where there is
+    one round, and on ``at="start"`` without ``freeze``, which the first step would undo.
 
     >>> Pruner("magnitude", 0.9).sparsity
     0.9
@@ -45,6 +52,7 @@ class Pruner(Callback):
         criterion: str | Criterion,
         sparsity: float,
         *,
+        at: Literal["start", "epoch", "end"] = "epoch",
         ramp: Schedule = constant,
         freeze: bool = False,
         likelihood: Literal["mean", "sum"] = "sum",
@@ -53,8 +61,18 @@ class Pruner(Callback):
             raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
         if likelihood not in ("mean", "sum"):
             raise ValueError(f"likelihood must be 'mean' or 'sum', got {likelihood!r}")
+        if at not in ("start", "epoch", "end"):
+            raise ValueError(f"at must be 'start', 'epoch' or 'end', got {at!r}")
+        if at != "epoch" and ramp is not constant:
+            raise ValueError(f"at={at!r} prunes once, so that it has no ramp: leave ramp out")
+        if at == "start" and not freeze:
+            raise ValueError(
+                "at='start' prunes before the first step, in which weights that are not frozen "
+                "leave zero again: give freeze=True"
+            )
         self.criterion = resolve(criterion)
         self.sparsity = sparsity
+        self.at = at
         self.ramp = ramp
         self.freeze = freeze
         self.likelihood = likelihood
@@ -68,9 +86,17 @@ class Pruner(Callback):
 
     def on_start(self, run: Fit) -> None:
         check_weights(run)
-        refuse_improper("the Bayes factor of pruning", improper_methods(run.model, run.guide))
+        if self.at == "epoch":
+            names = improper_methods(run.model, run.guide)
+            refuse_improper("the Bayes factor of pruning", names)
+        if isinstance(self.criterion, RunCriterion):
+            self.criterion.start(run)
+        if self.at == "start" and not run.history:
+            self._prune(run, self._masks(run, self.sparsity))
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any]:
+        if self.at != "epoch":
+            return {"sparsity": sparsity_of(weights_of(run))}
         data = Repeated.of(run.data)
         before = log_posterior(run.model, run.guide, data)
         pruned = self.accepts()
@@ -84,6 +110,8 @@ class Pruner(Callback):
         return _record(run, pruned, after, factor)
 
     def on_end(self, run: Fit) -> dict[str, Any]:
+        if self.at == "start":
+            return {}
         masks = self._masks(run, self.sparsity)
         if not _removes(masks, weights_of(run)):
             self._prune(run, masks)
@@ -94,7 +122,17 @@ class Pruner(Callback):
         after = log_posterior(run.model, run.guide, data)
         return _record(run, True, after, log_bayes_factor(before, after, self.likelihood))
 
+    def state_dict(self) -> dict[str, Any]:
+        state = self.criterion.state_dict() if isinstance(self.criterion, RunCriterion) else {}
+        return {"criterion": state} if state else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if isinstance(self.criterion, RunCriterion):
+            self.criterion.load_state_dict(state["criterion"])
+
     def _masks(self, run: Fit, sparsity: float) -> Masks:
+        if isinstance(self.criterion, RunCriterion):
+            return self.criterion.masks(run, sparsity)
         generator = torch.Generator().manual_seed(run.seed * 1_000_003 + run.epoch)
         return self.criterion(weights_of(run), sparsity, generator)
 
@@ -103,7 +141,7 @@ class Pruner(Callback):
         weights = weights_of(run)
         changes = _removes(masks, weights)
         if self.freeze:
-            run.lifted.freeze(masks)
+            run.lifted.freeze(_with_frozen(run, masks))
             forget_momentum(run.optimizer, run.lifted)
         else:
             run.lifted.zero(masks)
@@ -117,15 +155,7 @@ def check_weights(run: Fit) -> None:
     guide = run.lifted.guide
     if run.guide is not guide:
         raise ValueError("pruning sets locations of the lifted network's own guide: fit with it")
-    weights = [target.name for target in run.lifted.targets if target.kind == "weight"]
-    if not weights:
-        raise ValueError("the lifted network has no weight among its targets: nothing to prune")
-    apart = [name for name in weights if name not in guide.shared]
-    if apart:
-        raise ValueError(
-            f"the posterior of {', '.join(apart)} is not located at the network's own weight, "
-            "so that setting it to zero prunes nothing: use a prior whose site is the weight"
-        )
+    located_weights(run.lifted)
 
 
 def weights_of(run: Fit) -> dict[str, Tensor]:
@@ -135,6 +165,12 @@ def weights_of(run: Fit) -> dict[str, Tensor]:
         for entry in run.lifted.guide.entries
         if entry.target.kind == "weight"
     }
+
+
+def _with_frozen(run: Fit, masks: Masks) -> Masks:
+    """The masks without what is frozen at zero already, so that nothing is ever released."""
+    frozen = {entry.target.key: entry.mask for entry in run.lifted.guide.entries}
+    return Masks({name: mask & frozen[name] for name, mask in masks.items()})
 
 
 def _removes(masks: Masks, weights: dict[str, Tensor]) -> bool:

@@ -29,7 +29,7 @@ HALVINGS = 4
 
 
 @dataclass(frozen=True)
-class Batch:
+class Candidate:
     """Weights that were to go together, and what the ELBO said of it.
 
     fraction: their share of the weights, or rows, that were left.
@@ -37,7 +37,7 @@ class Batch:
     before, after: the ELBO without and with them gone, on common random numbers, nats.
 
     >>> zero = ElboEstimate(torch.zeros(2))
-    >>> Batch(0.1, Masks(), zero, ElboEstimate(torch.tensor([1.0, 1.5]))).accepted
+    >>> Candidate(0.1, Masks(), zero, ElboEstimate(torch.tensor([1.0, 1.5]))).accepted
     True
     """
 
@@ -115,7 +115,7 @@ def prune_batch(
     batch_size: int = 1000,
     subset: int | None = None,
     before: ElboEstimate | None = None,
-) -> Batch | None:
+) -> Candidate | None:
     r"""Take a batch of weights out of a trained network where the ELBO gains by it.
 
     .. math:: \mathrm{ELBO}(q_{-B}) - \mathrm{ELBO}(q) > 2 \,\mathrm{s.e.}
@@ -174,14 +174,14 @@ def prune_batch(
         if before is None:
             before = evidence()
         bnn.freeze(masks)
-        batch = Batch(share, masks, before, evidence())
+        batch = Candidate(share, masks, before, evidence())
         if batch.accepted:
             break
         bnn.load_state_dict(state)
     return batch
 
 
-def reduce(
+def reduce_model(
     model: Callable[..., Any],
     bnn: Lifted,
     data: Any,
@@ -194,7 +194,7 @@ def reduce(
     seed: int = 0,
     batch_size: int = 1000,
     subset: int | None = None,
-) -> list[Batch]:
+) -> list[Candidate]:
     """Prune a trained posterior, without training again, as long as the ELBO gains: batch by
     batch, until one is refused however often it is halved.
 
@@ -205,12 +205,12 @@ def reduce(
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
     >>> data = (torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64))
-    >>> batches = reduce(ps.classifier(bnn, 10), bnn, data, draws=4)
+    >>> batches = reduce_model(ps.classifier(bnn, 10), bnn, data, draws=4)
     >>> [batch.masks.kept for batch in batches]
     [6, 3, 1]
     """
     data = Repeated.of(data)
-    batches: list[Batch] = []
+    batches: list[Candidate] = []
     before: ElboEstimate | None = None
     while True:
         batch = prune_batch(

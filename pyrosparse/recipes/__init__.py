@@ -11,6 +11,7 @@ from pyrosparse.recipes.fine_tuning import FineTuning
 from pyrosparse.recipes.gates import BetaBernoulli, DependentBetaBernoulli
 from pyrosparse.recipes.gibbs import Gibbs, Reinitialised
 from pyrosparse.recipes.information_bottleneck import InformationBottleneck
+from pyrosparse.recipes.iterative import Han, L1Norm
 from pyrosparse.recipes.laplace import Laplace
 from pyrosparse.recipes.learned_dropout import (
     ConcreteDropout,
@@ -18,6 +19,7 @@ from pyrosparse.recipes.learned_dropout import (
     HardConcrete,
     StructuredBayesianPruning,
 )
+from pyrosparse.recipes.lottery import Lottery
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.movement import Movement
 from pyrosparse.recipes.option import Auto, Rule, option
@@ -31,11 +33,13 @@ from pyrosparse.recipes.pruning import (
 )
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.selection import GroupHorseshoe, Polarization, SpikeAndSlab
+from pyrosparse.recipes.snip import Snip
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.targeted import TargetedDropout
+from pyrosparse.recipes.thinet import ThiNet
 from pyrosparse.recipes.turbo import IndependentSupport, TurboVBI
-from pyrosparse.recipes.variational_dropout import GroupVariationalDropout, VariationalDropout
 from pyrosparse.recipes.units_first import TurboUnitsFirst
+from pyrosparse.recipes.variational_dropout import GroupVariationalDropout, VariationalDropout
 from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -64,6 +68,11 @@ RECIPES: tuple[type[Recipe], ...] = (
     BayesianMagnitude,
     MeanField,
     ModelReduction,
+    Snip,
+    Han,
+    Lottery,
+    L1Norm,
+    ThiNet,
     TargetedDropout,
     Movement,
     VariationalDropout,
@@ -100,11 +109,14 @@ __all__ = [
     "Gibbs",
     "GroupHorseshoe",
     "GroupVariationalDropout",
+    "Han",
     "HardConcrete",
     "IndependentSupport",
     "InformationBottleneck",
     "Job",
+    "L1Norm",
     "Laplace",
+    "Lottery",
     "Magnitude",
     "MeanField",
     "ModelReduction",
@@ -120,12 +132,14 @@ __all__ = [
     "Reinitialised",
     "Result",
     "Rule",
+    "Snip",
     "SpikeAndSlab",
     "Split",
     "Stage",
     "StartsTrained",
     "StructuredBayesianPruning",
     "TargetedDropout",
+    "ThiNet",
     "TorchPruningMagnitude",
     "TorchPruningTaylor",
     "TurboUnitsFirst",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pyrosparse.recipes.masks import Masked
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
+from pyrosparse.recipes.stages import reinitialise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,13 +116,6 @@ class Reinitialised(Gibbs):
         return []
 
     def masks(self, job: Job, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
-        import torch
-
         before = job.stage(Gibbs.of(self.values()), "first", net=copy.deepcopy(job.net))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.seed + 1_000_003)
-            for module in job.net.modules():
-                reset: Any = getattr(module, "reset_parameters", None)
-                if reset is not None:
-                    reset()
+        reinitialise(job.net, job.seed + 1_000_003)
         return {name: before.net.get_parameter(name) != 0 for name in targets}

@@ -35,12 +35,12 @@ class Laplace(Masked):
         within="0..",
     )
 
-    def _lifted(self, net: nn.Module) -> Lifted:
+    def lifted(self, net: nn.Module) -> Lifted:
         from pyrosparse.lifting.lift import lift
         from pyrosparse.methods import LaplacePrior
 
         laplace = LaplacePrior(self.laplace_scale)  # type: ignore[arg-type]
-        plain = super()._lifted(net)
+        plain = super().lifted(net)
         names = {target.name for target in self.prior().targets(net)}
         pairs = [
             (laplace if entry.target.name in names else entry.method, [entry.target])

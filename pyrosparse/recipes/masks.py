@@ -96,36 +96,50 @@ class Dense(Recipe):
     def finish(self, job: Job, bnn: Lifted, names: list[str]) -> None:
         """What happens after the last epoch."""
 
+    def targets(self, net: nn.Module) -> list[Target]:
+        """The weights of which some may go."""
+        return self.prior().targets(net)
+
     def train(self, job: Job) -> Lifted:
+        targets = {target.name: target for target in self.targets(job.net)}
+        masks = self.masks(job, targets)
+        bnn = self.lifted(job.net)
+        bnn.freeze(dict(masks))
+        self.fit(job, bnn, callbacks=self.callbacks(list(targets)))
+        self.finish(job, bnn, list(targets))
+        return bnn
+
+    def fit(self, job: Job, bnn: Lifted, **options: Any) -> None:
+        """Train on augmented data while the rate falls, or with other options of ``job.fit``."""
         from pyrosparse.data import Augmented, Examples
         from pyrosparse.infer import schedules
 
         rates = {"steps": schedules.steps(0.4, 0.6, 0.8), "cosine": schedules.cosine(0.01)}
-        targets = {target.name: target for target in self.prior().targets(job.net)}
-        masks = self.masks(job, targets)
-        bnn = self._lifted(job.net)
-        bnn.freeze(dict(masks))
         data = job.data.train
         images = isinstance(data, Examples) and data.x.dim() == 4
-        job.fit(
-            bnn,
-            data=Augmented(data, flip=self.flip) if self.augment and images else data,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            schedule=rates[self.rate_schedule],
-            callbacks=self.callbacks(list(targets)),
-        )
-        self.finish(job, bnn, list(targets))
+        own: dict[str, Any] = {
+            "data": Augmented(data, flip=self.flip) if self.augment and images else data,
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "schedule": rates[self.rate_schedule],
+        }
+        job.fit(bnn, **own | options)
+
+    def trained(self, job: Job) -> Lifted:
+        """The network of a job trained without masks, and kept as it is then."""
+        bnn = self.lifted(job.net)
+        self.fit(job, bnn, stage="training")
+        job.keep()
         return bnn
 
-    def _lifted(self, net: nn.Module) -> Lifted:
+    def lifted(self, net: nn.Module) -> Lifted:
         """The network with the Gaussian prior on all its convolutions (without any, on all its
         weights), and with masks where they are drawn."""
         from pyrosparse.lifting.lift import lift
         from pyrosparse.lifting.target import weights
         from pyrosparse.methods import Gaussian
 
-        targets = self.prior().targets(net)
+        targets = self.targets(net)
         names = {target.name for target in targets}
         others = [one for one in weights(net) if one.name not in names and len(one.shape) > 2]
         plain = Gaussian(scale=self.scale)
@@ -134,13 +148,19 @@ class Dense(Recipe):
 
 
 @dataclass(frozen=True)
-class Masked(Dense):
-    """A recipe that takes a share of the weights, kernels or filters."""
+class Sparse(Dense):
+    """A recipe that takes a share of the weights."""
 
     knob: ClassVar[str] = "sparsity"
     unpruned: ClassVar[type[Recipe] | None] = Dense
     keeps_more: ClassVar[str] = "a lower --sparsity"
     sparsity: float = option(0.9, "share of the weights that goes", within="[0, 1)", share=True)
+
+
+@dataclass(frozen=True)
+class Masked(Sparse):
+    """A recipe that takes a share of the weights, kernels or filters."""
+
     structure: Structure = option(
         "weight", "what goes together; 2:4: two of every four consecutive inputs stay"
     )

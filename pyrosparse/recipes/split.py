@@ -60,6 +60,27 @@ class Split:
         with torch.random.fork_rng():  # a loader shuffles by the caller's generator
             return tuple(part[:2] for part in next(iter(self.train)))
 
+    def some(self, count: int, seed: int) -> tuple[Tensor, ...]:
+        """So many training data, (inputs, targets), chosen by the seed; fewer where there are not
+        as many.
+
+        >>> data = split((torch.zeros(100, 4), torch.zeros(100).long()))
+        >>> [len(part) for part in data.some(30, seed=0)]
+        [30, 30]
+        """
+        if _in_memory(self.train):
+            generator = torch.Generator().manual_seed(seed)
+            chosen = torch.randperm(self.n, generator=generator)[:count]
+            return tuple(part[chosen.to(part.device)] for part in _tensors(self.train))
+        found: list[Any] = []
+        with torch.random.fork_rng(devices=[]):  # a loader shuffles by the caller's generator
+            torch.manual_seed(seed)
+            for batch in self.train:
+                found.append(batch)
+                if sum(len(one[0]) for one in found) >= count:
+                    break
+        return tuple(torch.cat(columns)[:count] for columns in zip(*found, strict=True))
+
     @property
     def shift(self) -> bool:
         """Whether the data are images of which a tenth is a pixel or more: smaller ones change too

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyrosparse.recipes import shared
 from pyrosparse.recipes.option import Auto, option
 from pyrosparse.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
 
@@ -56,3 +58,15 @@ class StartsTrained(Recipe):
             values = self.values() | {"epochs": self.pretrain, "fine_tune": 0}
             job.stage(Pretraining.of(values), Pretraining.name)
         job.keep()
+
+
+def reinitialise(net: nn.Module, seed: int) -> None:
+    """Draw all weights anew as the layers' classes do; the caller's generators are left alone."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in net.modules():
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()

@@ -138,7 +138,7 @@ ASKED = {
     "khat": lambda c: khat(c.model, c.bnn.guide, c.data, draws=30),
     "evaluate": lambda c: evaluate(c.model, c.bnn.guide, c.data),
     "log_posterior": lambda c: log_posterior(c.model, c.bnn.guide, c.data),
-    "reduce": lambda c: ps.prune.reduce(c.model, c.bnn, c.data),
+    "reduce": lambda c: ps.prune.reduce_model(c.model, c.bnn, c.data),
 }
 
 
@@ -366,7 +366,7 @@ def test_reduction_judges_by_the_guide_that_is_given():
     assert batch is not None and torch.isfinite(batch.gain.draws).all()
     case = OutsideLatent()
     with pytest.raises(ValueError, match="does not call the lifted network's own"):
-        ps.prune.reduce(case.model, case.bnn, case.data, guide=guide_of("normal", case))
+        ps.prune.reduce_model(case.model, case.bnn, case.data, guide=guide_of("normal", case))
 
 
 def test_half_precision_comes_as_float32():

@@ -129,7 +129,7 @@ def test_elbos_are_of_the_same_data():
 def test_pruning_judges_by_the_same_data():
     def reduced(data):
         bnn = fitted()
-        return ps.prune.reduce(TRUTH.model(bnn), bnn, data, draws=4)
+        return ps.prune.reduce_model(TRUTH.model(bnn), bnn, data, draws=4)
 
     for kind in ("shuffled", "spent"):
         found, expected = reduced(loader(kind)), reduced(TRUTH.data)
@@ -138,11 +138,11 @@ def test_pruning_judges_by_the_same_data():
         )
 
     bnn = fitted()
-    part = ps.prune.reduce(TRUTH.model(bnn), bnn, TRUTH.data, draws=4, subset=20)
+    part = ps.prune.reduce_model(TRUTH.model(bnn), bnn, TRUTH.data, draws=4, subset=20)
     assert all(batch.gain.draws.isfinite().all() for batch in part)
     bnn = fitted()
     with pytest.raises(ValueError, match="only data that are tensors can be subsampled"):
-        ps.prune.reduce(TRUTH.model(bnn), bnn, loader("shuffled"), draws=4, subset=20)
+        ps.prune.reduce_model(TRUTH.model(bnn), bnn, loader("shuffled"), draws=4, subset=20)
 
     run = ps.fit(
         TRUTH.model(bnn),

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyrosparse as ps
-from pyrosparse.prune.criteria import criterion, magnitude, random
+from pyrosparse.prune.criteria import criterion, magnitude, random_masks
 from tests.monte_carlo import assert_mean
 
 # With more than one element left, so that `at_least=1` changes nothing.
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 SPARSITIES = st.floats(0, 1, exclude_max=True)
-BOTH = pytest.mark.parametrize("prune", [magnitude, random])
+BOTH = pytest.mark.parametrize("prune", [magnitude, random_masks])
 
 
 def weights_of(sizes: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -89,7 +89,7 @@ def test_random_counts_the_zeros_there_are(n, sparsity, data):
     zeros = data.draw(st.integers(0, n))
     weight = torch.ones(n)
     weight[torch.randperm(n)[:zeros]] = 0
-    mask = random({"w": weight}, sparsity, torch.Generator().manual_seed(1), at_least=0)["w"]
+    mask = random_masks({"w": weight}, sparsity, torch.Generator().manual_seed(1), at_least=0)["w"]
     wanted = round(n * sparsity)
     assert int(((weight * mask) == 0).sum()) == max(wanted, zeros)
 
@@ -97,7 +97,7 @@ def test_random_counts_the_zeros_there_are(n, sparsity, data):
 def test_random_is_uniform_over_the_weights_that_are_not_zero():
     weight = torch.tensor([0.0, 5.0, 0.1, -3.0, 0.0, 2.0])
     generator = torch.Generator().manual_seed(2)
-    masks = torch.stack([random({"w": weight}, 0.5, generator)["w"] for _ in range(2000)])
+    masks = torch.stack([random_masks({"w": weight}, 0.5, generator)["w"] for _ in range(2000)])
     # Three of six go: both zeros, and one of the four others.
     assert not masks[:, weight == 0].any()
     assert_mean(masks[:, weight != 0].double(), 0.75)
@@ -107,7 +107,7 @@ def test_random_is_repeated_by_its_generator_and_leaves_the_global_one():
     weights = weights_of([50])
     state = torch.get_rng_state()
     first, again, other = (
-        random(weights, 0.5, torch.Generator().manual_seed(seed))["w0"] for seed in (1, 1, 2)
+        random_masks(weights, 0.5, torch.Generator().manual_seed(seed))["w0"] for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -143,7 +143,7 @@ def test_nan_weights_are_refused_by_name(prune):
 
 def test_criteria_by_name():
     assert criterion("magnitude") is magnitude
-    assert criterion(random) is random
+    assert criterion(random_masks) is random_masks
     with pytest.raises(ValueError, match="did you mean 'magnitude'"):
         criterion("magnitud")
 

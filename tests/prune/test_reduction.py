@@ -9,7 +9,7 @@ from torch import nn
 
 import pyrosparse as ps
 from pyrosparse.evidence import elbo, elbo_difference, reductions
-from pyrosparse.prune import ReductionPruner, prune_batch, ranked, reduce
+from pyrosparse.prune import ReductionPruner, prune_batch, ranked, reduce_model
 from tests.linear_gaussian import LinearGaussian
 from tests.methods.gates import LogNormalGate
 from tests.nets import NETS, batch, cnn, mlp
@@ -157,7 +157,7 @@ def test_a_gain_must_exceed_two_standard_errors():
         draws = torch.tensor([-1.0, 1.0, -1.0, 1.0])
         draws = draws / draws.std() * 2 + shift  # a standard error of 1
         assert (
-            ps.prune.Batch(0.1, ps.Masks(), zero, ps.evidence.ElboEstimate(draws)).accepted
+            ps.prune.Candidate(0.1, ps.Masks(), zero, ps.evidence.ElboEstimate(draws)).accepted
             == accepted
         )
 
@@ -178,7 +178,7 @@ def test_without_training_it_goes_on_until_a_batch_is_refused(rows):
     bnn, _ = train(epochs=40)
     model = ps.classifier(bnn, N)
     start = elbo(model, bnn.guide, data)
-    batches = reduce(model, bnn, data, fraction=0.1, rows=rows)
+    batches = reduce_model(model, bnn, data, fraction=0.1, rows=rows)
     assert [one.accepted for one in batches[:-1]] == [True] * (len(batches) - 1)
     kept = [one.masks.kept for one in batches]
     assert all(a > b for a, b in pairwise(kept))
@@ -192,7 +192,7 @@ def test_without_training_it_goes_on_until_a_batch_is_refused(rows):
 def test_a_network_without_anything_that_could_go_ends_it():
     bnn = ps.lift(nn.Linear(1, 1), normal())
     data = (torch.ones(5, 1), torch.zeros(5, 1))
-    assert reduce(ps.regressor(bnn, 5, noise=1.0), bnn, data) == []
+    assert reduce_model(ps.regressor(bnn, 5, noise=1.0), bnn, data) == []
 
 
 def test_callers_random_state_and_mode_are_left_alone():

@@ -221,7 +221,7 @@ def test_the_bayes_factor_gate_has_its_options() -> None:
     recipe = recipes.BayesianRandom(threshold=0.5, likelihood="mean", per_datum=False)
     pruner: Any = recipe.callback(job)
     assert (pruner.threshold, pruner.likelihood, pruner.per_datum) == (0.5, "mean", False)
-    assert pruner.criterion is ps.prune.random
+    assert pruner.criterion is ps.prune.random_masks
     default: Any = recipes.BayesianMagnitude().callback(job)
     assert default.threshold == ps.prune.BayesFactorPruner().threshold
     assert default.criterion is ps.prune.magnitude and default.freeze
