@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,25 @@ def _all_epochs(values: dict[str, Any]) -> int:
 
 
 # Of recipes that train more than once.
-ALL_EPOCHS = {"reinitialised": lambda values: 2 * values["epochs"] + values["fine_tune"]}
+def _after_cuts(values: dict[str, Any]) -> int:
+    return int(values["epochs"] + values["cuts"] * values["fine_tune"])
+
+
+def _of_tickets(values: dict[str, Any]) -> int:
+    trainings = 1 + round(math.log(1 - values["sparsity"]) / math.log(1 - values["fraction"]))
+    return int(trainings * values["epochs"] + values["fine_tune"])
+
+
+ALL_EPOCHS = {
+    "reinitialised": lambda values: 2 * values["epochs"] + values["fine_tune"],
+    "turbo-units-first": lambda values: (
+        values["unit_epochs"] + values["epochs"] + values["fine_tune"]
+    ),
+    "han": _after_cuts,
+    "l1-norm": _after_cuts,
+    "thinet": lambda values: values["epochs"] + values["last_fine_tune"],
+    "lottery": _of_tickets,
+}
 
 
 @pytest.fixture(scope="module")
