@@ -34,8 +34,8 @@ class Pruner(Callback):
     epoch's record is of this round. Recorded each epoch: ``pruned``,
     ``sparsity``, ``train_nll`` (after the round), ``log_bayes_factor`` and its two parts, in nats.
 
-    Raises ValueError on a sparsity outside [0, 1) and on unknown criteria; and before the first step
-    where a prior is improper, under which there is no Bayes factor to record.
+    Raises ValueError on a sparsity outside [0, 1) and on unknown criteria; and before the first
+    step where a prior is improper, under which there is no Bayes factor to record.
 
     >>> Pruner("magnitude", 0.9).sparsity
     0.9
