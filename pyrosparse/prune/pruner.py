@@ -40,8 +40,13 @@ class Pruner(Callback):
     epoch; of a round also ``pruned``, ``train_nll`` (after it), ``log_bayes_factor`` and its two
     parts, in nats. A round at the start has no such record.
 
+<<<<<<< HEAD
     Raises ValueError on a sparsity outside [0, 1), on unknown criteria, on a ramp where there is
     one round, and on ``at="start"`` without ``freeze``, which the first step would undo.
+=======
+    Raises ValueError on a sparsity outside [0, 1) and on unknown criteria; and before the first
+    step where a prior is improper, under which there is no Bayes factor to record.
+>>>>>>> vd
 
     >>> Pruner("magnitude", 0.9).sparsity
     0.9
