@@ -40,13 +40,9 @@ class Pruner(Callback):
     epoch; of a round also ``pruned``, ``train_nll`` (after it), ``log_bayes_factor`` and its two
     parts, in nats. A round at the start has no such record.
 
-<<<<<<< HEAD
     Raises ValueError on a sparsity outside [0, 1), on unknown criteria, on a ramp where there is
-    one round, and on ``at="start"`` without ``freeze``, which the first step would undo.
-=======
-    Raises ValueError on a sparsity outside [0, 1) and on unknown criteria; and before the first
-    step where a prior is improper, under which there is no Bayes factor to record.
->>>>>>> vd
+    one round, and on ``at="start"`` without ``freeze``, which the first step would undo; and before
+    the first step where a prior is improper, under which there is no Bayes factor to record.
 
     >>> Pruner("magnitude", 0.9).sparsity
     0.9
@@ -91,7 +87,7 @@ class Pruner(Callback):
 
     def on_start(self, run: Fit) -> None:
         check_weights(run)
-        if self.at == "epoch":
+        if self.at != "start":
             names = improper_methods(run.model, run.guide)
             refuse_improper("the Bayes factor of pruning", names)
         if isinstance(self.criterion, RunCriterion):
