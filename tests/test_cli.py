@@ -280,7 +280,7 @@ def test_gates_that_close_everything_are_said_to() -> None:
         (["magnitude", "--kl-scale", "2"], "magnitude has no option kl_scale"),
         (["magnitude", "--no-rows"], "no option rows: it is one of model-reduction"),
         (["magnitude", "--sparsit", "0.9"], "did you mean '--sparsity'?"),
-        (["independent-support", "--least-units", "3"], "it is one of turbo-vbi;"),
+        (["independent-support", "--least-units", "3"], "it is one of turbo-vbi,"),
         (["magnitude", "--sparsity", "1"], "sparsity must be in [0, 1)"),
         (["magnitude", "--ramp", "2"], "ramp"),
         (["bayesian-random", "--likelihood", "total"], "'sum' or 'mean'"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pyro
 import torch
@@ -70,12 +69,16 @@ class MovementPruning(MaskedWeights):
     40
     """
 
-    proper: ClassVar[bool] = False
     sparsity: float | None = 0.9  # type: ignore[assignment]
     structure: Structure = "weight"
     cost: float = 0.0
     least_score: float = 0.0
     scale: float = 1.0
+
+    @property
+    def proper(self) -> bool:  # type: ignore[override]
+        """Whether the prior is a distribution; the soft form's, of the scores, is not."""
+        return self.sparsity is not None
 
     def __post_init__(self) -> None:
         self.check_structure()

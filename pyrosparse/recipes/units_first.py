@@ -40,7 +40,7 @@ class TurboUnitsFirst(StartsTrained):
         shared.at_least(16, 2000), "epochs in which units go", within="1.."
     )
     epochs: Auto[int] = option(
-        shared.at_least(60, 4000), "epochs in which weights go, and settle", within="3.."
+        shared.at_least(60, 4000), "epochs in which weights go, and settle", within="1.."
     )
     fine_tune: Auto[int] = option(
         shared.at_least(60, 4000), "epochs for what is left, on the labels alone", within="0.."
@@ -157,7 +157,7 @@ class TurboUnitsFirst(StartsTrained):
         from pyrosparse.supports import UnitFactor
 
         along = schedules.cosine(0.01)
-        first = min(max(round(self.epochs * _WEIGHTS[1]), 1), self.epochs - 1)
+        first = max(1, min(round(self.epochs * _WEIGHTS[1]), self.epochs - 1))
         end = first / self.epochs
         targets = weights(job.net)
         left = {one.key: job.net.get_parameter(one.key) != 0 for one in targets}
@@ -197,6 +197,8 @@ class TurboUnitsFirst(StartsTrained):
             callbacks=[pruner],
             seed=job.seed + 1,
         )
+        if first == self.epochs:
+            return
         job.fit(
             self.plain(job),
             stage="settling",

@@ -37,11 +37,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import by_hand_gates16
 import pyro
 import torch
 import torch.nn.functional as F
-from by_hand_masked import movement_by_hand, targeted_by_hand, two_of_four_by_hand
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from pyro.optim import PyroOptim
@@ -56,8 +54,10 @@ from pyrosparse.captured import CapturedSVI
 from pyrosparse.distributions.quantile import quantile
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.parameter_groups import fused_adam, parameter_groups
-from tests.benchmarks import by_hand_penalties as penalties
-from tests.benchmarks import by_hand_vd
+from tests.benchmarks import dropout_by_hand as dropout
+from tests.benchmarks import noise_by_hand as noise
+from tests.benchmarks import selection_by_hand as selection
+from tests.benchmarks.masks_by_hand import movement_by_hand, targeted_by_hand, two_of_four_by_hand
 
 N = 60_000
 BATCH = 100
@@ -353,8 +353,8 @@ def chosen_by(net: nn.Sequential, structure: str = "weight") -> set[str]:
 GIBBS_BETA = 100.0
 
 
-def common() -> by_hand_gates16.Common:
-    return by_hand_gates16.Common(N, LEARNING_RATE, DEVICE)
+def common() -> dropout.Common:
+    return dropout.Common(N, LEARNING_RATE, DEVICE)
 
 
 NORMAL = functools.partial(
@@ -411,16 +411,16 @@ WAYS = (
         "movement, soft",
         lambda _: ps.MovementPruning(None, scale=PRIOR_SCALE),
         lambda net: movement_by_hand(net, chosen_by(net)),
+    ),
+    Way(
         "variational dropout",
         lambda _: ps.VariationalDropout(),
-        lambda net: by_hand_vd.step_by_hand(net, N, LEARNING_RATE, weights=by_hand_vd.log_uniform),
+        lambda net: noise.step_by_hand(net, N, LEARNING_RATE, weights=noise.log_uniform),
     ),
     Way(
         "variational dropout, empirical Bayes",
         lambda _: ps.VariationalDropout(empirical_bayes=True),
-        lambda net: by_hand_vd.step_by_hand(
-            net, N, LEARNING_RATE, weights=by_hand_vd.empirical_bayes
-        ),
+        lambda net: noise.step_by_hand(net, N, LEARNING_RATE, weights=noise.empirical_bayes),
     ),
     Way(
         "group variational dropout",
@@ -428,45 +428,47 @@ WAYS = (
             (ps.VariationalDropout(), ps.gates(net)),
             (NORMAL(estimator="activations"), ps.weights(net)),
         ],
-        lambda net: by_hand_vd.step_by_hand(
+        lambda net: noise.step_by_hand(
             net,
             N,
             LEARNING_RATE,
-            weights=by_hand_vd.unit_normal,
+            weights=noise.unit_normal,
             weight_scale=INITIAL_SCALE,
-            gates=by_hand_vd.log_uniform,
+            gates=noise.log_uniform,
         ),
     ),
     Way(
         "information bottleneck",
         lambda _: ps.InformationBottleneck(),
-        lambda net: by_hand_vd.step_by_hand(
-            net, N, LEARNING_RATE, gates=by_hand_vd.empirical_bayes, gate_scale=0.011
+        lambda net: noise.step_by_hand(
+            net, N, LEARNING_RATE, gates=noise.empirical_bayes, gate_scale=0.011
         ),
+    ),
+    Way(
         "structured Bayesian pruning",
         lambda _: ps.StructuredBayesianPruning(),
-        lambda net: by_hand_gates16.structured_bayesian_pruning(net, common()),
+        lambda net: dropout.structured_bayesian_pruning(net, common()),
     ),
     Way(
         "hard concrete",
         lambda _: ps.HardConcrete(),
-        lambda net: by_hand_gates16.hard_concrete(net, common()),
+        lambda net: dropout.hard_concrete(net, common()),
     ),
     Way(
         "generalized dropout",
         lambda _: ps.GeneralizedDropout(),
-        lambda net: by_hand_gates16.generalized_dropout(net, common()),
+        lambda net: dropout.generalized_dropout(net, common()),
     ),
     Way(
         "concrete dropout",
         lambda _: ps.ConcreteDropout(),
-        lambda net: by_hand_gates16.concrete_dropout(net, common()),
+        lambda net: dropout.concrete_dropout(net, common()),
     ),
-    Way("Laplace", lambda _: ps.LaplacePrior(penalties.LAPLACE), penalties.laplace),
-    Way("polarization", lambda _: ps.Polarization(penalties.STRENGTH), penalties.polarization),
-    Way("spike and slab", lambda _: ps.SpikeAndSlab(), penalties.spike_and_slab),
-    Way("group spike and slab", lambda _: ps.GroupSpikeAndSlab(), penalties.group_spike_and_slab),
-    Way("group horseshoe", lambda _: ps.GroupHorseshoe(N), penalties.group_horseshoe),
+    Way("Laplace", lambda _: ps.LaplacePrior(selection.LAPLACE), selection.laplace),
+    Way("polarization", lambda _: ps.Polarization(selection.STRENGTH), selection.polarization),
+    Way("spike and slab", lambda _: ps.SpikeAndSlab(), selection.spike_and_slab),
+    Way("group spike and slab", lambda _: ps.GroupSpikeAndSlab(), selection.group_spike_and_slab),
+    Way("group horseshoe", lambda _: ps.GroupHorseshoe(N), selection.group_horseshoe),
 )
 
 ROWS = {row.name: row for row in itertools.starmap(Row, itertools.product(NETWORKS, WAYS))}

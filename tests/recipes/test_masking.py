@@ -165,10 +165,12 @@ def test_relative_or_not_it_is_the_same_law_where_the_variance_is_that_of_he(
 
 def test_the_suite_has_a_cell_for_every_run_and_published_figure() -> None:
     grid = suite.load("gibbs")
-    assert len({job.id for job in grid.jobs}) == len(grid.jobs) == 2 * 17
+    assert len({job.id for job in grid.jobs}) == len(grid.jobs) == 2 * 18 + 5
     assert set(grid.paper) <= {job.cell for job in grid.jobs}
     assert grid.paper["cifar10-resnet20-gibbs-90"] == {"accuracy": 0.875}
     cells = {job.cell for job in grid.jobs}
     assert {"cifar10-resnet20-dense", "cifar10-resnet20-gibbs-filter-75"} <= cells
     ends = ("90", "kernel-90", "filter-75")
     assert {f"cifar10-resnet20-targeted-dropout-{end}" for end in ends} <= cells
+    once = {"han-90", "lottery-90", "l1-norm-kernel-90", "l1-norm-filter-75", "thinet-75"}
+    assert {f"cifar10-resnet20-{one}" for one in {"laplace-90", *once}} <= cells
