@@ -325,7 +325,7 @@ def benchmarked(problem: Problem, folder: Path) -> Any:
 
 def _setup(recipe: str, problem: Problem) -> Setup:
     values: dict[str, Any] = {"epochs": 1, "network_options": {"hidden": (8,)}, "batch_size": 256}
-    values |= {"pretrain": 1, "second_epochs": 1, "active": 0.3}
+    values |= {"pretrain": 1, "second_epochs": 1, "unit_epochs": 1, "active": 0.3}
     if recipe != "dependent-beta-bernoulli":
         values["fine_tune"] = 1
     return Setup.of(values | {"recipe": recipe, "device": problem[3][0].device.type})
