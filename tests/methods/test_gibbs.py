@@ -85,9 +85,14 @@ class TestOneOfTwo(GibbsCase):
         {"coupling": 0.1},
     ]
 
-    @pytest.fixture(params=["mlp", "cnn", "depthwise"])  # the others have three inputs
+    @pytest.fixture(params=["mlp", "cnn", "depthwise"])
     def name(self, request: pytest.FixtureRequest) -> str:
         return request.param
+
+    def lifted(self, name: str = "mlp") -> ps.Lifted:
+        if name == "residual":
+            pytest.skip("its layers have three inputs, which make no pairs")
+        return super().lifted(name)
 
     def test_score_grows_with_the_size_of_the_location(self) -> None:
         for entry in self.moved().guide.entries:
