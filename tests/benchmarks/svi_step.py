@@ -1,6 +1,6 @@
 """Time of one SVI training step against the same mathematics written by hand in torch.
 
-    python tests/benchmarks/svi_step.py [--only 'LeNet5-Caffe/*'] [--memory] [--device cuda]
+    python -m tests.benchmarks.svi_step [--only 'LeNet5-Caffe/*'] [--memory] [--device cuda]
 
 A row is a network with a method, a column a way to take the step: batches of 100 images of MNIST's
 shape, n = 60 000, Adam, one thread. The columns of a row take turns, round by round; a figure is
