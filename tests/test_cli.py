@@ -420,7 +420,7 @@ def test_a_run_in_which_no_gate_closed_says_so_and_what_to_try() -> None:
     words = ["compress", *NET, "--pretrain", "2", "--epochs", "1"]
     text = succeed(*words, "--output", "run")
     assert "No gate closed: all 72 units are kept" in text
-    assert "a higher --kl-scale, and more --epochs" in text
+    assert "a higher --kl-scale, or with more --epochs" in text
     assert "No gate closed" in Path("run", "report.html").read_text()
 
 

@@ -100,6 +100,10 @@ class BetaBernoulli(Gates):
     name: ClassVar[str] = "beta-bernoulli"
     knob: ClassVar[str] = "kl_scale"
     keeps_more: ClassVar[str] = "a lower --kl-scale"
+    takes_more: ClassVar[str] = (
+        "a higher --kl-scale, or with more --epochs (gates move by --gate-rate a step and need "
+        "some 2,000 steps)"
+    )
     kl_scale: float | Mapping[str, float] = option(
         1.0,
         "gamma, the weight of the gates' KL divergence: more of it leaves fewer units",

@@ -32,7 +32,7 @@ class StructuredBayesianPruning(Gates):
     name: ClassVar[str] = "structured-bayesian-pruning"
     knob: ClassVar[str] = "kl_scale"
     keeps_more: ClassVar[str] = "a lower --kl-scale"
-    takes_more: ClassVar[str] = "a higher --kl-scale, or more epochs"
+    takes_more: ClassVar[str] = "a higher --kl-scale or more --epochs"
     learning_rate: float = shared.learning_rate(1e-3)
     gate_rate: float = option(0.01, "learning rate of the gates", within=POSITIVE)
     kl_warmup: int = option(

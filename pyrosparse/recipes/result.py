@@ -81,6 +81,14 @@ class Result:
         return zeros / sum(weight.numel() for weight in weights)
 
     @property
+    def took_nothing(self) -> bool:
+        """Whether a recipe that decides by itself how much goes left all as it was."""
+        units = self.compaction.units.values()
+        if not self.recipe.takes_more:
+            return False
+        return all(kept == of for kept, of in units) if units else self.sparsity == 0
+
+    @property
     def seconds(self) -> float:
         """The time of training, in all stages, with validation."""
         return sum(stage.seconds for stage in self.stages)
@@ -89,6 +97,8 @@ class Result:
         rows = [("recipe", self.recipe.name), ("sparsity", f"{100 * self.sparsity:.2f} %")]
         if self.compaction.kept:
             rows.append(("units kept", self.compaction.kept))
+        if self.took_nothing:
+            rows.append(("taken away", f"nothing; more goes with {self.recipe.takes_more}"))
         for name in self.quality:
             told = [f"{which} {scores[name]:.4f}" for which, scores in self.scores.items()]
             rows.append((f"test {name}" if self.data.test is not None else name, ", ".join(told)))

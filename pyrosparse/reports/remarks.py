@@ -15,7 +15,7 @@ def remarks(summary: Summary) -> list[str]:
     >>> compaction = Compaction(None, "", "nothing is left of 'fc1'", {"fc1.input": (0, 64)})
     >>> toy = Summary("Toy", 9, 0, 9, 0.1, 2.3, 23, 0, [], 300, 280, 2.0, None, compaction)
     >>> remarks(toy)
-    ["There is no compact network: nothing is left of 'fc1'. The gates closed all of ..."]
+    ["There is no compact network: nothing is left of 'fc1'."]
     """
     found = [_guesses(summary), _nothing_taken(summary), _compact(summary)]
     return [one for one in found if one]
@@ -71,8 +71,7 @@ def _nothing_taken(summary: Summary) -> str:
             return ""
         return (
             f"No gate closed: all {of:,} units are kept, and the network is as large as it was. "
-            "Two things close more gates: a higher --kl-scale, and more --epochs (gates move by "
-            "--gate-rate a step and need some 2,000 steps)."
+            f"More go with {summary.takes_more}."
         )
     if not summary.takes_more or summary.sparsity > 0:
         return ""
@@ -87,8 +86,8 @@ def _compact(summary: Summary) -> str:
     if compaction.problem:
         closed = [key for key, (kept, _) in compaction.units.items() if not kept]
         advice = (
-            f" The gates closed all of {', '.join(closed)}: a lower --kl-scale keeps more."
-            if closed
+            f" The gates closed all of {', '.join(closed)}: {summary.keeps_more} keeps more."
+            if closed and summary.keeps_more
             else ""
         )
         return f"There is no compact network: {compaction.problem}.{advice}"

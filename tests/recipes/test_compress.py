@@ -245,3 +245,16 @@ def test_a_split_is_disjoint_and_of_the_seed() -> None:
     assert [len(part) for part in parts] == [60, 20, 20] and one.n == 60
     assert not torch.equal(one.test.x, other.test.x) and one.key != other.key
     assert split(loader(X, Y)).steps(1) == 4 and split(loader(X, Y)).n == 120
+
+
+def test_a_result_says_that_nothing_went() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(60, 6)
+    data = (x, (x[:, 0] > 0).long())
+    shy = ps.recipes.BetaBernoulli(pretrain=1, epochs=1, kl_scale=1e-6)
+    result = ps.compress(net, data, shy, progress=False)
+    assert result.took_nothing and "more goes with a higher --kl-scale" in str(result)
+    keen = ps.recipes.HardConcrete(pretrain=1, epochs=60, cost=5.0, gate_rate=0.5)
+    result = ps.compress(net, data, keen, progress=False)
+    assert not result.took_nothing and "taken away" not in str(result)
