@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.batches import prepared
 from pyrosparse.infer.callback import Callback, after_steps
-from pyrosparse.infer.checks import check_arguments, check_elbo, check_finite
+from pyrosparse.infer.checks import check_arguments, check_elbo, check_finite, check_ranks
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.observed import check_observed
 from pyrosparse.infer.pace import Pace
@@ -120,10 +121,10 @@ def fit(
     data = prepared(data, model)
     validation = None if validation is None else prepared(validation, model)
     check_finite(data)
+    run = Fit(model, guide, data, epochs, batch_size, seed, int(first_step))
     for file in (checkpoint, metrics):
         if file is not None:
-            check_writable(file)  # now, and not after an epoch
-    run = Fit(model, guide, data, epochs, batch_size, seed, int(first_step))
+            run.ranks.by_first(partial(check_writable, file))  # now, and not after an epoch
     run.stage, run.clip_norm, run.checkpoint = stage, clip_norm, checkpoint
     run.capture, run.compile = capture, compile
     run.elbo = TraceMeanField_ELBO() if elbo is None else elbo
@@ -137,6 +138,7 @@ def fit(
         # NonFiniteLossError says it, and says where.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
+        run.ranks.seed(seed)
         seen = run.collect_parameters()
         run.optimizer = made(optimizer, parameter_groups(run.parameters, learning_rate))
         if compact_every is not None:
@@ -156,7 +158,9 @@ def fit(
             "compact_every": compact_every,
             "seed": seed,
             "first_step": run.first_step,
+            "ranks": run.ranks.size,
         }
+        check_ranks(run, settings, callbacks, validation)
         files = Files(run, settings, callbacks, checkpoint, metrics)
         resumed = files.resume()
         if not run.finished:
@@ -176,16 +180,17 @@ def _train(
 ) -> None:
     """Epoch after epoch, until all are done or patience runs out."""
     projected, after = run.projected(), after_steps(callbacks)
-    with progress_bar(run.epochs, run.epoch, progress, run.stage) as advance, pace.kl_scale:
+    shown = progress if run.ranks.first else False
+    with progress_bar(run.epochs, run.epoch, shown, run.stage) as advance, pace.kl_scale:
         while not run.finished:
             started = time.perf_counter()
             total: Any = 0.0
             count, skipped = 0, run.minibatches.skipped(run.epoch)
-            for batch in run.batches():
-                share = pace.set(run.epoch, skipped + count)
+            for batch, share in run.parts():
+                done = pace.set(run.epoch, skipped + count)
                 for callback in callbacks:
-                    callback.on_step(run, share)
-                loss = run.take_step(batch)
+                    callback.on_step(run, done)
+                loss = run.take_step(batch, share)
                 for lifted in projected:
                     lifted.project()
                 for after_step in after:
@@ -202,11 +207,16 @@ def _train(
                 "learning_rate": run.optimizer.param_groups[0]["lr"],
             }
             run.history.append(entry)
-            with pace.kl_scale.suspended():
+            run.average_statistics()
+            with run.ranks.together(), pace.kl_scale.suspended():
                 for callback in callbacks:
                     entry.update(callback.on_epoch_end(run) or {})
                 entry.update(_scores(run, validation))
-                run.finished = run.epoch == run.epochs or _exhausted(run.history, patience)
+            # Where the last digits of scores differ between ranks, those of the first count.
+            run.finished = run.epoch == run.epochs or run.ranks.by_first(
+                partial(_exhausted, run.history, patience)
+            )
+            with run.ranks.together(), pace.kl_scale.suspended():
                 if run.shrink is not None:
                     entry.update(run.shrink.after_epoch())
                 if run.finished and (callbacks or run.shrink is not None):
@@ -215,6 +225,7 @@ def _train(
                     # Again, as callbacks and the last cut may have changed what is handed over.
                     entry.update(_scores(run, validation))
             entry["seconds"] = round(time.perf_counter() - started, 3)
+            run.check_ranks()
             run.refuse_broken_parameters()
             files.write()
             advance(entry)
