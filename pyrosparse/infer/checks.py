@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyro.infer import (
     JitTrace_ELBO,
@@ -11,12 +10,6 @@ from pyro.infer import (
     JitTraceGraph_ELBO,
     JitTraceMeanField_ELBO,
 )
-
-from pyrosparse.infer.callback import Callback
-from pyrosparse.infer.minibatches import distributed_sampler
-
-if TYPE_CHECKING:
-    from pyrosparse.infer.run import Fit
 
 _JIT = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
@@ -73,27 +66,3 @@ def check_finite(data: Any) -> None:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             count = int((~tensor.isfinite()).sum())
             raise ValueError(f"tensor {position} of the data has {count} values not finite")
-
-
-def check_ranks(
-    run: Fit, settings: Mapping[str, Any], callbacks: Sequence[Callback], validation: Any
-) -> None:
-    """Raise ValueError where each rank would see other validation data, and RankError where ``fit``
-    is called otherwise on one rank than on another."""
-    if run.ranks.size > 1 and distributed_sampler(validation) is not None:
-        raise ValueError(
-            "validation has a DistributedSampler, so that every rank would have other scores: give "
-            "all of it to every rank"
-        )
-    others = {
-        "data": run.n,
-        "batches an epoch": run.batches_an_epoch(),
-        "optimizer": type(run.optimizer).__name__,
-        "elbo": type(run.elbo).__name__,
-        "callbacks": [type(callback).__name__ for callback in callbacks],
-        "validation": validation is None,
-        "checkpoint": run.checkpoint is None,
-    }
-    run.ranks.check_alike(
-        {**settings, **others}, "before training", "call fit with the same on every rank"
-    )

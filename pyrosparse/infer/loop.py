@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 
 from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.batches import prepared
+from pyrosparse.infer.agreement import average_statistics, check_agreement, check_settings
 from pyrosparse.infer.callback import Callback, after_steps
-from pyrosparse.infer.checks import check_arguments, check_elbo, check_finite, check_ranks
+from pyrosparse.infer.checks import check_arguments, check_elbo, check_finite
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.observed import check_observed
 from pyrosparse.infer.pace import Pace
@@ -61,13 +62,14 @@ def fit(
     .. math:: \max_q \; E_q[\log p(D \mid w)] - \beta \, \mathrm{KL}(q(w) \Vert p(w))
 
     What it does is what ``SVI(model, guide, optim, elbo).step(*batch)`` does in a loop; any Pyro
-    model and guide will do.
+    model and guide will do. Where ``torch.distributed`` has a process group, all its ranks call
+    ``fit`` alike and train together.
 
     data:          ``Examples``, a tuple of tensors or arrays with one datum a row, a dict of them
                    by the names of the model's arguments, or a torch Dataset (all shuffled anew in
                    each epoch); or a re-iterable of batches (a DataLoader). Each batch goes in as
                    ``model(*batch)``.
-    batch_size:    data a step, where it is we who make the batches.
+    batch_size:    data a step, over all ranks, where it is we who make the batches.
     optimizer:     takes parameter groups and returns a torch optimizer, such as
                    ``torch.optim.SGD``; by default fused Adam.
     learning_rate: one rate, or rates by glob on parameter names (``{"guide.*": 1e-2, "*": 1e-3}``;
@@ -103,7 +105,9 @@ def fit(
     last checkpoint stays), ValueError on bad arguments and data, TypeError on data, optimizers
     and ELBOs of another kind, CheckpointError when the checkpoint is damaged or of another run, and
     OSError when checkpoint or metrics cannot be written (found out before the first step) or their
-    folder is removed. Warns where the model's plate says another number of data than there are.
+    folder is removed. With several ranks, RankError where they differ in what must be the same, or
+    one no longer answers; an error on one is raised on all. Warns where the model's plate says
+    another number of data than there are.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -160,7 +164,7 @@ def fit(
             "first_step": run.first_step,
             "ranks": run.ranks.size,
         }
-        check_ranks(run, settings, callbacks, validation)
+        check_settings(run, settings, callbacks, validation)
         files = Files(run, settings, callbacks, checkpoint, metrics)
         resumed = files.resume()
         if not run.finished:
@@ -207,7 +211,7 @@ def _train(
                 "learning_rate": run.optimizer.param_groups[0]["lr"],
             }
             run.history.append(entry)
-            run.average_statistics()
+            average_statistics(run)
             with run.ranks.together(), pace.kl_scale.suspended():
                 for callback in callbacks:
                     entry.update(callback.on_epoch_end(run) or {})
@@ -225,7 +229,7 @@ def _train(
                     # Again, as callbacks and the last cut may have changed what is handed over.
                     entry.update(_scores(run, validation))
             entry["seconds"] = round(time.perf_counter() - started, 3)
-            run.check_ranks()
+            check_agreement(run)
             run.refuse_broken_parameters()
             files.write()
             advance(entry)

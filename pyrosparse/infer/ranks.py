@@ -6,8 +6,7 @@ import pickle
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,78 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyrosparse.infer.alone import Alone, Loss, RankError, T
+from pyrosparse.infer.flat_gradients import FlatGradients
 from pyrosparse.util.arrays import raw_bytes
 
-T = TypeVar("T")
-Loss = Tensor | float
-
 _SCALAR = (bool, int, float, complex, str, type(None))
-
-
-class RankError(RuntimeError):
-    """The ranks of a process group differ in what must be the same, or one no longer answers."""
-
-
-class Alone:
-    """A process that trains by itself, as the only rank; ``fit`` asks it as it asks ``Ranks``."""
-
-    rank = 0
-    size = 1
-
-    @property
-    def first(self) -> bool:
-        """Whether this rank writes the files and shows the progress."""
-        return self.rank == 0
-
-    def seed(self, seed: int) -> None:
-        """Begin this rank's own noise; the generators that all share are left alone."""
-
-    def parts(
-        self, batches: Iterable[tuple[Any, ...]], local: bool
-    ) -> Iterator[tuple[tuple[Any, ...], float]]:
-        """This rank's rows of each batch, with their share b_r / B of the batch.
-
-        local: the batches are this rank's already; otherwise all ranks have the same."""
-        return ((batch, 1.0) for batch in batches)
-
-    def exchange(
-        self,
-        backward: Callable[[], Loss],
-        parameters: Mapping[str, Tensor],
-        share: float,
-        reads: bool,
-    ) -> Loss:
-        """Run the half of a step before the optimizer, which sets gradients and returns the loss of
-        this rank's share of a batch; returns the loss of the whole batch, and leaves its gradients.
-
-        reads: whether to wait for a device, to see if another rank has raised an exception."""
-        return backward()
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """An exception in the block on one rank is raised on all."""
-        yield
-
-    def by_first(self, work: Callable[[], T]) -> T:
-        """Work of the first rank alone: all return what it returned, or raise what it raised."""
-        return work()
-
-    def gather(self, value: T) -> list[T]:
-        """The values of all ranks, in their order."""
-        return [value]
-
-    def average(self, buffers: Mapping[str, Tensor]) -> None:
-        """Set what the ranks have different to its mean, in place; whole numbers to the largest."""
-
-    def check_alike(self, values: Mapping[str, Any], when: str, advice: str) -> None:
-        """Raise RankError, on all ranks, that names what differs; tensors in every bit."""
-
-    def noise(self) -> list[list[Tensor]]:
-        """The states of the generators of each rank's own noise; nothing where there is one."""
-        return []
-
-    def restore_noise(self, states: list[list[Tensor]]) -> None:
-        """Take back what ``noise`` returned."""
 
 
 class Ranks(Alone):
@@ -105,9 +37,7 @@ class Ranks(Alone):
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self._noise: list[Tensor] = []
-        self._parameters: list[Tensor] = []
-        self._flat = torch.empty(0)
-        self._views: list[Tensor] = []
+        self._gradients = FlatGradients()
 
     def seed(self, seed: int) -> None:
         shared = _generators()
@@ -155,32 +85,17 @@ class Ranks(Alone):
         finally:
             self._noise = _generators()
             _set_generators(shared)
-        tensors = list(parameters.values())
-        flat, views = self._buffer(tensors)
-        reads |= flat.is_cpu
+        self._gradients.follow(list(parameters.values()))
+        reads |= self._gradients.flat.is_cpu
         if failure is not None and not reads:
             raise failure
-        # Ahead of the gradients: the loss, whether a rank failed, and who has which gradient.
-        present = [tensor.grad is not None for tensor in tensors]
-        flat.zero_()
-        given = [tensor.grad for tensor in tensors if tensor.grad is not None]
-        if any(one.layout is not torch.strided for one in given):
-            raise ValueError("ranks cannot exchange sparse gradients: nn.Embedding(sparse=False)")
-        if given:
-            chosen = [view for view, there in zip(views, present, strict=True) if there]
-            torch._foreach_copy_(chosen, given)
-        flat.mul_(share)
-        flat[0] = loss * share
-        flat[1 : 2 + len(tensors)] = flat.new_tensor([failure is not None, *present])
+        flat = self._gradients.pack(loss, share, failed=failure is not None)
         with _answering():
             dist.all_reduce(flat)
-        if reads and flat[1]:
+        total, failed = self._gradients.unpack()
+        if reads and failed:
             self._raise_first(failure)
-        # As in one process, what no rank has a gradient of is left alone by the optimizer.
-        anywhere = present if all(present) else flat[2 : 2 + len(tensors)].tolist()
-        for tensor, view, there in zip(tensors, views, anywhere, strict=True):
-            tensor.grad = view.to(tensor.dtype) if there else None
-        return flat[0].clone()
+        return total
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -276,23 +191,6 @@ class Ranks(Alone):
             "give every rank the same data in the same order, of which each takes its rows, or a "
             "DataLoader with a DistributedSampler",
         )
-
-    def _buffer(self, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One tensor for all gradients, with room for what goes ahead, and views of it."""
-        if [id(one) for one in tensors] != [id(one) for one in self._parameters]:
-            dtype = reduce(torch.promote_types, (one.dtype for one in tensors), torch.float32)
-            ahead = 2 + len(tensors)
-            self._flat = torch.zeros(
-                ahead + sum(one.numel() for one in tensors), dtype=dtype, device=tensors[0].device
-            )
-            self._views, start = [], ahead
-            for one in tensors:
-                # In the parameter's own layout, side by side with which an optimizer walks it.
-                strides = torch.empty_like(one, device="meta").stride()
-                self._views.append(self._flat.as_strided(one.shape, strides, start))
-                start += one.numel()
-            self._parameters = tensors
-        return self._flat, self._views
 
     def _device(self) -> str:
         return "cuda" if dist.get_backend() == "nccl" else "cpu"

@@ -16,12 +16,14 @@ from torch.optim import Optimizer
 
 from pyrosparse.captured import CapturedSVI
 from pyrosparse.evidence.traces import evaluation_mode, modules, used_modules
+from pyrosparse.infer.agreement import check_agreement
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.minibatches import Minibatches, OneShare
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
 from pyrosparse.infer.ranks import process_group
 from pyrosparse.infer.shrink import Shrink
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.util.sharding import refuse_sharded
 
 READ_EVERY = 50
 """Steps between two looks at the loss on a device that the host need not wait for."""
@@ -115,6 +117,12 @@ class Fit:
 
     def collect_parameters(self) -> tuple[poutine.Trace, tuple[Any, ...]]:
         """Learn which parameters there are; returns the trace of the model on a batch, and it."""
+        roots = modules(self.model, self.guide)
+        refuse_sharded(
+            (pair for root in roots for pair in root.named_parameters()),
+            "fit trains networks that every rank has whole",
+            "Leave fully_shard out, or take steps by hand, see Sharded networks in docs/scale.md",
+        )
         parameters, trace, batch = self.try_once()
         for name, site in parameters.nodes.items():
             if site["type"] == "param":
@@ -158,37 +166,7 @@ class Fit:
                 if self.shrink is not None:
                     self.shrink.shrink()
             self.make_steps()
-        self.check_ranks()
-
-    def check_ranks(self) -> None:
-        """Raise RankError where what must be the same on all ranks is not."""
-        generator = {"torch's random generator": torch.get_rng_state()}
-        when = f"after epoch {self.epoch}" if self.step else "before the first step"
-        self.ranks.check_alike(
-            {**self.tensors(), **generator},
-            when,
-            "make the network after torch.manual_seed with one seed on every rank, or load it; in "
-            "callbacks, change and draw on all ranks alike (torch.random.fork_rng keeps draws out)",
-        )
-
-    def average_statistics(self) -> None:
-        """Average over the ranks what steps have written into buffers, such as the running mean and
-        variance of batch normalisation."""
-        buffers = {key: one for key, one in self.tensors().items() if one.dtype is not torch.bool}
-        for name in self.parameters:
-            buffers.pop(name, None)
-        self.ranks.average(buffers)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors of model and guide, by name: parameters, masks and other buffers."""
-        found = dict(self.parameters)
-        known = {id(one) for one in found.values()}
-        for number, root in enumerate(modules(self.model, self.guide)):
-            for name, tensor in root.state_dict(keep_vars=True).items():
-                if isinstance(tensor, Tensor) and id(tensor) not in known:
-                    known.add(id(tensor))
-                    found[f"{name} ({number})" if name in found else name] = tensor
-        return found
+        check_agreement(self)
 
     @contextmanager
     def whole_at_the_end(self) -> Iterator[None]:

@@ -78,7 +78,7 @@ class Halves(TraceMeanField_ELBO):
                 torch.set_rng_state(self.noise[number])
                 loss = self.differentiable_loss(model, guide, *[one[rows] for one in batch]) * share
                 loss.backward()
-                total += float(loss)
+                total += float(loss.detach())
                 self.noise[number] = torch.get_rng_state()
             self.buffers[number] = {key: one.clone() for key, one in tensors.items()}
         torch.set_rng_state(shared)
