@@ -107,7 +107,9 @@ def data(n: int = N, features: int = 4) -> tuple[Tensor, Tensor]:
 def mlp(hidden: int = 5, norm: bool = False) -> nn.Sequential:
     torch.manual_seed(0)
     middle = [nn.BatchNorm1d(hidden)] if norm else []
-    return nn.Sequential(nn.Linear(4, hidden), *middle, nn.ReLU(), nn.Linear(hidden, 3)).double()
+    # Before a normalisation a bias has no gradient but rounding, by which Adam would move it.
+    first = nn.Linear(4, hidden, bias=not norm)
+    return nn.Sequential(first, *middle, nn.ReLU(), nn.Linear(hidden, 3)).double()
 
 
 def train(bnn: Any, halves: bool = False, **options: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-m", ranks_cases.__name__, str(path),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return path
 
@@ -67,8 +67,8 @@ def test_two_processes_train_as_one_does(folder: Path, name: str, tmp_path: Path
 def test_what_must_happen_happens(folder: Path) -> None:
     """Else the cases above would compare trainings in which nothing goes."""
     for name in ("bayes_factor", "reduction", "movement", "snip", "turbo_of_weights", "cut"):
-        masks = [one for key, one in found(folder, name)[0].items() if key.startswith("mask of")]
-        assert not all(bool((mask != 0).all()) for mask in masks), name
+        weights = [one for key, one in found(folder, name)[0].items() if key.endswith("0.weight")]
+        assert any(bool((weight == 0).any()) for weight in weights), name
     units = found(folder, "turbo_with_units")[0]["mask of 0.weight"]
     assert not (units != 0).any(1).all()
     sizes = found(folder, "cut")[0]["weights"]
