@@ -95,7 +95,7 @@ class Minibatches:
         return islice(self._all_of(epoch), self.skipped(epoch), None)
 
     def _all_of(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        if hasattr(self.sampler, "set_epoch"):
+        if self.sampler is not None and hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
         # One generator an epoch, from the seed alone: an epoch's order needs no history.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)

@@ -128,8 +128,8 @@ class Job:
         self.recipe = recipe.resolve(self.net, self.data)
         if self.pool is not None and (name := self._pool_name()):
             self.folder = self.pool / name
-        waits = self.folder is not None and process_group().first
-        with locked_folder(self.folder) if waits else nullcontext():
+        folder = self.folder if process_group().first else None
+        with locked_folder(folder) if folder is not None else nullcontext():
             return self.recipe.train(self)
 
     def keep(self) -> None:
