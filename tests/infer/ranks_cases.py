@@ -63,7 +63,9 @@ class Halves(TraceMeanField_ELBO):
             self.noise.append(generator.get_state())
 
     def statistics(self) -> dict[str, Tensor]:
-        return {name: one for name, one in self.bnn.named_buffers() if "running_" in name}
+        written = ("running_", "num_batches")
+        buffers = self.bnn.named_buffers()
+        return {name: one for name, one in buffers if any(part in name for part in written)}
 
     def loss_and_grads(self, model: Any, guide: Any, *batch: Any) -> float:
         shared, n, total = torch.get_rng_state(), len(batch[0]), 0.0
@@ -94,7 +96,7 @@ class Averages(Callback):
     def on_epoch_end(self, run: Any) -> None:
         for key, one in self.elbo.statistics().items():
             first, second = (buffers[key] for buffers in self.elbo.buffers)
-            one.copy_((first + second) / 2)
+            one.copy_((first + second) / 2)  # of what counts steps, both are the same
         self.elbo.buffers = [{}, {}]
 
 
