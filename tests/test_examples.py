@@ -19,6 +19,7 @@ TINY = {
     "evidence": {"epochs": 1, "draws": 2, "hidden": 8},
     "prune_by_evidence": {"epochs": 2, "draws": 2, "hidden": 4},
     "diagnose": {"epochs": 40, "draws": 30, "hidden": 8},
+    "sharded_gates": {"epochs": 1, "hidden": 8},
 }
 
 

@@ -26,12 +26,15 @@ from pyrosparse.captured.guards import Guards
 from pyrosparse.captured.optimizers import Optim, Update
 from pyrosparse.captured.signature import is_recorded, same_kind, signature
 from pyrosparse.captured.state import State
+from pyrosparse.util.sharding import sharded
 
 CHECK_EVERY = 200
 """Steps after which a captured step is compared with the eager one again."""
 
 _MOST_CAPTURES = 8
 """Captures of one signature, for other values of what is guarded, before all steps run eagerly."""
+
+_SHARDED = "tensors of the step are sharded, and a captured program reads whole ones"
 
 _MOST_SIGNATURES = 64
 """Kinds of arguments of which steps are captured."""
@@ -151,6 +154,9 @@ class CapturedSVI:
         if not self.parameters:
             # Once beforehand, as the first run of a model may make parameters and plates.
             guards = Guards(self._roots())
+            if any(map(sharded, guards.tensors)):
+                self._fall_back(_SHARDED)
+                return False
             before = State(writable(guards, ()), guards.generators)
             self._gradients(args, kwargs)
             before.restore()
@@ -210,6 +216,9 @@ class CapturedSVI:
         self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor]
     ) -> Captured | None:
         guards = Guards(self._roots())
+        if any(map(sharded, (*guards.tensors, *arguments))):
+            self._fall_back(_SHARDED)
+            return None
         before = State(writable(guards, arguments), guards.generators)
         try:
             # What the model itself raises is the caller's to see.

@@ -21,6 +21,7 @@ from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
 from pyrosparse.compaction.trace import shapes, trace
+from pyrosparse.util.sharding import refuse_sharded
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
 
@@ -106,6 +107,12 @@ def compact(
     """
     if at_least is not None and at_least < 0:
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
+    refuse_sharded(
+        net.named_parameters(),
+        "compact reads whole weights",
+        "Gather them first: load torch.distributed.checkpoint.state_dict.get_model_state_dict(net, "
+        "options=StateDictOptions(full_state_dict=True)) into a network that is not sharded",
+    )
     expected = reference(net, masks, gates)
     inputs = _arguments(expected, example)
     try:

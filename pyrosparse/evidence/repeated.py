@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyrosparse.evidence.batches import as_batch, batches
-from pyrosparse.util.arrays import is_array
+from pyrosparse.util.arrays import is_array, raw_bytes
 
 MEMORY = 2**30
 """Bytes of a loader's batches that are kept in memory, so that it is gone through once."""
@@ -151,8 +151,7 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 def _mark(batch: Any) -> int:
     """A checksum of the values in a batch, whatever the order of its tensors."""
-    flat = (one.detach().cpu().contiguous().flatten() for one in _tensors(batch))
-    return sum(zlib.crc32(one.view(torch.uint8).numpy().tobytes()) for one in flat)
+    return sum(zlib.crc32(raw_bytes(one)) for one in _tensors(batch))
 
 
 def _bytes(batch: Any) -> int:

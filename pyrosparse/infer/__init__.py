@@ -1,6 +1,7 @@
 """Inference: the training loop with its schedules, callbacks and checkpoints."""
 
 from pyrosparse.infer import schedules
+from pyrosparse.infer.alone import RankError
 from pyrosparse.infer.callback import Callback, Evaluation
 from pyrosparse.infer.loop import fit
 from pyrosparse.infer.non_finite import NonFiniteLossError
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluation",
     "Fit",
     "NonFiniteLossError",
+    "RankError",
     "fit",
     "kl_scale",
     "schedules",

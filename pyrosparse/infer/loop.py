@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 
 from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.batches import prepared
+from pyrosparse.infer.agreement import average_statistics, check_agreement, check_settings
 from pyrosparse.infer.callback import Callback, after_steps
 from pyrosparse.infer.checks import check_arguments, check_elbo, check_finite
 from pyrosparse.infer.denormals import flush_denormals
@@ -60,13 +62,14 @@ def fit(
     .. math:: \max_q \; E_q[\log p(D \mid w)] - \beta \, \mathrm{KL}(q(w) \Vert p(w))
 
     What it does is what ``SVI(model, guide, optim, elbo).step(*batch)`` does in a loop; any Pyro
-    model and guide will do.
+    model and guide will do. Where ``torch.distributed`` has a process group, all its ranks call
+    ``fit`` alike and train together.
 
     data:          ``Examples``, a tuple of tensors or arrays with one datum a row, a dict of them
                    by the names of the model's arguments, or a torch Dataset (all shuffled anew in
                    each epoch); or a re-iterable of batches (a DataLoader). Each batch goes in as
                    ``model(*batch)``.
-    batch_size:    data a step, where it is we who make the batches.
+    batch_size:    data a step, over all ranks, where it is we who make the batches.
     optimizer:     takes parameter groups and returns a torch optimizer, such as
                    ``torch.optim.SGD``; by default fused Adam.
     learning_rate: one rate, or rates by glob on parameter names (``{"guide.*": 1e-2, "*": 1e-3}``;
@@ -102,7 +105,9 @@ def fit(
     last checkpoint stays), ValueError on bad arguments and data, TypeError on data, optimizers
     and ELBOs of another kind, CheckpointError when the checkpoint is damaged or of another run, and
     OSError when checkpoint or metrics cannot be written (found out before the first step) or their
-    folder is removed. Warns where the model's plate says another number of data than there are.
+    folder is removed. With several ranks, RankError where they differ in what must be the same, or
+    one no longer answers; an error on one is raised on all. Warns where the model's plate says
+    another number of data than there are.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -120,10 +125,10 @@ def fit(
     data = prepared(data, model)
     validation = None if validation is None else prepared(validation, model)
     check_finite(data)
+    run = Fit(model, guide, data, epochs, batch_size, seed, int(first_step))
     for file in (checkpoint, metrics):
         if file is not None:
-            check_writable(file)  # now, and not after an epoch
-    run = Fit(model, guide, data, epochs, batch_size, seed, int(first_step))
+            run.ranks.by_first(partial(check_writable, file))  # now, and not after an epoch
     run.stage, run.clip_norm, run.checkpoint = stage, clip_norm, checkpoint
     run.capture, run.compile = capture, compile
     run.elbo = TraceMeanField_ELBO() if elbo is None else elbo
@@ -137,6 +142,7 @@ def fit(
         # NonFiniteLossError says it, and says where.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
+        run.ranks.seed(seed)
         seen = run.collect_parameters()
         run.optimizer = made(optimizer, parameter_groups(run.parameters, learning_rate))
         if compact_every is not None:
@@ -156,7 +162,9 @@ def fit(
             "compact_every": compact_every,
             "seed": seed,
             "first_step": run.first_step,
+            "ranks": run.ranks.size,
         }
+        check_settings(run, settings, callbacks, validation)
         files = Files(run, settings, callbacks, checkpoint, metrics)
         resumed = files.resume()
         if not run.finished:
@@ -176,16 +184,17 @@ def _train(
 ) -> None:
     """Epoch after epoch, until all are done or patience runs out."""
     projected, after = run.projected(), after_steps(callbacks)
-    with progress_bar(run.epochs, run.epoch, progress, run.stage) as advance, pace.kl_scale:
+    shown = progress if run.ranks.first else False
+    with progress_bar(run.epochs, run.epoch, shown, run.stage) as advance, pace.kl_scale:
         while not run.finished:
             started = time.perf_counter()
             total: Any = 0.0
             count, skipped = 0, run.minibatches.skipped(run.epoch)
-            for batch in run.batches():
-                share = pace.set(run.epoch, skipped + count)
+            for batch, share in run.parts():
+                done = pace.set(run.epoch, skipped + count)
                 for callback in callbacks:
-                    callback.on_step(run, share)
-                loss = run.take_step(batch)
+                    callback.on_step(run, done)
+                loss = run.take_step(batch, share)
                 for lifted in projected:
                     lifted.project()
                 for after_step in after:
@@ -202,11 +211,16 @@ def _train(
                 "learning_rate": run.optimizer.param_groups[0]["lr"],
             }
             run.history.append(entry)
-            with pace.kl_scale.suspended():
+            average_statistics(run)
+            with run.ranks.together(), pace.kl_scale.suspended():
                 for callback in callbacks:
                     entry.update(callback.on_epoch_end(run) or {})
                 entry.update(_scores(run, validation))
-                run.finished = run.epoch == run.epochs or _exhausted(run.history, patience)
+            # Where the last digits of scores differ between ranks, those of the first count.
+            run.finished = run.epoch == run.epochs or run.ranks.by_first(
+                partial(_exhausted, run.history, patience)
+            )
+            with run.ranks.together(), pace.kl_scale.suspended():
                 if run.shrink is not None:
                     entry.update(run.shrink.after_epoch())
                 if run.finished and (callbacks or run.shrink is not None):
@@ -215,6 +229,7 @@ def _train(
                     # Again, as callbacks and the last cut may have changed what is handed over.
                     entry.update(_scores(run, validation))
             entry["seconds"] = round(time.perf_counter() - started, 3)
+            check_agreement(run)
             run.refuse_broken_parameters()
             files.write()
             advance(entry)

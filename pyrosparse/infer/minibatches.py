@@ -20,8 +20,10 @@ class Minibatches:
     data:       as ``prepared`` gives them.
     size:       data in a minibatch, where it is we who make them.
     first_step: the step of the whole training at which the first epoch to be run begins.
+    ranks:      the processes that share each minibatch, or bring a part of it each.
 
-    Raises ValueError where first_step is not before the last step, or cannot be counted to.
+    Raises ValueError where first_step is not before the last step, or cannot be counted to, and
+    where the data's sampler is for another number of ranks.
 
     >>> data = (torch.arange(10),)
     >>> whole = Minibatches(None, None, data, epochs=2, size=3, seed=0)
@@ -41,6 +43,7 @@ class Minibatches:
         size: int,
         seed: int,
         first_step: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.model = model
         self.guide = guide
@@ -48,6 +51,13 @@ class Minibatches:
         self.size = size
         self.seed = seed
         self.first_step = first_step
+        self.ranks = ranks
+        self.sampler = distributed_sampler(data) if ranks > 1 else None
+        if self.sampler is not None and self.sampler.num_replicas != ranks:
+            raise ValueError(
+                f"the data's sampler is for {self.sampler.num_replicas} ranks, and there are "
+                f"{ranks}: make it after init_process_group, DistributedSampler(dataset)"
+            )
         self.first_epoch = 0
         if first_step:
             an_epoch = self.an_epoch()
@@ -85,11 +95,13 @@ class Minibatches:
         return islice(self._all_of(epoch), self.skipped(epoch), None)
 
     def _all_of(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        if self.sampler is not None and hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
         # One generator an epoch, from the seed alone: an epoch's order needs no history.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         if hasattr(self.data, "batches"):
             made = self.data.batches(self.size, generator)
-            yield from _with_last_merged(made) if self._merges_last else made
+            yield from _with_last_merged(made, self.size) if self._merges_last else made
         elif isinstance(self.data, tuple):
             order = torch.randperm(len(self.data[0]), generator=generator)
             parts = order.split(self.size)
@@ -103,20 +115,50 @@ class Minibatches:
 
     @property
     def _merges_last(self) -> bool:
-        """Whether the last batch would be one datum, which batch normalisation has no variance of,
-        and so goes into the batch before."""
-        return self.n > self.size and self.n % self.size == 1 and self._normalises()
+        """Whether the last batch would give a rank one datum, which batch normalisation has no
+        variance of, and so goes into the batch before."""
+        least = 2 * self.ranks
+        return self.n > self.size and 0 < self.n % self.size < least and self._normalises()
 
     def _normalises(self) -> bool:
-        roots = modules(self.model, self.guide)
-        return any(isinstance(module, BatchNorm) for root in roots for module in root.modules())
+        # Gates may normalise too, and then have such statistics of their own.
+        return any(
+            isinstance(module, BatchNorm) or any("running_mean" in name for name in module._buffers)
+            for root in modules(self.model, self.guide)
+            for module in root.modules()
+        )
 
 
-def _with_last_merged(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    """The batches with the last one, of one datum, in the one before."""
+def distributed_sampler(data: Any) -> Any:
+    """The sampler of a loader that gives each rank data of its own, such as a
+    ``DistributedSampler``; None where there is none.
+
+    >>> distributed_sampler([]) is None
+    True
+    """
+    batch_sampler = getattr(data, "batch_sampler", None)
+    found = (getattr(data, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    return next((one for one in found if hasattr(one, "num_replicas")), None)
+
+
+class OneShare:
+    """What stands for the data of a run where a rank has a share of them only: it refuses to be
+    gone through, as what ranks learn from different data would differ."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ValueError(
+            "this needs all training data on every rank, and a loader with a DistributedSampler "
+            "gives each rank a share: give fit tensors or a Dataset, of which it takes the shares"
+        )
+
+
+def _with_last_merged(
+    batches: Iterator[tuple[Tensor, ...]], size: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """The batches with the last one, which is smaller, in the one before."""
     held = next(batches)
     for batch in batches:
-        if len(batch[0]) == 1:
+        if len(batch[0]) < size:
             held = tuple(map(torch.cat, zip(held, batch, strict=True)))
         else:
             yield held

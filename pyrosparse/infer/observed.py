@@ -10,6 +10,7 @@ import pyro.poutine as poutine
 from torch import Tensor
 
 from pyrosparse.evidence.sites import sample_sites
+from pyrosparse.infer.minibatches import distributed_sampler
 
 
 def check_observed(trace: poutine.Trace, batch: tuple[Any, ...], data: Any) -> None:
@@ -57,7 +58,8 @@ def count(data: Any) -> tuple[int, int] | None:
     dataset: Any = getattr(data, "dataset", None)
     if not hasattr(data, "batches") and hasattr(dataset, "__len__"):
         sampler: Any = getattr(data, "sampler", None)
-        lengths = [len(one) for one in (dataset, sampler) if hasattr(one, "__len__")]
+        parts = (dataset,) if distributed_sampler(data) else (dataset, sampler)
+        lengths = [len(one) for one in parts if hasattr(one, "__len__")]
         # A loader may leave out its last batch, or take some of the data more than once.
         left_out = (data.batch_size or 1) - 1 if getattr(data, "drop_last", False) else 0
         return min(lengths) - left_out, max(lengths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,17 +52,28 @@ class Files:
 
     def resume(self) -> bool:
         """Go on from the checkpoint where it is there; returns whether it was."""
-        found = self.checkpoint is not None and Path(self.checkpoint).exists()
-        if self.checkpoint is not None and found:
+        found = self.run.ranks.by_first(self._load)
+        if self.checkpoint is not None and found is not None:
             with checkpoints.reading(self.checkpoint):
-                self._restore(checkpoints.load(self.checkpoint), self.checkpoint)
-        self._write_metrics()
-        return found
+                self._restore(found, self.checkpoint)
+        self.run.ranks.by_first(self._write_metrics)
+        return found is not None
 
     def write(self) -> None:
         """Write both files."""
+        noise = self.run.ranks.noise() if self.checkpoint is not None else []
+        self.run.ranks.by_first(partial(self._write, noise))
+
+    def _load(self) -> dict[str, Any] | None:
+        """What the checkpoint holds; None where there is none."""
+        if self.checkpoint is None or not Path(self.checkpoint).exists():
+            return None
+        with checkpoints.reading(self.checkpoint):
+            return checkpoints.load(self.checkpoint)
+
+    def _write(self, noise: list[list[Tensor]]) -> None:
         if self.checkpoint is not None:
-            checkpoints.save(self.checkpoint, self._state())
+            checkpoints.save(self.checkpoint, self._state() | {"noise": noise})
         self._write_metrics()
 
     def _write_metrics(self) -> None:
@@ -72,7 +84,7 @@ class Files:
             write_atomically(self.metrics, lines, parents=False)
 
     def _state(self) -> dict[str, Any]:
-        """All that a checkpoint must hold."""
+        """All that a checkpoint must hold, but for the noise of ranks."""
         run = self.run
         owned = {id(p) for module in modules(run.model, run.guide) for p in module.parameters()}
         return {
@@ -95,8 +107,9 @@ class Files:
     def _restore(self, state: dict[str, Any], path: str | os.PathLike[str]) -> None:
         """Take over what ``_state`` returned; raises CheckpointError where it is of another run."""
         run, settings = self.run, self.settings
-        # Checkpoints of before know no first step: their training began at the first.
-        saved = {"first_step": 0} | state["settings"]
+        # Checkpoints of before know no first step, nor ranks: they were of one process that began
+        # at the first.
+        saved = {"first_step": 0, "ranks": 1} | state["settings"]
         other = [key for key, value in settings.items() if saved.get(key) != value]
         if other:
             differences = ", ".join(
@@ -128,6 +141,7 @@ class Files:
         torch.set_rng_state(state["generators"][0])
         if len(state["generators"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["generators"][1:])
+        run.ranks.restore_noise(state.get("noise", []))
         run.epoch, run.step = state["epoch"], state["step"]
         run.history, run.finished = state["history"], state["finished"]
 

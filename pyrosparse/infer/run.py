@@ -16,11 +16,14 @@ from torch.optim import Optimizer
 
 from pyrosparse.captured import CapturedSVI
 from pyrosparse.evidence.traces import evaluation_mode, modules, used_modules
+from pyrosparse.infer.agreement import check_agreement
 from pyrosparse.infer.callback import Callback
-from pyrosparse.infer.minibatches import Minibatches
+from pyrosparse.infer.minibatches import Minibatches, OneShare
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
+from pyrosparse.infer.ranks import process_group
 from pyrosparse.infer.shrink import Shrink
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.util.sharding import refuse_sharded
 
 READ_EVERY = 50
 """Steps between two looks at the loss on a device that the host need not wait for."""
@@ -39,6 +42,7 @@ class Fit:
     stage:      what the caller calls this training, ``pretraining``; "" for nothing.
     capture, compile, clip_norm, checkpoint: as ``fit`` was given them.
     finished:   whether all epochs are done or patience ran out.
+    ranks:      the processes that train together.
     """
 
     optimizer: Optimizer
@@ -67,7 +71,12 @@ class Fit:
         self.batch_size = batch_size
         self.seed = seed
         self.first_step = first_step
-        self.minibatches = Minibatches(model, guide, data, epochs, batch_size, seed, first_step)
+        self.ranks = process_group()
+        self.minibatches = Minibatches(
+            model, guide, data, epochs, batch_size, seed, first_step, self.ranks.size
+        )
+        if self.minibatches.sampler is not None:
+            self.data = OneShare()
         self.parameters: dict[str, Tensor] = {}
         self.epoch = self.minibatches.first_epoch
         self.step = first_step
@@ -94,8 +103,13 @@ class Fit:
         return self.minibatches.n
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """This epoch's minibatches, in an order that the seed and the epoch alone determine."""
+        """This epoch's minibatches, in an order that the seed and the epoch alone determine; all of
+        each, also where several ranks train (with a DistributedSampler, this rank's)."""
         return self.minibatches.of(self.epoch)
+
+    def parts(self) -> Iterator[tuple[tuple[Tensor, ...], float]]:
+        """This rank's part of each of them, and the share of the minibatch that it is."""
+        return self.ranks.parts(self.batches(), local=self.minibatches.sampler is not None)
 
     def batches_an_epoch(self) -> int | None:
         """How many minibatches an epoch has, where that is known beforehand."""
@@ -103,6 +117,12 @@ class Fit:
 
     def collect_parameters(self) -> tuple[poutine.Trace, tuple[Any, ...]]:
         """Learn which parameters there are; returns the trace of the model on a batch, and it."""
+        roots = modules(self.model, self.guide)
+        refuse_sharded(
+            (pair for root in roots for pair in root.named_parameters()),
+            "fit trains networks that every rank has whole",
+            "Leave fully_shard out, or take steps by hand, see Sharded networks in docs/scale.md",
+        )
         parameters, trace, batch = self.try_once()
         for name, site in parameters.nodes.items():
             if site["type"] == "param":
@@ -137,14 +157,16 @@ class Fit:
         for module in (self.model, self.guide, *modules(self.model, self.guide)):
             if isinstance(module, torch.nn.Module):
                 module.train()
-        for callback in callbacks:
-            callback.on_start(self)
-        if not resumed:
-            for lifted in self.projected():
-                lifted.project()
-            if self.shrink is not None:
-                self.shrink.shrink()
-        self.make_steps()
+        with self.ranks.together():
+            for callback in callbacks:
+                callback.on_start(self)
+            if not resumed:
+                for lifted in self.projected():
+                    lifted.project()
+                if self.shrink is not None:
+                    self.shrink.shrink()
+            self.make_steps()
+        check_agreement(self)
 
     @contextmanager
     def whole_at_the_end(self) -> Iterator[None]:
@@ -167,20 +189,13 @@ class Fit:
                 same_random_stream=False,
             )
 
-    def take_step(self, batch: tuple[Tensor, ...]) -> Tensor | float:
-        """One step on a minibatch; returns the negative ELBO in nats."""
-        # Pyro's argument checks cost a third of a small step: once is enough.
-        first = self.step == self.first_step
-        with pyro.validation_enabled(pyro.settings.get("validate_infer") and first):
-            try:
-                loss = self._backward(batch)
-            except ValueError as error:
-                if "more than 1 value per channel" in str(error):
-                    raise _single_datum(batch) from error
-                raise
-        # Reading the loss makes the host wait for a device: there, only now and then.
-        if not isinstance(loss, Tensor) or loss.is_cpu or self.step % READ_EVERY == 0:
-            self._refuse_non_finite(float(loss), batch)
+    def take_step(self, batch: tuple[Tensor, ...], share: float = 1.0) -> Tensor | float:
+        """One step on a minibatch; returns the negative ELBO in nats.
+
+        share: of the minibatch, that this batch is; other ranks have the rest."""
+        loss = self.ranks.exchange(
+            lambda: self._backward(batch), self.parameters, share, self.step % READ_EVERY == 0
+        )
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.clip_norm)
         self.optimizer.step()
@@ -189,6 +204,21 @@ class Fit:
         return loss
 
     def _backward(self, batch: tuple[Tensor, ...]) -> Tensor | float:
+        # Pyro's argument checks cost a third of a small step: once is enough.
+        first = self.step == self.first_step
+        with pyro.validation_enabled(pyro.settings.get("validate_infer") and first):
+            try:
+                loss = self._gradients(batch)
+            except ValueError as error:
+                if "more than 1 value per channel" in str(error):
+                    raise _single_datum(batch) from error
+                raise
+        # Reading the loss makes the host wait for a device: there, only now and then.
+        if not isinstance(loss, Tensor) or loss.is_cpu or self.step % READ_EVERY == 0:
+            self._refuse_non_finite(float(loss), batch)
+        return loss
+
+    def _gradients(self, batch: tuple[Tensor, ...]) -> Tensor | float:
         if self.svi is None:
             return float(self.elbo.loss_and_grads(self.model, self.guide, *batch))
         if not self.svi.parameters:
@@ -226,6 +256,6 @@ def _lifted_in(modules: Iterable[torch.nn.Module]) -> Iterator[Lifted]:
 def _single_datum(batch: tuple[Any, ...]) -> ValueError:
     return ValueError(
         f"batch normalisation cannot be trained on a batch of {len(batch[0])} datum, which has no "
-        "variance: give a batch_size of 2 or more, or DataLoader(..., drop_last=True). A last "
-        "batch that fit makes itself goes into the one before"
+        "variance: give a batch_size of 2 or more for each rank, or DataLoader(..., "
+        "drop_last=True). A last batch that fit makes itself goes into the one before"
     )

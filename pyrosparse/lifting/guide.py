@@ -18,11 +18,17 @@ from pyrosparse.lifting.origin import Origin, signed
 from pyrosparse.lifting.param_store import announce
 from pyrosparse.lifting.target import Target
 from pyrosparse.util.errors import unknown_name
+from pyrosparse.util.sharding import refuse_sharded
 
 if TYPE_CHECKING:
     from pyrosparse.lifting.lift import Lifted
 
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+_WHOLE = (
+    "a method of weights draws them outside their layer, and needs them whole",
+    "Use a method of gates, which leaves the weights to their layers, or leave fully_shard out",
+)
 
 
 class Guide(PyroModule):
@@ -93,6 +99,7 @@ class Entry:
         """The tensors of the posterior by name, themselves: what is written to them stays."""
         if self.owner is not None and self.target.value is not self.parameter():
             # load_state_dict(assign=True) and some conversions replace parameters.
+            refuse_sharded([(self.target.key, self.parameter())], *_WHOLE)
             self.target = replace(self.target, value=self.parameter())
         q = Posterior()
         q.training = self.module.training
@@ -221,6 +228,8 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
             f"{type(method).__name__} takes targets of kind {' or '.join(method.kinds)}, but "
             f"{target.key!r} is of kind {target.kind}"
         )
+    if target.value is not None:
+        refuse_sharded([(target.key, target.value)], *_WHOLE)
     if any(other.key == target.key for other in taken):
         raise ValueError(f"{target.key!r} is given to two methods, or twice to one")
     owner_name = target.name.rpartition(".")[0] if target.kind == "weight" else target.name

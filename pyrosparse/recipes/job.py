@@ -15,6 +15,7 @@ from torch import nn
 
 from pyrosparse import __version__
 from pyrosparse.infer import Callback, Fit, fit
+from pyrosparse.infer.ranks import process_group
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.split import Split, digest
@@ -123,12 +124,12 @@ class Job:
         return bnn
 
     def run(self, recipe: Recipe) -> Lifted:
-        """Train by a recipe, alone in its folder."""
+        """Train by a recipe, alone in its folder; of several ranks the first waits for it."""
         self.recipe = recipe.resolve(self.net, self.data)
         if self.pool is not None and (name := self._pool_name()):
             self.folder = self.pool / name
-        alone = locked_folder(self.folder) if self.folder is not None else nullcontext()
-        with alone:
+        folder = self.folder if process_group().first else None
+        with locked_folder(folder) if folder is not None else nullcontext():
             return self.recipe.train(self)
 
     def keep(self) -> None:

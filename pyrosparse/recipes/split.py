@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.data import DataSet, Examples
+from pyrosparse.util.arrays import raw_bytes
 
 HELD_OUT = 0.2
 """The share of tensors that become test data where none are given."""
@@ -146,7 +147,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
     code = hashlib.sha256()
     for tensor in tensors:
         code.update(f"{tuple(tensor.shape)} {tensor.dtype} {tensor.device}".encode())
-        code.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        code.update(raw_bytes(tensor))
     return code.hexdigest()
 
 

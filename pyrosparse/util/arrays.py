@@ -70,3 +70,13 @@ def as_tensor(value: Any, name: str) -> Tensor:
         f"{name} of the data has the dtype {array.dtype}, which cannot be computed with: give "
         "numbers of one kind, without missing values, and labels as 0, 1, 2, ..."
     )
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """Every bit of a tensor's values, row by row, from whichever device.
+
+    >>> bytes(raw_bytes(torch.tensor([1, 2], dtype=torch.uint8)))
+    b'\\x01\\x02'
+    """
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data
