@@ -42,6 +42,7 @@ class Weights:
         places: Tensor | None = None,
     ) -> None:
         self.entry, self.method, self.contrast, self.places = entry, method, contrast, places
+        self.follows = _variances_follow(method)
         q = entry.posterior()
         shape = q["loc"].shape
         self.mask = entry.mask if places is None else entry.mask.flatten()[places]
@@ -50,14 +51,15 @@ class Weights:
             if value.shape == shape and places is not None:
                 self.q[name] = value.detach().flatten()[places]
             else:
-                shared = value.shape == shape and name not in _WRITTEN
+                shared = value.shape == shape and not (self.follows and name in _WRITTEN)
                 self.q[name] = value.detach() if shared else value.detach().clone()
         self.q.training = q.training
-        self.precision = self.q["_precision"].clone()
+        self.precision = self.q["_precision"].clone() if self.follows else None
 
     def active(self, log_rate: float) -> Tensor:
         """Which are active, bool, in the places' order. Variances start from where they were."""
-        self.q["_precision"].copy_(self.precision)
+        if self.precision is not None:
+            self.q["_precision"].copy_(self.precision)
         set_rate(self.method, self.q, log_rate, self.contrast)
         return ((self.method.score(self.entry.target, self.q) > 0) & self.mask).flatten()
 
@@ -72,9 +74,14 @@ def set_rate(
     """Set the rates of slab and spike, and what follows from them at once."""
     q["_slab_rate"].fill_(math.exp(log_rate))
     q["_spike_rate"].fill_(math.exp(log_rate) / (contrast or method.contrast))
-    if method.likelihood == "curvature":
+    if _variances_follow(method):
         for _ in range(_ROUNDS):
             method.update(q)
+
+
+def _variances_follow(method: GammaSpikeAndSlab) -> bool:
+    """Whether the variances of the weights depend on the rates at once."""
+    return method.likelihood == "curvature"
 
 
 @torch.no_grad()
