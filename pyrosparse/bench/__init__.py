@@ -1,6 +1,8 @@
 """Suites of runs: declared in TOML, run side by side, resumed where they stopped, tabled."""
 
 from pyrosparse.bench.cell import Cell, Difference, table
+from pyrosparse.bench.cluster import cluster
+from pyrosparse.bench.failures import FailedRunsError
 from pyrosparse.bench.plan import Plan, plan
 from pyrosparse.bench.predictive import unpacked
 from pyrosparse.bench.results import provenance, read
@@ -11,9 +13,11 @@ from pyrosparse.bench.tables import markdown
 __all__ = [
     "Cell",
     "Difference",
+    "FailedRunsError",
     "Job",
     "Plan",
     "Suite",
+    "cluster",
     "load",
     "markdown",
     "plan",

@@ -59,6 +59,8 @@ def main(
     if version:
         typer.echo(f"pyrosparse {__version__}")
         raise typer.Exit()
+    # Before torch is imported: threads that spin while they wait lose where a core is taken.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 _UNBOUNDED = 10_000

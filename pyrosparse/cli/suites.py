@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,14 @@ def run_bench(
     suite: _Suite,
     only: Annotated[str, typer.Option(help="Runs whose name matches this glob.")] = "*",
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds in every cell.")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs side by side; -1: one a core.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs side by side; -1: one a core. By default 1, or all of a cluster."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Where to compute: a Dask scheduler, `tcp://HOST:8786`, or `ray`."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="What to compute on, as torch names it: `cpu`, `cuda`.")
     ] = None,
@@ -37,7 +45,11 @@ def run_bench(
         bool, typer.Option("--dry-run", help="List the runs, done and missing, and run nothing.")
     ] = False,
 ) -> None:
-    """Run what is missing of a suite; the same command goes on where it was interrupted."""
+    """Run what is missing of a suite; the same command goes on where it was interrupted.
+
+    The same command on several machines that share the folders divides the runs among them. Runs
+    that fail are recorded beside the results; the others go on, and the exit status is 1.
+    """
     from pyrosparse import bench
 
     grid = bench.load(suite, seeds=seeds, device=device)
@@ -46,13 +58,24 @@ def run_bench(
         _list(bench.plan(grid, file, only=only))
         return
     folder = scratch or Path("runs", "bench", grid.name)
-    done = 0
-    for line in bench.run(grid, results=file, scratch=folder, only=only, jobs=jobs):
-        done += 1
-        accuracy, sparsity = 100 * line["test_accuracy"], 100 * line["sparsity"]
-        size = line["compact"]["kept"] or f"sparse {sparsity:.1f} %"
-        typer.echo(f"{line['id']}  {accuracy:.2f} %  {size}  {line['seconds']} s")
-    typer.echo(f"{done} runs added to {file}" if done else f"nothing is missing in {file}")
+    done, problem = 0, ""
+    with nullcontext() if cluster is None else bench.cluster(cluster):
+        try:
+            for line in bench.run(grid, results=file, scratch=folder, only=only, jobs=jobs):
+                done += 1
+                accuracy, sparsity = 100 * line["test_accuracy"], 100 * line["sparsity"]
+                size = line["compact"]["kept"] or f"sparse {sparsity:.1f} %"
+                typer.echo(f"{line['id']}  {accuracy:.2f} %  {size}  {line['seconds']} s")
+        except bench.FailedRunsError as error:
+            problem = str(error)
+    missing = len(bench.plan(grid, file, only=only).missing)
+    nothing = not done and not missing
+    typer.echo(f"nothing is missing in {file}" if nothing else f"{done} runs added to {file}")
+    if problem:
+        say(f"[bold red]error:[/] {escape(problem)}", stderr=True)
+        raise typer.Exit(1)
+    if missing:
+        typer.echo(f"{missing} runs are missing: another command is at work on them, or left out")
 
 
 def _list(plan: bench.Plan) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.compact import learn
 from pyrosparse.compaction.cut import generic
-from pyrosparse.compaction.layers import TRANSPOSED
 from pyrosparse.compaction.rules import find
 from pyrosparse.compaction.rules.mixing import Mixing
-from pyrosparse.compaction.rules.rule import Flow
+from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule
 from pyrosparse.compaction.trace import shapes, trace
 
 
@@ -41,6 +41,9 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     that more than one unit reaches (through a residual sum, say) is tied to none; neither are those
     of grouped transposed convolutions.
 
+    What is constant is carried through the network once; with units of a layer silent, only as far
+    as that makes a difference.
+
     net:    any module that torch.fx can trace; it is left as it is.
     inputs: what the network is called with.
 
@@ -56,45 +59,85 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
         graph = trace(plain, len(inputs))
         sizes = shapes(plain, graph, inputs)
 
-    def constant_inputs() -> dict[str, Tensor]:
-        """Of every layer, which of its input features are the same for all inputs."""
-        rules, barriers = find(graph, plain)
-        layers = [rule for rule in rules.values() if isinstance(rule, Mixing)]
-        flow = Flow(plain, sizes)
-        learn(graph, rules, barriers, flow)
-        return {
-            str(rule.node.target): flow.read(rule.source, rule.dim(flow)).constant
-            for rule in layers
-        }
-
+    rules, barriers = find(graph, plain)
+    flow = Flow(plain, sizes)
+    learn(graph, rules, barriers, flow)
+    layers = [rule for rule in rules.values() if isinstance(rule, Mixing)]
+    whole = {rule.node: _constant_inputs(rule, flow) for rule in layers}
     ties = []
-    for producer in constant_inputs():
-        layer = plain.get_submodule(producer)
-        transposed = isinstance(layer, TRANSPOSED)
-        if transposed and layer.groups != 1:
-            continue
-        weight = plain.get_parameter(f"{producer}.weight").detach()
-        by_unit = weight.transpose(0, 1) if transposed else weight
-        whole = by_unit.clone()
-        codes = torch.arange(len(whole))
-        units: dict[str, Tensor] = {}
+    for producer in layers:
+        count = len(flow.features[producer.node].constant)
+        codes = torch.arange(count)
+        units: dict[fx.Node, Tensor] = {}
         # A unit is known by the digits of its number: each is asked for with a half of the units
         # silent, and then with the other half.
-        for digit in range(max(1, (len(whole) - 1).bit_length())):
+        for digit in range(max(1, (count - 1).bit_length())):
             one = (codes >> digit) & 1 == 1
-            by_unit[one] = 0
-            with_one = constant_inputs()
-            by_unit.copy_(whole)
-            by_unit[~one] = 0
-            with_zero = constant_inputs()
-            by_unit.copy_(whole)
-            for consumer, constant in with_one.items():
-                known = units.setdefault(consumer, torch.zeros(len(constant), dtype=torch.int64))
-                clear = (constant ^ with_zero[consumer]) & (known >= 0)
-                units[consumer] = torch.where(clear, known + (constant.long() << digit), -1)
+            with_one = _without(producer, one, rules, flow)
+            with_zero = _without(producer, ~one, rules, flow)
+            for node in with_one.keys() | with_zero.keys() | units.keys():
+                constant = with_one.get(node, whole[node])
+                clear = constant ^ with_zero.get(node, whole[node])
+                known = units.get(node, torch.full(clear.shape, -1 if digit else 0))
+                clear &= known >= 0
+                units[node] = torch.where(clear, known + (constant.long() << digit), -1)
         ties += [
-            Tie(producer, consumer, found)
-            for consumer, found in units.items()
-            if (found >= 0).any()
+            Tie(str(producer.node.target), str(consumer.node.target), units[consumer.node])
+            for consumer in layers
+            if consumer.node in units and (units[consumer.node] >= 0).any()
         ]
     return ties
+
+
+def _constant_inputs(layer: Mixing, flow: Flow) -> Tensor:
+    """Which input features of a layer are the same for all inputs of the network."""
+    return flow.read(layer.source, layer.dim(flow)).constant
+
+
+def _without(
+    producer: Mixing, silent: Tensor, rules: Mapping[fx.Node, Rule], flow: Flow
+) -> dict[fx.Node, Tensor]:
+    """The constant inputs of the layers that it makes a difference to if some units of a layer had
+    no weights. The flow is left as it is.
+
+    silent: bool, (units,).
+    """
+    before: dict[fx.Node, Features | Heads | None] = {}
+    known = flow.features[producer.node]
+    bias = torch.where(silent, producer.bias(), known.value)
+    changed: Features | Heads | None = Features.of(known.dim, known.constant | silent, bias)
+    for node, rule in rules.items():
+        if node is not producer.node:
+            if before.keys().isdisjoint(node.all_input_nodes):
+                continue
+            changed = rule.learn(flow)
+        old = flow.features.get(node) or flow.heads.get(node)
+        if not _same(old, changed):
+            before[node] = old
+            _set(flow, node, changed)
+    found = {
+        node: _constant_inputs(rule, flow)
+        for node, rule in rules.items()
+        if isinstance(rule, Mixing) and rule.source in before
+    }
+    for node, old in before.items():
+        _set(flow, node, old)
+    return found
+
+
+def _same(one: Features | Heads | None, other: Features | Heads | None) -> bool:
+    if one is None or other is None or type(one) is not type(other):
+        return one is other
+    where = [(x.dims, x.sizes) if isinstance(x, Heads) else x.dim for x in (one, other)]
+    return (
+        where[0] == where[1]
+        and torch.equal(one.constant, other.constant)
+        and torch.equal(one.value, other.value)
+    )
+
+
+def _set(flow: Flow, node: fx.Node, features: Features | Heads | None) -> None:
+    flow.features.pop(node, None)
+    flow.heads.pop(node, None)
+    if features is not None:
+        flow.learn(node, features)

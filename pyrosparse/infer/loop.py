@@ -27,6 +27,7 @@ from pyrosparse.infer.resuming import Files
 from pyrosparse.infer.run import Fit
 from pyrosparse.infer.schedules import Schedule, constant
 from pyrosparse.infer.shrink import Shrink
+from pyrosparse.infer.work import Work, worthwhile_threads
 from pyrosparse.util.files import check_writable
 
 
@@ -63,7 +64,8 @@ def fit(
 
     What it does is what ``SVI(model, guide, optim, elbo).step(*batch)`` does in a loop; any Pyro
     model and guide will do. Where ``torch.distributed`` has a process group, all its ranks call
-    ``fit`` alike and train together.
+    ``fit`` alike and train together. Steps of little work run on one thread (``infer.work``); the
+    caller's number of threads is put back at the end.
 
     data:          ``Examples``, a tuple of tensors or arrays with one datum a row, a dict of them
                    by the names of the model's arguments, or a torch Dataset (all shuffled anew in
@@ -143,7 +145,8 @@ def fit(
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
         run.ranks.seed(seed)
-        seen = run.collect_parameters()
+        with Work() as work:
+            seen = run.collect_parameters()
         run.optimizer = made(optimizer, parameter_groups(run.parameters, learning_rate))
         if compact_every is not None:
             run.shrink = Shrink(run, compact_every)
@@ -168,8 +171,9 @@ def fit(
         files = Files(run, settings, callbacks, checkpoint, metrics)
         resumed = files.resume()
         if not run.finished:
-            run.start(callbacks, resumed)
-            _train(run, callbacks, pace, files, validation, patience, progress)
+            with worthwhile_threads(work):
+                run.start(callbacks, resumed)
+                _train(run, callbacks, pace, files, validation, patience, progress)
     return run
 
 

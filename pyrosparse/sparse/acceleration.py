@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from pyrosparse.measure.costs import batch_of, best_latency
 from pyrosparse.sparse.choices import Choices
 from pyrosparse.sparse.inference import sparse_inference
 from pyrosparse.util.modes import evaluating
+from pyrosparse.util.threads import threads
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def acceleration(
     small = compact(net, masks, example, gates=gates, at_least=at_least).eval()
     seconds: dict[int, dict[str, float]] = {}
     kernels: dict[int, Choices] = {}
-    with _one_thread(), evaluating(net):
+    with threads(1), evaluating(net):
         for size in batch_sizes:
             batch = batch_of(inputs, size)
             sparse, kernels[size] = sparse_inference(small, batch, repeats=repeats)
@@ -123,13 +122,3 @@ def acceleration(
             times = best_latency([*networks.values()], *batch, repeats=repeats)
             seconds[size] = dict(zip(networks, times, strict=True))
     return Acceleration(seconds, kernels)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -115,7 +115,7 @@ def test_what_cannot_be_written_is_said_before_a_run(
     def never(*arguments: object) -> None:
         raise AssertionError("a run was started")
 
-    monkeypatch.setattr(sys.modules["pyrosparse.bench.run"], "_run_job", never)
+    monkeypatch.setattr(sys.modules["pyrosparse.bench.task"], "run_job", never)
     loaded = bench.load(suite(tmp_path, SUITE.replace("seed_line", "")))
     (tmp_path / "file").write_text("")
     good_place, bad = tmp_path / "a.jsonl", tmp_path / "file" / "a"

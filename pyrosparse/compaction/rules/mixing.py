@@ -56,7 +56,9 @@ class Mixing(Rule):
         silent = x.constant & (x.value == 0) if self.padded else x.constant
         per_group = silent.view(self.groups, 1, -1)
         varies = (self.uses & ~per_group).any(2).flatten()
-        return Features.of(x.dim, ~varies, self._bias() + self._shift(x.value * silent))
+        if varies.all():
+            return Features.varying(x.dim, len(varies))
+        return Features.of(x.dim, ~varies, self.bias() + self._shift(x.value * silent))
 
     def want(self, flow: Flow) -> None:
         groups, outputs, inputs = self.shape
@@ -81,7 +83,7 @@ class Mixing(Rule):
         if rows.all() and columns.all():
             return flow.copy(self.node, {self.source: operand})
         folded = torch.where(columns, 0.0, x.value)
-        weight, bias = self._slice(), self._bias()[rows]
+        weight, bias = self._slice(), self.bias()[rows]
         if not self.padded:
             bias = bias + self._shift(folded)[rows]
         elif (self.uses & (folded != 0).view(self.groups, 1, -1)).any(2).flatten()[rows].any():
@@ -92,7 +94,8 @@ class Mixing(Rule):
             operand = flow.graph.call_function(F.pad, (operand, pad), {"value": 1.0})
         return flow.place(self.node, self._module(weight, bias), operand)
 
-    def _bias(self) -> Tensor:
+    def bias(self) -> Tensor:
+        """(outputs,) float64; zeros where there is none."""
         bias = self.module.bias
         if isinstance(bias, Tensor):
             return bias.detach().double().cpu()

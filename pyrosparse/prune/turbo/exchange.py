@@ -22,6 +22,7 @@ from pyrosparse.prune.turbo.ends import (
     without_idle_units,
     without_units,
 )
+from pyrosparse.prune.turbo.rates import find_log_rate, set_rate
 from pyrosparse.supports.units import UnitFactor
 from pyrosparse.util.errors import unknown_name
 
@@ -30,9 +31,6 @@ _DAMPING = 0.5
 
 _FACTORS = (0.01, 100.0)
 """Of rates by information, at least and at most."""
-
-_ROUNDS = 10
-"""Of variance and precision in turn, which depend on each other where curvatures are known."""
 
 
 class MessageExchange:
@@ -283,26 +281,10 @@ class MessageExchange:
         first = min(rates) < max(rates)
         low = math.log(min(rates) / (1e3 if first else 1.2))
         high = math.log(max(rates) * (1e3 if first else 1.4))
-
-        # Under "curvature" variances follow the rates, each try from where they are now.
-        follow = [(m, q) for _, m, q in self._posteriors() if m.likelihood == "curvature"]
-        start = [q["_precision"].clone() for _, q in follow]
-
-        def set_rates(log_rate: float) -> None:
-            for _, method, q in self._posteriors():
-                q["_slab_rate"].fill_(math.exp(log_rate))
-                q["_spike_rate"].fill_(math.exp(log_rate) / (contrast or method.contrast))
-            for (method, q), precision in zip(follow, start, strict=True):
-                q["_precision"].copy_(precision)
-                for _ in range(_ROUNDS):
-                    method.update(q)
-
-        for _ in range(20):
-            middle = (low + high) / 2
-            set_rates(middle)
-            # The larger the rates, the larger the weights that they take for inactive.
-            low, high = (middle, high) if self.masks_of_weights().kept > wanted else (low, middle)
-        set_rates(high)
+        parts = list(self.entries.values())
+        found = find_log_rate(parts, wanted, low, high, contrast)
+        for _, method, q in self._posteriors():
+            set_rate(method, q, found, contrast or method.contrast)
 
 
 def _informed(method: GammaSpikeAndSlab) -> bool:
