@@ -41,7 +41,9 @@ class Setup:
         "digits", "see `pyrosparse datasets`; a folder of images; or package.module:function"
     )
     size: tuple[int, int] | None = option(
-        None, "resize the images of a folder: 64, or height and width, 48x64"
+        None,
+        "resize the images of a folder, or average those of a data set: 64, or height and "
+        "width, 48x64",
     )
     normalise: Literal["standard", "unit"] = option(
         "standard", "images of mean 0 and variance 1, or pixels in [0, 1]"

@@ -18,7 +18,7 @@ TINY = {"network_options": {"hidden": [16]}, "epochs": 2, "batch_size": 647, "sp
 
 
 MASKING = ("gibbs", "dense", "random-mask", "reinitialised", "cut", "one-shot")
-MASKING += ("one-shot-recalibrated",)
+MASKING += ("one-shot-recalibrated", "gradual-magnitude")
 
 
 def tiny(**options: Any) -> Setup:
