@@ -164,6 +164,11 @@ class Setup:
         data = load_data(self)
         net = load_network(self, data, weights)
         recipe = self.recipe
+        if weights is not None and getattr(recipe, "initial_scale", 0):
+            raise ValueError(
+                f"{recipe.name} would draw these weights anew: leave initial_scale out, or the "
+                "weights"
+            )
         if weights is not None and "pretrain" in recipe.options():
             recipe = replace(recipe, pretrain=0)  # type: ignore[call-arg]
         return compress(

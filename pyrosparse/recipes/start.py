@@ -12,12 +12,16 @@ from pyrosparse.recipes.stages import StartsTrained
 def begins_trained(recipe: Recipe) -> Recipe:
     """The recipe for a network that is trained already: without pretraining of its own.
 
-    Raises ValueError where it says how long it pretrains.
+    Raises ValueError where it says how long it pretrains, or draws weights anew.
 
     >>> from pyrosparse.recipes import BetaBernoulli
     >>> begins_trained(BetaBernoulli()).pretrain
     0
     """
+    if getattr(recipe, "initial_scale", 0):
+        raise ValueError(
+            f"{recipe.name} would draw trained weights anew: leave initial_scale out, or the start"
+        )
     if not isinstance(recipe, StartsTrained):
         return recipe
     if not isinstance(recipe.pretrain, Rule) and recipe.pretrain:
