@@ -14,7 +14,7 @@ from pyrosparse.recipes.gates import BetaBernoulli
 from pyrosparse.recipes.option import INT64, POSITIVE, Option, option, options
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.stages import Pretraining
-from pyrosparse.recipes.start import begins_trained
+from pyrosparse.recipes.start import begins_trained, check_keeps_weights
 from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -160,15 +160,12 @@ class Setup:
 
         if weights is not None and self.start:
             raise ValueError("weights are a start of their own: leave start or the weights out")
+        if weights is not None:
+            check_keeps_weights(self.recipe, "the weights")
         check_device(self.device)
         data = load_data(self)
         net = load_network(self, data, weights)
         recipe = self.recipe
-        if weights is not None and getattr(recipe, "initial_scale", 0):
-            raise ValueError(
-                f"{recipe.name} would draw these weights anew: leave initial_scale out, or the "
-                "weights"
-            )
         if weights is not None and "pretrain" in recipe.options():
             recipe = replace(recipe, pretrain=0)  # type: ignore[call-arg]
         return compress(

@@ -18,10 +18,7 @@ def begins_trained(recipe: Recipe) -> Recipe:
     >>> begins_trained(BetaBernoulli()).pretrain
     0
     """
-    if getattr(recipe, "initial_scale", 0):
-        raise ValueError(
-            f"{recipe.name} would draw trained weights anew: leave initial_scale out, or the start"
-        )
+    check_keeps_weights(recipe, "the start")
     if not isinstance(recipe, StartsTrained):
         return recipe
     if not isinstance(recipe.pretrain, Rule) and recipe.pretrain:
@@ -30,3 +27,13 @@ def begins_trained(recipe: Recipe) -> Recipe:
             "already: leave pretrain out, or the start"
         )
     return replace(recipe, pretrain=0)
+
+
+def check_keeps_weights(recipe: Recipe, given: str) -> None:
+    """Refuse a recipe that would draw anew the weights that were given to it, as what.
+
+    Raises ValueError."""
+    if recipe.values().get("initial_scale"):
+        raise ValueError(
+            f"{recipe.name} would draw trained weights anew: leave initial_scale out, or {given}"
+        )
