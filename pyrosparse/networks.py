@@ -125,6 +125,38 @@ def vgg11(image_shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> nn.Seq
     return _vgg(image_shape, classes, groups, hidden=())
 
 
+def strided_cnn(
+    image_shape: Sequence[int] = (1, 14, 14),
+    classes: int = 10,
+    widths: Sequence[int] = (16, 16, 24, 24),
+) -> nn.Sequential:
+    """Small: batch-normalised 3x3 convolutions of strides 2, 1, 2, 1, then their mean (ours).
+
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. It trains in seconds, for what many
+    runs are needed for: the suite `gibbs-small`. There are as many convolutions as `widths`, every
+    other one of stride 2. Raises ValueError if a size is not positive or there is no width.
+
+    >>> strided_cnn().conv2
+    Conv2d(16, 16, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
+    """
+    _check_images(image_shape, classes)
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths must be positive, one or more; got {tuple(widths)}")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs = image_shape[0]
+    for depth, outputs in enumerate(widths, start=1):
+        layers[f"conv{depth}"] = nn.Conv2d(
+            inputs, outputs, 3, stride=1 + depth % 2, padding=1, bias=False
+        )
+        layers[f"bn{depth}"] = nn.BatchNorm2d(outputs)
+        layers[f"relu{depth}"] = nn.ReLU()
+        inputs = outputs
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(inputs, classes)
+    return nn.Sequential(layers)
+
+
 def resnet20(
     image_shape: Sequence[int] = (3, 32, 32),
     classes: int = 10,
@@ -172,6 +204,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
         alexnet_small,
         vgg_like,
         vgg11,
+        strided_cnn,
         resnet20,
         resnet56,
     )

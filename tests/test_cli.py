@@ -303,7 +303,7 @@ def test_gates_that_close_everything_are_said_to() -> None:
         (["--network", "torchvision:resnet18"], "take 3 channels; the images have 1"),
         (["--network-options", '{"hidden": ["a"]}'], "fcn does not take"),
         (["--dataset", "nowhere/"], "<folder of images>"),
-        (["--size", "8"], "only folders of images are resized"),
+        (["--size", "5"], "size must divide that, got 5 x 5"),
         (["--size", "8x"], "height x width"),
         (["--seed", "99999999999999999999"], "seed must be a whole number of at most 64 bits"),
         (["--batch-size", "99999999999999999999"], "batch_size must be 1 or more"),

@@ -220,6 +220,22 @@ def test_validation_fraction(fraction: float, held_out: int) -> None:
     assert len(digits.train) == 1438 - held_out
 
 
+def test_images_of_a_data_set_are_averaged_to_a_smaller_size() -> None:
+    whole, small = (data.load("digits", normalise="unit", size=size) for size in (None, (4, 2)))
+    assert small.image_shape == (1, 4, 2)
+    assert torch.equal(small.train.y, whole.train.y)
+    blocks = whole.test.x.view(-1, 1, 4, 2, 2, 4)
+    torch.testing.assert_close(small.test.x, blocks.mean((3, 5)))
+    standard = data.load("digits", size=(4, 4)).train.x
+    assert standard.mean().item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (4, 16), (0, 4)])
+def test_a_size_that_does_not_divide_that_of_the_images(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"Digits are 8 x 8.*size must divide that"):
+        data.load("digits", size=size)
+
+
 def test_no_validation() -> None:
     digits = data.load("digits", validation=0)
     assert digits.validation is None

@@ -38,6 +38,7 @@ def layers(net: nn.Module, kind: type[nn.Module]) -> list[str]:
         ("lenet_500_300", MNIST, 545_810),
         ("lenet5_caffe", MNIST, 431_080),
         ("lenet5", MNIST, 61_706),
+        ("strided_cnn", (1, 14, 14), 9 * (16 + 16 * 16 + 16 * 24 + 24 * 24) + 160 + 250),
         ("resnet20", CIFAR, 269_722),  # He et al., table 6: 0.27M
         ("resnet56", CIFAR, 853_018),  # He et al., table 6: 0.85M
         ("vgg_like", CIFAR, 14_710_464 + 8448 + 512 * 512 + 1024 + 5130),
@@ -100,6 +101,16 @@ def test_width_of_a_resnet_is_that_of_its_first_stage(
     assert net(torch.zeros(2, *CIFAR)).shape == (2, 10)
     with pytest.raises(ValueError, match="width"):
         network(width=0)
+
+
+def test_a_strided_network_halves_the_image_at_every_other_convolution() -> None:
+    net = networks.strided_cnn((3, 16, 16), 10, widths=(4, 5, 6))
+    assert net[:3](torch.zeros(2, 3, 16, 16)).shape == (2, 4, 8, 8)
+    assert net[:6](torch.zeros(2, 3, 16, 16)).shape == (2, 5, 8, 8)
+    assert net[:9](torch.zeros(2, 3, 16, 16)).shape == (2, 6, 4, 4)
+    for widths in ((), (4, 0)):
+        with pytest.raises(ValueError, match="widths must be positive"):
+            networks.strided_cnn(widths=widths)
 
 
 def test_readable_layer_names() -> None:

@@ -8,7 +8,14 @@ from pyrosparse.data.examples import DataSet, Examples
 from pyrosparse.data.folders import default_root
 from pyrosparse.data.idx import read_idx
 from pyrosparse.data.images import image_tree, read_images
-from pyrosparse.data.pixels import Normalisation, Pixels, check_options, prepare, stratified
+from pyrosparse.data.pixels import (
+    Normalisation,
+    Pixels,
+    averaged,
+    check_options,
+    prepare,
+    stratified,
+)
 from pyrosparse.data.sources import SOURCES
 from pyrosparse.util.errors import unknown_name
 
@@ -58,8 +65,10 @@ def load(
     seed: int = 0,
     download: bool = True,
 ) -> DataSet:
-    """Load a data set by name (`names()`), or the existing directory `name` as `image_folder` does,
-    its images resized to `size`, (H, W), if given.
+    """Load a data set by name (`names()`), or the existing directory `name` as `image_folder` does.
+
+    `size`, (H, W), if given: a folder's images are resized to it; the images of a named data set
+    are made smaller by means over pixels, so that (14, 14) of 28 x 28 are means over 2 x 2.
 
     The parts hold x: (N, C, H, W) float32 and y: (N,) int64. `validation` is the fraction of the
     training data that is held out, at random by `seed`; which data are test data is fixed.
@@ -82,10 +91,10 @@ def load(
     check_name(name)
     if name not in SOURCES:
         return image_folder(name, size=size, validation=validation, normalise=normalise, seed=seed)
-    if size is not None:
-        raise ValueError(f"only folders of images are resized; {name} has its size: leave size out")
     check_options(validation, normalise)  # before minutes of reading
     pixels = SOURCES[str(name)](Path(root).expanduser() if root else default_root(), download)
+    if size is not None:
+        pixels = averaged(pixels, size)
     return prepare(pixels, validation, normalise, seed)
 
 

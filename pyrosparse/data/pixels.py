@@ -1,10 +1,11 @@
 """From pixels as they are stored to normalised parts of a data set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyrosparse.data.examples import DataSet, Examples
 from pyrosparse.util.errors import unknown_name
@@ -37,6 +38,27 @@ def check_options(validation: float, normalise: str) -> None:
         raise ValueError(f"validation must be a fraction from 0 to below 1; got {validation}")
     if normalise not in ("standard", "unit"):
         raise unknown_name("normalisation", normalise, ["standard", "unit"])
+
+
+def averaged(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Make images smaller: each pixel the mean over what it covers, float32 in [0, 1].
+
+    Raises ValueError where the size does not divide that of the images.
+
+    >>> images = torch.tensor([[[[0, 0, 255, 255], [255, 255, 255, 255]]]], dtype=torch.uint8)
+    >>> label = torch.tensor([0])
+    >>> averaged(Pixels("Toy", images, label, images, label, ("cat",)), (1, 2)).test_x
+    tensor([[[[0.5000, 1.0000]]]])
+    """
+    height, width = pixels.train_x.shape[2:]
+    if size[0] < 1 or size[1] < 1 or height % size[0] or width % size[1]:
+        raise ValueError(
+            f"the images of {pixels.name} are {height} x {width}, and are made smaller by means "
+            f"over whole pixels: size must divide that, got {size[0]} x {size[1]}"
+        )
+    window = (height // size[0], width // size[1])
+    train_x, test_x = (F.avg_pool2d(_unit(x), window) for x in (pixels.train_x, pixels.test_x))
+    return replace(pixels, train_x=train_x, test_x=test_x)
 
 
 def stratified(y: Tensor, fraction: float) -> Tensor:

@@ -20,7 +20,14 @@ from pyrosparse.recipes.learned_dropout import (
     StructuredBayesianPruning,
 )
 from pyrosparse.recipes.lottery import Lottery
-from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
+from pyrosparse.recipes.masks import (
+    Cut,
+    Dense,
+    GradualMagnitude,
+    OneShot,
+    OneShotRecalibrated,
+    RandomMask,
+)
 from pyrosparse.recipes.movement import Movement
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.peers import TorchPruningMagnitude, TorchPruningTaylor
@@ -59,6 +66,7 @@ RECIPES: tuple[type[Recipe], ...] = (
     RandomMask,
     Reinitialised,
     Cut,
+    GradualMagnitude,
     OneShot,
     OneShotRecalibrated,
     NoPruning,
@@ -107,6 +115,7 @@ __all__ = [
     "FineTuning",
     "GeneralizedDropout",
     "Gibbs",
+    "GradualMagnitude",
     "GroupHorseshoe",
     "GroupVariationalDropout",
     "Han",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pyrosparse.recipes.masks import Masked
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
-from pyrosparse.recipes.stages import reinitialise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,5 +116,5 @@ class Reinitialised(Gibbs):
 
     def masks(self, job: Job, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
         before = job.stage(Gibbs.of(self.values()), "first", net=copy.deepcopy(job.net))
-        reinitialise(job.net, job.seed + 1_000_003)
+        self.reinitialise(job)
         return {name: before.net.get_parameter(name) != 0 for name in targets}

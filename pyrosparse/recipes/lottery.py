@@ -43,6 +43,7 @@ class Lottery(Sparse):
     def train(self, job: Job) -> Lifted:
         from pyrosparse.prune import lottery
 
+        self.initialise(job, job.seed)
         bnn = self.lifted(job.net)
 
         def train(level: int, *, first_step: int, callbacks: Sequence[Callback]) -> None:

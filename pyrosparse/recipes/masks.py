@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pyrosparse.recipes import shared
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.stages import draw_he_normal, reinitialise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,6 +59,12 @@ class Dense(Recipe):
     rate_schedule: Literal["steps", "cosine"] = option(
         "steps", "how the rate falls: to a tenth after 0.4, 0.6 and 0.8 of training, or to 1 %"
     )
+    initial_scale: float = option(
+        0.0,
+        "draw the weights that may go from He's normal law first, times this; 0: leave them as the "
+        "network has them",
+        within="[0, inf)",
+    )
     augment: Auto[bool] = option(
         Rule("those of 10 pixels or more", lambda recipe, net, data: _shifts(recipe, data)),
         "shift training images by up to a tenth",
@@ -100,7 +107,20 @@ class Dense(Recipe):
         """The weights of which some may go."""
         return self.prior().targets(net)
 
+    def initialise(self, job: Job, seed: int) -> None:
+        """Give the weights that may go their first values, where ``initial_scale`` says so."""
+        if self.initial_scale:
+            names = [target.name for target in self.targets(job.net)]
+            # Another seed than that of random masks, which would be those of these weights.
+            draw_he_normal(job.net, names, self.initial_scale, seed + 2_000_003)
+
+    def reinitialise(self, job: Job) -> None:
+        """Draw all weights of the network anew, with another seed than at first."""
+        reinitialise(job.net, job.seed + 1_000_003)
+        self.initialise(job, job.seed + 1_000_003)
+
     def train(self, job: Job) -> Lifted:
+        self.initialise(job, job.seed)
         targets = {target.name: target for target in self.targets(job.net)}
         masks = self.masks(job, targets)
         bnn = self.lifted(job.net)
@@ -127,6 +147,7 @@ class Dense(Recipe):
 
     def trained(self, job: Job) -> Lifted:
         """The network of a job trained without masks, and kept as it is then."""
+        self.initialise(job, job.seed)
         bnn = self.lifted(job.net)
         self.fit(job, bnn, stage="training")
         job.keep()
@@ -214,6 +235,36 @@ class Cut(Masked):
         from pyrosparse.recipes.cut_once import CutOnce
 
         return [CutOnce(self.prior().magnitude_mask, names, self.annealed)]
+
+
+@dataclass(frozen=True)
+class GradualMagnitude(Masked):
+    """Train as gibbs does, and cut more and more by magnitude (Zhu and Gupta 2017)."""
+
+    name: ClassVar[str] = "gradual-magnitude"
+    ramp: float = option(
+        0.64,
+        "share of training over which the sparsity rises along a cubic",
+        within="(0, 1]",
+    )
+    every: int = option(100, "steps between cuts", within="1..")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.structure == "2:4":
+            raise ValueError(
+                "the structure 2:4 leaves two of four, and nothing in between to rise through: "
+                "choose another structure, or the recipe cut"
+            )
+
+    def callbacks(self, names: list[str]) -> list[Callback]:
+        from pyrosparse.infer import schedules
+        from pyrosparse.recipes.gradual_cuts import GradualCuts
+
+        def keep(weight: Tensor, share: float) -> Tensor:
+            return replace(self, sparsity=share * self.sparsity).prior().magnitude_mask(weight)
+
+        return [GradualCuts(keep, names, schedules.cubic(self.ramp), self.every)]
 
 
 @dataclass(frozen=True)

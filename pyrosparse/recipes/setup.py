@@ -14,7 +14,7 @@ from pyrosparse.recipes.gates import BetaBernoulli
 from pyrosparse.recipes.option import INT64, POSITIVE, Option, option, options
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.stages import Pretraining
-from pyrosparse.recipes.start import begins_trained
+from pyrosparse.recipes.start import begins_trained, check_keeps_weights
 from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class Setup:
         "digits", "see `pyrosparse datasets`; a folder of images; or package.module:function"
     )
     size: tuple[int, int] | None = option(
-        None, "resize the images of a folder: 64, or height and width, 48x64"
+        None,
+        "resize the images of a folder, or average those of a data set: 64, or height and "
+        "width, 48x64",
     )
     normalise: Literal["standard", "unit"] = option(
         "standard", "images of mean 0 and variance 1, or pixels in [0, 1]"
@@ -158,6 +160,8 @@ class Setup:
 
         if weights is not None and self.start:
             raise ValueError("weights are a start of their own: leave start or the weights out")
+        if weights is not None:
+            check_keeps_weights(self.recipe, "the weights")
         check_device(self.device)
         data = load_data(self)
         net = load_network(self, data, weights)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyrosparse.recipes.masks import Masked
 from pyrosparse.recipes.option import option
-from pyrosparse.recipes.stages import reinitialise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,5 +57,5 @@ class Snip(Masked):
         scope: Scope = "global" if ratio(self.structure) is None else "tensor"
         masks = keep_largest(scores, self.sparsity, scope=scope, structure=self.structure)
         if self.first_weights == "redrawn":
-            reinitialise(job.net, job.seed + 1_000_003)
+            self.reinitialise(job)
         return masks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -58,6 +60,23 @@ class StartsTrained(Recipe):
             values = self.values() | {"epochs": self.pretrain, "fine_tune": 0}
             job.stage(Pretraining.of(values), Pretraining.name)
         job.keep()
+
+
+def draw_he_normal(net: nn.Module, names: Iterable[str], scale: float, seed: int) -> None:
+    r"""Draw the weights of these names anew; the caller's generators are left alone.
+
+    .. math:: w \sim \mathcal N(0,\; s^2 \cdot 2 / n_\text{in})
+
+    Source: He et al. (2015), eq. 10, for s = 1.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name in names:
+            weight = net.get_parameter(name)
+            deviation = scale * math.sqrt(2 / weight[0].numel())
+            weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
 
 
 def reinitialise(net: nn.Module, seed: int) -> None:

@@ -12,12 +12,13 @@ from pyrosparse.recipes.stages import StartsTrained
 def begins_trained(recipe: Recipe) -> Recipe:
     """The recipe for a network that is trained already: without pretraining of its own.
 
-    Raises ValueError where it says how long it pretrains.
+    Raises ValueError where it says how long it pretrains, or draws weights anew.
 
     >>> from pyrosparse.recipes import BetaBernoulli
     >>> begins_trained(BetaBernoulli()).pretrain
     0
     """
+    check_keeps_weights(recipe, "the start")
     if not isinstance(recipe, StartsTrained):
         return recipe
     if not isinstance(recipe.pretrain, Rule) and recipe.pretrain:
@@ -26,3 +27,13 @@ def begins_trained(recipe: Recipe) -> Recipe:
             "already: leave pretrain out, or the start"
         )
     return replace(recipe, pretrain=0)
+
+
+def check_keeps_weights(recipe: Recipe, given: str) -> None:
+    """Refuse a recipe that would draw anew the weights that were given to it, as what.
+
+    Raises ValueError."""
+    if recipe.values().get("initial_scale"):
+        raise ValueError(
+            f"{recipe.name} would draw trained weights anew: leave initial_scale out, or {given}"
+        )

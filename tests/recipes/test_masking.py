@@ -18,7 +18,7 @@ TINY = {"network_options": {"hidden": [16]}, "epochs": 2, "batch_size": 647, "sp
 
 
 MASKING = ("gibbs", "dense", "random-mask", "reinitialised", "cut", "one-shot")
-MASKING += ("one-shot-recalibrated",)
+MASKING += ("one-shot-recalibrated", "gradual-magnitude")
 
 
 def tiny(**options: Any) -> Setup:
@@ -161,6 +161,25 @@ def test_relative_or_not_it_is_the_same_law_where_the_variance_is_that_of_he(
         laws.append(method.law(method.field(weight), q))
     masks = laws[0].sample()
     assert torch.allclose(laws[0].log_prob(masks), laws[1].log_prob(masks), rtol=1e-6)
+
+
+def test_first_weights_are_not_drawn_where_they_are_trained() -> None:
+    with pytest.raises(ValueError, match="leave initial_scale out, or the start"):
+        tiny(initial_scale=0.2, start={"epochs": 1})
+    with pytest.raises(ValueError, match="leave initial_scale out, or the weights"):
+        tiny(initial_scale=0.2).run(weights={}, progress=False)
+
+
+def test_the_small_suite_tells_both_recipes_apart_and_gives_all_the_same_terms() -> None:
+    jobs = suite.load("gibbs-small").jobs
+    assert len({job.id for job in jobs}) == len(jobs) == 7 * 3
+    first = {job.setup.recipe.label: job.setup for job in jobs if job.setup.seed == 0}
+    paper = first.pop("gibbs")
+    assert paper.recipe == Gibbs(epochs=paper.recipe.epochs, initial_scale=1.0, augment=True)
+    for one in first.values():
+        values = one.values()
+        same = [values[key] for key in ("initial_scale", "rate_schedule", "epochs", "augment")]
+        assert same == [0.2, "cosine", paper.recipe.epochs, True] and one.size == (14, 14)
 
 
 def test_the_suite_has_a_cell_for_every_run_and_published_figure() -> None:

@@ -286,6 +286,62 @@ def test_what_the_baselines_of_gibbs_freeze_and_when() -> None:
     assert kept("reinitialised") == [half] * 5
 
 
+def test_gradual_cuts_follow_the_cubic_and_never_give_back() -> None:
+    def kept(**more: Any) -> list[float]:
+        options = {"epochs": 8, "batch_size": ONE, "sparsity": 0.8, "every": 1} | more
+        found, _ = record(recipes.GradualMagnitude(**options))
+        return [e["0.weight"] for e in found.frozen["gradual-magnitude"]]
+
+    rise = schedules.cubic(0.5)
+    # An epoch has one step, which is cut before.
+    expected = [1 - 0.8 * rise(step / 8) for step in range(8)]
+    assert kept(ramp=0.5) == pytest.approx(expected, abs=1 / 60)
+    # Every third step, and where the ramp has reached its end.
+    at = [0, 0, 0, 3, 4, 4, 4, 4]
+    assert kept(ramp=0.5, every=3) == pytest.approx([expected[i] for i in at], abs=1 / 60)
+    # So small a rise that its quantile is a weight that is gone gives nothing back.
+    steps = kept(ramp=0.99, sparsity=0.1)
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_a_ramp_that_ends_with_training_is_as_sparse_as_asked_for() -> None:
+    options = {"epochs": 3, "batch_size": ONE, "sparsity": 0.8, "ramp": 1.0}
+    _, result = record(recipes.GradualMagnitude(**options))
+    assert result.sparsity == pytest.approx(0.8, abs=0.02)
+
+
+def test_gradual_cuts_have_no_2_4() -> None:
+    with pytest.raises(ValueError, match="choose another structure"):
+        recipes.GradualMagnitude(structure="2:4", sparsity=0.5)
+
+
+@pytest.mark.parametrize("name", ["gibbs", "random-mask", "reinitialised", "han"])
+def test_first_weights_are_from_the_law_of_he_where_the_recipe_says_so(name: str) -> None:
+    options = {"epochs": 1, "sparsity": 0.5, "learning_rate": 1e-9, "initial_scale": 0.2}
+    recipe = recipes.find(name).of(options | {"fine_tune_rate": 1e-9, "cuts": 1, "structure": None})
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Linear(6, 400), nn.ReLU(), nn.Linear(400, 3))
+    results = [
+        ps.compress(own, (X, Y), recipe, dense=False, progress=False, seed=seed)
+        for seed in (0, 0, 1)
+    ]
+    first, again, other = (result.net[0].weight.detach() for result in results)
+    if name in ("random-mask", "reinitialised"):  # what stays is chosen without a look at them
+        left = first[first != 0]
+        assert left.std().item() == pytest.approx(0.2 * (2 / 6) ** 0.5, rel=0.05)
+        assert left.mean().item() == pytest.approx(0, abs=0.01)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.abs().max() < 6 * 0.2 * (2 / 6) ** 0.5 < own[0].weight.abs().max() * 2
+
+
+def test_a_random_mask_is_not_that_of_the_largest_first_weights() -> None:
+    options = {"epochs": 1, "batch_size": ONE, "sparsity": 0.5, "learning_rate": 1e-9}
+    _, result = record(recipes.RandomMask(**options, initial_scale=1.0))
+    left, gone = result.net[0].weight != 0, record(recipes.OneShot(**options, initial_scale=1.0))
+    other = gone[1].net[0].weight != 0
+    assert 0.2 < float((left & other).sum() / left.sum()) < 0.8
+
+
 def test_recalibration_takes_the_statistics_anew() -> None:
     def statistics(name: str) -> torch.Tensor:
         torch.manual_seed(0)
