@@ -16,6 +16,7 @@ from torch import nn
 from pyrosparse import __version__
 from pyrosparse.infer import Callback, Fit, fit
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.models.latents import guide_of
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.split import Split, digest
 from pyrosparse.util.locks import locked_folder
@@ -47,6 +48,8 @@ class Job:
     folder:     where checkpoints and metrics are; None for none.
     pool:       a folder of stages that several runs share, each by what determines it; or None.
     original:   the network before anything went, as ``keep`` copied it; None where nothing did.
+    fitted:     the model of the last training, whose own parameters (of learned noise, cutpoints)
+                the next ones begin with; None before the first.
     stages:     those that are done, in their order.
     """
 
@@ -60,11 +63,19 @@ class Job:
     progress: bool | None = None
     callbacks: Sequence[Callback] = ()
     original: nn.Module | None = None
+    fitted: Any = None
     stages: list[Stage] = field(default_factory=list)
 
     def model(self, network: Any) -> Any:
-        """The Pyro model of a network for these data."""
-        return self.likelihood(network, self.data.n)
+        """The Pyro model of a network for these data, with what was learned of it so far beside
+        the network."""
+        model = self.likelihood(network, self.data.n)
+        model = model.to(self.data.batch[0].device) if isinstance(model, nn.Module) else model
+        if isinstance(model, nn.Module) and isinstance(self.fitted, nn.Module):
+            own = self.fitted.state_dict()
+            beside = {name: value for name, value in own.items() if not _of_network(name)}
+            model.load_state_dict(beside, strict=False)
+        return model
 
     def fit(
         self,
@@ -87,9 +98,10 @@ class Job:
         folder = self.folder / stage if self.folder else None
         if hasattr(self.recipe, "batch_size"):
             options.setdefault("batch_size", self.recipe.batch_size)
+        model = self.model(bnn)
         run = fit(
-            self.model(bnn),
-            bnn.guide,
+            model,
+            guide_of(model, bnn),
             self.data.train if data is None else data,
             validation=self.data.validation,
             callbacks=[*callbacks, *self.callbacks],
@@ -101,6 +113,7 @@ class Job:
             **options,
         )
         self.stages.append(Stage(stage or self.recipe.name, run.history))
+        self.fitted = model
         return run
 
     def stage(self, recipe: Recipe, name: str, *, net: nn.Module | None = None) -> Lifted:
@@ -117,6 +130,7 @@ class Job:
         inner.folder = self.folder / name if self.folder else None
         bnn = inner.run(recipe)
         self.original = inner.original if self.original is None else self.original
+        self.fitted = inner.fitted
         for one in inner.stages:
             title = name if one.name == name else f"{name}/{one.name}"
             self.stages.append(Stage(title, one.history))
@@ -154,3 +168,8 @@ class Job:
         }
         code = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
         return f"{self.recipe.name}-{code}"
+
+
+def _of_network(name: str) -> bool:
+    """Whether an entry of a model's state is of its network."""
+    return name.startswith("network.")

@@ -11,6 +11,7 @@ from torch import nn
 from pyrosparse.compaction import CompactNet
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.measure import Report
+from pyrosparse.models.latents import guide_of
 from pyrosparse.recipes.compaction import Compaction
 from pyrosparse.recipes.job import Stage
 from pyrosparse.recipes.recipe import Recipe
@@ -32,7 +33,8 @@ class Result:
     small:      the compact network; None where there is none.
     compaction: what it costs, or why there is none.
     scores:     of ``before``, ``after`` and ``compact`` on the test data (without any, on the
-                training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``.
+                training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``; of
+                values ``rmse``, ``crps`` and the coverage of intervals, ``coverage_50``.
     stages:     each training with its name and history.
     """
 
@@ -52,6 +54,12 @@ class Result:
     def quality(self) -> Mapping[str, float]:
         """The scores of the network as it predicts."""
         return self.scores["after"]
+
+    @property
+    def guide(self) -> Any:
+        """What draws all latent variables of ``model``: the model's own guide where it learns more
+        than the network, else the posterior's."""
+        return guide_of(self.model, self.posterior)
 
     @property
     def report(self) -> Report | None:
