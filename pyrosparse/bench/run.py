@@ -14,9 +14,10 @@ import joblib
 import torch
 
 from pyrosparse import __version__
-from pyrosparse.bench.predictive import outside_inputs, predictive
+from pyrosparse.bench.predictive import outside_inputs, predictive, predictive_of_values
 from pyrosparse.bench.results import append, read, reading
 from pyrosparse.bench.suite import Job, Suite
+from pyrosparse.recipes.named import load_data
 from pyrosparse.recipes.peers import missing_package
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.setup import Setup
@@ -80,7 +81,7 @@ def _refuse_other_settings(
     now["outside"] = outside
     then["device"] = now["device"]  # not of the other runs, and the line names its machine
     with reading(f"{results}, the line of {job.id}"):
-        then["outside"] = line["predictive"]["outside"] if "predictive" in line else outside
+        then["outside"] = line.get("predictive", {}).get("outside", outside)
     other = [
         f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]
     ]
@@ -122,6 +123,9 @@ def _run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         line["start"] = digest(result.original.state_dict().values())[:12]
     if outside is not None and others is not None:
         line["predictive"] = predictive(result, outside, others, seed=setup.seed)
+    elif "rmse" in result.quality:
+        scale = getattr(load_data(setup), "target_scale", 1.0)
+        line["predictive"] = predictive_of_values(result, scale, seed=setup.seed)
     return line
 
 

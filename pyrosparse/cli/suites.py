@@ -49,9 +49,10 @@ def run_bench(
     done = 0
     for line in bench.run(grid, results=file, scratch=folder, only=only, jobs=jobs):
         done += 1
-        accuracy, sparsity = 100 * line["test_accuracy"], 100 * line["sparsity"]
-        size = line["compact"]["kept"] or f"sparse {sparsity:.1f} %"
-        typer.echo(f"{line['id']}  {accuracy:.2f} %  {size}  {line['seconds']} s")
+        size = line["compact"]["kept"] or f"sparse {100 * line['sparsity']:.1f} %"
+        known = "test_accuracy" in line
+        told = f"{100 * line['test_accuracy']:.2f} %" if known else f"NLL {line['test_nll']:.3f}"
+        typer.echo(f"{line['id']}  {told}  {size}  {line['seconds']} s")
     typer.echo(f"{done} runs added to {file}" if done else f"nothing is missing in {file}")
 
 

@@ -48,6 +48,25 @@ class At:
             pyro.sample(name, dist.Delta(value, event_dim=value.dim()))
 
 
+class AnyDraw:
+    """A guide that gives one of the draws of a sampler, each as often.
+
+    draws: (draws, ...) by site, as ``MCMC.get_samples()`` gives them.
+
+    >>> guide = AnyDraw({"weight": torch.ones(5, 2)})
+    >>> pyro.poutine.trace(guide).get_trace().nodes["weight"]["value"].shape
+    torch.Size([2])
+    """
+
+    def __init__(self, draws: Mapping[str, Tensor]) -> None:
+        self.draws = draws
+
+    def __call__(self, *args: Any) -> None:
+        count = len(next(iter(self.draws.values())))
+        chosen = int(torch.randint(count, ()))
+        At({name: value[chosen] for name, value in self.draws.items()})()
+
+
 def mcmc_guides(mcmc: Any, draws: int) -> list[list[Guide]]:
     """The draws of an MCMC run as guides, by chain: at most so many of each, evenly spaced.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import pyro
@@ -72,6 +72,13 @@ class Latent(nn.Module):
         law = dist.TransformedDistribution(normal, [transform])
         return pyro.sample(self.name, law.to_event(self.loc.dim() - together))
 
+    def match_moments(self, draws: Tensor) -> None:
+        """Give the guide the mean and the spread of draws, (draws, ...), in unconstrained space."""
+        found = _transform(self.prior).inv(draws)
+        with torch.no_grad():
+            self.loc.copy_(found.mean(0))
+            self.log_scale.copy_(found.std(0).log())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         _move(self.prior, fn)
         return super()._apply(fn, recurse)
@@ -97,6 +104,12 @@ class ModelGuide(nn.Module):
         """The lifted network whose guide this calls; None where the network is not lifted."""
         network = self._network[0]
         return network if isinstance(network, Lifted) else None
+
+    def match_moments(self, draws: Mapping[str, Tensor]) -> None:
+        """Give the guides of the latent variables beside the network the moments of draws by site,
+        as ``Lifted.match_moments`` does for the network."""
+        for latent in self.latents:
+            latent.match_moments(draws[latent.name])  # type: ignore
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         if self.lifted is not None:

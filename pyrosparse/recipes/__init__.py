@@ -22,6 +22,7 @@ from pyrosparse.recipes.learned_dropout import (
 from pyrosparse.recipes.lottery import Lottery
 from pyrosparse.recipes.masks import Cut, Dense, OneShot, OneShotRecalibrated, RandomMask
 from pyrosparse.recipes.movement import Movement
+from pyrosparse.recipes.nuts import Nuts
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.peers import TorchPruningMagnitude, TorchPruningTaylor
 from pyrosparse.recipes.pruning import (
@@ -89,8 +90,9 @@ RECIPES: tuple[type[Recipe], ...] = (
 )
 """All recipes; the first is the default."""
 
-PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor)
-"""What other packages do, for ``compress`` and suites; each ``needs`` its package."""
+PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor, Nuts)
+"""What others are compared with, for ``compress`` and suites: what other packages do, which each
+``needs``, and the sampler NUTS, which takes nothing away."""
 
 __all__ = [
     "PEERS",
@@ -122,6 +124,7 @@ __all__ = [
     "ModelReduction",
     "Movement",
     "NoPruning",
+    "Nuts",
     "OneShot",
     "OneShotRecalibrated",
     "Polarization",

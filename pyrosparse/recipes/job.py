@@ -48,6 +48,7 @@ class Job:
     folder:     where checkpoints and metrics are; None for none.
     pool:       a folder of stages that several runs share, each by what determines it; or None.
     original:   the network before anything went, as ``keep`` copied it; None where nothing did.
+    guide:      what draws the posterior, where that is no guide that was trained.
     fitted:     the model of the last training, whose own parameters (of learned noise, cutpoints)
                 the next ones begin with; None before the first.
     stages:     those that are done, in their order.
@@ -63,6 +64,7 @@ class Job:
     progress: bool | None = None
     callbacks: Sequence[Callback] = ()
     original: nn.Module | None = None
+    guide: Any = None
     fitted: Any = None
     stages: list[Stage] = field(default_factory=list)
 
@@ -113,7 +115,7 @@ class Job:
             **options,
         )
         self.stages.append(Stage(stage or self.recipe.name, run.history))
-        self.fitted = model
+        self.fitted, self.guide = model, None
         return run
 
     def stage(self, recipe: Recipe, name: str, *, net: nn.Module | None = None) -> Lifted:
@@ -130,7 +132,7 @@ class Job:
         inner.folder = self.folder / name if self.folder else None
         bnn = inner.run(recipe)
         self.original = inner.original if self.original is None else self.original
-        self.fitted = inner.fitted
+        self.fitted, self.guide = inner.fitted, inner.guide
         for one in inner.stages:
             title = name if one.name == name else f"{name}/{one.name}"
             self.stages.append(Stage(title, one.history))

@@ -11,7 +11,6 @@ from torch import nn
 from pyrosparse.compaction import CompactNet
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.measure import Report
-from pyrosparse.models.latents import guide_of
 from pyrosparse.recipes.compaction import Compaction
 from pyrosparse.recipes.job import Stage
 from pyrosparse.recipes.recipe import Recipe
@@ -30,6 +29,8 @@ class Result:
     original:   the network before anything went, where there was one; else ``net``.
     posterior:  the lifted network, with its guide, masks and gates.
     model:      the Pyro model it was trained in.
+    guide:      what draws all latent variables of it: the model's own guide where it learns more
+                than the network, else the posterior's; of ``nuts`` one of its draws.
     small:      the compact network; None where there is none.
     compaction: what it costs, or why there is none.
     scores:     of ``before``, ``after`` and ``compact`` on the test data (without any, on the
@@ -45,6 +46,7 @@ class Result:
     original: nn.Module
     posterior: Lifted
     model: Any
+    guide: Any
     small: CompactNet | None
     compaction: Compaction
     scores: Mapping[str, Mapping[str, float]]
@@ -54,12 +56,6 @@ class Result:
     def quality(self) -> Mapping[str, float]:
         """The scores of the network as it predicts."""
         return self.scores["after"]
-
-    @property
-    def guide(self) -> Any:
-        """What draws all latent variables of ``model``: the model's own guide where it learns more
-        than the network, else the posterior's."""
-        return guide_of(self.model, self.posterior)
 
     @property
     def report(self) -> Report | None:

@@ -29,7 +29,7 @@ from pyrosparse.measure import (
 from pyrosparse.measure.active_features import active_features, mean_counts
 from pyrosparse.measure.report import point_quality
 from pyrosparse.models.distillation import distill
-from pyrosparse.models.latents import ModelGuide
+from pyrosparse.models.latents import ModelGuide, guide_of
 from pyrosparse.models.likelihoods import classifier
 from pyrosparse.models.regression import regressor
 from pyrosparse.recipes.compaction import compacted
@@ -188,6 +188,7 @@ def _result(job: Job, bnn: Lifted) -> Result:
             scores[name] = _figures(before_and_compact[name == "compact"])
         else:
             scores[name] = _scores(job, one, kind)
+    model = job.model(bnn)
     return Result(
         job.recipe,
         data,
@@ -195,7 +196,8 @@ def _result(job: Job, bnn: Lifted) -> Result:
         whole,
         original,
         bnn,
-        job.model(bnn),
+        model,
+        job.guide or guide_of(model, bnn),
         small,
         compaction,
         scores,
