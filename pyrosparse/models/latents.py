@@ -51,7 +51,7 @@ class Latent(nn.Module):
         if support.is_discrete:
             raise ValueError(f"the prior of {name} must be continuous, got {prior}")
         self.name = name
-        self.prior = prior
+        self.prior = copy.deepcopy(prior)  # which moves with this
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             draws = _transform(prior).inv(prior.sample(torch.Size([1001])))
@@ -73,8 +73,16 @@ class Latent(nn.Module):
         return pyro.sample(self.name, law.to_event(self.loc.dim() - together))
 
     def match_moments(self, draws: Tensor) -> None:
-        """Give the guide the mean and the spread of draws, (draws, ...), in unconstrained space."""
+        """Give the guide the mean and the spread of draws, (draws, ...), in unconstrained space.
+
+        Raises ValueError where the draws are not finite there, or all the same.
+        """
         found = _transform(self.prior).inv(draws)
+        if not found.isfinite().all() or not (found.std(0) > 0).all():
+            raise ValueError(
+                f"the draws of {self.name} have no mean and spread to match: the sampler did not "
+                "move, or left the numbers that are finite"
+            )
         with torch.no_grad():
             self.loc.copy_(found.mean(0))
             self.log_scale.copy_(found.std(0).log())

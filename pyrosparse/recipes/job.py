@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pyrosparse import __version__
 from pyrosparse.infer import Callback, Fit, fit
 from pyrosparse.lifting.lift import Lifted
-from pyrosparse.models.latents import guide_of
+from pyrosparse.models.latents import ModelGuide, guide_of
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.split import Split, digest
 from pyrosparse.util.locks import locked_folder
@@ -72,11 +73,11 @@ class Job:
         """The Pyro model of a network for these data, with what was learned of it so far beside
         the network."""
         model = self.likelihood(network, self.data.n)
-        model = model.to(self.data.batch[0].device) if isinstance(model, nn.Module) else model
+        if isinstance(getattr(model, "guide", None), ModelGuide):
+            first = next(network.parameters(), None)
+            model.guide.to(None if first is None else first.device)
         if isinstance(model, nn.Module) and isinstance(self.fitted, nn.Module):
-            own = self.fitted.state_dict()
-            beside = {name: value for name, value in own.items() if not _of_network(name)}
-            model.load_state_dict(beside, strict=False)
+            _carry(self.fitted, model, network)
         return model
 
     def fit(
@@ -172,6 +173,11 @@ class Job:
         return f"{self.recipe.name}-{code}"
 
 
-def _of_network(name: str) -> bool:
-    """Whether an entry of a model's state is of its network."""
-    return name.startswith("network.")
+def _carry(fitted: nn.Module, model: nn.Module, network: Any) -> None:
+    """Give a model what another learned beside its network."""
+    of_network = {id(tensor) for tensor in [*network.parameters(), *network.buffers()]}
+    learned = fitted.state_dict()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if id(tensor) not in of_network and name in learned:
+                tensor.copy_(learned[name])

@@ -23,7 +23,7 @@ class Nuts(Recipe):
     name: ClassVar[str] = "nuts"
     knob: ClassVar[str] = "scale"
     scale: float = shared.scale(0.3)
-    samples: int = option(200, "draws that are kept", within="2..")
+    samples: int = option(200, "draws that are kept", within="4..")
     warmup: int = option(200, "draws before, in which step size and masses adapt", within="1..")
     depth: int = option(6, "most doublings of a trajectory: 2^depth - 1 steps", within="1..")
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributions import Normal
 
 import pyrosparse as ps
+from pyrosparse.diagnostics import predictive_quality, regression_qualities
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.measure import regression_quality
 from tests.diagnostics.test_comparison import exact, heldout
@@ -109,3 +110,20 @@ def test_labels_are_refused():
     data = (torch.ones(5, 4), torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match="For classes use predictive_quality"):
         regression_quality(ps.classifier(bnn, 5), bnn.guide, data)
+
+
+def test_a_table_of_a_posterior_and_the_network_at_its_mean():
+    truth = LinearGaussian()
+    bnn = truth.at_mean_field_optimum()
+    model = truth.model(bnn)
+    models = {"posterior": model, "mean": ps.models.around(model, bnn.net)}
+    found = regression_qualities(models, truth.data, draws=40)
+    net = bnn.net(truth.x).detach()
+    expected = (net - truth.y).square().mean().sqrt().item()
+    assert found["mean"].rmse == pytest.approx(expected)
+    density = Normal(net, truth.noise).log_prob(truth.y).mean().item()
+    assert found["mean"].nll == pytest.approx(-density)
+    lines = str(found).splitlines()
+    assert lines[1].split()[:2] == ["posterior", f"{found['posterior'].rmse:.4f}"]
+    with pytest.raises(ValueError, match="use regression_qualities"):
+        predictive_quality({"net": bnn.net}, truth.data)
