@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         distributions,
         evidence,
         infer,
+        models,
         networks,
         prune,
         recipes,
@@ -46,7 +47,15 @@ if TYPE_CHECKING:
         VariationalDropout,
         generative,
     )
-    from pyrosparse.models import classifier, distill, regressor
+    from pyrosparse.models import (
+        classifier,
+        counts,
+        distill,
+        heteroscedastic_regressor,
+        multilabel,
+        ordinal,
+        regressor,
+    )
     from pyrosparse.recipes.run import compress
     from pyrosparse.sparse import sparse_inference
     from pyrosparse.storage import export_onnx, load, save  # type: ignore[no-redef]
@@ -83,6 +92,7 @@ __all__ = [
     "compaction",
     "compare_models",
     "compress",
+    "counts",
     "data",
     "diagnostics",
     "distill",
@@ -93,12 +103,16 @@ __all__ = [
     "from_pyro",
     "gates",
     "generative",
+    "heteroscedastic_regressor",
     "infer",
     "inputs",
     "lift",
     "load",
     "measure",
+    "models",
+    "multilabel",
     "networks",
+    "ordinal",
     "outputs",
     "plots",
     "prune",
@@ -130,7 +144,7 @@ _PLACES = {
     "GeneralizedDropout GibbsPruning GroupHorseshoe GroupSpikeAndSlab HardConcrete "
     "Horseshoe InformationBottleneck LaplacePrior MovementPruning Polarization SpikeAndSlab "
     "StructuredBayesianPruning TargetedDropout VariationalDropout generative",
-    "models": "classifier distill regressor",
+    "models": "classifier counts distill heteroscedastic_regressor multilabel ordinal regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",
     "storage": "export_onnx load save",

@@ -157,6 +157,21 @@ class Cell:
         """A predictive figure by seed: ``nll``, ``ece``, ``ood_auroc``, ``elpd``, ..."""
         return [line["predictive"][self.predicts][name] for line in self.lines]
 
+    def beside(self, recipe: str, predicts: str, name: str) -> list[float]:
+        """How much larger a predictive figure is than that of the first cell of a recipe on the
+        same data and network, by seed that both have; empty without one."""
+        cells = [
+            lines for lines in self.kin if Setup.of(lines[0]["settings"]).recipe.name == recipe
+        ]
+        reference = {
+            line["seed"]: line["predictive"][predicts][name]
+            for lines in cells[:1]
+            for line in lines
+            if predicts in line["predictive"]
+        }
+        own = {line["seed"]: line["predictive"][self.predicts][name] for line in self.lines}
+        return [one - reference[seed] for seed, one in own.items() if seed in reference]
+
     def against(self, recipe: str, predicts: str) -> Difference | None:
         """The NLL beside that of the first cell of a recipe on the same data and network; None
         without one."""

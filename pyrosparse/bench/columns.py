@@ -113,11 +113,38 @@ PREDICTIVE: list[Column] = [
 ]
 
 
+def _per_split(name: str, digits: int) -> Column:
+    title = {"coverage_50": "50 % covers, %", "coverage_95": "95 % covers, %"}.get(
+        name, name.upper()
+    )
+    unit = 100 if name.startswith("coverage") else 1
+    return title, lambda cell: _with_error([unit * v for v in cell.predictive(name)], digits)
+
+
+VALUES: list[Column] = [
+    ("predicts", lambda cell: cell.predicts),
+    ("splits", lambda cell: str(len(cell.lines))),
+    _per_split("rmse", 3),
+    _per_split("nll", 3),
+    _per_split("crps", 3),
+    _per_split("coverage_50", 0),
+    _per_split("coverage_95", 0),
+    ("sparsity, %", lambda cell: f"{100 * cell.sparsity:.1f}"),
+    (
+        "NLL less NUTS's",
+        lambda cell: _with_error(cell.beside("nuts", "posterior", "nll"), 3, signed=True),
+    ),
+    ("training, s", lambda cell: f"{mean(line['seconds'] for line in cell.lines):.0f}"),
+]
+
+
 def columns_of(cells: Sequence[Cell]) -> tuple[list[Column], list[Cell]]:
     """The columns that the lines of cells have something for, and the cells in their order: by
     their size along the knob where recipes have one start, or units are kept."""
     if any(cell.starts for cell in cells):
         return COMPARED, along_the_knob(cells)
+    if any("test_rmse" in line for cell in cells for line in cell.lines):
+        return VALUES, list(cells)
     if any("predictive" in line for cell in cells for line in cell.lines):
         return PREDICTIVE, list(cells)
     if any(cell.kept for cell in cells):
@@ -156,6 +183,16 @@ def _percent(shares: Sequence[float]) -> str:
     # A mean of percentages rounds otherwise in some last digit.
     deviation = f" ± {100 * stdev(shares):.2f}" if len(shares) > 1 else ""
     return f"{100 * mean(shares):.2f}{deviation}"
+
+
+def _with_error(values: Sequence[float], digits: int, *, signed: bool = False) -> str:
+    """The mean over splits, with its standard error from two on, as tables of UCI data have it."""
+    if not values:
+        return ""
+    sign = "+" if signed else ""
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    told = f"{mean(values):{sign}.{digits}f}"
+    return told if error is None else f"{told} ± {error:.{digits}f}"
 
 
 def _difference(one: Difference | None) -> str:

@@ -11,7 +11,11 @@ from torch import Tensor
 
 from pyrosparse import data as data_sets
 from pyrosparse.diagnostics import PredictiveQuality, predictive_quality
+from pyrosparse.diagnostics.guides import AnyDraw
 from pyrosparse.evidence import normal_posteriors
+from pyrosparse.measure import regression_quality
+from pyrosparse.measure.report import point_quality
+from pyrosparse.models import around
 from pyrosparse.recipes.named import load_data
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.setup import Setup
@@ -65,6 +69,38 @@ def predictive(result: Result, outside: str, x: Tensor, *, seed: int) -> dict[st
     if "posterior" in figures:
         figures["posterior"]["draws"] = DRAWS
     return {"outside": outside, **figures}
+
+
+def predictive_of_values(result: Result, scale: float, *, seed: int) -> dict[str, Any]:
+    """The predictive quality of a run that predicts values on its test data; JSON values.
+
+    scale: what a target was divided by; the figures are in the targets' own unit.
+
+    ``network`` predicts at its weights (not of draws by a sampler, whose mean is no network),
+    ``posterior`` averages over ``draws``, where there is a normal posterior or a sampler's draws.
+    """
+    ways: dict[str, Any] = {}
+    sampled = isinstance(result.guide, AnyDraw)
+    if not sampled:
+        ways["network"] = point_quality(around(result.model, result.whole), result.data.judged)
+    with suppress(ValueError):  # of other posteriors
+        if not sampled:
+            normal_posteriors(result.posterior)
+        options: dict[str, Any] = {"draws": DRAWS, "seed": seed}
+        ways["posterior"] = regression_quality(
+            result.model, result.guide, result.data.judged, **options
+        )
+    found: dict[str, Any] = {}
+    for name, one in ways.items():
+        one = one.scaled(scale)
+        found[name] = one.figures() | {
+            "elpd": one.elpd,
+            "elpd_se": one.elpd_se,
+            "log_density": packed(one.log_density),
+        }
+    if "posterior" in found:
+        found["posterior"]["draws"] = DRAWS
+    return found
 
 
 def _figures(found: PredictiveQuality) -> dict[str, Any]:

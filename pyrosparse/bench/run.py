@@ -93,7 +93,7 @@ def _refuse_other_settings(
     now["outside"] = outside
     then["device"] = now["device"]  # not of the other runs, and the line names its machine
     with reading(f"{results}, the line of {job.id}"):
-        then["outside"] = line["predictive"]["outside"] if "predictive" in line else outside
+        then["outside"] = line.get("predictive", {}).get("outside", outside)
     other = [
         f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]
     ]

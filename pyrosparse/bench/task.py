@@ -17,9 +17,10 @@ import torch
 from pyrosparse import __version__
 from pyrosparse.bench import failures
 from pyrosparse.bench.claims import Claims
-from pyrosparse.bench.predictive import outside_inputs, predictive
+from pyrosparse.bench.predictive import outside_inputs, predictive, predictive_of_values
 from pyrosparse.bench.results import append, read
 from pyrosparse.bench.suite import Job
+from pyrosparse.recipes.named import load_data
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import digest
 from pyrosparse.recipes.stages import Pretraining
@@ -137,6 +138,9 @@ def run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         line["start"] = digest(result.original.state_dict().values())[:12]
     if outside is not None and others is not None:
         line["predictive"] = predictive(result, outside, others, seed=setup.seed)
+    elif "rmse" in result.quality:
+        scale = getattr(load_data(setup), "target_scale", 1.0)
+        line["predictive"] = predictive_of_values(result, scale, seed=setup.seed)
     return line
 
 

@@ -14,6 +14,11 @@ _DATASETS = {
     "mnist": "28 x 28 grey images of digits, 10 classes",
     "fashion-mnist": "28 x 28 grey images of clothes, 10 classes",
     "cifar10": "32 x 32 colour images, 10 classes",
+    "diabetes": "442 patients, 10 inputs, 1 value; comes with scikit-learn",
+    "linnerud": "20 men, 3 inputs, 3 values; comes with scikit-learn",
+    "friedman1": "500 generated data, 10 inputs of which 5 count, 1 value",
+    "friedman2": "500 generated data, 4 inputs, 1 value",
+    "friedman3": "500 generated data, 4 inputs, 1 value",
 }
 
 

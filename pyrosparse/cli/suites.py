@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -63,9 +64,7 @@ def run_bench(
         try:
             for line in bench.run(grid, results=file, scratch=folder, only=only, jobs=jobs):
                 done += 1
-                accuracy, sparsity = 100 * line["test_accuracy"], 100 * line["sparsity"]
-                size = line["compact"]["kept"] or f"sparse {sparsity:.1f} %"
-                typer.echo(f"{line['id']}  {accuracy:.2f} %  {size}  {line['seconds']} s")
+                typer.echo(_told(line))
         except bench.FailedRunsError as error:
             problem = str(error)
     missing = len(bench.plan(grid, file, only=only).missing)
@@ -76,6 +75,14 @@ def run_bench(
         raise typer.Exit(1)
     if missing:
         typer.echo(f"{missing} runs are missing: another command is at work on them, or left out")
+
+
+def _told(line: Mapping[str, Any]) -> str:
+    """A run in a line: how good, how large and how long."""
+    known = "test_accuracy" in line
+    good = f"{100 * line['test_accuracy']:.2f} %" if known else f"NLL {line['test_nll']:.3f}"
+    size = line["compact"]["kept"] or f"sparse {100 * line['sparsity']:.1f} %"
+    return f"{line['id']}  {good}  {size}  {line['seconds']} s"
 
 
 def _list(plan: bench.Plan) -> None:

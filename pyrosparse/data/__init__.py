@@ -17,6 +17,7 @@ from pyrosparse.data.pixels import (
     stratified,
 )
 from pyrosparse.data.sources import SOURCES
+from pyrosparse.data.values import VALUES, load_values
 from pyrosparse.util.errors import unknown_name
 
 __all__ = [
@@ -36,9 +37,9 @@ def names() -> tuple[str, ...]:
     """Names that `load` knows.
 
     >>> names()
-    ('digits', 'mnist', 'fashion-mnist', 'cifar10')
+    ('digits', 'mnist', 'fashion-mnist', 'cifar10', 'diabetes', 'linnerud', 'friedman1', ...)
     """
-    return tuple(SOURCES)
+    return (*SOURCES, *VALUES)
 
 
 def check_name(name: str | os.PathLike[str]) -> None:
@@ -48,7 +49,7 @@ def check_name(name: str | os.PathLike[str]) -> None:
     Traceback (most recent call last):
     ValueError: unknown data set 'digit'; did you mean 'digits'? known: digits, mnist, ...
     """
-    if name in SOURCES or Path(name).is_dir():
+    if name in names() or Path(name).is_dir():
         return
     if Path(name).exists():
         raise ValueError(f"{os.fspath(name)} is a file; images come from a folder of folders")
@@ -81,6 +82,10 @@ def load(
     cifar10: (3, 32, 32), from cifar-10-batches-py, else from cifar10-jpeg/cifar10-jpeg.zip,
     which is named "CIFAR-10 (JPEG)", because its pixels are not the original ones.
 
+    diabetes, linnerud, friedman1, friedman2, friedman3: values to regress on, y: (N, targets)
+    float32, from scikit-learn. A tenth is test data, chosen by `seed` like the validation part;
+    inputs and targets are normalised by the training part.
+
     Raises ValueError if an argument or a file is bad, FileNotFoundError if files are missing and
     cannot be downloaded, ImportError if a library that the data set needs is missing.
 
@@ -89,9 +94,13 @@ def load(
     ((1, 8, 8), 1150, 288, 359)
     """
     check_name(name)
-    if name not in SOURCES:
+    if name not in names():
         return image_folder(name, size=size, validation=validation, normalise=normalise, seed=seed)
     check_options(validation, normalise)  # before minutes of reading
+    if name in VALUES:
+        if normalise != "standard":
+            raise ValueError(f"{name} has no pixels: leave normalise as it is, standard")
+        return load_values(str(name), validation=validation, seed=seed)
     pixels = SOURCES[str(name)](Path(root).expanduser() if root else default_root(), download)
     if size is not None:
         pixels = averaged(pixels, size)

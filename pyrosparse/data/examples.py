@@ -109,6 +109,8 @@ class DataSet:
 
     bounds: what pixels 0 and 1 are in x, each (C, 1, 1), on the CPU; None if x are no pixels.
     flip:   whether an image mirrored left to right is still one of its class.
+    target_scale: the standard deviation that values to regress on were divided by; 1 of classes,
+            and where there are several targets.
     Raises ValueError if the parts differ in shape or a label has no class.
 
     >>> import torch
@@ -124,6 +126,7 @@ class DataSet:
     classes: tuple[str, ...]
     bounds: tuple[Tensor, Tensor] | None = None
     flip: bool = False
+    target_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for part in (self.train, self.validation, self.test):
@@ -131,6 +134,8 @@ class DataSet:
                 continue
             if part.x.shape[1:] != self.train.x.shape[1:]:
                 raise ValueError(f"{self.name}: the parts have data of different shapes")
+            if part.y.is_floating_point():
+                continue
             if part.y.min() < 0 or part.y.max() >= len(self.classes):
                 raise ValueError(f"{self.name}: a label is outside 0..{len(self.classes) - 1}")
 

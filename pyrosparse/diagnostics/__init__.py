@@ -5,6 +5,7 @@ from pyrosparse.diagnostics.comparison import Comparison, ModelScore, compare_mo
 from pyrosparse.diagnostics.datatree import to_datatree
 from pyrosparse.diagnostics.elbo_trace import ElboTrace, elbo_trace
 from pyrosparse.diagnostics.khat import Khat, khat, pareto_khat
+from pyrosparse.diagnostics.nuts import RecordingNUTS
 from pyrosparse.diagnostics.out_of_distribution import (
     auroc,
     negative_log_confidence,
@@ -16,6 +17,10 @@ from pyrosparse.diagnostics.predictive_quality import (
     PredictiveQualities,
     PredictiveQuality,
     predictive_quality,
+)
+from pyrosparse.diagnostics.regression_qualities import (
+    RegressionQualities,
+    regression_qualities,
 )
 from pyrosparse.diagnostics.rhat import rhat
 from pyrosparse.diagnostics.rotation import rotated
@@ -30,6 +35,8 @@ __all__ = [
     "PredictiveCheck",
     "PredictiveQualities",
     "PredictiveQuality",
+    "RecordingNUTS",
+    "RegressionQualities",
     "SimulationCalibration",
     "auroc",
     "calibration",
@@ -42,6 +49,7 @@ __all__ = [
     "predictive_check",
     "predictive_entropy",
     "predictive_quality",
+    "regression_qualities",
     "rhat",
     "rotated",
     "simulation_calibration",

@@ -6,23 +6,28 @@ import math
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyrosparse.diagnostics.draws import log_likelihood, scores
+from pyrosparse.diagnostics.draws import scores
 from pyrosparse.diagnostics.guides import guides_by_name
+from pyrosparse.diagnostics.khat import pareto_khat
 from pyrosparse.diagnostics.table import text_table
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.models.latents import guide_of
 
 LOO_WARNING = (
-    "LOO is from the training data, by importance sampling. It misleads for mean-field networks: "
-    "it has ranked a network with 90 % of its weights pruned first by 366 nats where held-out data "
-    "said the opposite, and its k-hats did not show it. Choose by elpd."
+    "LOO is from the training data, by importance sampling from the guide to the posterior that "
+    "leaves a datum out. Above 0.7 the k-hat of the guide says that its draws do not stand for the "
+    "posterior, and then LOO says nothing: so it is for mean-field guides of networks. Choose by "
+    "elpd."
 )
 
 
@@ -33,8 +38,11 @@ class ModelScore:
     elpd, se:         the summed log predictive density with its standard error, nats.
     difference:       elpd less the best model's, nats; 0 for the best.
     difference_se:    its standard error, from the differences datum by datum.
-    loo, loo_se:      PSIS-LOO's estimate from the training data, nats; None without them.
+    loo, loo_se:      the estimate of PSIS-LOO for approximate posteriors from the training data,
+                      nats; None without them.
     loo_unreliable:   the number of training data whose k-hat is too large for it.
+    khat:             that of the guide itself; None without training data, for fewer than 25 draws,
+                      and where all ratios are equal (a point, or the posterior itself).
     """
 
     name: str
@@ -45,6 +53,7 @@ class ModelScore:
     loo: float | None = None
     loo_se: float | None = None
     loo_unreliable: int | None = None
+    khat: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,10 @@ class Comparison:
         ]
         note = f"elpd in nats, summed over {self.n:,} held-out data"
         if self.rows[0].loo is not None:
-            names += ["LOO", "se", "k-hat too large"]
+            names += ["LOO", "se", "k-hat too large", "of the guide"]
             for cells, row in zip(rows, self.rows, strict=True):
                 cells += [f"{row.loo:.1f}", f"{row.loo_se:.1f}", f"{row.loo_unreliable}"]
+                cells += ["" if row.khat is None else f"{row.khat:.1f}"]
             note += "\n" + textwrap.fill(LOO_WARNING, 88)
         return f"{text_table(names, rows)}\n{note}"
 
@@ -95,16 +105,18 @@ def compare_models(
     models:  by name, a lifted network and the Pyro model it is in.
     heldout: data as for ``to_datatree`` that no model was trained or chosen on. All models get the
              same, a loader that shuffles or not; what is masked does not count.
-    guide:   the guide that the model was trained with; by default the lifted network's own. By the
-             name of the model here.
+    guide:   the guide that the model was trained with; by default the model's own, where it learns
+             more than the network, or the lifted network's. By the name of the model here.
     draws:   S. With few draws elpd is too low, the more so the wider the posterior.
-    train:   the training data, for PSIS-LOO beside it, with its warning.
+    train:   the training data, for PSIS-LOO of approximate posteriors beside it (which corrects the
+             draws by p / q), with the guide's k-hat and its warning.
 
     Raises ValueError where there are fewer than 2 held-out data, or no models; where a guide has no
     model; where the models mask different data; and as ``to_datatree`` does.
 
     Source: Vehtari, Gelman and Gabry (2017), "Practical Bayesian model evaluation using
-    leave-one-out cross-validation and WAIC", eqs. 22 to 24.
+    leave-one-out cross-validation and WAIC", eqs. 22 to 24; Magnusson et al. (2019), "Bayesian
+    leave-one-out cross-validation for large data", section 2.1, for LOO.
 
     >>> import pyrosparse as ps, torch
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -119,13 +131,14 @@ def compare_models(
     heldout, train = Repeated.of(heldout), None if train is None else Repeated.of(train)
     pointwise, loos, missing = {}, {}, {}
     for name, (bnn, model) in models.items():
-        drawn_from = guides.get(name, bnn.guide)
+        drawn_from = guides.get(name, guide_of(model, bnn))
         with evaluation_mode(bnn):
-            found, masked = scores(model, drawn_from, heldout, **options)
+            found, masked, _ = scores(model, drawn_from, heldout, **options)
             pointwise[name] = found[:, masked >= 0].logsumexp(0) - math.log(draws)
             missing[name] = masked
             if train is not None:
-                loos[name] = _loo(log_likelihood(model, drawn_from, train, **options))
+                found, masked, ratios = scores(model, drawn_from, train, **options)
+                loos[name] = _loo(found[:, masked >= 0], ratios)
     first = next(iter(missing))
     for name, masked in missing.items():
         if not torch.equal(masked, missing[first]):
@@ -155,8 +168,9 @@ def _sum_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.sum()), math.sqrt(len(values) * float(values.var()))
 
 
-def _loo(found: Tensor) -> tuple[float, float, int]:
-    """PSIS-LOO from log likelihoods (draws, n): its elpd, standard error, and bad data."""
+def _loo(found: Tensor, ratios: Tensor) -> tuple[float, float, int, float | None]:
+    """PSIS-LOO from log likelihoods (draws, n) and log p - log q without them (draws,): its elpd,
+    standard error, bad data, and the k-hat of the guide."""
     # Late: the import of arviz_stats takes as long as that of pyrosparse.
     import arviz_stats
     from arviz_base import from_dict
@@ -165,6 +179,12 @@ def _loo(found: Tensor) -> tuple[float, float, int]:
     with warnings.catch_warnings():
         # It warns of k-hats that are too large, which the table counts.
         warnings.simplefilter("ignore", UserWarning)
-        # The draws of a guide are independent.
-        loo = arviz_stats.loo(tree, pointwise=True, reff=1.0)
-    return float(loo.elpd), float(loo.se), int((loo.pareto_k > loo.good_k).sum())
+        # Only the ratio counts: log q is 0, and log p less it.
+        log_p = (found.sum(1) + ratios).numpy()
+        loo = arviz_stats.loo_approximate_posterior(
+            tree, log_p=log_p, log_q=np.zeros_like(log_p), pointwise=True
+        )
+    khat = None
+    with suppress(ValueError):  # too few draws, or all ratios equal
+        khat = pareto_khat(found.sum(1) + ratios).k
+    return float(loo.elpd), float(loo.se), int((loo.pareto_k > loo.good_k).sum()), khat

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 
 from pyrosparse.diagnostics.draws import Draw, check_same_data, draw, draw_seed
-from pyrosparse.diagnostics.guides import mcmc_guides
+from pyrosparse.diagnostics.guides import FromPrior, mcmc_guides
 from pyrosparse.diagnostics.known import KnownData
+from pyrosparse.diagnostics.nuts import nuts_statistics
 from pyrosparse.diagnostics.variables import (
     as_array,
     dims,
@@ -20,9 +22,11 @@ from pyrosparse.diagnostics.variables import (
     selected,
     used_weights,
 )
+from pyrosparse.evidence.improper import improper_methods, refuse_improper
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.traces import calls_of, evaluation_mode
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.models.latents import guide_of
 
 Program = Callable[..., Any]
 Groups = dict[str, dict[str, np.ndarray]]
@@ -40,6 +44,8 @@ def to_datatree(
     mcmc: Any = None,
     seed: int = 0,
     batch_size: int = 1000,
+    prior_draws: int = 0,
+    sample_dims: str | Sequence[str] = ("chain", "draw"),
     limit: int = 2**30,
 ) -> Any:
     """Draws of a lifted network's posterior on some data, as a DataTree for ArviZ.
@@ -47,16 +53,23 @@ def to_datatree(
     The groups, with the dimensions beside ``chain`` and ``draw``:
 
     - ``posterior``: ``norm`` and ``active`` (layer), the norm of each layer's weights as they are
-      used and the fraction of them that is not zero; all sites of at most one dimension, such as
+      used and the fraction of them that is not zero (where that is the same in all draws it is in
+      ``constant_data``, as summaries have nothing to say of it); all sites of at most one
+      dimension, such as
       gates (the log odds, as they are sampled), biases, and latent variables of the model beside
       the network; weights on request.
     - ``posterior_predictive``, ``log_likelihood`` (datum): new data, and log p(y_i | w) in nats.
+      One value a datum, (n, 1), is (datum).
+    - ``prior``, ``prior_predictive``: where asked for, the same of draws from the prior of the
+      lifted network and the model.
+    - ``log_prior``: by site, log p of the draw in nats, for ``arviz_stats.psense``.
     - ``observed_data``, ``constant_data`` (datum): the data, and the inputs ``x``; no draws.
       Data that are masked are in none of these groups, and the coordinate ``datum`` has the places
       of the others. Where sites mask different data, each has a dimension of its own,
       ``y_datum``. Elements that are masked within a datum are NaN.
     - ``sample_stats``: ``log_prior``, ``log_likelihood`` (summed), their sum ``lp``, and ``log_q``,
-      in nats; the last is not there for MCMC.
+      in nats; the last is not there for MCMC. Of NUTS also ``diverging``, and of
+      ``RecordingNUTS`` ``energy`` in nats and ``tree_depth``.
     - ``guide``: loc, scale and whatever else the guide holds, whole, and the parameters that are
       not random; of another guide its parameters, by Pyro's names. No draws. Not there for MCMC.
 
@@ -67,19 +80,24 @@ def to_datatree(
     data:       ``Examples``, a tuple of tensors (x, y), or an iterable of such batches, such as a
                 loader, which may shuffle: all draws are scored on the same data. ``model(*batch)``
                 must observe the data.
-    guide:      the guide that the model was trained with; by default the lifted network's own. A
-                list for a list of runs.
+    guide:      the guide that the model was trained with; by default the model's own, where it
+                learns more than the network, or the lifted network's. A list for a list of runs.
     draws:      of each chain; of an MCMC run at most so many, evenly spaced.
     var_names:  globs on sites whose draws are wanted whole, such as ``"fc1.weight"`` or ``"*"``.
     mcmc:       a ``pyro.infer.MCMC`` that has run on the same model, whose draws are taken then.
     seed:       of everything random; the caller's generators are left alone.
     batch_size: data taken at a time, where data are tensors.
+    prior_draws: of the first run's prior; 0 for no such groups.
+    sample_dims: ``("chain", "draw")``, or ``"sample"``, which ArviZ's own converters of SVI have:
+                all draws in one dimension, as draws of a guide are independent. ArviZ then needs
+                ``sample_dims="sample"``, or ``rcParams["data.sample_dims"] = ["sample"]``.
     limit:      bytes that the tree may take.
 
     Raises ValueError where a glob matches no site, where the tree would be larger than the limit
     (before it is allocated), where the lists differ in length or are of different networks, where
     the guide does not draw all latent sites of the model, where the data are others when they are
-    gone through again, and as ``elbo`` does.
+    gone through again, where the prior is improper and draws of it are wanted, and as ``elbo``
+    does.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -88,15 +106,23 @@ def to_datatree(
     >>> dict(tree["posterior"]["weight"].sizes)
     {'chain': 1, 'draw': 5, 'weight_unit': 3, 'weight_input': 4}
     >>> sorted(tree.children)  # doctest: +NORMALIZE_WHITESPACE
-    ['constant_data', 'guide', 'log_likelihood', 'observed_data', 'posterior',
+    ['constant_data', 'guide', 'log_likelihood', 'log_prior', 'observed_data', 'posterior',
      'posterior_predictive', 'sample_stats']
     """
     # Late: arviz and xarray take as long to import as half of pyrosparse.
-    from arviz_base import from_dict
+    from arviz_base import dict_to_dataset, from_dict
     from xarray import DataTree
+
+    library = {"inference_library": "pyro", "inference_library_version": pyro.__version__}
 
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
+    if prior_draws < 0:
+        raise ValueError(f"prior_draws must be 0 or more, got {prior_draws}")
+    across = [sample_dims] if isinstance(sample_dims, str) else list(sample_dims)
+    if across not in (["chain", "draw"], ["sample"]):
+        raise ValueError(f"sample_dims must be ('chain', 'draw') or 'sample', got {sample_dims!r}")
+    wanted = draws
     runs, models, guides = _runs(bnn, model, guide)
     drawn_from: list[list[Program]] = []
     if mcmc is not None:
@@ -139,9 +165,18 @@ def to_datatree(
             for group, part in values.items():
                 for name, value in part.items():
                     arrays[group][name][chain, number] = value
+    if mcmc is not None:
+        arrays["sample_stats"] |= nuts_statistics(mcmc, wanted)
+    log_prior = arrays.pop("log_prior")
+    if prior_draws:
+        arrays |= _prior(runs[0], models[0], data, known, patterns, prior_draws, seed, batch_size)
+    if across == ["sample"]:
+        arrays = {group: _in_one(part) for group, part in arrays.items()}
+        log_prior = _in_one(log_prior)
     observed = {name: known.values(name, value) for name, value in one.observed.items()}
     inputs = as_array(x[known.places["datum"]])
-    arrays |= {"observed_data": observed, "constant_data": {"x": inputs}}
+    constant = {"x": inputs} | _constant(arrays, across)
+    arrays |= {"observed_data": observed, "constant_data": constant}
     named = {name: dims(name, value.shape) for name, value in one.sites.items()}
     named |= {name: [known.dim(name)] for name in one.known}
     for name, value in [*observed.items(), ("x", inputs)]:
@@ -151,8 +186,12 @@ def to_datatree(
         arrays,
         dims=named | {"norm": ["layer"], "active": ["layer"]},
         coords={"layer": list(used), **known.places},
-        attrs={"/": {"inference": "mcmc" if mcmc is not None else "svi", "seed": seed}},
+        sample_dims=across,
+        attrs={"/": {"inference": "mcmc" if mcmc is not None else "svi", "seed": seed} | library}
+        | dict.fromkeys(arrays, library),
     )
+    # Apart: a site's log prior is one number, and the site has dimensions.
+    tree["log_prior"] = DataTree(dict_to_dataset(log_prior, sample_dims=across, attrs=library))
     if tensors:
         tree["guide"] = DataTree(_guide_dataset(tensors))
     return tree
@@ -167,7 +206,7 @@ def _runs(
     models = list(model) if isinstance(model, Sequence) else [model]
     if len(runs) != len(models) or not runs:
         raise ValueError(f"one model a lifted network: got {len(models)} for {len(runs)}")
-    guides: list[Program] = [run.guide for run in runs]
+    guides: list[Program] = [guide_of(one, run) for one, run in zip(models, runs, strict=True)]
     if guide is not None:
         guides = list(guide) if isinstance(guide, Sequence) else [guide]
     if len(runs) != len(guides):
@@ -195,6 +234,52 @@ def _guide_dataset(tensors: list[dict[str, Tensor]]) -> Any:
     return Dataset(variables, coords={"chain": range(len(tensors))})
 
 
+def _prior(
+    run: Lifted,
+    model: Program,
+    data: Repeated,
+    known: KnownData,
+    patterns: Sequence[str],
+    draws: int,
+    seed: int,
+    batch_size: int,
+) -> Arrays:
+    """The groups of draws from the prior; the same random numbers as no draw of the posterior."""
+    refuse_improper("a draw from the prior", improper_methods(model, run.guide))
+    arrays: Arrays = {}
+    for number in range(draws):
+        at = draw_seed(seed + 1, number) + 500_000
+        with used_weights(run) as used, evaluation_mode(run):
+            one = draw(
+                model, FromPrior(model), data, seed=at, batch_size=batch_size, replicate=True
+            )
+        values = _values(one, known, used, patterns)
+        groups = {
+            "prior": values["posterior"],
+            "prior_predictive": values["posterior_predictive"],
+        }
+        arrays = arrays or _room(groups, 1, draws)
+        for group, part in groups.items():
+            for name, value in part.items():
+                arrays[group][name][0, number] = value
+    return arrays
+
+
+def _constant(arrays: Arrays, across: Sequence[str]) -> dict[str, np.ndarray]:
+    """Take what is the same in all draws of how many weights are active out of the draws."""
+    active, leading = arrays["posterior"].get("active"), (0,) * len(across)
+    if active is None or not (active == active[leading]).all():
+        return {}
+    for group in ("posterior", "prior"):
+        arrays.get(group, {}).pop("active", None)
+    return {"active": active[leading]}
+
+
+def _in_one(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Draws of all chains, one chain after the other, in one dimension."""
+    return {name: value.reshape(-1, *value.shape[2:]) for name, value in part.items()}
+
+
 def _values(
     one: Draw, known: KnownData, used: dict[str, Tensor], patterns: Sequence[str]
 ) -> Groups:
@@ -218,6 +303,7 @@ def _values(
             name: known.scores(name, value) for name, value in one.log_likelihood.items()
         },
         "sample_stats": {name: np.array(value, np.float64) for name, value in stats.items()},
+        "log_prior": {name: np.array(value, np.float64) for name, value in one.log_priors.items()},
     }
 
 

@@ -16,6 +16,7 @@ from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.sites import (
     known_elements,
     log_density,
+    log_prob,
     log_prob_sum,
     observed_sites,
     sample_sites,
@@ -29,7 +30,7 @@ class Draw:
 
     sites:          the latent values by site, without the auxiliary ones of a guide.
     log_q:          log q of the draw, nats.
-    log_prior:      log p of the draw, nats.
+    log_priors:     by site, log p of the latent value given those before it, nats.
     local:          the latent sites that are of one datum each.
     parameters:     of the guide, by the name that Pyro has for them, constrained.
     log_likelihood: by observed site, log p(y_i | w), (n,), nats; 0 of data that are masked.
@@ -40,13 +41,18 @@ class Draw:
 
     sites: dict[str, Tensor]
     log_q: float
-    log_prior: float
+    log_priors: dict[str, float]
     local: list[str]
     parameters: dict[str, Tensor]
     log_likelihood: dict[str, Tensor] = field(default_factory=dict)
     known: dict[str, Tensor] = field(default_factory=dict)
     observed: dict[str, Tensor] = field(default_factory=dict)
     replicated: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def log_prior(self) -> float:
+        """log p of the draw, nats."""
+        return sum(self.log_priors.values())
 
     def known_data(self) -> dict[str, Tensor]:
         """By observed site, the data of which it knows something, boolean, (n,)."""
@@ -132,7 +138,7 @@ def log_likelihood(
     Arguments and errors as for ``scores``.
     """
     options: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size}
-    found, masked = scores(model, guide, data, **options)
+    found, masked, _ = scores(model, guide, data, **options)
     return found[:, masked >= 0]
 
 
@@ -144,9 +150,10 @@ def scores(
     draws: int,
     seed: int = 0,
     batch_size: int = 1000,
-) -> tuple[Tensor, Tensor]:
-    """The log likelihood of every datum under draws of a guide, (draws, n) float64, nats; and of
-    how many elements of every datum are masked, int64, (n,): -1 for all, whose likelihood is 0.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The log likelihood of every datum under draws of a guide, (draws, n) float64, nats; of how
+    many elements of every datum are masked, int64, (n,): -1 for all, whose likelihood is 0; and log
+    p less log q of every draw, without the likelihood, (draws,) float64, nats.
 
     model, guide, data, batch_size: as for ``draw``; several observed sites are added up.
 
@@ -154,7 +161,7 @@ def scores(
     has seen the datum.
     """
     data = Repeated.of(data)
-    rows, first = [], None
+    rows, ratios, first = [], [], None
     for number in range(draws):
         one = draw(model, guide, data, seed=draw_seed(seed, number), batch_size=batch_size)
         if one.local:
@@ -165,12 +172,14 @@ def scores(
             )
         first = first or one
         check_same_data(first, one)
+        ratios.append(one.log_prior - one.log_q)
         rows.append(torch.stack([part.double().cpu() for part in one.log_likelihood.values()]))
     if first is None:
         raise ValueError(f"draws must be positive, got {draws}")
     known = torch.stack([part.cpu() for part in first.known_data().values()]).any(0)
     counts = [(~part.cpu()).reshape(len(known), -1).sum(1) for part in first.known.values()]
-    return torch.stack(rows).sum(1), torch.stack(counts).sum(0).masked_fill(~known, -1)
+    missing = torch.stack(counts).sum(0).masked_fill(~known, -1)
+    return torch.stack(rows).sum(1), missing, torch.tensor(ratios, dtype=torch.float64)
 
 
 def check_same_data(first: Draw, other: Draw) -> None:
@@ -195,12 +204,13 @@ def _equal(one: Tensor, two: Tensor) -> bool:
 
 
 def _empty(latents: Latents, trace: poutine.Trace) -> Draw:
-    log_q, log_prior = (log_prob_sum(one, observed=False) for one in (latents.trace, trace))
+    log_q = log_prob_sum(latents.trace, observed=False)
+    priors = {site["name"]: log_prob(site) for site in sample_sites(trace, observed=False)}
     sites = {site["name"]: site["value"] for site in sample_sites(trace, observed=False)}
     parameters: dict[str, Any] = {
         name: site["value"] for name, site in latents.trace.nodes.items() if site["type"] == "param"
     }
-    return Draw(sites, log_q, log_prior, latents.local, parameters)
+    return Draw(sites, log_q, priors, latents.local, parameters)
 
 
 def _observed(trace: poutine.Trace, n: int) -> list[Any]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyrosparse.diagnostics.nuts import chosen_draws
 from pyrosparse.util.errors import unknown_name
 
 Guide = Callable[..., Any]
@@ -48,6 +50,50 @@ class At:
             pyro.sample(name, dist.Delta(value, event_dim=value.dim()))
 
 
+class AnyDraw:
+    """A guide that gives one of the draws of a sampler, each as often.
+
+    draws: (draws, ...) by site, as ``MCMC.get_samples()`` gives them.
+
+    >>> guide = AnyDraw({"weight": torch.ones(5, 2)})
+    >>> pyro.poutine.trace(guide).get_trace().nodes["weight"]["value"].shape
+    torch.Size([2])
+    """
+
+    def __init__(self, draws: Mapping[str, Tensor]) -> None:
+        self.draws = draws
+
+    def __call__(self, *args: Any) -> None:
+        count = len(next(iter(self.draws.values())))
+        chosen = int(torch.randint(count, ()))
+        At({name: value[chosen] for name, value in self.draws.items()})()
+
+
+class FromPrior:
+    """A guide that draws the latent variables of a model from its prior.
+
+    >>> import pyrosparse as ps
+    >>> model = ps.regressor(torch.nn.Linear(2, 1), 5)
+    >>> guide = FromPrior(model)
+    >>> sorted(pyro.poutine.trace(guide).get_trace(torch.ones(5, 2), torch.ones(5, 1)).nodes)
+    ['_INPUT', '_RETURN', 'noise']
+    """
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model = model
+
+    def __call__(self, *args: Any) -> None:
+        def hidden(site: Any) -> bool:
+            return (
+                site["type"] != "sample"
+                or site["is_observed"]
+                or type(site["fn"]).__name__ == "_Subsample"
+            )
+
+        with poutine.block(hide_fn=hidden):
+            self.model(*args)
+
+
 def mcmc_guides(mcmc: Any, draws: int) -> list[list[Guide]]:
     """The draws of an MCMC run as guides, by chain: at most so many of each, evenly spaced.
 
@@ -57,8 +103,10 @@ def mcmc_guides(mcmc: Any, draws: int) -> list[list[Guide]]:
     if not samples:
         raise ValueError("the MCMC run has no draws: call its run(...) first")
     chains, length = next(iter(samples.values())).shape[:2]
-    wanted = torch.linspace(0, length - 1, min(draws, length)).round().long().tolist()
     return [
-        [At({name: value[chain, at] for name, value in samples.items()}) for at in wanted]
+        [
+            At({name: value[chain, at] for name, value in samples.items()})
+            for at in chosen_draws(length, draws)
+        ]
         for chain in range(chains)
     ]

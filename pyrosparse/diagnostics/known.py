@@ -39,10 +39,13 @@ class KnownData:
         return as_array(value.cpu()[self._data[site]])
 
     def values(self, site: str, value: Tensor) -> np.ndarray:
-        """The values of a site, (n, ...), of the known data; NaN where an element is masked."""
+        """The values of a site, (n, ...), of the known data; NaN where an element is masked. Where
+        a datum has one value, (n, 1), they are (n,), as plots of predictions need them."""
         known = self._data[site]
         array = as_array(value.cpu()[known])
         elements = self._elements[site][known].numpy()
+        if array.ndim == 2 and array.shape[1] == 1:
+            array, elements = array[:, 0], elements[:, 0]
         if elements.all():
             return array
         if not np.issubdtype(array.dtype, np.floating):

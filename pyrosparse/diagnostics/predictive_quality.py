@@ -83,8 +83,8 @@ def predictive_quality(
     outside:  inputs of another kind, (m, ...), normalised as the data are.
     angles:   in degrees; the data must be images then.
 
-    Raises ValueError as ``log_probabilities``, ``calibration`` and ``rotated`` do, and where a
-    guide has no network.
+    Raises ValueError as ``log_probabilities``, ``calibration`` and ``rotated`` do, where a guide
+    has no network, and for values, of which ``regression_qualities`` is.
 
     >>> import torch
     >>> data = (torch.eye(2), torch.tensor([0, 1]))
@@ -98,6 +98,11 @@ def predictive_quality(
             f"data must be Examples or (x, y), all of them at once; got {type(data).__name__}"
         )
     x, y = (data.x, data.y) if hasattr(data, "x") else data
+    if y.is_floating_point():
+        raise ValueError(
+            f"the targets are values, {y.dtype}, and not classes: use regression_qualities, with "
+            "the Pyro models that predict them"
+        )
     guides = guides_by_name(guide, networks)
     found = PredictiveQualities()
     for name, net in networks.items():

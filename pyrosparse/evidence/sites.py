@@ -58,10 +58,11 @@ def log_prob_sum(trace: poutine.Trace, observed: bool) -> float:
         return sum(
             float(log_density(site).sum(dtype=torch.float64)) for site in observed_sites(trace)
         )
-    return sum(_log_prob_in_double(site) for site in sample_sites(trace, observed=False))
+    return sum(log_prob(site) for site in sample_sites(trace, observed=False))
 
 
-def _log_prob_in_double(site: Any) -> float:
+def log_prob(site: Any) -> float:
+    """The log density of one site, summed in float64, nats; without scales, and what is masked."""
     # A weight matrix is one event, so its density is summed inside: over a million weights float32
     # resolves a tenth of a nat, which would swallow what a round of pruning changes.
     fn, value, mask = site["fn"], site["value"], site["mask"]

@@ -4,12 +4,14 @@ from pyrosparse.measure.active_features import ActiveFeatures, active_features, 
 from pyrosparse.measure.costs import file_bytes, latency, macs
 from pyrosparse.measure.paper_counts import PaperCounts, beta_bernoulli_counts, dependent_counts
 from pyrosparse.measure.quality import Quality, quality
+from pyrosparse.measure.regression import RegressionQuality, predicts_values, regression_quality
 from pyrosparse.measure.report import Report, report
 
 __all__ = [
     "ActiveFeatures",
     "PaperCounts",
     "Quality",
+    "RegressionQuality",
     "Report",
     "active_features",
     "beta_bernoulli_counts",
@@ -18,6 +20,8 @@ __all__ = [
     "latency",
     "macs",
     "mean_counts",
+    "predicts_values",
     "quality",
+    "regression_quality",
     "report",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from pyrosparse.compaction.compact import CompactNet
 from pyrosparse.compaction.layers import parameter_count
+from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.measure.costs import batch_of, file_bytes, latency, macs
 from pyrosparse.measure.paper_counts import PaperCounts, beta_bernoulli_counts
 from pyrosparse.measure.quality import Quality, quality
+from pyrosparse.measure.regression import LEVELS, RegressionQuality, regression_quality
+from pyrosparse.models.latents import ModelGuide
 
 Pair = tuple[int, int]
 
@@ -30,7 +33,8 @@ class Report:
     seconds:    by batch size, medians of a forward pass.
     paper:      FLOPs and memory as the beta-Bernoulli paper counts them; None for networks of
                 other than its layers.
-    quality:    accuracy, negative log likelihood and calibration error; None without data.
+    quality:    accuracy, negative log likelihood and calibration error; of models of values RMSE,
+                likelihood, CRPS and coverage; None without data.
 
     >>> print(Report("3-2", (23, 14), {"0": (12, 6), "2": (6, 4)}, (300, 260), {1: (2e-3, 1e-3)}))
     structure   3-2
@@ -48,7 +52,7 @@ class Report:
     bytes: Pair
     seconds: Mapping[int, tuple[float, float]]
     paper: tuple[PaperCounts, PaperCounts] | None = None
-    quality: tuple[Quality, Quality] | None = None
+    quality: tuple[Quality, Quality] | tuple[RegressionQuality, RegressionQuality] | None = None
 
     @property
     def total_macs(self) -> Pair:
@@ -80,15 +84,26 @@ class Report:
             )
             for size, (first, second) in self.seconds.items()
         ]
-        if self.quality is not None:
-            first, second = self.quality
-            rows += [
-                ("accuracy", f"{100 * first.accuracy:.2f} % -> {100 * second.accuracy:.2f} %"),
-                ("NLL", f"{first.nll:.4f} -> {second.nll:.4f} nats per datum"),
-                ("ECE", f"{first.ece:.4f} -> {second.ece:.4f}"),
-            ]
+        rows += self._quality_rows()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _quality_rows(self) -> list[tuple[str, str]]:
+        if self.quality is None:
+            return []
+        first, second = self.quality
+        nll = ("NLL", f"{first.nll:.4f} -> {second.nll:.4f} nats per datum")
+        if isinstance(first, Quality) and isinstance(second, Quality):
+            accuracy = f"{100 * first.accuracy:.2f} % -> {100 * second.accuracy:.2f} %"
+            return [("accuracy", accuracy), nll, ("ECE", f"{first.ece:.4f} -> {second.ece:.4f}")]
+        assert isinstance(first, RegressionQuality) and isinstance(second, RegressionQuality)
+        covered = []
+        for level in LEVELS:
+            before, after = (100 * one.coverage(level) for one in (first, second))
+            told = f"cover {before:.1f} % -> {after:.1f} %"
+            covered.append((f"{100 * level:g} % intervals", told))
+        rmse = ("RMSE", f"{first.rmse:.4f} -> {second.rmse:.4f}")
+        return [rmse, nll, ("CRPS", f"{first.crps:.4f} -> {second.crps:.4f}"), *covered]
 
 
 def report(
@@ -100,11 +115,12 @@ def report(
     repeats: int = 30,
     data: Any = None,
     data_batch_size: int = 256,
+    model: Callable[[Any], Any] | None = None,
 ) -> Report:
     """Measure a network and its compact form: parameters, MACs, bytes of the file, latency.
 
     Networks of dense layers, convolutions and batch normalisations are also counted as the
-    beta-Bernoulli paper counts. With data, both are judged as classifiers.
+    beta-Bernoulli paper counts. With data, both are judged as classifiers, or by a model of values.
 
     example:         what the networks are called with; its first datum is repeated to the batch
                      sizes.
@@ -113,9 +129,13 @@ def report(
     data:            (inputs, classes), tensors (N, ...) and int64 (N,); ``Examples``; or an
                      iterable of such batches that can be gone through twice.
     data_batch_size: at how many data the networks are run for accuracy, likelihood, calibration.
+    model:           makes of a network the Pyro model of values in which it predicts, such as
+                     ``lambda net: ps.models.around(trained, net)``; by default the networks give
+                     logits of classes.
 
     Raises ValueError where repeats is not positive, and as ``quality`` does: for labels that are
-    not the networks' classes, and outputs that are not logits or not finite.
+    not the networks' classes, and outputs that are not logits or not finite; with a model as
+    ``regression_quality`` does.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -139,13 +159,34 @@ def report(
         (file_bytes(net), file_bytes(small)),
         seconds,
         _paper(net, small, inputs),
-        None
-        if data is None
-        else (
-            quality(net, data, batch_size=data_batch_size),
-            quality(small, data, batch_size=data_batch_size),
-        ),
+        None if data is None else _quality(net, small, data, data_batch_size, model),
     )
+
+
+def _quality(
+    net: nn.Module, small: nn.Module, data: Any, batch_size: int, model: Any
+) -> tuple[Quality, Quality] | tuple[RegressionQuality, RegressionQuality]:
+    if model is None:
+        return quality(net, data, batch_size=batch_size), quality(
+            small, data, batch_size=batch_size
+        )
+    data = Repeated.of(data)
+    first, second = (point_quality(model(one), data, batch_size) for one in (net, small))
+    return first, second
+
+
+def point_quality(model: Any, data: Any, batch_size: int = 256) -> RegressionQuality:
+    """The scores of a model of values at the weights that its network has.
+
+    What is latent beside the network, such as noise, is drawn from the model's guide.
+    """
+    guide = getattr(model, "guide", None)
+    own = guide if isinstance(guide, ModelGuide) else _nothing
+    return regression_quality(model, own, data, batch_size=batch_size)
+
+
+def _nothing(*_: Any) -> None:
+    """The guide of a model without latent variables."""
 
 
 def _paper(

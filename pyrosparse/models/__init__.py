@@ -1,10 +1,21 @@
 """Ready Pyro models around a network."""
 
 from pyrosparse.models.distillation import distill
-from pyrosparse.models.likelihoods import classifier, regressor
+from pyrosparse.models.latents import Latent, ModelGuide, around, guide_of
+from pyrosparse.models.likelihoods import classifier, multilabel
+from pyrosparse.models.ordinal import ordinal
+from pyrosparse.models.regression import counts, heteroscedastic_regressor, regressor
 
 __all__ = [
+    "Latent",
+    "ModelGuide",
+    "around",
     "classifier",
+    "counts",
     "distill",
+    "guide_of",
+    "heteroscedastic_regressor",
+    "multilabel",
+    "ordinal",
     "regressor",
 ]

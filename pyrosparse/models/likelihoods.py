@@ -1,4 +1,4 @@
-"""Ready Pyro models around a network: classification and regression."""
+"""Ready Pyro models around a network: classes, and several labels of a datum."""
 
 from __future__ import annotations
 
@@ -45,48 +45,45 @@ class classifier(nn.Module):
             return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
 
-class regressor(nn.Module):
-    r"""A Pyro model of real targets, given by the output of a lifted network.
+class multilabel(nn.Module):
+    r"""A Pyro model of several labels of each datum, each there or not, given by logits.
 
-    .. math:: y_i \sim \mathcal N(f(x_i; w), \sigma^2), \quad i = 1 \dots n
+    .. math:: y_{ij} \sim \mathrm{Bernoulli}(\sigma(f_j(x_i; w))), \quad i = 1 \dots n
 
-    network: maps ``x``, (batch, ...), to means (batch, d) or (batch,).
+    network: maps ``x``, (batch, ...), to logits (batch, labels).
     n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
-    noise:   the standard deviation sigma > 0.
 
-    The model takes ``x`` and ``y``, (batch, d) or (batch,) floating point, or None to draw them;
-    it returns the targets. Its site is ``y``. It is a torch module that holds the network, where
-    that is one.
+    The model takes ``x`` and ``y``, (batch, labels) of zeros and ones of any dtype, or None to draw
+    them; it returns the labels, floating point. Its site is ``y``. It is a torch module that holds
+    the network, where that is one.
 
-    Raises ValueError when n is not a positive whole number or the noise is not positive, and when
-    ``y`` has another shape than the network's output.
+    Raises ValueError when n is not a positive whole number, and when ``y`` has another shape than
+    the logits.
 
     >>> import torch
     >>> import pyrosparse as ps
-    >>> bnn = ps.lift(torch.nn.Linear(4, 1), ps.Gaussian())
-    >>> regressor(bnn, n=100, noise=0.1)(torch.ones(5, 4)).shape
-    torch.Size([5, 1])
+    >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian())
+    >>> multilabel(bnn, n=100)(torch.ones(5, 4)).shape
+    torch.Size([5, 3])
     """
 
-    def __init__(self, network: Network, n: int, *, noise: float) -> None:
-        if not noise > 0:
-            raise ValueError(f"noise must be positive, got {noise}")
+    def __init__(self, network: Network, n: int) -> None:
         super().__init__()
         self.network = network
         self.n = positive_count(n)
-        self.noise = noise
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        mean = self.network(x)
-        if y is not None and y.shape != mean.shape:
-            raise ValueError(
-                f"y has shape {tuple(y.shape)} but the network's output has {tuple(mean.shape)}; "
-                "broadcasting them would score targets against the predictions of other data: "
-                f"{_same_shape(y, mean)}"
-            )
-        likelihood = dist.Normal(mean, self.noise).to_event(mean.dim() - 1)
+        logits = self.network(x)
+        if y is not None:
+            if y.shape != logits.shape:
+                raise ValueError(
+                    f"y has shape {tuple(y.shape)} but the network's logits have "
+                    f"{tuple(logits.shape)}: give one zero or one for each label of each datum. "
+                    "For one class a datum use classifier"
+                )
+            y = y.to(logits.dtype)
         with data_plate(self.n, x):
-            return pyro.sample("y", likelihood, obs=y)
+            return pyro.sample("y", dist.Bernoulli(logits=logits).to_event(1), obs=y)
 
 
 def check_labels(y: Tensor | None, logits: Tensor) -> None:
@@ -103,14 +100,6 @@ def check_labels(y: Tensor | None, logits: Tensor) -> None:
             f"y has shape {tuple(y.shape)} but the network's logits have {tuple(logits.shape)}: "
             f"one label for each row of logits is needed, {tuple(logits.shape[:-1])}"
         )
-
-
-def _same_shape(y: Tensor, mean: Tensor) -> str:
-    if (*y.shape, 1) == tuple(mean.shape):
-        return "give y[:, None]"
-    if tuple(y.shape) == (*mean.shape, 1):
-        return "give y[:, 0]"
-    return "give one target for each output"
 
 
 def positive_count(n: int) -> int:

@@ -153,8 +153,8 @@ def check_weights(run: Fit) -> None:
     """Refuse a run whose weights cannot be pruned by setting their locations to zero.
 
     Raises ValueError."""
-    guide = run.lifted.guide
-    if run.guide is not guide:
+    # A model's guide that calls the network's own has it as ``lifted``, as that has itself.
+    if getattr(run.guide, "lifted", None) is not run.lifted:
         raise ValueError("pruning sets locations of the lifted network's own guide: fit with it")
     located_weights(run.lifted)
 

@@ -29,6 +29,7 @@ from pyrosparse.recipes.masks import (
     RandomMask,
 )
 from pyrosparse.recipes.movement import Movement
+from pyrosparse.recipes.nuts import Nuts
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.peers import TorchPruningMagnitude, TorchPruningTaylor
 from pyrosparse.recipes.pruning import (
@@ -97,8 +98,9 @@ RECIPES: tuple[type[Recipe], ...] = (
 )
 """All recipes; the first is the default."""
 
-PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor)
-"""What other packages do, for ``compress`` and suites; each ``needs`` its package."""
+PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor, Nuts)
+"""What others are compared with, for ``compress`` and suites: what other packages do, which each
+``needs``, and the sampler NUTS, which takes nothing away."""
 
 __all__ = [
     "PEERS",
@@ -131,6 +133,7 @@ __all__ = [
     "ModelReduction",
     "Movement",
     "NoPruning",
+    "Nuts",
     "OneShot",
     "OneShotRecalibrated",
     "Polarization",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,8 +19,8 @@ from pyrosparse.measure import PaperCounts, Report, report
 class Compaction:
     """What a compact network costs, or why there is none; JSON values.
 
-    report:  its costs beside those of the network it is compared with, and of classifiers both
-             networks' test accuracy, likelihood and calibration; None where there is no compact
+    report:  its costs beside those of the network it is compared with, and how well both
+             networks predict the test data; None where there is no compact
              network.
     account: what was taken away, layer by layer, as a text; "" where there is no compact network.
     problem: why there is none, or "".
@@ -51,7 +51,12 @@ class Compaction:
             own["active"] = dict(self.active)
         if self.counts is not None:
             own["active_counts"] = [asdict(one) for one in self.counts]
-        return own | (asdict(self.report) if self.report is not None else {})
+        if self.report is None:
+            return own
+        own |= asdict(self.report)
+        if self.report.quality is not None and hasattr(self.report.quality[0], "figures"):
+            own["quality"] = [one.figures() for one in self.report.quality]
+        return own
 
 
 def compacted(
@@ -62,13 +67,15 @@ def compacted(
     *,
     masks: Masks | None = None,
     gates: Mapping[str, nn.Module] | None = None,
+    model: Callable[[Any], Any] | None = None,
     **known: Any,
 ) -> tuple[CompactNet | None, Compaction]:
     """Make the compact form of a network, where there is one, and measure it.
 
     net:      with exact zeros, or the network that masks are of; it is left as it is.
     original: what the compact network is compared with.
-    data:     what both classify; None where they are no classifiers.
+    data:     what both predict; None where they predict neither classes nor values.
+    model:    makes the model of a network that predicts values; None of classifiers.
     masks, gates: as for ``compact``.
     known:    ``active`` and ``counts``, as in ``Compaction``.
 
@@ -88,7 +95,7 @@ def compacted(
         # The training is not lost because of it, and says so.
         return None, Compaction(None, "", str(error), units, **known)
     small = _plain(small)
-    measured = report(_plain(original), small, example, data=data)
+    measured = report(_plain(original), small, example, data=data, model=model)
     return small, Compaction(measured, str(small.account), "", units, **known)
 
 

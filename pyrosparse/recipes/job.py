@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pyrosparse import __version__
 from pyrosparse.infer import Callback, Fit, fit
 from pyrosparse.infer.ranks import process_group
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.models.latents import ModelGuide, guide_of
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.split import Split, digest
 from pyrosparse.util.locks import locked_folder
@@ -48,6 +50,9 @@ class Job:
     folder:     where checkpoints and metrics are; None for none.
     pool:       a folder of stages that several runs share, each by what determines it; or None.
     original:   the network before anything went, as ``keep`` copied it; None where nothing did.
+    guide:      what draws the posterior, where that is no guide that was trained.
+    fitted:     the model of the last training, whose own parameters (of learned noise, cutpoints)
+                the next ones begin with; None before the first.
     stages:     those that are done, in their order.
     """
 
@@ -61,11 +66,20 @@ class Job:
     progress: bool | None = None
     callbacks: Sequence[Callback] = ()
     original: nn.Module | None = None
+    guide: Any = None
+    fitted: Any = None
     stages: list[Stage] = field(default_factory=list)
 
     def model(self, network: Any) -> Any:
-        """The Pyro model of a network for these data."""
-        return self.likelihood(network, self.data.n)
+        """The Pyro model of a network for these data, with what was learned of it so far beside
+        the network."""
+        model = self.likelihood(network, self.data.n)
+        if isinstance(getattr(model, "guide", None), ModelGuide):
+            first = next(network.parameters(), None)
+            model.guide.to(None if first is None else first.device)
+        if isinstance(model, nn.Module) and isinstance(self.fitted, nn.Module):
+            _carry(self.fitted, model, network)
+        return model
 
     def fit(
         self,
@@ -88,9 +102,10 @@ class Job:
         folder = self.folder / stage if self.folder else None
         if hasattr(self.recipe, "batch_size"):
             options.setdefault("batch_size", self.recipe.batch_size)
+        model = self.model(bnn)
         run = fit(
-            self.model(bnn),
-            bnn.guide,
+            model,
+            guide_of(model, bnn),
             self.data.train if data is None else data,
             validation=self.data.validation,
             callbacks=[*callbacks, *self.callbacks],
@@ -102,6 +117,7 @@ class Job:
             **options,
         )
         self.stages.append(Stage(stage or self.recipe.name, run.history))
+        self.fitted, self.guide = model, None
         return run
 
     def stage(self, recipe: Recipe, name: str, *, net: nn.Module | None = None) -> Lifted:
@@ -118,6 +134,7 @@ class Job:
         inner.folder = self.folder / name if self.folder else None
         bnn = inner.run(recipe)
         self.original = inner.original if self.original is None else self.original
+        self.fitted, self.guide = inner.fitted, inner.guide
         for one in inner.stages:
             title = name if one.name == name else f"{name}/{one.name}"
             self.stages.append(Stage(title, one.history))
@@ -155,3 +172,13 @@ class Job:
         }
         code = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
         return f"{self.recipe.name}-{code}"
+
+
+def _carry(fitted: nn.Module, model: nn.Module, network: Any) -> None:
+    """Give a model what another learned beside its network."""
+    of_network = {id(tensor) for tensor in [*network.parameters(), *network.buffers()]}
+    learned = fitted.state_dict()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if id(tensor) not in of_network and name in learned:
+                tensor.copy_(learned[name])

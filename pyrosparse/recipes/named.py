@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import sys
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from pyrosparse import data as data_sets
 from pyrosparse import networks
-from pyrosparse.data import DataSet
-from pyrosparse.recipes.split import digest, split
+from pyrosparse.recipes.split import Split, digest, split
 from pyrosparse.storage import StorageError, load
 from pyrosparse.storage.weights_file import load_weights
+from pyrosparse.util.errors import unknown_name
 
 if TYPE_CHECKING:
     from pyrosparse.models.distillation import distill
@@ -73,14 +74,9 @@ def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None =
 
     Raises ValueError where the weights do not fit the network, and what ``networks.create`` raises.
     """
-    if isinstance(data, DataSet):
-        shape, classes = data.image_shape, len(data.classes)
-    else:
-        parts = split(data)
-        x, y = parts.batch[0], parts.batch[-1]
-        shape = tuple(x.shape[1:])
-        known = getattr(parts.train, "y", None)
-        classes = int(known.max()) + 1 if known is not None else int(y[0].numel())
+    parts = split(data)
+    shape = tuple(parts.batch[0].shape[1:])
+    classes = _outputs(setup.model, parts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.seed)
         function = own_function(setup.network)
@@ -97,6 +93,51 @@ def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None =
     if weights is not None:
         fill(net, weights)
     return net
+
+
+def load_likelihood(setup: Setup, data: Any) -> Callable[[Any, int], Any] | None:
+    """What makes the model of a setup's network; None for the default of ``compress``.
+
+    Raises ValueError on an unknown name.
+    """
+    from pyrosparse import models
+
+    if not setup.model:
+        return None
+    function = own_function(setup.model)
+    if function is not None:
+        return function
+    ready: dict[str, Callable[[Any, int], Any]] = {
+        "classifier": models.classifier,
+        "regressor": models.regressor,
+        "heteroscedastic": models.heteroscedastic_regressor,
+        "counts": models.counts,
+        "multilabel": models.multilabel,
+        "ordinal": functools.partial(models.ordinal, classes=max(2, _classes(split(data)))),
+    }
+    if setup.model not in ready:
+        raise unknown_name("model", setup.model, [*ready, "<package.module:function>"])
+    return ready[setup.model]
+
+
+def _outputs(likelihood: str, data: Split) -> int:
+    """How many numbers a network gives for a datum."""
+    targets = int(data.batch[-1][0].numel())
+    several = {
+        "counts": targets,
+        "multilabel": targets,
+        "ordinal": 1,
+        "heteroscedastic": 2 * targets,
+    }
+    return several.get(likelihood) or _classes(data)
+
+
+def _classes(data: Split) -> int:
+    """The number of classes; of values the number of targets."""
+    y = getattr(data.train, "y", None)
+    if data.classes or y is None or y.is_floating_point():
+        return len(data.classes) or int(data.batch[-1][0].numel())
+    return int(y.max()) + 1
 
 
 def load_teacher(setup: Setup, net: nn.Module) -> Teacher:

@@ -29,10 +29,13 @@ class Result:
     original:   the network before anything went, where there was one; else ``net``.
     posterior:  the lifted network, with its guide, masks and gates.
     model:      the Pyro model it was trained in.
+    guide:      what draws all latent variables of it: the model's own guide where it learns more
+                than the network, else the posterior's; of ``nuts`` one of its draws.
     small:      the compact network; None where there is none.
     compaction: what it costs, or why there is none.
     scores:     of ``before``, ``after`` and ``compact`` on the test data (without any, on the
-                training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``.
+                training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``; of
+                values ``rmse``, ``crps`` and the coverage of intervals, ``coverage_50``.
     stages:     each training with its name and history.
     """
 
@@ -43,6 +46,7 @@ class Result:
     original: nn.Module
     posterior: Lifted
     model: Any
+    guide: Any
     small: CompactNet | None
     compaction: Compaction
     scores: Mapping[str, Mapping[str, float]]

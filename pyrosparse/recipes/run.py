@@ -9,23 +9,35 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyro.poutine as poutine
 import torch
 from torch import nn
 
 from pyrosparse.compaction.masked import masked
 from pyrosparse.evidence import evaluate
+from pyrosparse.evidence.sites import observed_sites
+from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.infer import Callback
 from pyrosparse.lifting.lift import Lifted
-from pyrosparse.measure import beta_bernoulli_counts, quality
+from pyrosparse.measure import (
+    Quality,
+    RegressionQuality,
+    beta_bernoulli_counts,
+    predicts_values,
+    quality,
+)
 from pyrosparse.measure.active_features import active_features, mean_counts
+from pyrosparse.measure.report import point_quality
 from pyrosparse.models.distillation import distill
+from pyrosparse.models.latents import ModelGuide, guide_of
 from pyrosparse.models.likelihoods import classifier
+from pyrosparse.models.regression import regressor
 from pyrosparse.recipes.compaction import compacted
 from pyrosparse.recipes.fine_tuning import fine_tuned
 from pyrosparse.recipes.job import Job, Likelihood
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.result import Result
-from pyrosparse.recipes.split import split
+from pyrosparse.recipes.split import Split, split
 from pyrosparse.recipes.start import begins_trained
 
 
@@ -53,8 +65,10 @@ def compress(
     data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row;
                 or a loader of such batches.
     recipe:     one of ``pyrosparse.recipes``; by default ``BetaBernoulli()``.
-    model:      makes the Pyro model of a network and the number of data; by default ``classifier``.
-                ``lambda bnn, n: ps.regressor(bnn, n, noise=0.3)``, ``ps.distill`` or your own.
+    model:      makes the Pyro model of a network and the number of data; by default ``classifier``
+                for targets of a whole-number type, ``regressor``, which learns the noise, for
+                others. ``lambda bnn, n: ps.regressor(bnn, n, noise=0.3)``, ``ps.counts`` or your
+                own.
     validation: data, or the share of the training data that is held out.
     test:       likewise; by default that of the data set, or a fifth of data in memory.
     folder:     where each stage keeps ``checkpoint.safetensors`` and ``metrics.jsonl``; the same
@@ -96,7 +110,7 @@ def compress(
         job = Job(
             copy.deepcopy(first),
             parts,
-            model or classifier,
+            model or default_model(parts),
             recipe,
             seed,
             None if folder is None else Path(folder),
@@ -116,6 +130,11 @@ def compress(
         return _result(job, bnn)
 
 
+def default_model(data: Split) -> Likelihood:
+    """``classifier`` for targets of a whole-number type, ``regressor`` for others."""
+    return regressor if data.batch[-1].is_floating_point() else classifier
+
+
 def _train(job: Job, recipe: Recipe) -> Lifted:
     """Train by a recipe and fine-tune what it leaves, where it says so."""
     bnn = job.run(recipe)
@@ -130,7 +149,7 @@ def _dense(job: Job, net: nn.Module, dense: bool | nn.Module) -> nn.Module | Non
     if not dense or job.recipe.unpruned is None:
         return None
     folder = job.folder / "dense" if job.folder else None
-    alone = replace(job, net=net, folder=folder, callbacks=(), stages=[])
+    alone = replace(job, net=net, folder=folder, callbacks=(), stages=[], fitted=None)
     _train(alone, job.recipe.unpruned.of(job.recipe.values()))
     return alone.net
 
@@ -149,14 +168,15 @@ def _result(job: Job, bnn: Lifted) -> Result:
     net = masked(job.net, masks) if masks is not None else job.net
     whole = masked(job.net, masks, gates) if gates else net
     original = job.original if job.original is not None else net
-    classifies = isinstance(job.model(net), (classifier, distill))
+    kind = _predicts(job, net)
     small, compaction = compacted(
         job.net,
         original,
         data.example,
-        data.judged if classifies else None,
+        data.judged if kind else None,
         masks=masks,
         gates=gates,
+        model=job.model if kind == "values" else None,
         **(_for_the_data(job, bnn, net, original) if gates else {}),
     )
     before_and_compact = compaction.report.quality if compaction.report else None
@@ -165,9 +185,10 @@ def _result(job: Job, bnn: Lifted) -> Result:
         if one is None or (name == "before" and original is net):
             continue
         if before_and_compact is not None and name != "after":
-            scores[name] = asdict(before_and_compact[name == "compact"])
+            scores[name] = _figures(before_and_compact[name == "compact"])
         else:
-            scores[name] = _scores(job, one, classifies)
+            scores[name] = _scores(job, one, kind)
+    model = job.model(bnn)
     return Result(
         job.recipe,
         data,
@@ -175,7 +196,8 @@ def _result(job: Job, bnn: Lifted) -> Result:
         whole,
         original,
         bnn,
-        job.model(bnn),
+        model,
+        job.guide or guide_of(model, bnn),
         small,
         compaction,
         scores,
@@ -193,10 +215,29 @@ def _for_the_data(job: Job, bnn: Lifted, net: nn.Module, original: nn.Module) ->
     return {"active": {key: gate.mean for key, gate in active.items()}, "counts": counts}
 
 
-def _scores(job: Job, net: nn.Module, classifies: bool) -> Mapping[str, float]:
-    if classifies:
+def _predicts(job: Job, net: nn.Module) -> str:
+    """What a network predicts in its model: ``classes``, given by logits, ``values``, or "" where
+    it is neither, such as classes in an order."""
+    model = job.model(net)
+    if isinstance(model, classifier | distill):
+        return "classes"
+    with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(net), poutine.block():
+        sites = observed_sites(poutine.trace(model).get_trace(*job.data.batch))
+    return "values" if len(sites) == 1 and predicts_values(sites[0]["fn"]) else ""
+
+
+def _figures(found: Quality | RegressionQuality) -> Mapping[str, float]:
+    return asdict(found) if isinstance(found, Quality) else found.figures()
+
+
+def _scores(job: Job, net: nn.Module, kind: str) -> Mapping[str, float]:
+    if kind == "classes":
         return asdict(quality(net, job.data.judged))
-    return evaluate(job.model(net), _no_guide, job.data.judged)
+    model = job.model(net)
+    if kind == "values":
+        return point_quality(model, job.data.judged).figures()
+    guide = model.guide if isinstance(getattr(model, "guide", None), ModelGuide) else _no_guide
+    return evaluate(model, guide, job.data.judged)
 
 
 def _no_guide(*_: Any) -> None:

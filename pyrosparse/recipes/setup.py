@@ -51,6 +51,11 @@ class Setup:
     validation: float = option(0.1, "share of the training data that is held out", within="[0, 1)")
     seed: int = option(0, "seed of all random numbers", within=INT64)
     device: str = option("cpu", "what to compute on, as torch names it: cpu, cuda")
+    model: str = option(
+        "",
+        "classifier, regressor, heteroscedastic, counts, multilabel, ordinal; or "
+        "package.module:function; by default classifier for classes, regressor for values",
+    )
     teacher: str = option(
         "",
         "network to distil: a run's folder, a network's file, weights, or package.module:function",
@@ -154,7 +159,12 @@ class Setup:
         >>> Setup.of(values).run(progress=False).report.structure
         '8-10'
         """
-        from pyrosparse.recipes.named import load_data, load_network, load_teacher
+        from pyrosparse.recipes.named import (
+            load_data,
+            load_likelihood,
+            load_network,
+            load_teacher,
+        )
         from pyrosparse.recipes.run import compress
         from pyrosparse.util.machine import check_device
 
@@ -172,7 +182,7 @@ class Setup:
             net,
             data,
             recipe,
-            model=load_teacher(self, net) if self.teacher else None,
+            model=load_teacher(self, net) if self.teacher else load_likelihood(self, data),
             validation=self.validation if self.validation and _undivided(data) else None,
             folder=folder,
             pool=pool,

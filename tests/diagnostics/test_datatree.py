@@ -9,12 +9,13 @@ from xarray import open_datatree
 from xarray.testing import assert_identical
 
 import pyrosparse as ps
+from pyrosparse.diagnostics.nuts import RecordingNUTS
 from pyrosparse.evidence import elbo
 from tests.linear_gaussian import LinearGaussian
 from tests.monte_carlo import assert_mean
 from tests.nets import batch, mlp
 
-SAMPLED = ["log_likelihood", "posterior", "posterior_predictive", "sample_stats"]
+SAMPLED = ["log_likelihood", "log_prior", "posterior", "posterior_predictive", "sample_stats"]
 
 
 def network(**options) -> tuple[ps.Lifted, ps.classifier]:
@@ -31,7 +32,7 @@ def test_draws_have_the_moments_of_the_exact_posterior():
     assert_mean(draws, mean)
     assert_mean((draws - mean).square(), covariance.diagonal())
     assert tree["posterior"]["norm"].to_numpy()[0, :, 0] == pytest.approx(draws.norm(dim=1).numpy())
-    y = torch.from_numpy(tree["posterior_predictive"]["y"].to_numpy())[0, ..., 0]
+    y = torch.from_numpy(tree["posterior_predictive"]["y"].to_numpy())[0]
     predicted = truth.x @ mean
     assert_mean(y, predicted)
     variance = truth.noise**2 + ((truth.x @ covariance) * truth.x).sum(1)
@@ -62,7 +63,8 @@ def test_names_dimensions_and_coordinates():
     tree = ps.to_datatree(bnn, model, (x, y), draws=3)
     assert sorted(tree.children) == sorted([*SAMPLED, "constant_data", "guide", "observed_data"])
     posterior = tree["posterior"]
-    assert set(posterior.data_vars) == {"norm", "active"}
+    assert set(posterior.data_vars) == {"norm"}
+    assert tree["constant_data"]["active"].to_numpy().tolist() == [1.0, 1.0]
     assert posterior["norm"].dims == ("chain", "draw", "layer")
     assert posterior["layer"].values.tolist() == ["0.weight", "2.weight"]
     assert tree["log_likelihood"]["y"].dims == ("chain", "draw", "datum")
@@ -80,7 +82,7 @@ def test_weights_come_when_they_are_asked_for_and_biases_always():
     bnn = ps.lift(net, ps.Gaussian(posterior="normal"), on=ps.weights(net, "*"))
     model = ps.classifier(bnn, 7)
     tree = ps.to_datatree(bnn, model, batch("mlp"), draws=2)
-    assert set(tree["posterior"].data_vars) == {"norm", "active", "0.bias", "2.bias"}
+    assert set(tree["posterior"].data_vars) == {"norm", "0.bias", "2.bias"}
     tree = ps.to_datatree(bnn, model, batch("mlp"), draws=2, var_names=["2.*", "0.bias"])
     assert tree["posterior"]["2.weight"].shape == (1, 2, 3, 5)
     assert "0.weight" not in tree["posterior"].data_vars
@@ -109,9 +111,14 @@ def test_active_is_the_fraction_that_is_not_frozen():
     mask[:2] = True
     bnn.freeze({"0.weight": mask})
     tree = ps.to_datatree(bnn, model, batch("mlp"), draws=3, var_names="0.weight")
-    assert tree["posterior"]["active"].to_numpy() == pytest.approx(
-        np.broadcast_to([0.4, 1.0], (1, 3, 2))
+    assert tree["constant_data"]["active"].to_numpy() == pytest.approx([0.4, 1.0])
+    # Where the chains differ it is no constant.
+    other, other_model = network()
+    tree = ps.to_datatree([bnn, other], [model, other_model], batch("mlp"), draws=3)
+    assert tree["posterior"]["active"].to_numpy()[:, 0] == pytest.approx(
+        np.array([[0.4, 1.0], [1.0, 1.0]])
     )
+    tree = ps.to_datatree(bnn, model, batch("mlp"), draws=3, var_names="0.weight")
     assert np.array_equal(tree["guide"]["0.weight.mask"][0], mask)
 
 
@@ -126,7 +133,6 @@ def test_gates_and_scales_of_other_methods():
     tree = ps.to_datatree(bnn, ps.classifier(bnn, 7), batch("mlp"), draws=3)
     assert set(tree["posterior"].data_vars) == {
         "norm",
-        "active",
         "0.weight.global",
         "2.weight.global",
     }
@@ -183,8 +189,10 @@ def test_mcmc_of_the_same_model_gives_the_same_tree():
     svi = ps.to_datatree(bnn, model, truth.data, draws=60, var_names="*")
     for group in SAMPLED:
         assert set(svi[group].data_vars) - set(tree[group].data_vars) <= {"log_q"}
+        assert set(tree[group].data_vars) - set(svi[group].data_vars) <= {"diverging"}
         for name, variable in tree[group].data_vars.items():
-            assert variable.dims == svi[group][name].dims
+            if name != "diverging":
+                assert variable.dims == svi[group][name].dims
     draws = tree["posterior"]["weight"].to_numpy()
     assert np.array_equal(draws[0], mcmc.get_samples()["weight"])
     weight = torch.from_numpy(draws[0, 7, 0])
@@ -228,3 +236,85 @@ def test_files_give_back_the_tree(kind, tmp_path):
     assert set(back.children) == set(tree.children)
     for group in tree.children:
         assert_identical(back[group].to_dataset(), tree[group].to_dataset())
+
+
+def test_prior_groups_are_the_generative_model():
+    truth = LinearGaussian()
+    bnn = truth.at_mean_field_optimum()
+    options = {"draws": 3, "prior_draws": 400, "var_names": "weight"}
+    tree = ps.to_datatree(bnn, truth.model(bnn), truth.data, **options)
+    weights = torch.from_numpy(tree["prior"]["weight"].to_numpy())[0, :, 0]
+    assert_mean(weights, 0.0)
+    assert_mean(weights.square(), truth.prior**2)
+    y = torch.from_numpy(tree["prior_predictive"]["y"].to_numpy())[0]
+    variance = truth.noise**2 + truth.prior**2 * truth.x.square().sum(1)
+    assert_mean(y.square(), variance)
+    # The noise is new for every draw, the weights are those of the same draw.
+    assert_mean((y - weights @ truth.x.T).square(), truth.noise**2)
+    assert set(tree["prior"].data_vars) == set(tree["posterior"].data_vars)
+    point = ps.lift(mlp(), ps.VariationalDropout())
+    with pytest.raises(ValueError, match="improper"):
+        ps.to_datatree(point, ps.classifier(point, 7), batch("mlp"), draws=1, prior_draws=2)
+
+
+def test_log_priors_by_site_are_those_of_the_draws():
+    truth = LinearGaussian()
+    bnn = truth.lifted()
+    model = ps.regressor(bnn, truth.n)
+    tree = ps.to_datatree(bnn, model, truth.data, draws=4, var_names="*")
+    found = tree["log_prior"]
+    assert set(found.data_vars) == {"weight", "noise"}
+    weight = torch.from_numpy(tree["posterior"]["weight"].to_numpy())
+    expected = torch.distributions.Normal(0.0, truth.prior).log_prob(weight).sum((2, 3))
+    assert found["weight"].to_numpy() == pytest.approx(expected.numpy(), rel=1e-6)
+    total = found["weight"] + found["noise"]
+    assert total.to_numpy() == pytest.approx(tree["sample_stats"]["log_prior"].to_numpy())
+
+
+def test_all_draws_in_one_dimension_and_where_they_are_from():
+    runs = [network(initial_scale=0.3) for _ in range(2)]
+    options = {"draws": 3, "prior_draws": 2, "var_names": "0.weight"}
+    bnns, models = [run[0] for run in runs], [run[1] for run in runs]
+    tree = ps.to_datatree(bnns, models, batch("mlp"), sample_dims="sample", **options)
+    chains = ps.to_datatree(bnns, models, batch("mlp"), **options)
+    for group in [*SAMPLED, "prior", "prior_predictive"]:
+        for name, variable in tree[group].data_vars.items():
+            assert variable.dims[0] == "sample" and "chain" not in variable.dims
+            expected = chains[group][name].to_numpy()
+            assert np.array_equal(variable, expected.reshape(-1, *expected.shape[2:]))
+        assert tree[group].attrs["inference_library"] == "pyro"
+        assert tree[group].attrs["inference_library_version"] == pyro.__version__
+    with pytest.raises(ValueError, match="sample_dims"):
+        ps.to_datatree(bnns, models, batch("mlp"), draws=1, sample_dims="draw")
+
+
+def test_nuts_says_where_it_diverged_and_with_what_energy():
+    truth = LinearGaussian(d=2)
+    bnn = truth.lifted()
+    model = truth.model(bnn)
+    kernel = RecordingNUTS(model, max_tree_depth=3)
+    mcmc = MCMC(kernel, num_samples=30, warmup_steps=20, disable_progbar=True)
+    mcmc.run(*truth.data)
+    stats = ps.to_datatree(bnn, model, truth.data, mcmc=mcmc, draws=30)["sample_stats"]
+    assert stats["diverging"].dtype == bool and stats["diverging"].shape == (1, 30)
+    assert int(stats["diverging"].sum()) == len(mcmc._diagnostics[0]["divergences"])
+    depth = stats["tree_depth"].to_numpy()
+    assert depth.min() >= 1 and depth.max() <= 3
+    # The energy is the potential energy at the start of a step and a chi-squared with 2 degrees.
+    kinetic = stats["energy"].to_numpy()[0, 1:] + stats["lp"].to_numpy()[0, :-1]
+    assert kinetic.min() > 0
+    assert_mean(torch.from_numpy(kinetic), 1.0)
+    few = ps.to_datatree(bnn, model, truth.data, mcmc=mcmc, draws=10)["sample_stats"]
+    assert np.isin(few["energy"], stats["energy"]).all() and few["energy"].shape == (1, 10)
+
+
+def test_a_recording_sampler_draws_what_pyros_draws():
+    truth = LinearGaussian(d=2)
+    draws = []
+    for kind in (NUTS, RecordingNUTS):
+        torch.manual_seed(0)
+        bnn = truth.at_mean_field_optimum()
+        mcmc = MCMC(kind(truth.model(bnn)), 5, warmup_steps=5, disable_progbar=True)
+        mcmc.run(*truth.data)
+        draws.append(mcmc.get_samples()["weight"])
+    assert torch.equal(*draws)

@@ -33,7 +33,7 @@ def test_noise_that_is_far_too_small_shows():
     truth = LinearGaussian(n=60)
 
     def roughness(y):
-        return float(((truth.x.numpy() @ truth.posterior_mean().numpy() - y[:, 0]) ** 2).mean())
+        return float(((truth.x.numpy() @ truth.posterior_mean().numpy() - y) ** 2).mean())
 
     assert predictive_check(tree_of(truth, 0.1), roughness).p_value == 0.0
     assert 0.01 < predictive_check(tree_of(truth, truth.noise), roughness).p_value < 0.99

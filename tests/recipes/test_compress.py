@@ -107,9 +107,11 @@ def test_regression_is_scored_by_its_likelihood(recipe: ps.recipes.Recipe) -> No
         dense=False,
         progress=False,
     )
-    assert set(result.quality) == {"nll"}
+    assert {"nll", "rmse", "crps", "coverage_50"} <= set(result.quality)
     with torch.no_grad():
         law = dist.Normal(result.net.eval()(X[:40]), 0.5)
+    rmse = float((law.mean - Z[:40]).square().mean().sqrt())
+    assert result.quality["rmse"] == pytest.approx(rmse, rel=1e-5)
     assert result.quality["nll"] == pytest.approx(-float(law.log_prob(Z[:40]).mean()), rel=1e-5)
     assert "test nll" in str(result)
 

@@ -1,0 +1,105 @@
+"""A ready Pyro model of classes in an order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.transforms import OrderedTransform
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyrosparse.models.latents import Latent, ModelGuide
+from pyrosparse.models.likelihoods import Network, check_labels, data_plate, positive_count
+
+
+def ordinal_logits(predictor: Tensor, cutpoints: Tensor) -> Tensor:
+    r"""The log probabilities of classes in an order, (batch, K), nats.
+
+    .. math:: P(y \le k) = \sigma(c_k - f), \qquad
+        \log(\sigma(a) - \sigma(b)) = \log \sigma(a) + \log \sigma(-b) + \log(1 - e^{b - a})
+
+    so that no difference of numbers near 1 is taken.
+
+    predictor: f, (batch,). cutpoints: c, (K - 1,), increasing.
+
+    >>> ordinal_logits(torch.zeros(1), torch.tensor([0.0])).exp()
+    tensor([[0.5000, 0.5000]])
+    """
+    below = cutpoints - predictor[:, None]
+    first, last = F.logsigmoid(below[:, :1]), F.logsigmoid(-below[:, -1:])
+    gap = cutpoints[1:] - cutpoints[:-1]
+    inner = F.logsigmoid(below[:, 1:]) + F.logsigmoid(-below[:, :-1]) + (-(-gap).expm1()).log()
+    return torch.cat([first, inner, last], 1)
+
+
+class ordinal(nn.Module):
+    r"""A Pyro model of classes in an order, such as grades, given by one number and cutpoints.
+
+    .. math:: P(y_i \le k) = \sigma(c_k - f(x_i; w)), \quad k = 1 \dots K - 1, \qquad c \sim p
+
+    network:   maps ``x``, (batch, ...), to one number a datum, (batch, 1) or (batch,).
+    n:         how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+    classes:   K, 2 or more.
+    cutpoints: the prior on c, a distribution over increasing vectors (K - 1,). By default the first
+               cutpoint and the logarithms of the gaps between them are normal with standard
+               deviation 1, and means under which all classes are as probable at f = 0.
+
+    The model takes ``x`` and labels ``y``, (batch,) int64 in 0..K-1, or None to draw them; it
+    returns the labels. Its sites are ``y`` and the latent ``cutpoints``; ``guide`` is the guide to
+    train with, which calls the network's own and draws ``cutpoints``. It is a torch module that
+    holds the network, where that is one.
+
+    Raises ValueError when n or classes are out of range, where the network gives more than one
+    number a datum, and on labels as ``classifier`` does.
+
+    Source: McCullagh (1980), "Regression models for ordinal data", eq. 2.3.
+
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(nn.Linear(4, 1), ps.Gaussian(posterior="normal"))
+    >>> model = ordinal(bnn, n=20, classes=3)
+    >>> data = (torch.randn(20, 4), torch.arange(20) % 3)
+    >>> _ = ps.fit(model, model.guide, data, epochs=1, progress=False)
+    >>> model(data[0]).shape
+    torch.Size([20])
+    """
+
+    def __init__(self, network: Network, n: int, *, classes: int, cutpoints: Any = None) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"classes must be 2 or more, got {classes}")
+        self.network = network
+        self.n = positive_count(n)
+        self.classes = classes
+        self.cutpoints = Latent("cutpoints", cutpoints or cutpoint_prior(classes))
+        if tuple(self.cutpoints.loc.shape) != (classes - 1,):
+            raise ValueError(
+                f"the prior of cutpoints is over {tuple(self.cutpoints.loc.shape)}; {classes} "
+                f"classes have {classes - 1}"
+            )
+        self.guide = ModelGuide(network, [self.cutpoints])
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        predictor = self.network(x)
+        if predictor.shape not in ((len(x),), (len(x), 1)):
+            raise ValueError(
+                f"the network's output has shape {tuple(predictor.shape)}: one number a datum is "
+                f"needed, ({len(x)}, 1)"
+            )
+        logits = ordinal_logits(predictor.reshape(len(x)), self.cutpoints.sample())
+        check_labels(y, logits)
+        with data_plate(self.n, x):
+            return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+
+def cutpoint_prior(classes: int) -> Any:
+    """The default prior on the cutpoints of so many classes; see ``ordinal``.
+
+    >>> cutpoint_prior(3).event_shape
+    torch.Size([2])
+    """
+    equal = torch.arange(1, classes) / classes
+    loc = OrderedTransform().inv(equal.logit())
+    return dist.TransformedDistribution(dist.Normal(loc, 1.0).to_event(1), [OrderedTransform()])

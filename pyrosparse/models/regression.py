@@ -1,0 +1,199 @@
+"""Ready Pyro models of values: regression with noise of one size or one a datum, and counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrosparse.models.latents import Latent, ModelGuide
+from pyrosparse.models.likelihoods import Network, data_plate, positive_count
+
+
+def noise_prior() -> Any:
+    """The default prior on the standard deviation of the noise, LogNormal(-1, 1): median 0.37, and
+    0.05 to 2.6 with probability 0.95, for targets of standard deviation 1.
+
+    >>> round(float(noise_prior().mean), 2)
+    0.61
+    """
+    return dist.LogNormal(-1.0, 1.0)
+
+
+class regressor(nn.Module):
+    r"""A Pyro model of real targets, given by the output of a lifted network.
+
+    .. math:: y_i \sim \mathcal N(f(x_i; w), \sigma^2), \quad i = 1 \dots n, \qquad \sigma \sim p
+
+    network: maps ``x``, (batch, ...), to means (batch, d) or (batch,).
+    n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+    noise:   the standard deviation sigma > 0, where it is known; or a prior on it, a distribution
+             over positive numbers, (), or (d,) for one a target, by ``.to_event(1)``. By default
+             LogNormal(-1, 1), which suits targets of standard deviation 1.
+
+    The model takes ``x`` and ``y``, (batch, d) or (batch,) floating point, or None to draw them;
+    it returns the targets. Its site is ``y``. It is a torch module that holds the network, where
+    that is one.
+
+    Where the noise is learned, it is a latent variable, the site ``noise``, and ``guide`` is the
+    guide to train with: it calls the network's own, and draws ``noise`` from a log-normal (of
+    another support than the positive numbers, from its transform).
+
+    Raises ValueError when n is not a positive whole number or the noise is not positive, and when
+    ``y`` has another shape than the network's output; TypeError where the noise is no number or
+    distribution.
+
+    >>> import torch
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(4, 1), ps.Gaussian(posterior="normal"))
+    >>> regressor(bnn, n=100, noise=0.1)(torch.ones(5, 4)).shape
+    torch.Size([5, 1])
+    >>> model = regressor(bnn, n=20)
+    >>> data = (torch.randn(20, 4), torch.randn(20, 1))
+    >>> run = ps.fit(model, model.guide, data, epochs=2, progress=False)
+    >>> sorted(run.parameters)[:2]
+    ['guide.noise.loc', 'guide.noise.log_scale']
+    """
+
+    noise: float | Latent
+
+    def __init__(self, network: Network, n: int, *, noise: Any = None) -> None:
+        super().__init__()
+        self.network = network
+        self.n = positive_count(n)
+        if isinstance(noise, int | float):
+            if not noise > 0:
+                raise ValueError(f"noise must be positive, got {noise}")
+            self.noise = noise
+        else:
+            self.noise = Latent("noise", noise_prior() if noise is None else noise)
+            _refuse_negative(self.noise.prior)
+            self.guide = ModelGuide(network, [self.noise])
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        mean = self.network(x)
+        check_values(y, mean)
+        noise = self._noise(mean)
+        likelihood = dist.Normal(mean, noise).to_event(mean.dim() - 1)
+        with data_plate(self.n, x):
+            return pyro.sample("y", likelihood, obs=y)
+
+    def _noise(self, mean: Tensor) -> Tensor | float:
+        if not isinstance(self.noise, Latent):
+            return self.noise
+        noise = self.noise.sample()
+        if noise.dim() and noise.shape != mean.shape[1:]:
+            raise ValueError(
+                f"the prior of noise is over {tuple(noise.shape)} standard deviations, the "
+                f"network's output has {tuple(mean.shape[1:])}: one for all, (), or one a target"
+            )
+        return noise
+
+
+class heteroscedastic_regressor(nn.Module):
+    r"""A Pyro model of real targets with noise of its own for every datum; the network gives both.
+
+    .. math:: y_{ij} \sim \mathcal N\big(f_j(x_i; w), \exp(f_{d + j}(x_i; w))^2\big),
+              \quad j = 1 \dots d
+
+    network: maps ``x``, (batch, ...), to (batch, 2 d): first the means of the d targets, then the
+             logarithms of their standard deviations.
+    n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+
+    The model takes ``x`` and ``y``, (batch, d) floating point, or None to draw them; it returns the
+    targets. Its site is ``y``. It is a torch module that holds the network, where that is one.
+
+    Raises ValueError when n is not a positive whole number, where the outputs are not of an even
+    number, and when ``y`` has another shape than the means.
+
+    Source: Nix and Weigend (1994), "Estimating the mean and variance of the target probability
+    distribution", eq. 1, with the logarithm as the scale's output.
+
+    >>> import torch
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(4, 2), ps.Gaussian())
+    >>> heteroscedastic_regressor(bnn, n=100)(torch.ones(5, 4)).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(self, network: Network, n: int) -> None:
+        super().__init__()
+        self.network = network
+        self.n = positive_count(n)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        outputs = self.network(x)
+        if outputs.dim() != 2 or outputs.shape[1] % 2:
+            raise ValueError(
+                f"the network's output has shape {tuple(outputs.shape)}: (batch, 2 d) is needed, a "
+                "mean and the logarithm of a standard deviation for each of d targets"
+            )
+        mean, log_scale = outputs.chunk(2, 1)
+        check_values(y, mean)
+        with data_plate(self.n, x):
+            return pyro.sample("y", dist.Normal(mean, log_scale.exp()).to_event(1), obs=y)
+
+
+class counts(nn.Module):
+    r"""A Pyro model of counts, given by the logarithms of their rates.
+
+    .. math:: y_i \sim \mathrm{Poisson}(\exp f(x_i; w)), \quad i = 1 \dots n
+
+    network: maps ``x``, (batch, ...), to log rates (batch, d) or (batch,).
+    n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+
+    The model takes ``x`` and ``y``, counts (batch, d) or (batch,) of any dtype, or None to draw
+    them; it returns the counts, floating point. Its site is ``y``. It is a torch module that holds
+    the network, where that is one.
+
+    Raises ValueError when n is not a positive whole number, and when ``y`` has another shape than
+    the network's output, or is below 0 or no whole number.
+
+    >>> import torch
+    >>> import pyrosparse as ps
+    >>> bnn = ps.lift(torch.nn.Linear(4, 1), ps.Gaussian())
+    >>> counts(bnn, n=100)(torch.ones(5, 4)).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(self, network: Network, n: int) -> None:
+        super().__init__()
+        self.network = network
+        self.n = positive_count(n)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        log_rate = self.network(x)
+        check_values(y, log_rate)
+        y = None if y is None else y.to(log_rate.dtype)
+        likelihood = dist.Poisson(log_rate.exp()).to_event(log_rate.dim() - 1)
+        with data_plate(self.n, x):
+            return pyro.sample("y", likelihood, obs=y)
+
+
+def check_values(y: Tensor | None, output: Tensor) -> None:
+    """Refuse targets of another shape than the network gives values for."""
+    if y is not None and y.shape != output.shape:
+        raise ValueError(
+            f"y has shape {tuple(y.shape)} but the network's output has {tuple(output.shape)}; "
+            "broadcasting them would score targets against the predictions of other data: "
+            f"{_same_shape(y, output)}"
+        )
+
+
+def _same_shape(y: Tensor, output: Tensor) -> str:
+    if (*y.shape, 1) == tuple(output.shape):
+        return "give y[:, None]"
+    if tuple(y.shape) == (*output.shape, 1):
+        return "give y[:, 0]"
+    return "give one target for each output"
+
+
+def _refuse_negative(prior: Any) -> None:
+    if bool(prior.support.check(-torch.ones(prior.event_shape)).any()):
+        raise ValueError(
+            f"the prior of noise, {prior}, gives negative numbers: a standard deviation is "
+            "positive, such as under LogNormal or HalfNormal"
+        )
