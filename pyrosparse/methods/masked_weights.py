@@ -124,6 +124,17 @@ class MaskedWeights(Method):
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
         q["_final"].copy_(removed.any())
 
+    def part(
+        self, target: Target, q: Posterior, smaller: Target, positions: Tensor
+    ) -> dict[str, Tensor]:
+        if not bool(q["_final"]):
+            raise ValueError(
+                f"the mask of {target.key!r} is not final: {type(self).__name__} makes it of all "
+                "weights together, so that a part of them would get another one. Freeze it first, "
+                "bnn.freeze(bnn.masks()) or masks=bnn.masks()"
+            )
+        return super().part(target, q, smaller, positions)
+
     def hidden_draws(self, q: Posterior) -> bool:
         return q.training and not bool(q["_final"])
 
