@@ -200,7 +200,7 @@ class _PyroPrior(Method):
         if not initial_scale > 0:
             raise ValueError(f"initial_scale must be positive, got {initial_scale}")
         self.fn = fn
-        self._score = score
+        self.own_score = score
         self.threshold = threshold  # type: ignore[misc]
         self.initial_scale = initial_scale
         self._sites: dict[tuple[str, tuple[int, ...]], dict[str, _Site]] = {}
@@ -261,8 +261,8 @@ class _PyroPrior(Method):
         return draw
 
     def score(self, target: Target, q: Posterior) -> Tensor:
-        if self._score is not None:
-            return self._score(target, q)
+        if self.own_score is not None:
+            return self.own_score(target, q)
         return signal_to_noise(q)
 
     def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
