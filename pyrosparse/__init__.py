@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         evidence,
         infer,
         networks,
+        prediction,
         prune,
         recipes,
         structures,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         generative,
     )
     from pyrosparse.models import classifier, distill, regressor
+    from pyrosparse.prediction import conformal, predict
     from pyrosparse.recipes.run import compress
     from pyrosparse.sparse import sparse_inference
     from pyrosparse.storage import export_onnx, load, save  # type: ignore[no-redef]
@@ -83,6 +85,7 @@ __all__ = [
     "compaction",
     "compare_models",
     "compress",
+    "conformal",
     "data",
     "diagnostics",
     "distill",
@@ -101,6 +104,8 @@ __all__ = [
     "networks",
     "outputs",
     "plots",
+    "predict",
+    "prediction",
     "prune",
     "recipes",
     "regressor",
@@ -131,6 +136,7 @@ _PLACES = {
     "Horseshoe InformationBottleneck LaplacePrior MovementPruning Polarization SpikeAndSlab "
     "StructuredBayesianPruning TargetedDropout VariationalDropout generative",
     "models": "classifier distill regressor",
+    "prediction": "conformal predict",
     "recipes.run": "compress",
     "sparse": "sparse_inference",
     "storage": "export_onnx load save",
