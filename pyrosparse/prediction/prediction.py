@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,14 +183,13 @@ class RealPrediction(Prediction):
         """The predictive distribution function at y, (..., n, ...), elementwise.
 
         Raises ValueError where the likelihood has none."""
-        start, parts = 0, []
+        return self._cdf([_mixture_cdf(laws) for laws in self.laws], y)
+
+    def _cdf(self, functions: list[Callable[[Tensor], Tensor]], y: Tensor) -> Tensor:
         axis = y.dim() - self.means.dim() + 1
-        for laws in self.laws:
-            count = len(laws[0].mean)
-            part = y.narrow(axis, start, count)
-            parts.append(sum(_cdf(law, part) for law in laws) / len(laws))
-            start += count
-        return torch.cat(parts, axis)
+        parts = y.split([len(laws[0].mean) for laws in self.laws], axis)
+        found = [function(part) for function, part in zip(functions, parts, strict=True)]
+        return torch.cat(found, axis)
 
     def quantiles(self, levels: Sequence[float] = (0.05, 0.5, 0.95)) -> Tensor:
         """Quantiles of the predictive distribution, elementwise, (levels, n, ...), by bisection.
@@ -205,9 +204,10 @@ class RealPrediction(Prediction):
         widest = (1 / torch.minimum(wanted, 1 - wanted)).sqrt() + 1
         reach = widest * self.variance.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
         low, high = self.mean - reach, self.mean + reach
-        for _ in range(60):
+        functions = [_mixture_cdf(laws) for laws in self.laws]
+        for _ in range(50):
             middle = (low + high) / 2
-            below = self.cdf(middle) < wanted
+            below = self._cdf(functions, middle) < wanted
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
@@ -219,9 +219,36 @@ class RealPrediction(Prediction):
         )
 
 
+def _mixture_cdf(laws: list[Any]) -> Callable[[Tensor], Tensor]:
+    """The mean of the distribution functions of laws, (n, ...) each, at y, (..., n, ...)."""
+    bases = []
+    for law in laws:
+        while hasattr(law, "reinterpreted_batch_ndims"):
+            law = law.base_dist
+        bases.append(law)
+    kind, shape = type(bases[0]), bases[0].mean.shape
+    parameters = {
+        name: [getattr(one, name) for one in bases]
+        for name in kind.arg_constraints
+        if all(type(one) is kind and name in vars(one) for one in bases)
+    }
+
+    def one_by_one(y: Tensor) -> Tensor:
+        return torch.stack([_cdf(one, y) for one in bases]).mean(0)
+
+    def together(y: Tensor) -> Tensor:
+        between = [1] * (y.dim() - len(shape))
+        law = kind(
+            **{k: torch.stack(v).view(-1, *between, *shape) for k, v in parameters.items()},
+            validate_args=False,
+        )
+        return _cdf(law, y).mean(0)
+
+    same = parameters and all(t.shape == shape for v in parameters.values() for t in v)
+    return together if same else one_by_one
+
+
 def _cdf(law: Any, y: Tensor) -> Tensor:
-    while hasattr(law, "reinterpreted_batch_ndims"):
-        law = law.base_dist
     try:
         found: Tensor = law.cdf(y.to(law.mean)).double().cpu()
     except NotImplementedError as error:
