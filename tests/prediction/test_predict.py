@@ -22,7 +22,7 @@ def linear() -> tuple[ps.Lifted, Tensor]:
 
 def test_a_linear_network_has_the_normal_predictive_distribution() -> None:
     bnn, x = linear()
-    count, noise = 6000, 0.3
+    count, noise = 1500, 0.3
     found = ps.predict(ps.regressor(bnn, 4, noise=noise), x, draws=count, batch_size=3)
     assert isinstance(found, RealPrediction)
     assert len(found) == 4
@@ -62,7 +62,7 @@ def test_class_uncertainty_equals_enumeration_of_all_gates() -> None:
             square += weight * p.square()
             aleatoric -= weight * (p * p.log()).sum(1)
     entropy = -(total * total.log()).sum(1)
-    count = 4000
+    count = 1500
     found = ps.predict(bnn, x, draws=count)
     assert isinstance(found, ClassPrediction)
     error = ((square - total.square()) / count).sqrt()
