@@ -81,7 +81,8 @@ def save(path: str | os.PathLike[str], net: CompactNet | Lifted) -> Path:
 
 def _save_posterior(path: str | os.PathLike[str], bnn: Lifted) -> Path:
     plan, tensors = plan_of_posterior(bnn)
-    own = [type(part) for e in bnn.guide.entries for part in (e.method, getattr(e.method, "fn", 0))]
+    methods = [entry.method for entry in bnn.guide.entries]
+    own = [type(part) for one in methods for part in (one, getattr(one, "fn", one))]
     try:
         posterior(plan, tensors, _by_name([*REGISTERED]) | {qualified_name(k): k for k in own})
     except StorageError as error:

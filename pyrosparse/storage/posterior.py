@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyrosparse.compaction.compact import CompactNet
 from pyrosparse.lifting.guide import Contents, check_target
 from pyrosparse.lifting.lift import Lifted
-from pyrosparse.lifting.target import Target
+from pyrosparse.lifting.target import Target, inputs, outputs
 from pyrosparse.storage.methods import build_method, check_method, describe_method
 from pyrosparse.storage.modules import named_tensors
 from pyrosparse.storage.plan import network, plan_of
@@ -46,7 +48,6 @@ def plan_of_posterior(bnn: Lifted) -> tuple[dict[str, Any], dict[str, Tensor]]:
             {
                 "name": target.name,
                 "kind": target.kind,
-                "axis": target.axis,
                 "method": describe_method(entry.method),
                 "tensors": described,
             }
@@ -76,16 +77,14 @@ def posterior(
     unused = {name for name in tensors if not name.startswith("net.")}
     parts: list[Any] = []
     for entry in plan["targets"]:
-        name, kind = entry["name"], entry["kind"]
-        if kind not in ("weight", "input", "output"):
-            raise StorageError(f"the target {name!r} is of kind {kind!r}, which is none")
-        value = net.get_parameter(name) if kind == "weight" else None
-        target = Target(name, kind, (), value, entry["axis"], plan["name"])
+        target = _target(net, entry["name"], entry["kind"], plan["name"])
+        value = target.value
         mask = tensors[_name(target.key, "mask")]
-        shape = tuple(mask.shape) if value is None else tuple(value.shape)
-        target = Target(name, kind, shape, value, entry["axis"], plan["name"])
-        if tuple(mask.shape) != shape:
-            raise StorageError(f"the mask of {target.key!r} has the shape {tuple(mask.shape)}")
+        if tuple(mask.shape) != target.shape or mask.dtype != torch.bool:
+            raise StorageError(
+                f"the mask of {target.key!r} is {mask.dtype} {tuple(mask.shape)}, and its target "
+                f"takes torch.bool {target.shape}"
+            )
         method = check_method(build_method(entry["method"], trusted), target.key)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it has been lifted before
@@ -110,6 +109,17 @@ def posterior(
     for name, module in net.named_modules():
         module.training = modes[name]
     return bnn
+
+
+def _target(net: nn.Module, name: str, kind: str, prefix: str) -> Target:
+    """The target of this name and kind in a network; raises StorageError where there is none."""
+    if kind == "weight":
+        value = net.get_parameter(name)
+        return Target(name, "weight", tuple(value.shape), value, prefix=prefix)
+    select = {"input": inputs, "output": outputs}.get(kind)
+    if select is None:
+        raise StorageError(f"the target {name!r} is of kind {kind!r}, which is none")
+    return replace(select(net, lambda other, _: other == name)[0], prefix=prefix)
 
 
 def _name(key: str, tensor: str) -> str:
