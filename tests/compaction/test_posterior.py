@@ -28,7 +28,7 @@ def lenet() -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: ps.networks.fcn((6,), 3, hidden=(9, 7)), (6,)),
-    "cnn": (lenet, (1, 10, 10)),
+    "cnn": (lenet, (1, 12, 12)),
     "resnet": (lambda: ps.networks.create("resnet20", (3, 8, 8), 3), (3, 8, 8)),
     "transformer": (Heads, (5, 12)),
 }
