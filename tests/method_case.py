@@ -419,7 +419,8 @@ def assert_same_draws(bnn: ps.Lifted, small: ps.Lifted, x: Tensor) -> None:
         # What is frozen is zero, or has the prior's numbers: some tensors tell more apart.
         key = max(own, key=lambda one: len(q[one].unique()))
         left = entry.tensors()[key].detach().flatten()
-        places[target.site] = (q[key].detach().flatten() == left[:, None]).int().argmax(1)
+        ordered, order = q[key].detach().flatten().sort(stable=True)
+        places[target.site] = order[torch.searchsorted(ordered, left)]
         for other, value in q.items():
             if value.shape == target.shape:
                 found = entry.tensors()[other].flatten()
