@@ -112,11 +112,16 @@ def _law(
         law = own[0]["fn"]
     else:
         check_covered(replayed.trace, drawn)
+        if isinstance(output, Tensor):
+            _check_finite(output)  # before the likelihood, which may refuse it in other words
         law = (likelihood or _categorical)(output)
-    numbers = law.logits if isinstance(law, torch.distributions.Categorical) else law.mean
+    _check_finite(law.logits if isinstance(law, torch.distributions.Categorical) else law.mean)
+    return law
+
+
+def _check_finite(numbers: Tensor) -> None:
     if not numbers.isfinite().all():
         raise ValueError("the network gives outputs that are NaN or infinite")
-    return law
 
 
 def _categorical(output: Any) -> Any:
