@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         generative,
     )
     from pyrosparse.models import classifier, distill, regressor
-    from pyrosparse.prediction import conformal, predict
+    from pyrosparse.prediction import conformal, predict  # type: ignore[no-redef]
     from pyrosparse.recipes.run import compress
     from pyrosparse.sparse import sparse_inference
     from pyrosparse.storage import export_onnx, load, save  # type: ignore[no-redef]

@@ -60,7 +60,7 @@ def _rebuild(build: Any, parts: Any, account: Account, training: bool) -> Compac
 
 
 @overload
-def compact(
+def compact(  # type: ignore[overload-overlap]
     net: Lifted,
     masks: Mapping[str, Tensor] | None = None,
     example: Tensor | Sequence[Any] | None = None,

@@ -42,6 +42,12 @@ def compact_posterior(
     whole.freeze(masks)
     inputs = arguments_of(whole.net, example)
     alive = {entry.target.key: entry.mask for entry in whole.guide.entries}
+    empty = [key for key, mask in alive.items() if not mask.any()]
+    if at_least is None and empty:
+        raise ValueError(
+            f"nothing is left of {', '.join(map(repr, empty))}: prune less, ask for at_least=1 to "
+            "keep a unit of every layer, or for at_least=0 to let whole layers go"
+        )
     made = cut(whole.net, alive, inputs, at_least)
     contents, _ = part_of(whole.contents, made)
     if not contents.entries:
@@ -119,7 +125,8 @@ def check_draws(whole: Lifted, small: Lifted, made: Cut, inputs: tuple[Any, ...]
             fewer = poutine.trace(small.guide).get_trace(*inputs)
             for name, node in fewer.nodes.items():
                 if node["type"] == "sample":
-                    node["value"] = _part(whole, made, name, drawn.nodes[name]["value"])
+                    value: Any = drawn.nodes[name]["value"]
+                    node["value"] = _part(whole, made, name, value)
             again = [poutine.replay(whole, trace=drawn)(*inputs) for _ in range(2)]
             with mean_gates() if hidden or difference(*again) else nullcontext():
                 expected = poutine.replay(whole, trace=drawn)(*inputs)

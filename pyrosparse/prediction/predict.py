@@ -65,6 +65,7 @@ def predict(
         if not isinstance(network, str | os.PathLike):
             raise TypeError(f"a network is a module or the path of a file, got {network!r}")
         network = load(network)
+    assert isinstance(network, nn.Module)
     inputs = (x,) if isinstance(x, Tensor) else tuple(x)
     if not inputs or not len(inputs[0]) or draws < 1 or batch_size < 1:
         raise ValueError("there must be data to predict, and draws and batch_size of 1 or more")
@@ -109,7 +110,7 @@ def _law(
         and type(site["fn"]).__name__ != "_Subsample"
     ]
     if len(own) == 1 and likelihood is None and not isinstance(program, Lifted):
-        law = own[0]["fn"]
+        law: Any = own[0]["fn"]
     else:
         check_covered(replayed.trace, drawn)
         if isinstance(output, Tensor):

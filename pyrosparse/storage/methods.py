@@ -20,7 +20,7 @@ _CLASSES: dict[str, type[Any]] = {
     if isinstance(value, type) and dataclasses.is_dataclass(value)
 } | {"pyrosparse.HorseshoePrior": methods.horseshoe.HorseshoePrior}
 _NAME_OF = {value: name for name, value in _CLASSES.items()}
-_FROM_PYRO = type(methods.Horseshoe())
+_FROM_PYRO: Any = type(methods.Horseshoe())
 
 
 def describe_method(method: Any) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def save(path: str | os.PathLike[str], net: CompactNet | Lifted) -> Path:
 def _save_posterior(path: str | os.PathLike[str], bnn: Lifted) -> Path:
     plan, tensors = plan_of_posterior(bnn)
     methods = [entry.method for entry in bnn.guide.entries]
-    own = [type(part) for one in methods for part in (one, getattr(one, "fn", one))]
+    own: list[Any] = [type(part) for one in methods for part in (one, getattr(one, "fn", one))]
     try:
         posterior(plan, tensors, _by_name([*REGISTERED]) | {qualified_name(k): k for k in own})
     except StorageError as error:

@@ -17,6 +17,7 @@ import pyrosparse as ps
 from tests.compaction.attention_nets import Heads
 from tests.infer.test_shrink import some
 from tests.method_case import assert_same_draws
+from tests.nets import Residual
 
 
 def lenet() -> nn.Module:
@@ -112,6 +113,20 @@ def test_a_name_before_the_sites_stays() -> None:
     small = ps.compact(bnn, {"2.weight": torch.tensor([[1, 0, 1]]).expand(2, 3)}, torch.ones(1, 4))
     assert [target.site for target in small.targets] == ["first.0.weight", "first.2.weight"]
     assert small.targets[0].shape == (2, 4)
+
+
+def test_a_branch_that_is_gone_takes_its_targets_with_it() -> None:
+    torch.manual_seed(0)
+    net = Residual().double()
+    normal = ps.Gaussian(posterior="normal")
+    gates = ps.outputs(net, "branch.3")
+    bnn = ps.lift(net, [(normal, ps.weights(net)), (ps.GroupSpikeAndSlab(), gates)]).eval()
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    masks = {"branch.3.output": torch.zeros(3)}
+    small = ps.compact(bnn, masks, x, at_least=0)
+    assert [target.key for target in small.targets] == ["stem.weight", "head.weight"]
+    bnn.freeze(masks)
+    assert_same_draws(bnn, small, x)
 
 
 def rows(target: ps.Target) -> Tensor:
