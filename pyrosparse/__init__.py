@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         infer,
         models,
         networks,
+        prediction,
         prune,
         recipes,
         structures,
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
         ordinal,
         regressor,
     )
+    from pyrosparse.models import classifier, distill, regressor
+    from pyrosparse.prediction import conformal, predict  # type: ignore[no-redef]
     from pyrosparse.recipes.run import compress
     from pyrosparse.sparse import sparse_inference
     from pyrosparse.storage import export_onnx, load, save  # type: ignore[no-redef]
@@ -93,6 +96,7 @@ __all__ = [
     "compare_models",
     "compress",
     "counts",
+    "conformal",
     "data",
     "diagnostics",
     "distill",
@@ -115,6 +119,8 @@ __all__ = [
     "ordinal",
     "outputs",
     "plots",
+    "predict",
+    "prediction",
     "prune",
     "recipes",
     "regressor",
@@ -145,6 +151,8 @@ _PLACES = {
     "Horseshoe InformationBottleneck LaplacePrior MovementPruning Polarization SpikeAndSlab "
     "StructuredBayesianPruning TargetedDropout VariationalDropout generative",
     "models": "classifier counts distill heteroscedastic_regressor multilabel ordinal regressor",
+    "models": "classifier distill regressor",
+    "prediction": "conformal predict",
     "recipes.run": "compress",
     "sparse": "sparse_inference",
     "storage": "export_onnx load save",

@@ -37,6 +37,7 @@ from torch.distributions import Normal
 
 import pyrosparse as ps
 from pyrosparse.distributions import ImproperPriorWarning
+from pyrosparse.lifting.lift import mean_gates
 from tests.monte_carlo import assert_mean
 from tests.nets import NETS, batch
 
@@ -233,6 +234,38 @@ class MethodCase:
         small = ps.compact(bnn.net, masks, x, gates=bnn.gates(), at_least=1)
         assert torch.allclose(small(x), bnn.mean_forward(x), rtol=1e-5, atol=1e-6)
 
+    def test_compact_posterior_is_the_frozen_one_on_what_is_left(self, name: str) -> None:
+        bnn = self.moved(name).double().eval()
+        x = batch(name)[0].double()
+        masks = some_features(bnn)
+        before = {key: value.clone() for key, value in bnn.state_dict().items()}
+        small = ps.compact(bnn, masks, x, at_least=1)
+        for key, value in bnn.state_dict().items():
+            assert torch.equal(value, before[key])
+        bnn.freeze(masks)
+        assert_same_draws(bnn, small, x)
+        assert small.net.account.error <= 1e-9
+
+    def test_compact_posterior_has_the_moments_of_the_frozen_one(self) -> None:
+        bnn = self.moved().double().eval()
+        x = batch("mlp", 2)[0].double()
+        masks = some_features(bnn)
+        small = ps.compact(bnn, masks, x, at_least=1)
+        bnn.freeze(masks)
+        found = []
+        for number, one in enumerate((bnn, small)):
+            torch.manual_seed(number)
+            draws = []
+            with torch.no_grad():
+                for _ in range(300):
+                    trace = poutine.trace(one.guide).get_trace(x)
+                    draws.append(poutine.replay(one, trace=trace)(x).flatten())
+            found.append(torch.stack(draws))
+        first, second = found
+        assert_mean(first - second, 0.0)
+        centre = first.mean(0)
+        assert_mean((first - centre).square() - (second - centre).square(), 0.0)
+
     def test_masked_network_equals_a_plain_one_with_zeros(self, name: str) -> None:
         bnn, masks = self.half_pruned(name)
         x, _ = batch(name)
@@ -356,3 +389,58 @@ def apply_gains(net: nn.Module, target: ps.Target, gains: Tensor) -> None:
         module.register_forward_pre_hook(lambda _, args: (args[0] * gains,))
     else:
         module.register_forward_hook(lambda _, args, output: output * gains)
+
+
+def some_features(bnn: ps.Lifted) -> dict[str, Tensor]:
+    """Masks under which, of every target, a feature goes and one single element beside it."""
+    masks = {}
+    for target in bnn.targets:
+        mask = torch.ones(target.shape, dtype=torch.bool)
+        if mask.numel() > 2:
+            mask.view(-1)[-1] = False
+        if mask.dim() > 1 and mask.shape[1] > 1:
+            mask[:, 0] = False
+        else:
+            mask[0] = len(mask) == 1
+        masks[target.key] = mask
+    return masks
+
+
+def assert_same_draws(bnn: ps.Lifted, small: ps.Lifted, x: Tensor) -> None:
+    """Both lifted networks give the same outputs at the same draws, in float64.
+
+    Which elements are left is read off the numbers themselves, which are all different.
+    """
+    places = {}
+    whole = {entry.target.key: entry for entry in bnn.guide.entries}
+    for entry in small.guide.entries:
+        target, q = whole[entry.target.key].target, whole[entry.target.key].tensors()
+        own = [key for key, value in q.items() if value.shape == target.shape]
+        # What is frozen is zero, or has the prior's numbers: some tensors tell more apart.
+        key = max(own, key=lambda one: len(q[one].unique()))
+        left = entry.tensors()[key].detach().flatten()
+        ordered, order = q[key].detach().flatten().sort(stable=True)
+        places[target.site] = order[torch.searchsorted(ordered, left)]
+        for other, value in q.items():
+            if value.shape == target.shape:
+                found = entry.tensors()[other].flatten()
+                assert torch.equal(found, value.flatten()[places[target.site]])
+    hidden = any(e.method.hidden_draws(e.posterior()) for e in bnn.guide.entries)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        drawn = poutine.trace(bnn.guide).get_trace(x)
+        fewer = poutine.trace(small.guide).get_trace(x)
+        for site, node in fewer.nodes.items():
+            if node["type"] != "sample":
+                continue
+            value = drawn.nodes[site]["value"]
+            owner = next((s for s in places if site == s or site.startswith(f"{s}.")), None)
+            if owner is not None and value.shape == drawn.nodes[owner]["value"].shape:
+                value = value.flatten()[places[owner]].view(node["value"].shape)
+            node["value"] = value
+        again = [poutine.replay(bnn, trace=drawn)(x) for _ in range(2)]
+        random = hidden or not torch.equal(*again)
+        with mean_gates() if random else contextlib.nullcontext():
+            expected = poutine.replay(bnn, trace=drawn)(x)
+            found = poutine.replay(small, trace=fewer)(x)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)

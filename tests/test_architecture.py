@@ -17,7 +17,7 @@ FLOORS = [
     {"methods", "compaction"},
     {"measure", "infer"},
     {"storage", "prune", "diagnostics", "robustness", "tracking"},
-    {"sparse"},
+    {"sparse", "prediction"},
     {"recipes"},
     {"bench"},
     {"plots"},

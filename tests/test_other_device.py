@@ -234,6 +234,20 @@ def kept_in_files(problem: Problem, folder: Path) -> Any:
     return back(x.cpu()), fast(x), small(x), report.macs
 
 
+def compacted_and_predicted(problem: Problem, folder: Path) -> Any:
+    _, bnn, _, (x, y) = problem
+    half = {
+        key: torch.arange(mask.numel(), device=mask.device).view(mask.shape) % 2 == 0
+        for key, mask in bnn.masks().items()
+        if key.endswith("put")
+    }
+    small = ps.compact(bnn, half, x[:1], at_least=1)
+    found = ps.predict(ps.save(folder / "small.safetensors", small), x.cpu(), draws=3)
+    again = ps.predict(small, x, draws=1)
+    calibrated = ps.conformal(again, y, coverage=0.5)
+    return found.probabilities, again.probabilities, calibrated(again), list(small.masks().values())
+
+
 def drawn_from_the_prior(problem: Problem) -> Any:
     """All three layers of a support prior."""
     _, bnn, _, (x, _) = problem
@@ -345,6 +359,7 @@ CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     "reduced": ("weights", reduced),
     "diagnosed": ("weights", diagnosed),
     "kept in files": ("point", kept_in_files),
+    "compacted and predicted": ("beta-bernoulli", compacted_and_predicted),
     **{f"compress {name}": ("point", partial(compressed, name)) for name in recipes.names()},
     "drawn from the prior": ("grid", drawn_from_the_prior),
     "drawn from chains": ("chain", drawn_from_the_prior),

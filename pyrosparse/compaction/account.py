@@ -53,6 +53,12 @@ class Account:
         """The outputs of the layers that are left: ``288-114-10``."""
         return "-".join(str(layer.outputs[1]) for layer in self.layers if layer.outputs[1])
 
+    def __repr__(self) -> str:
+        return (
+            f"Account of {len(self.layers)} layers, {self.structure}: "
+            f"{_change(self.parameters)} parameters, largest difference {self.error:.1e}"
+        )
+
     def __str__(self) -> str:
         rows = [["layer", "kind", "inputs", "outputs", "parameters", ""]]
         for layer in self.layers:

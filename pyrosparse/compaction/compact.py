@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,6 +21,7 @@ from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
 from pyrosparse.compaction.trace import shapes, trace
+from pyrosparse.lifting.lift import Lifted
 from pyrosparse.util.sharding import refuse_sharded
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
@@ -59,6 +60,17 @@ def _rebuild(build: Any, parts: Any, account: Account, training: bool) -> Compac
     return CompactNet(plain, plain.graph, account).train(training)
 
 
+@overload
+def compact(  # type: ignore[overload-overlap]
+    net: Lifted,
+    masks: Mapping[str, Tensor] | None = None,
+    example: Tensor | Sequence[Any] | None = None,
+    *,
+    at_least: int | None = None,
+) -> Lifted: ...
+
+
+@overload
 def compact(
     net: nn.Module,
     masks: Mapping[str, Tensor] | None = None,
@@ -66,7 +78,17 @@ def compact(
     *,
     gates: Mapping[str, nn.Module] | None = None,
     at_least: int | None = None,
-) -> CompactNet:
+) -> CompactNet: ...
+
+
+def compact(
+    net: nn.Module,
+    masks: Mapping[str, Tensor] | None = None,
+    example: Tensor | Sequence[Any] | None = None,
+    *,
+    gates: Mapping[str, nn.Module] | None = None,
+    at_least: int | None = None,
+) -> CompactNet | Lifted:
     r"""A smaller network that computes exactly what the masked network does in evaluation mode.
 
     Gains are folded into weights. A feature goes where it is *constant*, that is the same number
@@ -74,7 +96,12 @@ def compact(
     follows into the next bias), and where nobody *needs* it, because the weights out of it are
     zero. What an unknown operation reads stays whole, and the account says so.
 
-    net:      any module that torch.fx can trace; it is left as it is.
+    Of a lifted network it makes a smaller lifted network, whose guide is the old posterior on what
+    is left: its draws have the law of those of ``net`` with ``masks`` frozen. Nothing is folded
+    there, so that every weight and gate that stays is one of the old ones; a feature goes where it
+    is zero in every draw, or where nobody needs it.
+
+    net:      any module that torch.fx can trace, or a lifted network; it is left as it is.
     masks:    as ``Lifted.masks()`` gives them: of weights by parameter name, gains of gates by
               ``<module>.input`` or ``<module>.output``. With none, the zeros in the weights count.
     example:  what the network is called with, a tensor or the sequence of its arguments; it gives
@@ -93,7 +120,8 @@ def compact(
 
     Raises ValueError where masks do not fit or are not finite, parameters that stay are NaN, the
     network is compiled or cannot be traced, no example is given and none found, or a layer is left
-    without a unit; CompactionError, a defect of ours, where the outputs differ.
+    without a unit, and for a posterior of which a part has another law, as ``Method.part`` says;
+    CompactionError, a defect of ours, where the outputs differ.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = {"0.weight": torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]).bool()}
@@ -113,8 +141,14 @@ def compact(
         "Gather them first: load torch.distributed.checkpoint.state_dict.get_model_state_dict(net, "
         "options=StateDictOptions(full_state_dict=True)) into a network that is not sharded",
     )
+    if isinstance(net, Lifted):
+        from pyrosparse.compaction.posterior import compact_posterior
+
+        if gates is not None:
+            raise ValueError("a lifted network has its own gates: leave `gates` out")
+        return compact_posterior(net, masks or {}, example, at_least)
     expected = reference(net, masks, gates)
-    inputs = _arguments(expected, example)
+    inputs = arguments_of(expected, example)
     try:
         return _compacted(net, masks, gates, expected, inputs, at_least)
     except SizeError:
@@ -144,10 +178,10 @@ def _compacted(
     live = want(graph, rules, flow)
     barriers = {node: why for node, why in barriers.items() if node in live}
     if at_least is None:
-        _refuse_empty(rules, flow)
+        refuse_empty(rules, flow)
     small = rewrite(graph, rules, live, flow)
     error = check(expected, small, inputs, resize)
-    account = _account(net, small, rules, barriers, flow, error)
+    account = account_of(net, small, rules, barriers, flow, error)
     return CompactNet(small, flow.graph, account).train(net.training)
 
 
@@ -211,7 +245,8 @@ def _drop_unread(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _refuse_empty(rules: dict[fx.Node, Rule], flow: Flow) -> None:
+def refuse_empty(rules: dict[fx.Node, Rule], flow: Flow) -> None:
+    """Raise ValueError where nothing is left of a layer."""
     empty = {}
     for node, rule in rules.items():
         if isinstance(rule, Mixing) and node.users:
@@ -228,7 +263,7 @@ def _refuse_empty(rules: dict[fx.Node, Rule], flow: Flow) -> None:
         )
 
 
-def _account(
+def account_of(
     net: nn.Module,
     small: nn.Module,
     rules: dict[fx.Node, Rule],
@@ -236,6 +271,7 @@ def _account(
     flow: Flow,
     error: float,
 ) -> Account:
+    """What went, layer by layer."""
     layers = []
     for node, rule in rules.items():
         if not isinstance(rule, Mixing):
@@ -288,7 +324,10 @@ def _has_parameters(module: nn.Module | None) -> bool:
     return module is not None and parameter_count(module) > 0
 
 
-def _arguments(net: nn.Module, example: Tensor | Sequence[Any] | None) -> tuple[Any, ...]:
+def arguments_of(net: nn.Module, example: Tensor | Sequence[Any] | None) -> tuple[Any, ...]:
+    """What a network is called with: the example, or what can be guessed.
+
+    Raises ValueError where nothing can."""
     if example is not None:
         return (example,) if isinstance(example, Tensor) else tuple(example)
     first = next((p for p in net.parameters() if p.dim() >= 2), None)

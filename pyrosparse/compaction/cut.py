@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pyrosparse.compaction.compact import learn, rewrite, want
+from pyrosparse.compaction.compact import (
+    CompactNet,
+    account_of,
+    learn,
+    refuse_empty,
+    rewrite,
+    want,
+)
 from pyrosparse.compaction.copies import put_masks
 from pyrosparse.compaction.layers import MIXING, NORMS, is_plain
 from pyrosparse.compaction.masked import fold, gains_of
@@ -32,25 +40,31 @@ class Cut:
                it, two boolean tensors; modules not named keep theirs.
     """
 
-    net: nn.Module
+    net: CompactNet
     positions: dict[str, Tensor]
     features: dict[str, tuple[Tensor, Tensor]]
 
 
-def cut(net: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> Cut:
+def cut(
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    at_least: int | None = 1,
+) -> Cut:
     """Cut out of a network what masks switch off for good, for the rest to be trained on.
 
     As ``compact``, but nothing is folded: a feature goes where it is exactly zero whatever the
-    parameters become and in training mode too, or where nothing reads it. Every layer keeps a
-    feature at both ends. What stays is made of elements of the original's tensors.
+    parameters become and in training mode too, or where nothing reads it. What stays is made of
+    elements of the original's tensors.
 
     net:    any module that torch.fx can trace; it is left as it is.
     masks:  what is off stays off: of weights by parameter name, of gates by ``<module>.input`` or
             ``<module>.output``; 0 is off. Gates that enter a normalisation are left alone.
     inputs: what the network is called with.
+    at_least: how many features every layer keeps at both ends, as of ``compact``.
 
     Raises ValueError where the network cannot be traced, or computes something else, other than in
-    its modules, in training and in evaluation mode.
+    its modules, in training and in evaluation mode, and where a layer is left without a unit.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> small = cut(net, {"2.input": torch.tensor([1, 0, 1])}, (torch.ones(1, 4),))
@@ -64,10 +78,13 @@ def cut(net: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...]) ->
     _refuse_modes(working, len(inputs))
     graph = trace(working, len(inputs))
     with torch.no_grad():
-        flow = Flow(working, shapes(working, graph, _double(inputs)), at_least=1, trained=True)
+        flow = Flow(working, shapes(working, graph, _double(inputs)), at_least or 0, trained=True)
     rules, barriers = find(graph, working)
     learn(graph, rules, barriers, flow)
     live = want(graph, rules, flow)
+    barriers = {node: why for node, why in barriers.items() if node in live}
+    if at_least is None:
+        refuse_empty(rules, flow)
     # From here on tensors hold positions, which the slicing carries to where they end.
     for tensor in _tensors(working).values():
         tensor.copy_(torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape))
@@ -79,7 +96,9 @@ def cut(net: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...]) ->
         if name in whole
     }
     _fill(small, whole, positions)
-    return Cut(small.train(net.training), positions, _features(rules, live, flow))
+    account = account_of(net, small, rules, barriers, flow, math.nan)
+    made = CompactNet(small, flow.graph, account).train(net.training)
+    return Cut(made, positions, _features(rules, live, flow))
 
 
 def _can_cut(net: nn.Module, key: str) -> bool:

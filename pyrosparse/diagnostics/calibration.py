@@ -30,6 +30,12 @@ class Calibration:
     bin_confidence: Tensor
     bin_accuracy: Tensor
 
+    def __repr__(self) -> str:
+        return (
+            f"Calibration of {int(self.bin_counts.sum())} data: accuracy {self.accuracy:.4f}, NLL "
+            f"{self.nll:.4f} nats, Brier score {self.brier:.4f}, ECE {self.ece:.4f}"
+        )
+
 
 def calibration(log_probabilities: Tensor, labels: Tensor) -> Calibration:
     r"""Accuracy, likelihood, Brier score and calibration of predictive probabilities.

@@ -36,6 +36,13 @@ class ElboTrace:
         """Whether the gain is less than two standard errors."""
         return self.z < 2
 
+    def __repr__(self) -> str:
+        state = "has stopped rising" if self.converged else "still rises"
+        return (
+            f"ElboTrace of {len(self.elbo)} values: the ELBO {state}, by {self.gain:.3g} +- "
+            f"{self.standard_error:.2g} nats from one quarter to the last"
+        )
+
 
 def elbo_trace(history: Sequence[Mapping[str, Any]] | Sequence[float]) -> ElboTrace:
     r"""Test whether the ELBO still rises: Geweke's comparison of two windows of the trace.

@@ -34,6 +34,13 @@ class Khat:
         """Whether k is below the threshold."""
         return self.k <= self.threshold
 
+    def __repr__(self) -> str:
+        said = "reliable" if self.reliable else "not reliable"
+        return (
+            f"Khat {self.k:.2f} of {self.draws} draws: importance sampling is {said} "
+            f"(threshold {self.threshold:.2f})"
+        )
+
 
 def pareto_khat(log_ratios: Tensor) -> Khat:
     r"""The tail index k of importance ratios, from a generalised Pareto fit to the largest.

@@ -35,6 +35,13 @@ class PredictiveCheck:
         )
         return float(above.mean())
 
+    def __repr__(self) -> str:
+        return (
+            f"PredictiveCheck: p-value {self.p_value:.3g}, statistic {self.observed:.4g} beside "
+            f"{float(self.replicated.mean()):.4g} +- {float(self.replicated.std()):.2g} of "
+            f"{len(self.replicated)} replicates"
+        )
+
 
 def predictive_check(
     tree: Any, statistic: Callable[[np.ndarray], float], site: str | None = None

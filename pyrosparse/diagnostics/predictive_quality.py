@@ -43,6 +43,11 @@ class PredictiveQuality:
         """Its standard error, nats, as of ``compare_models``; NaN for one datum."""
         return math.sqrt(len(self.log_density)) * float(self.log_density.std())
 
+    def __repr__(self) -> str:
+        return f"PredictiveQuality: elpd {self.elpd:.1f} +- {self.elpd_se:.1f} nats; " + repr(
+            self.calibration
+        )
+
 
 class PredictiveQualities(dict[str, PredictiveQuality]):
     """By the name of the network; printed as a table."""

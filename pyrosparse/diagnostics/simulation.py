@@ -49,6 +49,13 @@ class SimulationCalibration:
         values = torch.cat(list(self.p_values().values()))
         return min(1.0, float(values.min()) * len(values))
 
+    def __repr__(self) -> str:
+        simulations = len(next(iter(self.ranks.values())))
+        return (
+            f"SimulationCalibration: p-value {self.p_value:.3g} of {simulations} simulations with "
+            f"{self.draws} draws each, sites {', '.join(self.ranks)}"
+        )
+
 
 def simulation_calibration(
     model: Callable[..., Any],

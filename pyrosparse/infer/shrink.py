@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrosparse.compaction.cut import Cut, cut, put, take
-from pyrosparse.lifting.guide import Contents, Entry
+from pyrosparse.compaction.posterior import features_of, part_of
+from pyrosparse.lifting.guide import Contents
 from pyrosparse.lifting.lift import Lifted
 
 if TYPE_CHECKING:
@@ -71,36 +71,17 @@ class Shrink:
         """Go on with the network in which this is left of every target, and nothing else."""
         before, old_positions = self._restore_whole()
         made = cut(self.whole.net, alive, self.inputs)
-        features = {entry.target.key: _features(made, entry) for entry in self.whole.entries}
         self.alive = {}
-        for key, positions in features.items():
+        for entry in self.whole.entries:
+            key, positions = entry.target.key, features_of(made, entry)
+            assert positions is not None  # every layer keeps a feature
             # What can no longer be reached is dead with the rest.
             reached = torch.zeros_like(alive[key])
             put(reached, positions, torch.ones_like(positions, dtype=torch.bool))
             self.alive[key] = alive[key] & reached
         self._erase(made)
         self.lifted.freeze(self.alive)
-        parts, self.positions = [], {f"net.{key}": value for key, value in made.positions.items()}
-        for entry in self.whole.entries:
-            target, positions = entry.target, features[entry.target.key]
-            value = made.net.get_parameter(target.name) if target.kind == "weight" else None
-            tensors: dict[str, Tensor] = {}
-            for key, (module, leaf) in entry.located.items():
-                tensor = getattr(module, leaf)
-                if value is not None and tensor is entry.parameter():
-                    tensors[key] = value
-                elif tensor.shape == target.shape:
-                    tensors[key] = take(tensor, positions)
-                    self.positions[f"guide.posterior.{target.key}.{key}"] = positions
-                else:
-                    tensors[key] = tensor
-            self.positions[f"guide.posterior.{target.key}.mask"] = positions
-            small = replace(target, shape=tuple(positions.shape), value=value)
-            parts.append((entry.method, small, tensors))
-        contents = Contents.of(made.net, parts)
-        for entry in contents.entries:
-            key = entry.target.key
-            entry.mask.copy_(take(self.alive[key], features[key]))
+        contents, self.positions = part_of(self.whole, made)
         self.lifted.hold(contents)
         self.lifted.guide.find_frozen()
         self._follow(before, old_positions)
@@ -203,16 +184,6 @@ def _inputs(run: Fit) -> tuple[Any, ...]:
     if not seen:
         raise ValueError("the model does not call the lifted network: there is nothing to cut")
     return seen[0]
-
-
-def _features(made: Cut, entry: Entry) -> Tensor:
-    """The positions of what is left of a target."""
-    target = entry.target
-    if target.kind == "weight":
-        return made.positions[target.name]
-    everything = torch.ones(target.shape, dtype=torch.bool)
-    both = made.features.get(target.name, (everything, everything))
-    return both[target.kind == "output"].nonzero().flatten()
 
 
 def _state(lifted: Lifted) -> dict[str, Tensor]:

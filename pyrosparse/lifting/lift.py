@@ -76,7 +76,10 @@ def lift(
     assigned.sort(key=lambda pair: pair[1].kind != "weight")
     if not assigned:
         raise ValueError("there is no target to lift: `on` is empty")
-    return Lifted(net, assigned, name=name)
+    for number, (one, target) in enumerate(assigned):
+        check_target(net, one, target, [taken for _, taken in assigned[:number]])
+    parts = [(one, target, one.init(target)) for one, target in assigned]
+    return Lifted(Contents.of(net, parts), name=name)
 
 
 class Lifted(PyroModule):
@@ -93,16 +96,9 @@ class Lifted(PyroModule):
     net: nn.Module
     guide: Guide
 
-    def __init__(
-        self, net: nn.Module, assigned: Iterable[tuple[Method, Target]], *, name: str = ""
-    ) -> None:
+    def __init__(self, contents: Contents, *, name: str = "") -> None:
         super().__init__()
         self._site_prefix = f"{name}." if name else ""
-        assigned = list(assigned)
-        for number, (one, target) in enumerate(assigned):
-            check_target(net, one, target, [taken for _, taken in assigned[:number]])
-        parts = [(one, target, one.init(target)) for one, target in assigned]
-        contents = Contents.of(net, parts)
         self.guide = Guide(self, contents, prefix=self._site_prefix)
         self._trained = Trained()
         self.hold(contents)

@@ -88,6 +88,23 @@ class Method(ABC):
 
         removed: boolean, ``target.shape``."""
 
+    def part(
+        self, target: Target, q: Posterior, smaller: Target, positions: Tensor
+    ) -> dict[str, Tensor]:
+        """The posterior of some of a target's elements, with the law that they have in the whole;
+        by default of every tensor of the target's shape these elements, and the others as they are.
+
+        smaller:   the target of these elements; its ``shape`` is theirs.
+        positions: where they lie in the target, counted in row-major order; int64, of that shape.
+
+        Raises ValueError where their law depends on elements that are not among them."""
+        return {
+            key: tensor.detach().flatten()[positions.to(tensor.device)]
+            if tensor.shape == target.shape
+            else tensor.detach()
+            for key, tensor in q.items()
+        }
+
     def project(self, target: Target, q: Posterior) -> None:  # noqa: B027
         """Bring the posterior back into the set in which it must lie, in place: to the nearest
         point of it, such as ``q["loc"].clamp_(0, 1)``.
@@ -183,7 +200,7 @@ class _PyroPrior(Method):
         if not initial_scale > 0:
             raise ValueError(f"initial_scale must be positive, got {initial_scale}")
         self.fn = fn
-        self._score = score
+        self.own_score = score
         self.threshold = threshold  # type: ignore[misc]
         self.initial_scale = initial_scale
         self._sites: dict[tuple[str, tuple[int, ...]], dict[str, _Site]] = {}
@@ -214,6 +231,20 @@ class _PyroPrior(Method):
             q[_entry(key, "log_scale")] = torch.full_like(loc, self.initial_scale).log().detach()
         return q
 
+    def part(
+        self, target: Target, q: Posterior, smaller: Target, positions: Tensor
+    ) -> dict[str, Tensor]:
+        found = super().part(target, q, smaller, positions)
+        for key, site in self._sites_of(smaller).items():
+            if found[_entry(key, "loc")].shape != site.median.shape:
+                raise ValueError(
+                    f"the posterior of {target.key!r} cannot be cut: the prior {self!r} has a site "
+                    f"{key!r} whose shape follows from the weight's and is not the same, "
+                    f"{tuple(q[_entry(key, 'loc')].shape)}, so that it is not known which of its "
+                    "elements belong to which weights. Write a Method with its own `part`"
+                )
+        return found
+
     def prior(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         return self.fn(target)
 
@@ -230,8 +261,8 @@ class _PyroPrior(Method):
         return draw
 
     def score(self, target: Target, q: Posterior) -> Tensor:
-        if self._score is not None:
-            return self._score(target, q)
+        if self.own_score is not None:
+            return self.own_score(target, q)
         return signal_to_noise(q)
 
     def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:

@@ -77,6 +77,22 @@ class DependentBetaBernoulli(Method):
                 "BetaBernoulli"
             )
 
+    @classmethod
+    def resumed(cls, first: Mapping[str, BetaBernoulli], *, scale: float) -> DependentBetaBernoulli:
+        """The method of gates whose posterior holds q(pi) already, as in a file.
+
+        first: the methods of the first stage by target name."""
+        new = cls.__new__(cls)
+        new.scale = scale
+        nothing = torch.zeros(0)
+        new._first = {key: (method, nothing, nothing) for key, method in first.items()}
+        return new
+
+    @property
+    def first(self) -> dict[str, BetaBernoulli]:
+        """The methods of the first stage by target name."""
+        return {key: method for key, (method, _, _) in self._first.items()}
+
     def targets(self, net: nn.Module) -> list[Target]:
         return [target for target in gates(net) if target.key in self._first]
 

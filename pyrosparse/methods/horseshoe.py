@@ -36,11 +36,11 @@ def Horseshoe(scale: float = 0.1, *, threshold: float = 1.0, initial_scale: floa
     if not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}")
 
-    return from_pyro(_HorseshoePrior(scale), threshold=threshold, initial_scale=initial_scale)
+    return from_pyro(HorseshoePrior(scale), threshold=threshold, initial_scale=initial_scale)
 
 
 @dataclass(frozen=True)
-class _HorseshoePrior:
+class HorseshoePrior:
     """The prior's Pyro function; a class, so that a lifted network can be pickled."""
 
     scale: float

@@ -124,6 +124,24 @@ class MaskedWeights(Method):
     def forget(self, target: Target, q: Posterior, removed: Tensor) -> None:
         q["_final"].copy_(removed.any())
 
+    def part(
+        self, target: Target, q: Posterior, smaller: Target, positions: Tensor
+    ) -> dict[str, Tensor]:
+        if not bool(q["_final"]):
+            raise ValueError(
+                f"the mask of {target.key!r} is not final: {type(self).__name__} makes it of all "
+                "weights together, so that a part of them would get another one. Freeze it first, "
+                "bnn.freeze(bnn.masks()) or masks=bnn.masks()"
+            )
+        ratio = structures.ratio(self.structure)
+        if ratio is not None and smaller.shape[1] % ratio[1]:
+            raise ValueError(
+                f"{smaller.shape[1]} inputs are left of {target.key!r}, which are not in groups of "
+                f"{ratio[1]}, and {type(self).__name__} with structure={self.structure!r} needs "
+                "these: compact the network itself, ps.compact(bnn.net, masks, example)"
+            )
+        return super().part(target, q, smaller, positions)
+
     def hidden_draws(self, q: Posterior) -> bool:
         return q.training and not bool(q["_final"])
 

@@ -123,6 +123,15 @@ class MovementPruning(MaskedWeights):
             pyro.sample(_site(target), Point(q["scores"]))
         return weight
 
+    def part(
+        self, target: Target, q: Posterior, smaller: Target, positions: Tensor
+    ) -> dict[str, Tensor]:
+        found = super().part(target, q, smaller, positions)
+        if q["scores"].shape != target.shape:
+            # The blocks are others now, and no score counts any more.
+            found["scores"] = torch.zeros_like(structures.means(found["loc"], self.structure))
+        return found
+
     def step_mask(self, weight: Tensor, q: Posterior) -> Tensor:
         if self.sparsity is None:
             return self.excess(weight, q) >= 0

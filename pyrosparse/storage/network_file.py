@@ -1,24 +1,39 @@
-"""Compact networks in files: tensors and a plan, without pickle."""
+"""Compact networks, plain and lifted, in files: tensors and a plan, without pickle."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from pyrosparse.compaction.compact import CompactNet
 from pyrosparse.compaction.rules.registry import REGISTERED
+from pyrosparse.lifting.lift import Lifted
+from pyrosparse.lifting.method import Method
 from pyrosparse.storage.modules import named_tensors, qualified_name
 from pyrosparse.storage.plan import network, plan_of
-from pyrosparse.storage.storage import StorageError, allowance, pack, read, reading, unpack, write
+from pyrosparse.storage.posterior import plan_of_posterior, posterior
+from pyrosparse.storage.storage import (
+    StorageError,
+    allowance,
+    pack,
+    read_one_of,
+    reading,
+    unpack,
+    write,
+)
 
 FORMAT = "pyrosparse network 1"
+POSTERIOR = "pyrosparse posterior 1"
 
 
-def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
-    """Write a network that ``compact`` made to one safetensors file, from which ``load`` makes it.
+def save(path: str | os.PathLike[str], net: CompactNet | Lifted) -> Path:
+    """Write a network that ``compact`` made to one safetensors file, from which ``load`` makes it:
+    a plain one, or a lifted one with its guide.
 
     The tensors are stored in the layout that takes the fewest bytes, so that zeros in them cost
     little. The metadata hold the graph, the layers' arguments and the account as JSON, and a digest
@@ -28,7 +43,7 @@ def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
     net: on any device, in any mode; gradients are not saved.
 
     A layer of one's own for which ``ps.compaction.register`` has a rule is in it by the name of its
-    class, which ``load`` must be given.
+    class, which ``load`` must be given; so is a method of one's own, a dataclass.
 
     Raises ValueError, which names it, where the network has what a file cannot hold: a module of
     one's own that torch.fx could not trace and that has no rule, a function that is none of
@@ -43,6 +58,8 @@ def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
     >>> torch.equal(again(torch.ones(2, 4)), small(torch.ones(2, 4)))
     True
     """
+    if isinstance(net, Lifted):
+        return _save_posterior(path, net)
     if not isinstance(net, CompactNet):
         raise ValueError(
             f"save takes a network that compact made, not {type(net).__name__}: "
@@ -62,22 +79,36 @@ def save(path: str | os.PathLike[str], net: CompactNet) -> Path:
     return Path(path)
 
 
+def _save_posterior(path: str | os.PathLike[str], bnn: Lifted) -> Path:
+    plan, tensors = plan_of_posterior(bnn)
+    methods = [entry.method for entry in bnn.guide.entries]
+    own: list[Any] = [type(part) for one in methods for part in (one, getattr(one, "fn", one))]
+    try:
+        posterior(plan, tensors, _by_name([*REGISTERED]) | {qualified_name(k): k for k in own})
+    except StorageError as error:
+        raise ValueError(f"the lifted network cannot be saved: {error}") from error
+    parts, headers, _ = pack(tensors)
+    write(path, parts, POSTERIOR, {"plan": plan, "tensors": headers})
+    return Path(path)
+
+
 def load(
     path: str | os.PathLike[str],
     *,
-    trusted: Iterable[type[nn.Module]] | Mapping[str, type[nn.Module]] = (),
+    trusted: Iterable[type[Any]] | Mapping[str, type[Any]] = (),
     memory: int | None = None,
-) -> CompactNet:
-    """Read the network that ``save`` wrote, with its account and in its mode, on the CPU.
+) -> Any:
+    """Read the network that ``save`` wrote, with its account and in its mode, on the CPU: a
+    ``CompactNet``, or a ``Lifted`` network with its guide.
 
     Nothing of the network's original code is needed, and no code is run or imported by names in
     the file: a graph may call the layers of ``torch.nn``, our own, and operations on tensors that
     are in a list. So a file of unknown origin can be opened; what its network then computes is
     another matter.
 
-    trusted: classes of layers of one's own that the file may name: their constructors are called
-             with numbers and texts from the file. A mapping by the names in the file where a class
-             has moved since.
+    trusted: classes of layers and methods of one's own that the file may name, and of priors given
+             to ``from_pyro``: their constructors are called with numbers and texts from the file. A
+             mapping by the names in the file where a class has moved since.
     memory:  the most bytes that the tensors may take, since a small file can claim many; by default
              256 MiB and 1024 times the file.
 
@@ -89,20 +120,23 @@ def load(
     """
     classes = _by_name(trusted)
     with reading(path):
-        content, parts = read(path, FORMAT)
+        name, content, parts = read_one_of(path, [FORMAT, POSTERIOR])
         tensors = unpack(content["tensors"], parts, allowance(path, memory))
-        return network(content["plan"], tensors, classes)
+        made = network if name == FORMAT else posterior
+        return made(content["plan"], tensors, classes)
 
 
-def _by_name(
-    trusted: Iterable[type[nn.Module]] | Mapping[str, type[nn.Module]],
-) -> dict[str, type[nn.Module]]:
+def _by_name(trusted: Iterable[type[Any]] | Mapping[str, type[Any]]) -> dict[str, type[Any]]:
     by_name = (
         trusted if isinstance(trusted, Mapping) else {qualified_name(one): one for one in trusted}
     )
     for one in by_name.values():
-        if not (isinstance(one, type) and issubclass(one, nn.Module)):
+        known = isinstance(one, type) and (
+            issubclass(one, (nn.Module, Method)) or is_dataclass(one)
+        )
+        if not known:
             raise TypeError(
-                f"trusted takes classes of layers, subclasses of nn.Module, got {one!r}"
+                "trusted takes classes of layers, subclasses of nn.Module, and of methods, "
+                f"dataclasses, got {one!r}"
             )
     return dict(by_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -149,11 +149,26 @@ def read(path: str | os.PathLike[str], file_format: str) -> tuple[Any, dict[str,
 
     Raises StorageError on a safetensors file of another format.
     """
+    _, content, parts = read_one_of(path, [file_format])
+    return content, parts
+
+
+def read_one_of(
+    path: str | os.PathLike[str], formats: Sequence[str]
+) -> tuple[str, Any, dict[str, Tensor]]:
+    """Which of these formats a file is of, its JSON content and its pieces.
+
+    Raises StorageError on a safetensors file of another format.
+    """
+    found = formats[0]
     try:
-        metadata, parts = tensor_file.load(path, [file_format])
+        metadata, parts = tensor_file.load(path, [found])
     except tensor_file.OtherFileError as error:
-        raise StorageError(f"it is a safetensors file, but not one of {file_format!r}") from error
-    return json.loads(metadata[file_format]), parts
+        if not (others := [one for one in formats[1:] if one in error.metadata]):
+            raise StorageError(f"it is a safetensors file, but not one of {found!r}") from error
+        found = others[0]
+        metadata, parts = tensor_file.load(path, [found])
+    return found, json.loads(metadata[found]), parts
 
 
 def allowance(path: str | os.PathLike[str], memory: int | None) -> int:

@@ -13,8 +13,9 @@ import pyrosparse as ps
 from pyrosparse.lifting.method import Posterior
 from pyrosparse.methods import GibbsPruning
 from tests.distributions.enumerated import assert_law, complete, log_weights, states
-from tests.method_case import MethodCase
+from tests.method_case import MethodCase, assert_same_draws, some_features
 from tests.monte_carlo import assert_mean
+from tests.nets import batch
 
 
 class GibbsCase(MethodCase):
@@ -100,6 +101,20 @@ class TestOneOfTwo(GibbsCase):
             pairs = entry.method.blocks(q["loc"].detach().abs())
             scores = entry.method.blocks(entry.method.score(entry.target, q))
             assert ((scores[:, 0] > scores[:, 1]) == (pairs[:, 0] > pairs[:, 1])).all()
+
+    def test_compact_posterior_is_the_frozen_one_on_what_is_left(self, name: str) -> None:
+        bnn = self.moved(name)
+        with pytest.raises(ValueError, match="not in groups of 2"):
+            ps.compact(bnn, some_features(bnn), batch(name)[0], at_least=1)
+
+    def test_compact_posterior_has_the_moments_of_the_frozen_one(self) -> None:
+        bnn = self.moved().double().eval()
+        x = batch("mlp")[0].double()
+        masks = {"0.weight": torch.arange(4).ge(2).expand(5, 4)}  # a pair of the inputs goes
+        small = ps.compact(bnn, masks, x)
+        assert small.targets[0].shape == (5, 2)
+        bnn.freeze(masks)
+        assert_same_draws(bnn, small, x)
 
 
 def by_columns(weight: Tensor) -> Tensor:
