@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyrosparse.lifting.masks import Masks
     from pyrosparse.lifting.method import Method, from_pyro
     from pyrosparse.lifting.target import Target, gates, inputs, outputs, weights
+    from pyrosparse.lifting.transformers import ffn, heads
     from pyrosparse.measure import report
     from pyrosparse.methods import (
         BetaBernoulli,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
         VariationalDropout,
         generative,
     )
-    from pyrosparse.models import classifier, distill, regressor
+    from pyrosparse.models import classifier, distill, language_model, regressor
     from pyrosparse.recipes.run import compress
     from pyrosparse.sparse import sparse_inference
     from pyrosparse.storage import export_onnx, load, save  # type: ignore[no-redef]
@@ -89,12 +90,15 @@ __all__ = [
     "distributions",
     "evidence",
     "export_onnx",
+    "ffn",
     "fit",
     "from_pyro",
     "gates",
     "generative",
+    "heads",
     "infer",
     "inputs",
+    "language_model",
     "lift",
     "load",
     "measure",
@@ -124,13 +128,13 @@ _PLACES = {
     "compaction": "compact",
     "diagnostics": "compare_models to_datatree",
     "infer": "fit",
-    "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
+    "lifting": "Lifted Masks Method Target ffn from_pyro gates heads inputs lift outputs weights",
     "measure": "report",
     "methods": "BetaBernoulli ConcreteDropout DependentBetaBernoulli GammaSpikeAndSlab Gaussian "
     "GeneralizedDropout GibbsPruning GroupHorseshoe GroupSpikeAndSlab HardConcrete "
     "Horseshoe InformationBottleneck LaplacePrior MovementPruning Polarization SpikeAndSlab "
     "StructuredBayesianPruning TargetedDropout VariationalDropout generative",
-    "models": "classifier distill regressor",
+    "models": "classifier distill language_model regressor",
     "recipes.run": "compress",
     "sparse": "sparse_inference",
     "storage": "export_onnx load save",

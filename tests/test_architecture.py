@@ -11,9 +11,9 @@ import pyrosparse
 
 ROOT = Path(pyrosparse.__file__).parent
 FLOORS = [
-    {"util", "sum_product", "captured", "models", "structures"},
+    {"util", "sum_product", "captured", "structures"},
     {"distributions", "data", "lifting", "torchvision_networks"},
-    {"supports", "evidence", "networks"},
+    {"supports", "evidence", "networks", "models"},
     {"methods", "compaction"},
     {"measure", "infer"},
     {"storage", "prune", "diagnostics", "robustness"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from pyrosparse.compaction.compact import CompactNet
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.measure.costs import batch_of, file_bytes, latency, macs
 from pyrosparse.measure.paper_counts import PaperCounts, beta_bernoulli_counts
-from pyrosparse.measure.quality import Quality, quality
+from pyrosparse.measure.quality import quality
+from pyrosparse.util.arguments import arguments
 
 Pair = tuple[int, int]
 
@@ -30,7 +31,8 @@ class Report:
     seconds:    by batch size, medians of a forward pass.
     paper:      FLOPs and memory as the beta-Bernoulli paper counts them; None for networks of
                 other than its layers.
-    quality:    accuracy, negative log likelihood and calibration error; None without data.
+    quality:    accuracy, negative log likelihood and calibration error, or what ``judge`` gave;
+                None without data.
 
     >>> print(Report("3-2", (23, 14), {"0": (12, 6), "2": (6, 4)}, (300, 260), {1: (2e-3, 1e-3)}))
     structure   3-2
@@ -48,7 +50,7 @@ class Report:
     bytes: Pair
     seconds: Mapping[int, tuple[float, float]]
     paper: tuple[PaperCounts, PaperCounts] | None = None
-    quality: tuple[Quality, Quality] | None = None
+    quality: tuple[Any, Any] | None = None
 
     @property
     def total_macs(self) -> Pair:
@@ -82,11 +84,7 @@ class Report:
         ]
         if self.quality is not None:
             first, second = self.quality
-            rows += [
-                ("accuracy", f"{100 * first.accuracy:.2f} % -> {100 * second.accuracy:.2f} %"),
-                ("NLL", f"{first.nll:.4f} -> {second.nll:.4f} nats per datum"),
-                ("ECE", f"{first.ece:.4f} -> {second.ece:.4f}"),
-            ]
+            rows += first.rows(second)
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -94,25 +92,32 @@ class Report:
 def report(
     net: nn.Module,
     small: nn.Module,
-    example: Tensor | Sequence[Any],
+    example: Tensor | Sequence[Any] | Mapping[str, Any],
     *,
     batch_sizes: Sequence[int] = (1, 128),
     repeats: int = 30,
     data: Any = None,
     data_batch_size: int = 256,
+    output: str | None = None,
+    judge: Callable[..., Any] = quality,
 ) -> Report:
     """Measure a network and its compact form: parameters, MACs, bytes of the file, latency.
 
     Networks of dense layers, convolutions and batch normalisations are also counted as the
     beta-Bernoulli paper counts. With data, both are judged as classifiers.
 
-    example:         what the networks are called with; its first datum is repeated to the batch
+    example:         what the networks are called with, a tensor, several, or a dict of them by the
+                     names of the network's arguments; its first datum is repeated to the batch
                      sizes.
     batch_sizes:     of the latencies; () for none.
     repeats:         how many times each is measured; the median counts.
     data:            (inputs, classes), tensors (N, ...) and int64 (N,); ``Examples``; or an
                      iterable of such batches that can be gone through twice.
     data_batch_size: at how many data the networks are run for accuracy, likelihood, calibration.
+    output:          the name of the logits in what the networks give, such as ``"logits"``; None
+                     where they give a tensor.
+    judge:           what tells how good a network is on the data: ``ps.measure.quality`` of
+                     classifiers, or ``ps.measure.perplexity`` of causal language models.
 
     Raises ValueError where repeats is not positive, and as ``quality`` does: for labels that are
     not the networks' classes, and outputs that are not logits or not finite.
@@ -126,7 +131,10 @@ def report(
     >>> 0 <= measured.quality[0].ece <= 1
     True
     """
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    if isinstance(example, Mapping):
+        inputs = arguments(example, net)
+    else:
+        inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     first, second = macs(net, *inputs), macs(small, *inputs)
     seconds = {}
     for size in batch_sizes:
@@ -142,8 +150,8 @@ def report(
         None
         if data is None
         else (
-            quality(net, data, batch_size=data_batch_size),
-            quality(small, data, batch_size=data_batch_size),
+            judge(net, data, output=output, batch_size=data_batch_size),
+            judge(small, data, output=output, batch_size=data_batch_size),
         ),
     )
 
