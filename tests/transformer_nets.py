@@ -55,7 +55,11 @@ def hugging_face(name: str, config: str, **options: Any) -> nn.Module:
         "num_labels": CLASSES,
         "use_cache": False,
     }
-    return getattr(transformers, name)(getattr(transformers, config)(**plain | options))
+    net = getattr(transformers, name)(getattr(transformers, config)(**plain | options))
+    if name.endswith(("CausalLM", "LMHeadModel")):
+        # The others look at the values of a mask, which a captured step cannot.
+        net.set_attn_implementation("eager")
+    return net
 
 
 class Encoder(nn.Module):

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 
 from pyrosparse.compaction.copies import check_shape, copied, put_masks, refuse_diverged
 from pyrosparse.compaction.layers import BATCH_NORMS, MIXING, NORMS, TRANSPOSED, is_plain
-from pyrosparse.lifting.layers import KNOWN, axis, features, is_conv1d
 from pyrosparse.compaction.parts import Entering, Gain, Gained
+from pyrosparse.lifting.layers import KNOWN, axis, features, is_conv1d
 from pyrosparse.util.errors import unknown_name
 
 

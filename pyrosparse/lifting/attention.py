@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 
 def attention_of(net: nn.Module, layer: str) -> nn.MultiheadAttention | None:
@@ -117,9 +116,9 @@ def _identity(projection: nn.Module) -> nn.Module:
     """A projection that gives what it gets."""
     weight, bias = projection.weight, projection.bias
     assert isinstance(weight, Tensor)
-    like = {"dtype": weight.dtype, "device": weight.device}
-    made = NonDynamicallyQuantizableLinear(1, 1, bias=False, **like)
-    made.weight = nn.Parameter(torch.eye(weight.shape[1], **like), False)
-    if isinstance(bias, Tensor):
-        made.bias = nn.Parameter(torch.zeros(weight.shape[1], **like), False)
+    size = weight.shape[1]
+    # Not a Linear, which would draw its weights first.
+    made = nn.Module()
+    made.weight = torch.eye(size, dtype=weight.dtype, device=weight.device)
+    made.bias = weight.new_zeros(size) if isinstance(bias, Tensor) else None
     return made

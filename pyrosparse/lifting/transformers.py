@@ -131,8 +131,8 @@ def ffn(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Ta
         names = chosen
     if not names:
         raise ValueError(
-            f"the network ({type(net).__name__}) has no feed-forward network, two dense layers from "
-            "d features to h and back: name layers with ps.inputs"
+            f"the network ({type(net).__name__}) has no feed-forward network, two dense layers "
+            "from d features to h and back: name layers with ps.inputs"
         )
     return [target for name in names for target in inputs(net, lambda one, _, n=name: one == n)]
 

@@ -50,7 +50,8 @@ def perplexity(
 ) -> LanguageQuality:
     r"""The perplexity of a causal network on sequences of tokens.
 
-    .. math:: \mathrm{PPL} = \exp\Big(-\frac{1}{M} \sum_{i, t \ge 2} \log p(x_{it} \mid x_{i,<t})\Big)
+    .. math::
+        \mathrm{PPL} = \exp\Big(-\frac{1}{M} \sum_{i, t \ge 2} \log p(x_{it} \mid x_{i,<t})\Big)
 
     over the M tokens that are predicted: all but the first of each sequence and those left out.
 

@@ -20,8 +20,8 @@ class classifier(nn.Module):
 
     .. math:: y_i \sim \mathrm{Categorical}(\mathrm{softmax}(f(x_i; w))), \quad i = 1 \dots n
 
-    network: maps ``x``, (batch, ...), and further inputs to logits (batch, classes), or to a mapping
-             or object that has them.
+    network: maps ``x``, (batch, ...), and further inputs to logits (batch, classes), or to a
+             mapping or object that has them.
     n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
     output:  the name of the logits in what the network gives, such as ``"logits"``; None where it
              gives a tensor.
