@@ -104,7 +104,7 @@ def gains_of(
     """
     modules = dict(net.named_modules())
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
-    found = {}
+    found: dict[str, Gain] = {}
     for key, mask in masks.items():
         name, _, kind = key.rpartition(".")
         if kind not in ("input", "output", "heads") or name not in modules:

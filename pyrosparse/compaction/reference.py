@@ -46,8 +46,9 @@ def reference(
             )
     hung = [(key, copy.deepcopy(gate)) for key, gate in gates.items()]
     hung += gains_of(net, others, gates).items()
-    for attention in {attention_of(net, key.rpartition(".")[0]) for key, _ in hung} - {None}:
-        Projecting(attention)  # so that what is hung on its projection acts
+    for name in {key.rpartition(".")[0] for key, _ in hung}:
+        if (attention := attention_of(net, name)) is not None:
+            Projecting(attention)  # so that what is hung on its projection acts
     for key, gate in hung:
         name, _, kind = key.rpartition(".")
         if kind == "input":

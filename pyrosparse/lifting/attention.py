@@ -118,7 +118,8 @@ def _identity(projection: nn.Module) -> nn.Module:
     assert isinstance(weight, Tensor)
     size = weight.shape[1]
     # Not a Linear, which would draw its weights first.
-    made = nn.Module()
+    made: Any = nn.Module()
     made.weight = torch.eye(size, dtype=weight.dtype, device=weight.device)
     made.bias = weight.new_zeros(size) if isinstance(bias, Tensor) else None
-    return made
+    identity: nn.Module = made
+    return identity
