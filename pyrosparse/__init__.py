@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyrosparse.lifting.masks import Masks
     from pyrosparse.lifting.method import Method, from_pyro
     from pyrosparse.lifting.target import Target, gates, inputs, outputs, weights
+    from pyrosparse.lifting.transformers import ffn, heads
     from pyrosparse.measure import report
     from pyrosparse.methods import (
         BetaBernoulli,
@@ -53,11 +54,11 @@ if TYPE_CHECKING:
         counts,
         distill,
         heteroscedastic_regressor,
+        language_model,
         multilabel,
         ordinal,
         regressor,
     )
-    from pyrosparse.models import classifier, distill, regressor
     from pyrosparse.prediction import conformal, predict  # type: ignore[no-redef]
     from pyrosparse.recipes.run import compress
     from pyrosparse.sparse import sparse_inference
@@ -95,21 +96,24 @@ __all__ = [
     "compaction",
     "compare_models",
     "compress",
-    "counts",
     "conformal",
+    "counts",
     "data",
     "diagnostics",
     "distill",
     "distributions",
     "evidence",
     "export_onnx",
+    "ffn",
     "fit",
     "from_pyro",
     "gates",
     "generative",
+    "heads",
     "heteroscedastic_regressor",
     "infer",
     "inputs",
+    "language_model",
     "lift",
     "load",
     "measure",
@@ -144,14 +148,14 @@ _PLACES = {
     "compaction": "compact",
     "diagnostics": "compare_models to_datatree",
     "infer": "fit",
-    "lifting": "Lifted Masks Method Target from_pyro gates inputs lift outputs weights",
+    "lifting": "Lifted Masks Method Target ffn from_pyro gates heads inputs lift outputs weights",
     "measure": "report",
     "methods": "BetaBernoulli ConcreteDropout DependentBetaBernoulli GammaSpikeAndSlab Gaussian "
     "GeneralizedDropout GibbsPruning GroupHorseshoe GroupSpikeAndSlab HardConcrete "
     "Horseshoe InformationBottleneck LaplacePrior MovementPruning Polarization SpikeAndSlab "
     "StructuredBayesianPruning TargetedDropout VariationalDropout generative",
-    "models": "classifier counts distill heteroscedastic_regressor multilabel ordinal regressor",
-    "models": "classifier distill regressor",
+    "models": "classifier counts distill heteroscedastic_regressor language_model multilabel "
+    "ordinal regressor",
     "prediction": "conformal predict",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

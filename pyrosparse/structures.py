@@ -13,9 +13,9 @@ a function     arranges a tensor of the weight's shape as (blocks, n); it moves 
                elements only
 =============  =================================================================  ===============
 
-Weights of transposed convolutions have the inputs first: there ``filter`` and ``channel`` change
-places. Those of grouped convolutions have the inputs of one group: there a ``channel`` is one input
-of each group.
+Weights of transposed convolutions and of Hugging Face's ``Conv1D`` have the inputs first: there
+``filter`` and ``channel`` change places. Those of grouped convolutions have the inputs of one
+group: there a ``channel`` is one input of each group.
 """
 
 from __future__ import annotations

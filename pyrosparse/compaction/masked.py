@@ -8,11 +8,13 @@ from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from pyrosparse.compaction.copies import check_shape, copied, put_masks, refuse_diverged
 from pyrosparse.compaction.layers import BATCH_NORMS, MIXING, NORMS, TRANSPOSED, is_plain
 from pyrosparse.compaction.parts import Entering, Gain, Gained
+from pyrosparse.lifting.layers import KNOWN, axis, features, is_conv1d
 from pyrosparse.util.errors import unknown_name
 
 
@@ -26,7 +28,8 @@ def masked(
     """A copy of the network in evaluation mode that computes what the masked network computes.
 
     masks: of weights, by parameter name and of its shape; of gates, gains by ``<module>.input`` or
-           ``<module>.output``, one per feature. A gain is folded into the module's own weights:
+           ``<module>.output``, one per feature, or by ``<module>.heads``, one per head. A gain is
+           folded into the module's own weights:
 
     .. math:: W (g \\odot x) = (W \\,\\mathrm{diag}\\, g)\\, x, \\qquad
               g \\odot (W x + b) = (\\mathrm{diag}\\, g\\, W)\\, x + g \\odot b.
@@ -101,18 +104,32 @@ def gains_of(
     """
     modules = dict(net.named_modules())
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
-    found = {}
+    found: dict[str, Gain] = {}
     for key, mask in masks.items():
         name, _, kind = key.rpartition(".")
-        if kind not in ("input", "output") or name not in modules:
+        if kind not in ("input", "output", "heads") or name not in modules:
             known = [f"{n}.output" for n, m in modules.items() if n and isinstance(m, MIXING)]
             raise unknown_name("mask", key, [*dict(net.named_parameters()), *known])
         module = modules[name]
-        check_shape(key, mask, (_features(key, kind, module),))
-        gain = (mask != 0) if key in gates else mask
-        dim = -1 if isinstance(module, (nn.Linear, nn.LayerNorm)) else 1
-        found[key] = Gain(gain.detach().to(like), dim)
+        width = _features(key, kind, module)
+        if kind == "heads":
+            key, mask = f"{name}.input", _of_features(key, mask, width)
+        check_shape(key, mask, (width,))
+        gain = ((mask != 0) if key in gates else mask).detach().to(like)
+        if key in found:  # gates of heads and of their features
+            gain = gain * found[key].gain
+        found[key] = Gain(gain, axis(module))
     return found
+
+
+def _of_features(key: str, mask: Tensor, width: int) -> Tensor:
+    """The mask of heads as one of their features, which are next to each other."""
+    if mask.dim() != 1 or not len(mask) or width % len(mask):
+        raise ValueError(
+            f"the mask of {key!r} has shape {tuple(mask.shape)}: {width} features are not so many "
+            "heads of one size"
+        )
+    return mask.repeat_interleave(width // len(mask))
 
 
 def _make_permanent(module: nn.Module) -> None:
@@ -129,25 +146,18 @@ def _make_permanent(module: nn.Module) -> None:
 
 def _features(key: str, kind: str, module: nn.Module) -> int:
     """How many features enter or leave a module that can have gates."""
-    if isinstance(module, nn.Linear):
-        return module.in_features if kind == "input" else module.out_features
-    if isinstance(module, MIXING):
-        return int(module.in_channels if kind == "input" else module.out_channels)  # type: ignore[arg-type]
-    if isinstance(module, nn.LayerNorm):
-        if len(module.normalized_shape) != 1:
-            raise ValueError(f"{key!r}: a LayerNorm over several dimensions has no features")
-        return module.normalized_shape[0]
-    if isinstance(module, NORMS):
-        return int(module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features)  # type: ignore[arg-type]
-    raise ValueError(
-        f"{key!r}: gates go on Linear, convolutions, BatchNorm, GroupNorm or LayerNorm, not on "
-        f"{type(module).__module__}.{type(module).__name__}"
-    )
+    known = features(module, "output" if kind == "output" else "input")
+    if known is None:
+        raise ValueError(
+            f"{key!r}: gates go on {KNOWN}, over one dimension, not on "
+            f"{type(module).__module__}.{type(module).__name__}"
+        )
+    return known
 
 
 def _fold(kind: str, module: nn.Module, gain: Tensor) -> bool:
     """Fold a gain into a module's own weights; whether that can be."""
-    if is_plain(module, MIXING):
+    if is_plain(module, (*MIXING, NonDynamicallyQuantizableLinear)) or _is_plain_conv1d(module):
         _fold_into_weights(kind, module, gain)
     elif not is_plain(module, NORMS):
         return False
@@ -165,14 +175,19 @@ def _fold(kind: str, module: nn.Module, gain: Tensor) -> bool:
     return True
 
 
+def _is_plain_conv1d(module: nn.Module) -> bool:
+    return is_conv1d(module) and is_plain(module, (type(module),))
+
+
 def _fold_into_weights(kind: str, module: nn.Module, gain: Tensor) -> None:
     weight = module.weight
     assert isinstance(weight, Tensor)
-    groups = 1 if isinstance(module, nn.Linear) else int(module.groups)  # type: ignore[arg-type]
+    groups = int(getattr(module, "groups", 1))
     by_group = weight.detach().reshape(groups, -1, *weight.shape[1:])
     per_group = gain.view(groups, -1)
-    # Rows hold the outputs, columns the inputs; of a transposed convolution it is the other way.
-    rows = (kind == "output") != isinstance(module, TRANSPOSED)
+    # Rows hold the outputs, columns the inputs; of a transposed convolution and of Hugging Face's
+    # Conv1D it is the other way.
+    rows = (kind == "output") != (isinstance(module, TRANSPOSED) or is_conv1d(module))
     shape = (groups, -1, 1) if rows else (groups, 1, -1)
     scaled = by_group * per_group.view(*shape, *[1] * (weight.dim() - 2))
     bias = module.bias

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from pyrosparse.compaction.copies import copied, put_masks
 from pyrosparse.compaction.masked import gains_of
 from pyrosparse.compaction.parts import Entering
+from pyrosparse.lifting.attention import Projecting, attention_of
 
 
 def reference(
@@ -45,6 +46,9 @@ def reference(
             )
     hung = [(key, copy.deepcopy(gate)) for key, gate in gates.items()]
     hung += gains_of(net, others, gates).items()
+    for name in {key.rpartition(".")[0] for key, _ in hung}:
+        if (attention := attention_of(net, name)) is not None:
+            Projecting(attention)  # so that what is hung on its projection acts
     for key, gate in hung:
         name, _, kind = key.rpartition(".")
         if kind == "input":

@@ -30,7 +30,8 @@ class Shrink:
 
     alive: what is left of each target of the whole network, boolean, by the target's name.
 
-    Raises what ``cut`` raises, and TypeError where there is no lifted network.
+    Raises what ``cut`` raises, ValueError where gates are of heads, and TypeError where there is no
+    lifted network.
     """
 
     def __init__(self, run: Fit, every: int = 1) -> None:
@@ -39,6 +40,11 @@ class Shrink:
         self.lifted = run.lifted
         self.inputs = inputs = _inputs(run)
         self.whole = self.lifted.contents
+        if of_heads := [e.target.key for e in self.whole.entries if e.target.block > 1]:
+            raise ValueError(
+                f"compact_every cannot cut gates of heads while training goes on "
+                f"({', '.join(of_heads)}): train without it, and cut them at the end by compact"
+            )
         self.alive = {entry.target.key: entry.mask.clone() for entry in self.whole.entries}
         self.positions: dict[str, Tensor] = {}
         # What cannot be cut should say so now, and not after an epoch.

@@ -4,6 +4,7 @@ from pyrosparse.lifting.lift import Lifted, lift
 from pyrosparse.lifting.masks import Masks
 from pyrosparse.lifting.method import Method, Posterior, from_pyro
 from pyrosparse.lifting.target import Target, gates, inputs, outputs, weights
+from pyrosparse.lifting.transformers import ffn, heads
 
 __all__ = [
     "Lifted",
@@ -11,8 +12,10 @@ __all__ = [
     "Method",
     "Posterior",
     "Target",
+    "ffn",
     "from_pyro",
     "gates",
+    "heads",
     "inputs",
     "lift",
     "outputs",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pyrosparse.lifting.attention import attention_of, length_first, no_fast_path, projecting
 from pyrosparse.lifting.draws import Draws
 from pyrosparse.lifting.guide import Entry, check_plain, locate
 from pyrosparse.lifting.hooks import Gate, Noise
@@ -93,7 +94,7 @@ def run(
         for entry in entries:
             q = entry.posterior()
             if entry.target.kind != "weight":
-                gate = _gate(entry, q, draws)
+                gate = _gate(net, entry, q, draws)
                 stack.enter_context(gate.on(net.get_submodule(entry.target.name)))
                 hooks.append(gate)
                 gates.append((gate, entry, q))
@@ -112,6 +113,9 @@ def run(
                 stack.enter_context(noise.on(layer))
                 hooks.append(noise)
             replaced[entry.target.name] = value * entry.mask if entry.frozen else value
+        if hooks:
+            stack.enter_context(no_fast_path())
+            stack.enter_context(projecting(_attentions(net, hooks)))
         watch = inspection.watch(net, replaced.values())
         with watch or nullcontext():
             result = functional_call(net, replaced, args, kwargs)
@@ -128,12 +132,18 @@ def run(
     return result
 
 
-def _gate(entry: Entry, q: Posterior, draws: Draws) -> Gate:
+def _gate(net: nn.Module, entry: Entry, q: Posterior, draws: Draws) -> Gate:
     def gains(x: Tensor) -> Tensor:
         value = draws.value(entry, q, x)
         return value * entry.mask if entry.frozen else value
 
-    return Gate(entry.target, gains)
+    return Gate(entry.target, gains, length_first=length_first(net, entry.target.name))
+
+
+def _attentions(net: nn.Module, hooks: list[Gate | Noise]) -> list[nn.MultiheadAttention]:
+    """The attentions of whose output projections there are gates or noise."""
+    found = [attention_of(net, layer) for layer in dict.fromkeys(map(_layer, hooks)) if layer]
+    return [one for one in found if one is not None]
 
 
 def _layer(hook: Gate | Noise) -> str:

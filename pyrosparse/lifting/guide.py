@@ -11,7 +11,9 @@ import pyro.poutine as poutine
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from pyrosparse.lifting.layers import features, is_conv1d
 from pyrosparse.lifting.liftable import normalised, refused_at
 from pyrosparse.lifting.method import Method, Posterior
 from pyrosparse.lifting.origin import Origin, signed
@@ -23,7 +25,7 @@ from pyrosparse.util.sharding import refuse_sharded
 if TYPE_CHECKING:
     from pyrosparse.lifting.lift import Lifted
 
-_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PLAIN = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _WHOLE = (
     "a method of weights draws them outside their layer, and needs them whole",
@@ -245,6 +247,12 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
         own_modules = dict(net.named_modules())
         if target.name not in own_modules:
             raise unknown_name("module", target.name, own_modules)
+        gates = target.shape[0] * target.block
+        if target.block > 1 and gates != features(own_modules[target.name], target.kind):
+            raise ValueError(
+                f"{target.key!r} has {target.shape[0]} heads of {target.block} features, which are "
+                f"not those of {target.name!r}: select them on this network, with ps.heads"
+            )
     refused = refused_at(net, owner_name)
     if refused is not None:
         name, module, reason = refused
@@ -284,11 +292,12 @@ def _check_activation_noise(net: nn.Module, target: Target) -> None:
 def check_plain(layer: nn.Module, target: Target) -> None:
     """Refuse noise at the activations of a layer that may compute something else than the plain
     product of its input and its weight."""
-    if type(layer) not in _PLAIN:
+    plain = type(layer) in _PLAIN or (is_conv1d(layer) and type(layer).__name__ == "Conv1D")
+    if not plain:
         _refuse_noise(
             target,
             f"it belongs to {type(layer).__name__}, which is not exactly torch's Linear or "
-            "convolution, and may compute something else",
+            "convolution or Hugging Face's Conv1D, and may compute something else",
         )
     if "forward" in layer.__dict__ or "_conv_forward" in layer.__dict__:
         _refuse_noise(target, "its layer has a forward of its own")

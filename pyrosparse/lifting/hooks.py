@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pyrosparse.lifting.layers import is_conv1d
 from pyrosparse.lifting.target import Target
 
 
@@ -18,15 +19,21 @@ class Gate:
     """Multiplies the features entering or leaving a module by a gate.
 
     target: of kind ``input`` or ``output``.
-    draw:   takes the activation and returns the gate, (features,) or (batch, features); called
-            once, so that a module used twice in a forward pass has one gate.
+    draw:   takes the activation and returns the gate, (features,) or (batch, features), or of
+            heads in their place; called once, so that a module used twice in a forward pass has
+            one gate.
+
+    length_first: whether activations of three dimensions have the batch in the second.
 
     fired: how often it has acted.
     """
 
-    def __init__(self, target: Target, draw: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, target: Target, draw: Callable[[Tensor], Tensor], *, length_first: bool = False
+    ) -> None:
         self.target = target
         self.fired = 0
+        self._length_first = length_first
         self._draw = draw
         self._gains: Tensor | None = None
 
@@ -37,12 +44,17 @@ class Gate:
         return module.register_forward_hook(lambda _, args, output: self._gated(output))
 
     def _gated(self, x: Tensor) -> Tensor:
+        if self._length_first and x.dim() == 3:
+            return self._times_gains(x.transpose(0, 1)).transpose(0, 1)
+        return self._times_gains(x)
+
+    def _times_gains(self, x: Tensor) -> Tensor:
         axis = self.target.axis
         assert axis is not None
         self.fired += 1
         if self._gains is None:
             self._gains = self._draw(x)
-        gains = self._gains
+        gains = self._gains.repeat_interleave(self.target.block, -1)
         shape = [1] * x.dim()
         shape[axis] = gains.shape[-1]
         if x.shape[axis] == 1 != shape[axis]:  # it would be spread over all gates
@@ -58,7 +70,8 @@ class Gate:
     def _gate_input(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             return (self._gated(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"input": self._gated(kwargs["input"])}
+        name = "input" if "input" in kwargs else next(iter(kwargs))
+        return args, kwargs | {name: self._gated(kwargs[name])}
 
 
 class Noise:
@@ -97,12 +110,14 @@ class Noise:
                 "all its places. Draw the noise at the weight, such as by estimator='weights', or "
                 "leave it out of the targets"
             )
-        x = args[0] if args else kwargs["input"]
+        x = args[0] if args else next(iter(kwargs.values()))
         cast = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False) if cast else nullcontext():
             squared = x.to(self._exact).square()
             if isinstance(layer, nn.Linear):
                 spread = F.linear(squared, self._variance)
+            elif is_conv1d(layer):
+                spread = squared @ self._variance
             else:
                 spread = layer._conv_forward(squared, self._variance, None)  # type: ignore[operator]
             # A unit that sees only zeros has no noise; the square root's gradient there is

@@ -26,6 +26,7 @@ from pyrosparse.lifting.method import Method
 from pyrosparse.lifting.origin import sources
 from pyrosparse.lifting.param_store import announce
 from pyrosparse.lifting.target import Target
+from pyrosparse.util.arguments import arguments
 from pyrosparse.util.errors import refuse_jit, unknown_name
 
 
@@ -72,8 +73,12 @@ def lift(
     else:
         pairs = [(one, list(targets)) for one, targets in method]
     assigned = [(one, replace(target, prefix=name)) for one, targets in pairs for target in targets]
-    # Gates after weights, so that a gate on a layer's output covers the noise of its weight.
-    assigned.sort(key=lambda pair: pair[1].kind != "weight")
+    # Gates after weights, so that a gate on a layer's output covers the noise of its weight; and in
+    # the order of their modules, in which the network mostly draws them, as Pyro likes it.
+    places = {name: place for place, (name, _) in enumerate(net.named_modules(), start=1)}
+    assigned.sort(
+        key=lambda pair: 0 if pair[1].kind == "weight" else places.get(pair[1].name, len(places))
+    )
     if not assigned:
         raise ValueError("there is no target to lift: `on` is empty")
     for number, (one, target) in enumerate(assigned):
@@ -150,6 +155,12 @@ class Lifted(PyroModule):
         """
         self._trained.warn()
         return self._run(Means(), args, kwargs, at_activations=False)
+
+    def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The network's positional arguments from some by name, for data that are dicts.
+
+        Raises TypeError where the network has no argument of a name."""
+        return arguments(named, self._modules["net"])
 
     def scores(self) -> dict[str, Tensor]:
         """One score per prunable element of each target, detached, the shape of the target.

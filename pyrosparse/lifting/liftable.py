@@ -12,13 +12,12 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 _REFUSED = {
-    nn.MultiheadAttention: "its fast path reads the weights past hooks and replacements",
     nn.RNNBase: "it computes from a flat copy of its weights",
     torch.jit.ScriptModule: "its compiled forward cannot see replaced weights",
     nn.DataParallel: "it runs copies of the network in threads; lift the network within, .module",
 }
 _NO_LAYERS = (
-    *(nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm),
+    *(nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU),
 )
 _NORMALISED = (parametrizations._WeightNorm, parametrizations._SpectralNorm)
@@ -101,6 +100,11 @@ def _reason(net: nn.Module, name: str, module: nn.Module) -> tuple[str, str]:
     if refused is not None:
         outer, outer_module, reason = refused
         return outer, f"{type(outer_module).__name__}: {reason}"
+    if isinstance(module, nn.MultiheadAttention):
+        return name, (
+            f"{type(module).__name__}: it has gates on its output projection and none in front of "
+            "its queries, keys and values; ps.heads has one for each head"
+        )
     if isinstance(module, ParametrizationList):
         layer_name = name.rpartition("parametrizations.")[0].rstrip(".")
         layer = net.get_submodule(layer_name)

@@ -11,16 +11,19 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from pyrosparse.lifting.layers import (
+    BATCH_NORMS,
+    KNOWN,
+    axis,
+    features,
+    is_dense,
+    is_mixing,
+)
 from pyrosparse.lifting.liftable import left_out, refused_at
 from pyrosparse.util.errors import unknown_name
 
 Kind = Literal["weight", "input", "output"]
 Where = str | type[nn.Module] | Callable[[str, nn.Module], bool]
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
-_WEIGHT_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,18 @@ class Target:
     name:  the parameter (``fc1.weight``) or the module (``fc1``).
     kind:  ``weight`` (a parameter), ``input`` (features entering a module) or ``output``
            (units or channels leaving a module).
-    shape: the parameter's shape, or ``(features,)``.
+    shape: the parameter's shape, or ``(features,)``, or ``(heads,)``.
     value: the parameter itself, its shape ``shape``; None for ``input`` and ``output``.
     axis:  the dimension of the activation that holds the features; None for ``weight``.
     prefix: put before the names of the Pyro sites (``lift(..., name="encoder")``).
+    block: how many features next to each other share one gate: those of an attention head.
 
     >>> Target("fc1.weight", "weight", (3, 2)).site
     'fc1.weight'
     >>> Target("fc1", "input", (2,), axis=-1).site
     'fc1.input'
+    >>> Target("out_proj", "input", (2,), axis=-1, block=8).site
+    'out_proj.heads'
     """
 
     name: str
@@ -47,13 +53,15 @@ class Target:
     value: Tensor | None = field(default=None, compare=False, repr=False)
     axis: int | None = None
     prefix: str = ""
+    block: int = 1
 
     @property
     def key(self) -> str:
         """The name of the target in scores and masks."""
         if self.kind == "weight":
             return self.name
-        return f"{self.name}.{self.kind}" if self.name else self.kind
+        kind = self.kind if self.block == 1 else "heads"
+        return f"{self.name}.{kind}" if self.name else kind
 
     @property
     def site(self) -> str:
@@ -70,6 +78,9 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
            A parameter shared by several modules is one target, under its first name.
 
     Without ``where``, layers that cannot be lifted are left out, and a warning names them.
+    Dense layers are ``Linear``, Hugging Face's ``Conv1D`` and the projections of
+    ``MultiheadAttention``; embeddings and the scales of normalisations are taken where they are
+    named, such as by ``nn.Embedding`` or ``"*norm*"``.
 
     Raises ValueError when nothing matches.
 
@@ -87,9 +98,10 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
         owner_name, _, leaf = name.rpartition(".")
         owner = net.get_submodule(owner_name)
         if where is None:
-            wanted = leaf == "weight" and _is_layer(net, owner_name, owner)
+            layer = is_mixing(owner) or isinstance(owner, nn.MultiheadAttention)
+            wanted = layer and _is_weight(owner, leaf) and refused_at(net, owner_name) is None
         else:
-            wanted = any(_selects(rule, name, owner_name, owner) for rule in _rules(where))
+            wanted = any(_selects(rule, name, owner_name, owner) for rule in rules(where))
         if wanted and id(parameter) not in found:
             _refuse_lazy(name, owner)
             shape = tuple(parameter.shape)
@@ -97,7 +109,7 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
     if where is None:
         _name_left_out(net, found)
     elif not found:
-        _raise_nothing(where, [name for name, _ in net.named_parameters()], "parameter")
+        raise_nothing(where, [name for name, _ in net.named_parameters()], "parameter")
     return list(found.values())
 
 
@@ -115,8 +127,8 @@ def inputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list
     [('0', (4,)), ('2', (3,))]
     """
     return [
-        Target(name, "input", (_features(name, module)[0],), axis=_axis(module))
-        for name, module in _modules(net, where, drop_last=False)
+        Target(name, "input", (_features(name, module, "input"),), axis=axis(module))
+        for name, module in _modules(net, where, "input")
     ]
 
 
@@ -133,8 +145,8 @@ def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
     [('0', (3,))]
     """
     return [
-        Target(name, "output", (_features(name, module)[1],), axis=_axis(module))
-        for name, module in _modules(net, where, drop_last=True)
+        Target(name, "output", (_features(name, module, "output"),), axis=axis(module))
+        for name, module in _modules(net, where, "output")
     ]
 
 
@@ -152,21 +164,21 @@ def gates(net: nn.Module) -> list[Target]:
     >>> [target.key for target in gates(net)]
     ['1.output', '3.input']
     """
-    kinds = (*_WEIGHT_LAYERS, *_BATCH_NORMS)
     layers = [
         (name, module)
         for name, module in net.named_modules()
-        if isinstance(module, kinds) and refused_at(net, name) is None
+        if (is_mixing(module) or isinstance(module, BATCH_NORMS)) and refused_at(net, name) is None
     ]
     _name_left_out(net, _parameters_of(module for _, module in layers))
     found = []
     for number, (_, module) in enumerate(layers):
         last = number + 1 == len(layers)
         following = module if last else layers[number + 1][1]
-        if isinstance(module, nn.Linear):
+        if is_dense(module):
             found.append(inputs(net, _is(module))[0])
-        elif not isinstance(module, _BATCH_NORMS) and not last:
-            normalised = isinstance(following, _BATCH_NORMS) and _width(following) == _width(module)
+        elif not isinstance(module, BATCH_NORMS) and not last:
+            same = features(following, "output") == features(module, "output")
+            normalised = isinstance(following, BATCH_NORMS) and same
             if not normalised:
                 found.append(outputs(net, _is(module))[0])
             elif number + 2 < len(layers):
@@ -174,8 +186,10 @@ def gates(net: nn.Module) -> list[Target]:
     return found
 
 
-def _is_layer(net: nn.Module, name: str, module: nn.Module) -> bool:
-    return isinstance(module, _WEIGHT_LAYERS) and refused_at(net, name) is None
+def _is_weight(owner: nn.Module, leaf: str) -> bool:
+    """Whether a parameter is what its module multiplies the features by."""
+    attention = isinstance(owner, nn.MultiheadAttention)
+    return leaf == "weight" or (attention and leaf.endswith("proj_weight"))
 
 
 def _parameters_of(layers: Iterable[nn.Module]) -> set[int]:
@@ -210,25 +224,21 @@ def _is(module: nn.Module) -> Callable[[str, nn.Module], bool]:
     return lambda _, other: other is module
 
 
-def _width(module: nn.Module) -> int:
-    features = _known_features(module)
-    assert features is not None
-    return features[1]
-
-
-def _rules(where: Where | Sequence[Where]) -> Sequence[Where]:
+def rules(where: Where | Sequence[Where]) -> Sequence[Where]:
+    """The rules of a selection, one or several."""
     return where if isinstance(where, Sequence) and not isinstance(where, str) else [where]  # type: ignore[list-item]
 
 
 def _selects(rule: Where, name: str, owner_name: str, owner: nn.Module) -> bool:
     # A module's name or type selects its weight; a glob or a predicate may name any parameter.
-    is_weight = name.rpartition(".")[2] == "weight"
+    is_weight = _is_weight(owner, name.rpartition(".")[2])
     if isinstance(rule, str):
         return fnmatchcase(name, rule) or (is_weight and fnmatchcase(owner_name, rule))
-    return _matches(rule, name, owner) and (is_weight or not isinstance(rule, type))
+    return matches(rule, name, owner) and (is_weight or not isinstance(rule, type))
 
 
-def _matches(rule: Where, name: str, module: nn.Module) -> bool:
+def matches(rule: Where, name: str, module: nn.Module) -> bool:
+    """Whether a rule selects a module (or a parameter of it) by this name."""
     if isinstance(rule, str):
         return fnmatchcase(name, rule)
     if isinstance(rule, type):
@@ -237,50 +247,40 @@ def _matches(rule: Where, name: str, module: nn.Module) -> bool:
 
 
 def _modules(
-    net: nn.Module, where: Where | Sequence[Where] | None, drop_last: bool
+    net: nn.Module, where: Where | Sequence[Where] | None, kind: Literal["input", "output"]
 ) -> Iterator[tuple[str, nn.Module]]:
     if where is None:
-        layers = [(n, m) for n, m in net.named_modules() if _is_layer(net, n, m)]
+        layers = [
+            (name, module)
+            for name, module in net.named_modules()
+            if is_mixing(module) and refused_at(net, name) is None
+        ]
         _name_left_out(net, _parameters_of(module for _, module in layers))
-        found = layers[:-1] if drop_last else layers
+        found = layers[:-1] if kind == "output" else layers
     else:
         found = [
             (name, module)
             for name, module in net.named_modules()
-            if any(_matches(rule, name, module) for rule in _rules(where))
+            if any(matches(rule, name, module) for rule in rules(where))
         ]
-        if any(isinstance(rule, str) and "*" in rule for rule in _rules(where)):
+        if any(isinstance(rule, str) and "*" in rule for rule in rules(where)):
             # A glob such as "features.*" also names activations and pools: those have no
             # features of their own, and the layer before them carries the gate.
-            found = [(n, m) for n, m in found if _known_features(m) is not None]
+            found = [(n, m) for n, m in found if features(m, kind) is not None]
     if not found:
-        _raise_nothing(where, [name for name, _ in net.named_modules() if name], "module")
+        raise_nothing(where, [name for name, _ in net.named_modules() if name], "module")
     yield from found
 
 
-def _known_features(module: nn.Module) -> tuple[int, int] | None:
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED)):
-        return module.in_channels, module.out_channels
-    if isinstance(module, nn.GroupNorm):
-        return module.num_channels, module.num_channels
-    if isinstance(module, _BATCH_NORMS):
-        return module.num_features, module.num_features  # type: ignore[return-value]
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
-        return module.normalized_shape[0], module.normalized_shape[0]
-    return None
-
-
-def _features(name: str, module: nn.Module) -> tuple[int, int]:
+def _features(name: str, module: nn.Module, kind: Literal["input", "output"]) -> int:
     _refuse_lazy(name, module)
-    features = _known_features(module)
-    if features is None:
+    known = features(module, kind)
+    if known is None:
         raise ValueError(
             f"the features of {name!r} ({type(module).__name__}) are not known: gates go on "
-            "Linear, convolutions, BatchNorm, GroupNorm or LayerNorm over one dimension"
+            f"{KNOWN}, over one dimension"
         )
-    return features
+    return known
 
 
 def _refuse_lazy(name: str, module: nn.Module) -> None:
@@ -291,11 +291,8 @@ def _refuse_lazy(name: str, module: nn.Module) -> None:
         )
 
 
-def _axis(module: nn.Module) -> int:
-    return -1 if isinstance(module, (nn.Linear, nn.LayerNorm)) else 1
-
-
-def _raise_nothing(where: object, known: list[str], kind: str) -> None:
+def raise_nothing(where: object, known: list[str], kind: str) -> None:
+    """Refuse a selection that names nothing of the network."""
     if where is None:
         raise ValueError(
             "the outputs of the only layer are the network's own: name it to put gates on them"

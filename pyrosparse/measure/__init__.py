@@ -3,12 +3,14 @@
 from pyrosparse.measure.active_features import ActiveFeatures, active_features, mean_counts
 from pyrosparse.measure.costs import file_bytes, latency, macs
 from pyrosparse.measure.paper_counts import PaperCounts, beta_bernoulli_counts, dependent_counts
+from pyrosparse.measure.perplexity import LanguageQuality, perplexity
 from pyrosparse.measure.quality import Quality, quality
 from pyrosparse.measure.regression import RegressionQuality, predicts_values, regression_quality
 from pyrosparse.measure.report import Report, report
 
 __all__ = [
     "ActiveFeatures",
+    "LanguageQuality",
     "PaperCounts",
     "Quality",
     "RegressionQuality",
@@ -20,6 +22,7 @@ __all__ = [
     "latency",
     "macs",
     "mean_counts",
+    "perplexity",
     "predicts_values",
     "quality",
     "regression_quality",

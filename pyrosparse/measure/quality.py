@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.evidence.batches import batches
+from pyrosparse.models.calls import Called, named_output
 from pyrosparse.util.arrays import is_array
 from pyrosparse.util.modes import evaluating
 
@@ -31,8 +32,18 @@ class Quality:
     nll: float
     ece: float
 
+    def rows(self, after: Quality) -> list[tuple[str, str]]:
+        """The rows of a report that compare this network with another."""
+        return [
+            ("accuracy", f"{100 * self.accuracy:.2f} % -> {100 * after.accuracy:.2f} %"),
+            ("NLL", f"{self.nll:.4f} -> {after.nll:.4f} nats per datum"),
+            ("ECE", f"{self.ece:.4f} -> {after.ece:.4f}"),
+        ]
 
-def quality(net: nn.Module, data: Any, *, batch_size: int = 256) -> Quality:
+
+def quality(
+    net: nn.Module, data: Any, *, output: str | None = None, batch_size: int = 256
+) -> Quality:
     r"""Accuracy, negative log likelihood and calibration error of a network that gives logits.
 
     With the largest probability of datum :math:`i` as its confidence :math:`c_i`, and :math:`r_i`
@@ -44,7 +55,9 @@ def quality(net: nn.Module, data: Any, *, batch_size: int = 256) -> Quality:
     net:        inputs -> logits (N, classes); it is run in evaluation mode, and every module gets
                 back the mode it was in.
     data:       a tuple of tensors or arrays, the network's inputs and last the classes, int64 (N,);
-                ``Examples``; or an iterable of such tuples (a ``DataLoader``).
+                ``Examples``; a dict of the network's arguments by name and ``labels``; or an
+                iterable of such tuples or dicts (a ``DataLoader``).
+    output:     the name of the logits in what the network gives; None where it gives a tensor.
     batch_size: at how many data the network is run at a time, where it is we who make the batches.
 
     Raises ValueError where there are no data; where the labels are not classes (N,) of the
@@ -56,7 +69,7 @@ def quality(net: nn.Module, data: Any, *, batch_size: int = 256) -> Quality:
     >>> quality(nn.Identity(), data).accuracy
     1.0
     """
-    return Tally.of(net, data, batch_size).quality()
+    return Tally.of(net, data, batch_size, output).quality()
 
 
 class Tally:
@@ -77,13 +90,14 @@ class Tally:
         self._edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
 
     @classmethod
-    def of(cls, net: nn.Module, data: Any, batch_size: int) -> Tally:
+    def of(cls, net: nn.Module, data: Any, batch_size: int, output: str | None = None) -> Tally:
         """Run a network on data; takes and raises what ``quality`` does."""
         tally = cls()
         device = next((parameter.device for parameter in net.parameters()), None)
         with torch.no_grad(), evaluating(net):
-            for *inputs, labels in labelled_batches(data, batch_size):
-                logits = net(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs))
+            for *inputs, labels in labelled_batches(data, batch_size, net):
+                result = net(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs))
+                logits = result if output is None else named_output(result, output)
                 check_logits(type(net).__name__, logits, labels)
                 tally.add(logits, labels)
         if not tally.counts.any():
@@ -122,8 +136,10 @@ class Tally:
         return Quality(int(self.right.sum()) / n, self._nll / n, float(gaps.abs().sum()) / n)
 
 
-def labelled_batches(data: Any, batch_size: int) -> Any:
-    """Minibatches of inputs with the classes last; raises ValueError where data cannot be that."""
+def labelled_batches(data: Any, batch_size: int, net: nn.Module | None = None) -> Any:
+    """Minibatches of inputs with the classes last; raises ValueError where data cannot be that.
+
+    net: whose arguments the names of a dict are; needed for those alone."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if isinstance(data, tuple):
@@ -137,12 +153,14 @@ def labelled_batches(data: Any, batch_size: int) -> Any:
             raise ValueError(f"the inputs and the labels differ in length: {shapes}")
     elif isinstance(data, Tensor):
         raise ValueError("data must be (inputs, classes); got one tensor, without the classes")
-    return batches(data, batch_size)
+    return batches(data, batch_size, None if net is None else Called(net))
 
 
 def check_logits(name: str, logits: Any, labels: Tensor) -> None:
     """Refuse labels (N,) that are no classes, and what a network gave for them if it is no logits
     (N, classes), or not finite."""
+    if not isinstance(labels, Tensor):
+        raise ValueError("the data have no labels: give them last, or as 'labels' in a dict")
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"the labels must be classes, int64 (N,); got {labels.dtype} {tuple(labels.shape)}"
@@ -151,7 +169,7 @@ def check_logits(name: str, logits: Any, labels: Tensor) -> None:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
             f"{name} must give logits (N, classes) for the {len(labels)} data of a batch; got "
-            f"{shape}"
+            f"{shape}{'' if isinstance(logits, Tensor) else ': name them by output='}"
         )
     if not logits.isfinite().all():
         bad = int((~logits.isfinite()).any(1).sum())

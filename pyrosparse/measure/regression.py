@@ -61,6 +61,20 @@ class RegressionQuality:
         """Its standard error, nats; NaN for one datum."""
         return math.sqrt(len(self.log_density)) * float(self.log_density.std())
 
+    def rows(self, after: RegressionQuality) -> list[tuple[str, str]]:
+        """The rows of a report that compare this network with another."""
+        covered = []
+        for level in LEVELS:
+            before, later = (100 * one.coverage(level) for one in (self, after))
+            told = f"cover {before:.1f} % -> {later:.1f} %"
+            covered.append((f"{100 * level:g} % intervals", told))
+        return [
+            ("RMSE", f"{self.rmse:.4f} -> {after.rmse:.4f}"),
+            ("NLL", f"{self.nll:.4f} -> {after.nll:.4f} nats per datum"),
+            ("CRPS", f"{self.crps:.4f} -> {after.crps:.4f}"),
+            *covered,
+        ]
+
     def figures(self) -> dict[str, float]:
         """``rmse``, ``nll``, ``crps``, and ``coverage_50`` and so on for every level of tables."""
         covered = {f"coverage_{100 * level:g}": self.coverage(level) for level in LEVELS}

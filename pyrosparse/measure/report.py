@@ -13,9 +13,10 @@ from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.measure.costs import batch_of, file_bytes, latency, macs
 from pyrosparse.measure.paper_counts import PaperCounts, beta_bernoulli_counts
-from pyrosparse.measure.quality import Quality, quality
-from pyrosparse.measure.regression import LEVELS, RegressionQuality, regression_quality
+from pyrosparse.measure.quality import quality
+from pyrosparse.measure.regression import RegressionQuality, regression_quality
 from pyrosparse.models.latents import ModelGuide
+from pyrosparse.util.arguments import arguments
 
 Pair = tuple[int, int]
 
@@ -33,8 +34,8 @@ class Report:
     seconds:    by batch size, medians of a forward pass.
     paper:      FLOPs and memory as the beta-Bernoulli paper counts them; None for networks of
                 other than its layers.
-    quality:    accuracy, negative log likelihood and calibration error; of models of values RMSE,
-                likelihood, CRPS and coverage; None without data.
+    quality:    accuracy, negative log likelihood and calibration error, or what ``judge`` gave; of
+                models of values RMSE, likelihood, CRPS and coverage; None without data.
 
     >>> print(Report("3-2", (23, 14), {"0": (12, 6), "2": (6, 4)}, (300, 260), {1: (2e-3, 1e-3)}))
     structure   3-2
@@ -52,7 +53,7 @@ class Report:
     bytes: Pair
     seconds: Mapping[int, tuple[float, float]]
     paper: tuple[PaperCounts, PaperCounts] | None = None
-    quality: tuple[Quality, Quality] | tuple[RegressionQuality, RegressionQuality] | None = None
+    quality: tuple[Any, Any] | None = None
 
     @property
     def total_macs(self) -> Pair:
@@ -84,45 +85,33 @@ class Report:
             )
             for size, (first, second) in self.seconds.items()
         ]
-        rows += self._quality_rows()
+        if self.quality is not None:
+            first, second = self.quality
+            rows += first.rows(second)
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-    def _quality_rows(self) -> list[tuple[str, str]]:
-        if self.quality is None:
-            return []
-        first, second = self.quality
-        nll = ("NLL", f"{first.nll:.4f} -> {second.nll:.4f} nats per datum")
-        if isinstance(first, Quality) and isinstance(second, Quality):
-            accuracy = f"{100 * first.accuracy:.2f} % -> {100 * second.accuracy:.2f} %"
-            return [("accuracy", accuracy), nll, ("ECE", f"{first.ece:.4f} -> {second.ece:.4f}")]
-        assert isinstance(first, RegressionQuality) and isinstance(second, RegressionQuality)
-        covered = []
-        for level in LEVELS:
-            before, after = (100 * one.coverage(level) for one in (first, second))
-            told = f"cover {before:.1f} % -> {after:.1f} %"
-            covered.append((f"{100 * level:g} % intervals", told))
-        rmse = ("RMSE", f"{first.rmse:.4f} -> {second.rmse:.4f}")
-        return [rmse, nll, ("CRPS", f"{first.crps:.4f} -> {second.crps:.4f}"), *covered]
 
 
 def report(
     net: nn.Module,
     small: nn.Module,
-    example: Tensor | Sequence[Any],
+    example: Tensor | Sequence[Any] | Mapping[str, Any],
     *,
     batch_sizes: Sequence[int] = (1, 128),
     repeats: int = 30,
     data: Any = None,
     data_batch_size: int = 256,
     model: Callable[[Any], Any] | None = None,
+    output: str | None = None,
+    judge: Callable[..., Any] = quality,
 ) -> Report:
     """Measure a network and its compact form: parameters, MACs, bytes of the file, latency.
 
     Networks of dense layers, convolutions and batch normalisations are also counted as the
     beta-Bernoulli paper counts. With data, both are judged as classifiers, or by a model of values.
 
-    example:         what the networks are called with; its first datum is repeated to the batch
+    example:         what the networks are called with, a tensor, several, or a dict of them by the
+                     names of the network's arguments; its first datum is repeated to the batch
                      sizes.
     batch_sizes:     of the latencies; () for none.
     repeats:         how many times each is measured; the median counts.
@@ -132,6 +121,10 @@ def report(
     model:           makes of a network the Pyro model of values in which it predicts, such as
                      ``lambda net: ps.models.around(trained, net)``; by default the networks give
                      logits of classes.
+    output:          the name of the logits in what the networks give, such as ``"logits"``; None
+                     where they give a tensor.
+    judge:           what tells how good a network is on the data: ``ps.measure.quality`` of
+                     classifiers, or ``ps.measure.perplexity`` of causal language models.
 
     Raises ValueError where repeats is not positive, and as ``quality`` does: for labels that are
     not the networks' classes, and outputs that are not logits or not finite; with a model as
@@ -146,7 +139,10 @@ def report(
     >>> 0 <= measured.quality[0].ece <= 1
     True
     """
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    if isinstance(example, Mapping):
+        inputs = arguments(example, net)
+    else:
+        inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     first, second = macs(net, *inputs), macs(small, *inputs)
     seconds = {}
     for size in batch_sizes:
@@ -159,19 +155,26 @@ def report(
         (file_bytes(net), file_bytes(small)),
         seconds,
         _paper(net, small, inputs),
-        None if data is None else _quality(net, small, data, data_batch_size, model),
+        None if data is None else _quality(net, small, data, data_batch_size, model, output, judge),
     )
 
 
 def _quality(
-    net: nn.Module, small: nn.Module, data: Any, batch_size: int, model: Any
-) -> tuple[Quality, Quality] | tuple[RegressionQuality, RegressionQuality]:
+    net: nn.Module,
+    small: nn.Module,
+    data: Any,
+    batch_size: int,
+    model: Callable[[Any], Any] | None,
+    output: str | None,
+    judge: Callable[..., Any],
+) -> tuple[Any, Any]:
     if model is None:
-        return quality(net, data, batch_size=batch_size), quality(
-            small, data, batch_size=batch_size
+        first, second = (
+            judge(one, data, output=output, batch_size=batch_size) for one in (net, small)
         )
-    data = Repeated.of(data)
-    first, second = (point_quality(model(one), data, batch_size) for one in (net, small))
+    else:
+        data = Repeated.of(data)
+        first, second = (point_quality(model(one), data, batch_size) for one in (net, small))
     return first, second
 
 

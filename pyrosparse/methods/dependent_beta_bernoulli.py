@@ -98,6 +98,11 @@ class DependentBetaBernoulli(Method):
 
     def init(self, target: Target) -> dict[str, Tensor]:
         _, log_a, log_b = self._stage(target)
+        if target.block > 1:
+            raise ValueError(
+                f"{target.key!r} has a gate for each head, and these gates depend on the mean of "
+                "one feature each: leave it out of the targets, or keep BetaBernoulli on it"
+            )
         if log_a.shape != target.shape:
             raise ValueError(
                 f"{target.key!r} has {target.shape[0]} features, in the first stage {len(log_a)}: "

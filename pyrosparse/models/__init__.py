@@ -1,6 +1,7 @@
 """Ready Pyro models around a network."""
 
 from pyrosparse.models.distillation import distill
+from pyrosparse.models.language import language_model
 from pyrosparse.models.latents import Latent, ModelGuide, around, guide_of
 from pyrosparse.models.likelihoods import classifier, multilabel
 from pyrosparse.models.ordinal import ordinal
@@ -15,6 +16,7 @@ __all__ = [
     "distill",
     "guide_of",
     "heteroscedastic_regressor",
+    "language_model",
     "multilabel",
     "ordinal",
     "regressor",

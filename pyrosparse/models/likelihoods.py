@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-Network = Callable[[Tensor], Tensor]
+from pyrosparse.models.calls import named_output, separated, with_labels
+
+Network = Callable[..., Any]
 
 
 class classifier(nn.Module):
@@ -17,14 +20,19 @@ class classifier(nn.Module):
 
     .. math:: y_i \sim \mathrm{Categorical}(\mathrm{softmax}(f(x_i; w))), \quad i = 1 \dots n
 
-    network: maps ``x``, (batch, ...), to logits (batch, classes).
+    network: maps ``x``, (batch, ...), and further inputs to logits (batch, classes), or to a
+             mapping or object that has them.
     n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+    output:  the name of the logits in what the network gives, such as ``"logits"``; None where it
+             gives a tensor.
 
     The model takes ``x`` and labels ``y``, (batch,) int64, or None to draw them; it returns the
-    labels. Its site is ``y``. It is a torch module that holds the network, where that is one.
+    labels. With further inputs the labels come last: ``model(x, mask, y)``. Data that are dicts
+    have the network's arguments by their names, and the labels as ``y`` or ``labels``. Its site
+    is ``y``. It is a torch module that holds the network, where that is one.
 
     Raises ValueError when n is not a positive whole number, and when ``y`` are no whole numbers or
-    not one for each datum.
+    not one for each datum; TypeError when the network gives no tensor, or nothing of that name.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -33,13 +41,19 @@ class classifier(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, network: Network, n: int) -> None:
+    def __init__(self, network: Network, n: int, *, output: str | None = None) -> None:
         super().__init__()
         self.network = network
         self.n = positive_count(n)
+        self.output = output
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        logits = self.network(x)
+    def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The model's positional arguments from some by name."""
+        return with_labels(named, self.network)
+
+    def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
+        inputs, y = separated(x, more, y)
+        logits = named_output(self.network(*inputs), self.output)
         check_labels(y, logits)
         with data_plate(self.n, x):
             return pyro.sample("y", dist.Categorical(logits=logits), obs=y)

@@ -82,14 +82,13 @@ def test_gates_are_put_on_a_layer_whose_weight_is_computed(name):
 @pytest.mark.parametrize(
     ("make", "inside"),
     [
-        (lambda: nn.MultiheadAttention(4, 2), "MultiheadAttention"),
         (lambda: nn.LSTM(4, 4), "LSTM"),
         (lambda: nn.GRUCell(4, 4), "GRUCell"),
         (lambda: nn.Bilinear(4, 4, 4), "Bilinear"),
         (Product, "Product"),
         (lambda: torch.compile(nn.Linear(4, 4)), "OptimizedModule"),
     ],
-    ids=["attention", "lstm", "cell", "bilinear", "foreign", "compiled"],
+    ids=["lstm", "cell", "bilinear", "foreign", "compiled"],
 )
 @pytest.mark.parametrize("select", [ps.weights, ps.inputs, ps.outputs, ps.gates])
 def test_layers_that_a_default_does_not_take_are_named(make, inside, select):
@@ -112,12 +111,19 @@ def test_what_is_no_dense_layer_is_left_out_in_silence(select):
     assert select(net)[0].name.removesuffix(".weight") == "2"
 
 
-def test_a_transformer_is_lifted_but_for_its_attention():
+def test_a_transformer_is_lifted_whole():
     net = nn.Sequential(nn.Linear(4, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
-    with pytest.warns(UserWarning, match=r"'1\.self_attn' \(MultiheadAttention"):
-        bnn = ps.lift(net, ps.Gaussian())
-    expected = ["0.weight", "1.linear1.weight", "1.linear2.weight"]
+    bnn = ps.lift(net, ps.Gaussian())
+    attention = ["1.self_attn.in_proj_weight", "1.self_attn.out_proj.weight"]
+    expected = ["0.weight", *attention, "1.linear1.weight", "1.linear2.weight"]
     assert [target.name for target in bnn.targets] == expected
+
+
+@pytest.mark.parametrize("select", [ps.inputs, ps.outputs, ps.gates])
+def test_queries_keys_and_values_without_gates_are_named(select):
+    net = nn.Sequential(nn.Linear(4, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    with pytest.warns(UserWarning, match=r"'1\.self_attn' \(MultiheadAttention.*ps\.heads"):
+        assert "1.self_attn.out_proj" in [target.name for target in select(net)]
 
 
 def test_a_head_tied_to_an_embedding_is_lifted_under_its_first_name():
@@ -140,9 +146,7 @@ def test_a_head_tied_to_an_embedding_is_lifted_under_its_first_name():
     torch.testing.assert_close(result, weight[x] @ weight.T)
 
 
-@pytest.mark.parametrize(
-    "make", [nn.ReLU, lambda: nn.LSTM(3, 2), lambda: nn.MultiheadAttention(4, 2)]
-)
+@pytest.mark.parametrize("make", [nn.ReLU, lambda: nn.LSTM(3, 2), lambda: nn.GRUCell(4, 2)])
 @pytest.mark.parametrize("method", [ps.Gaussian(), ps.BetaBernoulli(), ps.GibbsPruning()], ids=repr)
 def test_where_nothing_is_left_the_alternatives_are_named(make, method):
     with pytest.raises(

@@ -1,0 +1,95 @@
+"""How networks are called with batches: several inputs, inputs by name, outputs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pyrosparse.util.arguments import arguments
+
+LABELS = ("y", "labels", "label")
+"""What labels may be called in data by name."""
+
+
+def with_labels(named: Mapping[str, Any], network: Callable[..., Any]) -> tuple[Any, ...]:
+    """The positional arguments of a network from some by name, and the labels behind them, None
+    where there are none.
+
+    One input that is called ``x`` is the network's first, whatever that calls it.
+
+    Raises TypeError where the network has no argument of a name.
+
+    >>> with_labels({"labels": 3, "mask": 2, "ids": 1}, lambda ids, past=None, mask=None: None)
+    (1, None, 2, 3)
+    """
+    inputs = {name: value for name, value in named.items() if name not in LABELS}
+    labels = [named[name] for name in LABELS if name in named]
+    if len(labels) > 1:
+        raise TypeError(f"the data have labels twice: {', '.join(n for n in LABELS if n in named)}")
+    positional = tuple(inputs.values()) if list(inputs) == ["x"] else arguments(inputs, network)
+    return (*positional, labels[0] if labels else None)
+
+
+class Called:
+    """A network whose batches are its inputs and the labels, for data by name.
+
+    >>> Called(lambda ids, mask=None: None).from_names({"ids": 1, "labels": 3})
+    (1, 3)
+    """
+
+    def __init__(self, network: Callable[..., Any]) -> None:
+        self.network = network
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.network(*inputs)
+
+    def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The inputs and the labels from a dict."""
+        return with_labels(named, self.network)
+
+
+def separated(x: Any, more: Sequence[Any], y: Tensor | None) -> tuple[tuple[Any, ...], Any]:
+    """The inputs and the labels of a batch: what comes last of two arguments or more is the labels.
+
+    >>> separated("x", ["mask", "y"], None), separated("x", [], None)
+    ((('x', 'mask'), 'y'), (('x',), None))
+    """
+    if y is not None or not more:
+        return (x, *more), y
+    return (x, *more[:-1]), more[-1]
+
+
+def named_output(result: Any, output: str | None) -> Tensor:
+    """The tensor that a network gives, or that of a name in the mapping or object that it gives.
+
+    Raises TypeError where there is none, with the names that there are.
+
+    >>> named_output({"logits": Tensor([1.0])}, "logits")
+    tensor([1.])
+    """
+    if output is None:
+        found = result
+    elif isinstance(result, Mapping):
+        found = result.get(output)
+    else:
+        found = getattr(result, output, None)
+    if isinstance(found, Tensor):
+        return found
+    kind = type(result).__name__
+    if isinstance(result, Mapping):
+        names = [str(name) for name, value in result.items() if isinstance(value, Tensor)]
+    else:
+        own = getattr(result, "_fields", None) or getattr(result, "__dict__", {})
+        names = [name for name in own if isinstance(getattr(result, name), Tensor)]
+    if output is None:
+        name = names[0] if names else "logits"
+        raise TypeError(
+            f"the network gives no tensor but {kind}"
+            f"{' with ' + ', '.join(names) if names else ''}: name the tensor, output={name!r}"
+        )
+    raise TypeError(
+        f"the network gives {kind}, in which there is no tensor {output!r}; there are: "
+        f"{', '.join(names) or 'none'}"
+    )
