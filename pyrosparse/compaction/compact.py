@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.account import Account, Layer
 from pyrosparse.compaction.check import CompactionError, SizeError, check
+from pyrosparse.compaction.in_place.compacted import compacted_in_place, has_dead_layers
+from pyrosparse.compaction.in_place.probe import ProbeError
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
 from pyrosparse.compaction.other_sizes import reads_sizes
@@ -20,7 +22,7 @@ from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
-from pyrosparse.compaction.trace import shapes, trace
+from pyrosparse.compaction.trace import TraceError, shapes, trace
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
 
@@ -61,7 +63,7 @@ def _rebuild(build: Any, parts: Any, account: Account, training: bool) -> Compac
 def compact(
     net: nn.Module,
     masks: Mapping[str, Tensor] | None = None,
-    example: Tensor | Sequence[Any] | None = None,
+    example: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     *,
     gates: Mapping[str, nn.Module] | None = None,
     at_least: int | None = None,
@@ -73,25 +75,29 @@ def compact(
     follows into the next bias), and where nobody *needs* it, because the weights out of it are
     zero. What an unknown operation reads stays whole, and the account says so.
 
-    net:      any module that torch.fx can trace; it is left as it is.
+    What torch.fx can trace becomes a graph, cut operation by operation. A network that it cannot
+    trace, or in which it must leave more, is cut in place: the result is a copy of its own class
+    with smaller layers, whichever is smaller.
+
+    net:      any module; it is left as it is.
     masks:    as ``Lifted.masks()`` gives them: of weights by parameter name, gains of gates by
               ``<module>.input`` or ``<module>.output``. With none, the zeros in the weights count.
-    example:  what the network is called with, a tensor or the sequence of its arguments; it gives
-              the shapes. It can be left out where the network begins with a dense layer, or
+    example:  what the network is called with, a tensor, the sequence of its arguments, or a mapping
+              of arguments by name; it gives the shapes. It can be left out where the network begins with a dense layer, or
               with a convolution and takes images of a usual size.
     gates:    as ``Lifted.gates()`` gives them, for gains that depend on the input: the compact
               network computes them anew for every datum.
     at_least: how many features each layer keeps at both ends. 0 lets a layer go altogether (a
               branch beside a shortcut, say); None refuses that.
 
-    The result has an ``account``; print it. It is checked on the example and on random inputs of
+    The result, a ``CompactNet`` or a network of the class of ``net``, has an ``account``; print it. It is checked on the example and on random inputs of
     its shape, and of other sizes where the network reads sizes: its outputs are those of the
     masked network within 1e-5 (1e-9 in float64) of the largest output, or of 1e-3 where that is
     larger. The masked network is computed by its definition, with gates as forward hooks, as
     ``Lifted.mean_forward`` does.
 
     Raises ValueError where masks do not fit or are not finite, parameters that stay are NaN, the
-    network is compiled or cannot be traced, no example is given and none found, or a layer is left
+    network is compiled or can neither be traced nor probed, no example is given and none found, or a layer is left
     without a unit; CompactionError, a defect of ours, where the outputs differ.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -108,6 +114,33 @@ def compact(
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
     expected = reference(net, masks, gates)
     inputs = _arguments(expected, example)
+    try:
+        traced = _traced(net, masks, gates, expected, inputs, at_least)
+    except TraceError as error:
+        traced, reason = None, error
+    if traced is not None and not (traced.account.barriers and has_dead_layers(traced)):
+        return traced
+    try:
+        in_place = compacted_in_place(net, masks, gates, expected, inputs, at_least)
+    except ProbeError as error:
+        if traced is None:
+            raise ValueError(f"{reason}. It cannot be cut in place either: {error}") from error
+        return traced
+    if traced is not None and parameter_count(traced) <= parameter_count(in_place):
+        return traced
+    return cast(CompactNet, in_place)  # for type checkers: it has the same account
+
+
+def _traced(
+    net: nn.Module,
+    masks: Mapping[str, Tensor] | None,
+    gates: Mapping[str, nn.Module] | None,
+    expected: nn.Module,
+    inputs: tuple[Any, ...],
+    at_least: int | None,
+) -> CompactNet:
+    if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+        raise TraceError("torch.fx traces positional arguments alone, and the example has names")
     try:
         return _compacted(net, masks, gates, expected, inputs, at_least)
     except SizeError:
@@ -281,8 +314,12 @@ def _has_parameters(module: nn.Module | None) -> bool:
     return module is not None and parameter_count(module) > 0
 
 
-def _arguments(net: nn.Module, example: Tensor | Sequence[Any] | None) -> tuple[Any, ...]:
+def _arguments(
+    net: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any] | None
+) -> tuple[Any, ...]:
     if example is not None:
+        if isinstance(example, Mapping):
+            return (dict(example),)
         return (example,) if isinstance(example, Tensor) else tuple(example)
     first = next((p for p in net.parameters() if p.dim() >= 2), None)
     if first is not None:

@@ -1,0 +1,138 @@
+"""The numbers of heads and widths that modules keep beside their layers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pyrosparse.compaction.in_place.edit import Edit
+from pyrosparse.compaction.in_place.layers import is_mixing
+
+_STREAM = ("hidden_size", "embed_dim", "d_model", "n_embd", "dim", "width", "emb_dim")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Which numbers of the modules around a unit are set; several are tried in turn.
+
+    heads:  those that are called heads, in proportion to the blocks that are kept.
+    widths: those that are equal to a width that is cut.
+    stream: among them also those that are called as the width of the residual stream mostly is.
+    config: also in a copy of the configuration, for these modules alone.
+    """
+
+    heads: bool = True
+    widths: bool = True
+    stream: bool = False
+    config: bool = False
+
+
+ATTEMPTS = (
+    Counts(),
+    Counts(stream=True),
+    Counts(widths=False),
+    Counts(config=True),
+    Counts(stream=True, config=True),
+    Counts(heads=False, widths=False),
+)
+
+
+def set_counts(
+    edit: Edit,
+    net: nn.Module,
+    members: tuple[str, ...],
+    widths: Mapping[int, int],
+    blocks: tuple[int, int],
+    counts: Counts,
+) -> None:
+    """Set the numbers of heads and widths in the modules that hold the layers of a unit.
+
+    members: the names of its layers.
+    widths:  of its layers' inputs and outputs, before: after.
+    blocks:  how many there were and are.
+    """
+    modules = list(holders(net, members))
+    for module in modules:
+        for name, value in _changed(vars(module), widths, blocks, counts):
+            edit.set(module, name, value)
+    configs = {id(m.config): m.config for m in modules if _has_config(m)} if counts.config else {}
+    for config in configs.values():
+        changes = list(_changed(vars(config), widths, blocks, counts))
+        if changes:
+            own = copy.deepcopy(config)
+            for name, value in changes:
+                setattr(own, name, value)
+            for module in modules:
+                if vars(module).get("config") is config:
+                    edit.set(module, "config", own)
+
+
+def holders(net: nn.Module, members: tuple[str, ...]) -> Iterator[nn.Module]:
+    """The modules between the one that holds all members and each of these.
+
+    With them come their other parts, such as the one that computes attention, where they have no
+    layers of their own.
+    """
+    paths = [name.split(".")[:-1] for name in members]
+    owner: list[str] = []
+    for pieces in zip(*paths, strict=False):
+        if len(set(pieces)) > 1:
+            break
+        owner.append(pieces[0])
+    names = {".".join(path[:n]) for path in paths for n in range(len(owner), len(path) + 1)}
+    for name in sorted(names):
+        module = net.get_submodule(name)
+        yield module
+        for key, child in module.named_children():
+            path = f"{name}.{key}".lstrip(".")
+            if path not in names and not any(is_mixing(part) for part in child.modules()):
+                yield child
+
+
+def numbers(net: nn.Module) -> dict[str, dict[str, int]]:
+    """The whole numbers that modules other than layers keep as attributes, by module.
+
+    >>> numbers(nn.Sequential(nn.Softmax(1)))
+    {'0': {'dim': 1}}
+    """
+    found = {}
+    for name, module in net.named_modules():
+        if not is_mixing(module):
+            own = {k: v for k, v in vars(module).items() if _is_number(k, v)}
+            if own:
+                found[name] = own
+    return found
+
+
+def _changed(
+    values: Mapping[str, Any], widths: Mapping[int, int], blocks: tuple[int, int], counts: Counts
+) -> Iterator[tuple[str, int]]:
+    before, after = blocks
+    for name, value in list(values.items()):
+        if not _is_number(name, value):
+            continue
+        if _counts_heads(name):
+            # A head has several features: a unit of single ones is none.
+            if counts.heads and before not in widths and value * after % before == 0:
+                yield name, value * after // before
+        elif counts.widths and value in widths and (counts.stream or name not in _STREAM):
+            yield name, widths[value]
+
+
+def _is_number(name: str, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and not name.startswith("_")
+
+
+def _counts_heads(name: str) -> bool:
+    lower = name.lower()
+    other = ("dim", "size", "width", "group", "per_", "mask", "idx", "index", "channels", "features")
+    return lower == "h" or ("head" in lower and not any(word in lower for word in other))
+
+
+def _has_config(module: nn.Module) -> bool:
+    config = vars(module).get("config")
+    return config is not None and hasattr(config, "__dict__")
