@@ -110,7 +110,9 @@ class MultiheadAttention(nn.Module):
             layer(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
             for layer, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )
-        mask = self._mask(q, attn_mask, key_padding_mask)
+        # Torch's takes the mask for causal, unseen, where it is said to be and nothing else counts.
+        causal = is_causal and key_padding_mask is None and not need_weights
+        mask = None if causal else self._mask(q, attn_mask, key_padding_mask)
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
@@ -121,9 +123,7 @@ class MultiheadAttention(nn.Module):
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights if batched else weights.squeeze(0)
         else:
-            y = F.scaled_dot_product_attention(
-                q, k, v, mask, dropout, is_causal and attn_mask is None
-            )
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
         y = self.out_proj(y.transpose(1, 2).flatten(2))
         if not batched:
             return y.squeeze(0), weights

@@ -35,7 +35,7 @@ def compacted_in_place(
     """
     result = cut_in_place(masked(net, masks, gates), expected, inputs, at_least)
     small = result.net
-    follow(small, net)
+    follow(small, net, result.cuts)
     error = check(Called(expected), Called(small), inputs, resize=True)
     modes = {name: module.training for name, module in net.named_modules()}
     for name, module in small.named_modules():

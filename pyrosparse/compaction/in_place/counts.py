@@ -41,27 +41,47 @@ ATTEMPTS = (
 )
 
 
-def set_counts(
-    edit: Edit,
-    net: nn.Module,
-    members: tuple[str, ...],
-    widths: Mapping[int, int],
-    blocks: tuple[int, int],
-    counts: Counts,
-) -> None:
-    """Set the numbers of heads and widths in the modules that hold the layers of a unit.
+@dataclass(frozen=True)
+class Sizes:
+    """How the sizes of a unit change.
 
-    members: the names of its layers.
-    widths:  of its layers' inputs and outputs, before: after.
-    blocks:  how many there were and are.
+    widths: the inputs and outputs of its layers, before: after.
+    blocks: how many there were and are.
+
+    >>> sizes = Sizes({32: 16}, (4, 2))
+    >>> dict(sizes.changes({"num_heads": 4, "head_dim": 8, "inner": 32}, Counts()))
+    {'num_heads': 2, 'inner': 16}
     """
+
+    widths: Mapping[int, int]
+    blocks: tuple[int, int]
+
+    def changes(self, values: Mapping[str, Any], counts: Counts) -> Iterator[tuple[str, int]]:
+        """The numbers of heads and the widths among attributes, as they are after the cut."""
+        before, after = self.blocks
+        for name, value in list(values.items()):
+            if not _is_number(name, value):
+                continue
+            if _counts_heads(name):
+                # A head has several features: a unit of single ones is none.
+                if counts.heads and before not in self.widths and value * after % before == 0:
+                    yield name, value * after // before
+            elif counts.widths and value in self.widths:
+                if counts.stream or name not in _STREAM:
+                    yield name, self.widths[value]
+
+
+def set_counts(
+    edit: Edit, net: nn.Module, members: tuple[str, ...], sizes: Sizes, counts: Counts
+) -> None:
+    """Set the numbers of heads and widths in the modules that hold the layers of a unit."""
     modules = list(holders(net, members))
     for module in modules:
-        for name, value in _changed(vars(module), widths, blocks, counts):
+        for name, value in sizes.changes(vars(module), counts):
             edit.set(module, name, value)
     configs = {id(m.config): m.config for m in modules if _has_config(m)} if counts.config else {}
     for config in configs.values():
-        changes = list(_changed(vars(config), widths, blocks, counts))
+        changes = list(sizes.changes(vars(config), counts))
         if changes:
             own = copy.deepcopy(config)
             for name, value in changes:
@@ -106,21 +126,6 @@ def numbers(net: nn.Module) -> dict[str, dict[str, int]]:
             if own:
                 found[name] = own
     return found
-
-
-def _changed(
-    values: Mapping[str, Any], widths: Mapping[int, int], blocks: tuple[int, int], counts: Counts
-) -> Iterator[tuple[str, int]]:
-    before, after = blocks
-    for name, value in list(values.items()):
-        if not _is_number(name, value):
-            continue
-        if _counts_heads(name):
-            # A head has several features: a unit of single ones is none.
-            if counts.heads and before not in widths and value * after % before == 0:
-                yield name, value * after // before
-        elif counts.widths and value in widths and (counts.stream or name not in _STREAM):
-            yield name, widths[value]
 
 
 def _is_number(name: str, value: Any) -> bool:

@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_map
 from pyrosparse.compaction.account import Layer
 from pyrosparse.compaction.in_place.attention import MultiheadAttention, can_replace
 from pyrosparse.compaction.in_place.called import Called
+from pyrosparse.compaction.in_place.counts import Sizes
 from pyrosparse.compaction.in_place.layers import weight_of
-from pyrosparse.compaction.in_place.probe import Constants, observe, probe
+from pyrosparse.compaction.in_place.probe import Constants, observe, other_parameters, probe
 from pyrosparse.compaction.in_place.trials import Judge, Trials
 from pyrosparse.compaction.in_place.units import Unit, clusters, dead_inputs, divide, has_dead
 from pyrosparse.compaction.layers import parameter_count
@@ -28,11 +29,13 @@ class InPlace:
 
     net:      it; layers: its dense layers and convolutions before and after.
     barriers: of what could not be cut why, by the names of the layers that read it.
+    cuts:     how the sizes of units changed.
     """
 
     net: nn.Module
     layers: list[Layer]
     barriers: dict[str, str]
+    cuts: list[Sizes]
 
 
 def cut_in_place(
@@ -66,7 +69,7 @@ def cut_in_place(
         if not name.startswith(whole)
     ]
     _cast(net, types)
-    return InPlace(net, layers, barriers)
+    return InPlace(net, layers, barriers, trials.cuts)
 
 
 def _units(
@@ -77,11 +80,8 @@ def _units(
     for case, _ in judge.cases[:2]:
         again = observe(net, lambda case=case: called(*case))[1]  # type: ignore[misc]
         constants = {name: one.also(again[name]) for name, one in constants.items()}
-    trained = {p: p.requires_grad for p in net.parameters()}
     units, barriers = [], {}
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(parameter.is_floating_point())
+    with other_parameters(net, found):
         recorded = probe(net, found, lambda: called(*judge.largest))
         for cluster in clusters(net, recorded):
             if has_dead(net, cluster, constants):
@@ -91,9 +91,6 @@ def _units(
                     barriers |= dict.fromkeys(cluster.consumers, why)
                 elif unit.dead.any():
                     units.append(unit)
-    finally:
-        for parameter, trains in trained.items():
-            parameter.requires_grad_(trains)
     return units, barriers, found, constants
 
 

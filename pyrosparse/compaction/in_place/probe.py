@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +77,8 @@ def observe(
 def probe(net: nn.Module, layers: Mapping[str, nn.Module], run: Callable[[], Any]) -> Probe:
     """Run a network with every layer's output replaced by random numbers, and record it.
 
-    Along the positions of a feature the numbers change their signs, so that no activation hides
-    it from all of them.
+    Along the positions of a feature the numbers change their signs and are of two sizes, so that
+    no activation hides it from all of them.
 
     layers: by name, as ``observe`` gives them.
     run:    calls the network and returns its tensors.
@@ -93,8 +94,9 @@ def probe(net: nn.Module, layers: Mapping[str, nn.Module], run: Callable[[], Any
         dim = feature_dim(module, output)
         size = output.movedim(dim, -1).shape
         draws = torch.randn(size, generator=generator, dtype=torch.float64).abs() + 0.1
-        signs = 1 - 2 * (torch.arange(size[:-1].numel()) % 2)
-        draws = (draws.view(-1, size[-1]) * signs[:, None]).view(size).movedim(-1, dim)
+        scales = torch.tensor([1.0, -1.0, 8.0, -8.0]).double()
+        scales = scales[torch.arange(size[:-1].numel()) % 4]
+        draws = (draws.view(-1, size[-1]) * scales[:, None]).view(size).movedim(-1, dim)
         outputs[name] = draws.to(output).detach().requires_grad_()
         return outputs[name].clone()  # a leaf cannot be written over
 
@@ -104,6 +106,27 @@ def probe(net: nn.Module, layers: Mapping[str, nn.Module], run: Callable[[], Any
         except Exception as error:  # whatever a forward raises on numbers that are not its own
             raise ProbeError(f"it fails on random features ({error})") from error
     return Probe(dict(layers), inputs, outputs, results)
+
+
+@contextmanager
+def other_parameters(net: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """For a block, parameters need gradients, and those of other modules than layers are random.
+
+    So nothing is hidden behind a scale that is zero.
+    """
+    generator = torch.Generator().manual_seed(0)
+    own = {id(p) for module in layers.values() for p in module.parameters()}
+    before = [(p, p.data, p.requires_grad) for p in net.parameters() if p.is_floating_point()]
+    try:
+        for parameter, data, _ in before:
+            parameter.requires_grad_()
+            if id(parameter) not in own:
+                parameter.data = torch.rand(data.shape, generator=generator).to(data) + 0.5
+        yield
+    finally:
+        for parameter, data, trained in before:
+            parameter.data = data
+            parameter.requires_grad_(trained)
 
 
 def leaves(tensors: Iterable[Tensor]) -> dict[int, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pyrosparse.compaction.check import difference, random_like, tolerance_of
-from pyrosparse.compaction.in_place.counts import ATTEMPTS, Counts, set_counts
+from pyrosparse.compaction.in_place.counts import ATTEMPTS, Counts, Sizes, set_counts
 from pyrosparse.compaction.in_place.edit import Edit, cut_unit
 from pyrosparse.compaction.in_place.layers import weight_of
 from pyrosparse.compaction.in_place.probe import Constants
@@ -66,6 +66,7 @@ class Trials:
     called:    the same as the judge calls it.
     constants: of what enters each layer.
     choose:    of a unit, which blocks stay.
+    cuts:      how the sizes of units changed that were cut.
     """
 
     net: nn.Module
@@ -73,6 +74,7 @@ class Trials:
     judge: Judge
     constants: Mapping[str, Constants]
     choose: Callable[[Unit], Tensor]
+    cuts: list[Sizes] = field(default_factory=list)
 
     def run(self, units: Sequence[Unit]) -> dict[str, str]:
         """Cut all units that can be cut; of the others why they stay, by the layers' names.
@@ -106,33 +108,32 @@ class Trials:
 
     def _cut(self, units: Sequence[Unit], counts: Counts) -> str | None:
         edits: list[Edit] = []
+        cuts: list[Sizes] = []
         try:
             for unit in units:
-                edits.append(cut_whole(self.net, unit, self.choose(unit), self.constants, counts))
+                edit, sizes = self._cut_one(unit, counts)
+                edits.append(edit)
+                cuts.append(sizes)
             why = self.judge.why_not(self.called)
         except (RuntimeError, IndexError) as error:
             why = f"its weights cannot be cut alike: {error}"
         if why is not None:
             for edit in reversed(edits):
                 edit.undo()
+        else:
+            self.cuts.extend(cuts)
         return why
 
-
-def cut_whole(
-    net: nn.Module,
-    unit: Unit,
-    kept: Tensor,
-    constants: Mapping[str, Constants],
-    counts: Counts,
-) -> Edit:
-    """Take the blocks that are not kept out of layers and of the numbers beside them."""
-    before = _widths(net, unit)
-    edit = cut_unit(net, unit, kept, constants)
-    widths = {
-        old: new for old, new in zip(before, _widths(net, unit), strict=True) if old != new
-    }
-    set_counts(edit, net, unit.members, widths, (unit.blocks, int(kept.sum())), counts)
-    return edit
+    def _cut_one(self, unit: Unit, counts: Counts) -> tuple[Edit, Sizes]:
+        """Take blocks out of the layers of a unit, and set the numbers beside them."""
+        kept = self.choose(unit)
+        before = _widths(self.net, unit)
+        edit = cut_unit(self.net, unit, kept, self.constants)
+        after = _widths(self.net, unit)
+        widths = {old: new for old, new in zip(before, after, strict=True) if old != new}
+        sizes = Sizes(widths, (unit.blocks, int(kept.sum())))
+        set_counts(edit, self.net, unit.members, sizes, counts)
+        return edit, sizes
 
 
 def _widths(net: nn.Module, unit: Unit) -> list[int]:
