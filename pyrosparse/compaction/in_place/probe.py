@@ -121,7 +121,10 @@ def other_parameters(net: nn.Module, layers: Mapping[str, nn.Module]) -> Iterato
         for parameter, data, _ in before:
             parameter.requires_grad_()
             if id(parameter) not in own:
-                parameter.data = torch.rand(data.shape, generator=generator).to(data) + 0.5
+                draws = torch.rand(data.shape, generator=generator) + 0.5
+                if data.dim() > 1:  # the weights of a filter have both signs; scales are positive
+                    draws *= torch.randint(0, 2, data.shape, generator=generator) * 2 - 1
+                parameter.data = draws.to(data)
         yield
     finally:
         for parameter, data, trained in before:
