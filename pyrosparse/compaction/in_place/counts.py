@@ -12,7 +12,9 @@ from torch import nn
 from pyrosparse.compaction.in_place.edit import Edit
 from pyrosparse.compaction.in_place.layers import is_mixing
 
-_STREAM = ("hidden_size", "embed_dim", "d_model", "n_embd", "dim", "width", "emb_dim")
+_STREAM = (
+    "hidden_size", "embed_dim", "d_model", "n_embd", "dim", "width", "emb_dim", "kdim", "vdim"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,15 @@ def holders(net: nn.Module, members: tuple[str, ...]) -> Iterator[nn.Module]:
                 yield child
 
 
-def numbers(net: nn.Module) -> dict[str, dict[str, int]]:
-    """The whole numbers that modules other than layers keep as attributes, by module.
+def numbers(net: nn.Module, layers: bool = False) -> dict[str, dict[str, int]]:
+    """The whole numbers that modules keep as attributes, by module, also of layers where asked.
 
     >>> numbers(nn.Sequential(nn.Softmax(1)))
     {'0': {'dim': 1}}
     """
     found = {}
     for name, module in net.named_modules():
-        if not is_mixing(module):
+        if layers or not is_mixing(module):
             own = {k: v for k, v in vars(module).items() if _is_number(k, v)}
             if own:
                 found[name] = own
