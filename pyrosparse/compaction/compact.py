@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.account import Account, Layer
 from pyrosparse.compaction.check import CompactionError, SizeError, check
+from pyrosparse.compaction.functional import as_modules
 from pyrosparse.compaction.in_place.compacted import compacted_in_place, has_dead_layers
 from pyrosparse.compaction.in_place.probe import ProbeError
 from pyrosparse.compaction.layers import parameter_count
@@ -158,10 +159,12 @@ def _compacted(
 ) -> CompactNet:
     working = masked(net, masks, gates)
     graph = trace(working, len(inputs))
+    as_modules(graph, working)
     gated = {key.rpartition(".")[0] for key in masks or {}}
     if elsewhere := gated & _read_elsewhere(graph):
         working = masked(net, masks, gates, unfolded=elsewhere)
         graph = trace(working, len(inputs))
+        as_modules(graph, working)
     _refuse_second_calls(graph, gates or {})
     resize = reads_sizes(graph)
     flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
