@@ -68,6 +68,7 @@ def compact(
     *,
     gates: Mapping[str, nn.Module] | None = None,
     at_least: int | None = None,
+    round_to: int = 1,
 ) -> CompactNet:
     r"""A smaller network that computes exactly what the masked network does in evaluation mode.
 
@@ -90,6 +91,8 @@ def compact(
               network computes them anew for every datum.
     at_least: how many features each layer keeps at both ends. 0 lets a layer go altogether (a
               branch beside a shortcut, say); None refuses that.
+    round_to: keep a few dead features, so that layers read multiples of this number of them: kernels
+              are written for widths such as 8 or 16. The account says how many.
 
     The result, a ``CompactNet`` or a network of the class of ``net``, has an ``account``; print it. It is checked on the example and on random inputs of
     its shape, and of other sizes where the network reads sizes: its outputs are those of the
@@ -113,16 +116,18 @@ def compact(
     """
     if at_least is not None and at_least < 0:
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
+    if round_to < 1:
+        raise ValueError(f"round_to is a number of features, 1 or more; got {round_to}")
     expected = reference(net, masks, gates)
     inputs = _arguments(expected, example)
     try:
-        traced = _traced(net, masks, gates, expected, inputs, at_least)
+        traced = _traced(net, masks, gates, expected, inputs, at_least, round_to)
     except TraceError as error:
         traced, reason = None, error
     if traced is not None and not (traced.account.barriers and has_dead_layers(traced)):
         return traced
     try:
-        in_place = compacted_in_place(net, masks, gates, expected, inputs, at_least)
+        in_place = compacted_in_place(net, masks, gates, expected, inputs, at_least, round_to)
     except ProbeError as error:
         if traced is None:
             raise ValueError(f"{reason}. It cannot be cut in place either: {error}") from error
@@ -139,13 +144,14 @@ def _traced(
     expected: nn.Module,
     inputs: tuple[Any, ...],
     at_least: int | None,
+    round_to: int,
 ) -> CompactNet:
     if len(inputs) == 1 and isinstance(inputs[0], Mapping):
         raise TraceError("torch.fx traces positional arguments alone, and the example has names")
     try:
-        return _compacted(net, masks, gates, expected, inputs, at_least)
+        return _compacted(net, masks, gates, expected, inputs, at_least, round_to)
     except SizeError:
-        return _compacted(net, masks, gates, expected, inputs, at_least, layers_only=True)
+        return _compacted(net, masks, gates, expected, inputs, at_least, round_to, layers_only=True)
 
 
 def _compacted(
@@ -155,6 +161,7 @@ def _compacted(
     expected: nn.Module,
     inputs: tuple[Any, ...],
     at_least: int | None,
+    round_to: int,
     layers_only: bool = False,
 ) -> CompactNet:
     working = masked(net, masks, gates)
@@ -167,7 +174,8 @@ def _compacted(
         as_modules(graph, working)
     _refuse_second_calls(graph, gates or {})
     resize = reads_sizes(graph)
-    flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
+    found = shapes(working, graph, inputs)
+    flow = Flow(working, found, at_least or 0, round_to=round_to)
     rules, barriers = find(graph, working, layers_only)
     learn(graph, rules, barriers, flow)
     live = want(graph, rules, flow)
@@ -274,6 +282,8 @@ def _account(
         after = small.get_submodule(str(node.target)) if left else None
         stay = int((features.constant & wanted).sum())
         notes = [f"{stay} constant outputs stay: they are read as they are"] if stay else []
+        if left and rule.rounding:
+            notes.append(f"{rule.rounding} inputs stay: widths are multiples of {flow.round_to}")
         if flow.spare[node]:
             notes.append(f"{flow.spare[node]} outputs stay: all heads are of one size")
         layers.append(

@@ -24,16 +24,17 @@ def compacted_in_place(
     expected: nn.Module,
     inputs: tuple[Any, ...],
     at_least: int | None,
+    round_to: int = 1,
 ) -> nn.Module:
     """A copy of a network with smaller layers, in the mode of each module, with an ``account``.
 
-    net, masks, gates, at_least: as ``compact`` takes them.
+    net, masks, gates, at_least, round_to: as ``compact`` takes them.
     expected: the masked network.
     inputs:   what it is called with; one mapping for keyword arguments.
 
     Raises ValueError as ``cut_in_place`` does; CompactionError where the outputs differ.
     """
-    result = cut_in_place(masked(net, masks, gates), expected, inputs, at_least)
+    result = cut_in_place(masked(net, masks, gates), expected, inputs, at_least, round_to)
     small = result.net
     follow(small, net, result.cuts)
     error = check(Called(expected), Called(small), inputs, resize=True)

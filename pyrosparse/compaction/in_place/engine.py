@@ -21,6 +21,7 @@ from pyrosparse.compaction.in_place.probe import Constants, observe, other_param
 from pyrosparse.compaction.in_place.trials import Judge, Trials
 from pyrosparse.compaction.in_place.units import Unit, clusters, dead_inputs, divide, has_dead
 from pyrosparse.compaction.layers import parameter_count
+from pyrosparse.compaction.rules.regular import round_up
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class InPlace:
 
 
 def cut_in_place(
-    net: nn.Module, reference: nn.Module, inputs: tuple[Any, ...], at_least: int | None = None
+    net: nn.Module,
+    reference: nn.Module,
+    inputs: tuple[Any, ...],
+    at_least: int | None = None,
+    round_to: int = 1,
 ) -> InPlace:
     """Cut units out of a network, which is changed, as far as it computes the same without them.
 
@@ -49,6 +54,7 @@ def cut_in_place(
     net:       the masked network, in evaluation mode.
     reference: what it must compute.
     inputs:    what both are called with; one mapping for keyword arguments.
+    at_least, round_to: as ``compact`` takes them; heads are not rounded, as their width stays.
 
     Raises ValueError where ``at_least`` is None and nothing is left of a layer.
     """
@@ -60,7 +66,12 @@ def cut_in_place(
     if at_least is None:
         _refuse_empty(units)
     before = {name: _sizes(module) for name, module in found.items()}
-    trials = Trials(net, called, judge, constants, lambda unit: _kept(unit, at_least or 0))
+
+    def choose(unit: Unit) -> Tensor:
+        single = unit.blocks == weight_of(net.get_submodule(unit.consumers[0])).shape[1]
+        return _kept(unit, at_least or 0, round_to if single else 1)
+
+    trials = Trials(net, called, judge, constants, choose)
     barriers |= trials.run(units)
     whole = _put_back(net, ours)
     layers = [
@@ -94,11 +105,11 @@ def _units(
     return units, barriers, found, constants
 
 
-def _kept(unit: Unit, at_least: int) -> Tensor:
+def _kept(unit: Unit, at_least: int, round_to: int) -> Tensor:
     kept = ~unit.dead
-    missing = max(at_least, 1) - int(kept.sum())
-    if missing > 0:
-        kept[unit.dead.nonzero().flatten()[:missing]] = True
+    count = round_up(max(at_least, 1, int(kept.sum())), round_to, unit.blocks)
+    missing = max(0, count - int(kept.sum()))
+    kept[unit.dead.nonzero().flatten()[:missing]] = True
     return kept
 
 
