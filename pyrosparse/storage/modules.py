@@ -163,7 +163,11 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
         if not hasattr(module, attribute):
             continue  # left at its default; describe looks whether that makes the same layer
         value = getattr(module, attribute)
-        if name in _SWITCHES and type(module) not in (*PARTS, MultiheadAttention) and not isinstance(value, bool):
+        if (
+            name in _SWITCHES
+            and type(module) not in (*PARTS, MultiheadAttention)
+            and not isinstance(value, bool)
+        ):
             value = value is not None
         arguments[name] = value
     return arguments

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -26,10 +27,11 @@ from torch import Tensor, nn
 
 import pyrosparse as ps
 from pyrosparse.compaction.in_place.called import Called, tensors_in
-from pyrosparse.compaction.in_place.layers import feature_dim, is_transposed_linear, weight_dim
+from pyrosparse.compaction.in_place.layers import is_transposed_linear, weight_dim
 
 IMAGES = [(2, 3, 32, 32), (3, 3, 32, 32), (1, 3, 32, 32)]
 SIDES = [*IMAGES, (2, 3, 48, 48)]
+LIMIT = 15  # seconds for Torch-Pruning
 TOKENS = [(2, 7), (3, 9), (1, 5)]
 
 
@@ -251,6 +253,10 @@ def difference(first: list[Tensor], second: list[Tensor]) -> float:
     return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-3)) for a, b in pairs)
 
 
+def _too_long(*_: Any) -> None:
+    raise TimeoutError
+
+
 def by_torch_pruning(case: Case, net: nn.Module, zeroed: dict[str, list[int]]) -> str:
     """Its parameters on the same inputs; "-" where it is not installed."""
     try:
@@ -258,6 +264,8 @@ def by_torch_pruning(case: Case, net: nn.Module, zeroed: dict[str, list[int]]) -
     except ImportError:
         return "-"
     small = copy.deepcopy(net)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LIMIT)
     try:
         example = case.inputs(case.sizes[0])
         graph = tp.DependencyGraph().build_dependency(
@@ -275,6 +283,8 @@ def by_torch_pruning(case: Case, net: nn.Module, zeroed: dict[str, list[int]]) -
                 group.prune()
     except Exception as error:
         return f"fails ({type(error).__name__})"
+    finally:
+        signal.alarm(0)
     count = sum(p.numel() for p in small.parameters())
     try:
         worst = max(difference(call(net, x), call(small, x)) for x in map(case.inputs, case.sizes))

@@ -63,8 +63,10 @@ class Grouped(nn.Module):
         shape = (*x.shape[:-1], -1, self.head_dim)
         q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.q, self.k, self.v))
         angles = torch.arange(x.shape[1]).to(x)[:, None] / 7
-        q, k = (y * angles.cos() + torch.cat([-y[..., 2:], y[..., :2]], -1) * angles.sin()
-                for y in (self.q_norm(q), k))
+        q, k = (
+            y * angles.cos() + torch.cat([-y[..., 2:], y[..., :2]], -1) * angles.sin()
+            for y in (self.q_norm(q), k)
+        )
         if self.eager:
             k, v = (y.repeat_interleave(self.num_key_value_groups, 1) for y in (k, v))
             scores = q @ k.transpose(2, 3) * self.head_dim**-0.5

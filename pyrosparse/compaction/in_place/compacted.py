@@ -63,9 +63,11 @@ def has_dead_layers(net: nn.Module) -> bool:
     """
     for module in net.modules():
         if is_mixing(module):
-            used = (weight_of(module) != 0).flatten(2) if weight_of(module).dim() > 2 else (
-                weight_of(module) != 0
-            ).unsqueeze(2)
+            used = (
+                (weight_of(module) != 0).flatten(2)
+                if weight_of(module).dim() > 2
+                else (weight_of(module) != 0).unsqueeze(2)
+            )
             used = used.any(2)
             if not (used.any(0).all() and used.any(1).all()):
                 return True

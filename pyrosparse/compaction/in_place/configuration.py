@@ -11,7 +11,6 @@ from torch import nn
 
 from pyrosparse.compaction.in_place.counts import Counts, Sizes, numbers
 
-
 _OF_UNITS = ("head", "intermediate", "inner", "ffn", "mlp", "feed_forward", "hidden_dim")
 _HEAD_SIZES = ("head_dim", "attention_head_size")
 

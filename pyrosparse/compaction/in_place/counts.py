@@ -136,7 +136,18 @@ def _is_number(name: str, value: Any) -> bool:
 
 def _counts_heads(name: str) -> bool:
     lower = name.lower()
-    other = ("dim", "size", "width", "group", "per_", "mask", "idx", "index", "channels", "features")
+    other = (
+        "dim",
+        "size",
+        "width",
+        "group",
+        "per_",
+        "mask",
+        "idx",
+        "index",
+        "channels",
+        "features",
+    )
     return lower == "h" or ("head" in lower and not any(word in lower for word in other))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.compaction.in_place.layers import feature_dim, pads, weight_dim, weight_of
+from pyrosparse.compaction.in_place.layers import feature_dim, pads, weight_of
 from pyrosparse.compaction.in_place.probe import Constants, Probe, leaves
 
 
