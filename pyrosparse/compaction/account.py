@@ -76,7 +76,8 @@ class Account:
         ]
         if self.kept_class:
             lines.append(
-                f"cut in place, still a {self.kept_class}; compared on the paths that the example takes"
+                f"cut in place, still a {self.kept_class}; compared on the paths that the example "
+                "takes"
             )
         lines.append(f"largest difference to the masked network: {self.error:.1e}")
         return "\n".join(lines)

@@ -85,24 +85,24 @@ def compact(
     masks:    as ``Lifted.masks()`` gives them: of weights by parameter name, gains of gates by
               ``<module>.input`` or ``<module>.output``. With none, the zeros in the weights count.
     example:  what the network is called with, a tensor, the sequence of its arguments, or a mapping
-              of arguments by name; it gives the shapes. It can be left out where the network begins with a dense layer, or
-              with a convolution and takes images of a usual size.
+              of arguments by name; it gives the shapes. It can be left out where the network begins
+              with a dense layer, or with a convolution and takes images of a usual size.
     gates:    as ``Lifted.gates()`` gives them, for gains that depend on the input: the compact
               network computes them anew for every datum.
     at_least: how many features each layer keeps at both ends. 0 lets a layer go altogether (a
               branch beside a shortcut, say); None refuses that.
-    round_to: keep a few dead features, so that layers read multiples of this number of them: kernels
-              are written for widths such as 8 or 16. The account says how many.
+    round_to: keep a few dead features, so that layers read multiples of this number of them:
+              kernels are written for widths such as 8 or 16. The account says how many.
 
-    The result, a ``CompactNet`` or a network of the class of ``net``, has an ``account``; print it. It is checked on the example and on random inputs of
-    its shape, and of other sizes where the network reads sizes: its outputs are those of the
-    masked network within 1e-5 (1e-9 in float64) of the largest output, or of 1e-3 where that is
-    larger. The masked network is computed by its definition, with gates as forward hooks, as
-    ``Lifted.mean_forward`` does.
+    The result, a ``CompactNet`` or a network of the class of ``net``, has an ``account``; print
+    it. It is checked on the example and on random inputs of its shape, and of other sizes where
+    the network reads sizes: its outputs are those of the masked network within 1e-5 (1e-9 in
+    float64) of the largest output, or of 1e-3 where that is larger. The masked network is computed
+    by its definition, with gates as forward hooks, as ``Lifted.mean_forward`` does.
 
     Raises ValueError where masks do not fit or are not finite, parameters that stay are NaN, the
-    network is compiled or can neither be traced nor probed, no example is given and none found, or a layer is left
-    without a unit; CompactionError, a defect of ours, where the outputs differ.
+    network is compiled or can neither be traced nor probed, no example is given and none found, or
+    a layer is left without a unit; CompactionError, a defect of ours, where the outputs differ.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = {"0.weight": torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]).bool()}

@@ -70,7 +70,7 @@ def in_place_network(
 ) -> nn.Module:
     """The network of a plan.
 
-    trusted: classes of Hugging Face models, by name; one that is named is made of its configuration.
+    trusted: classes of Hugging Face models, by name; what is one is made of its configuration.
     into:    a network as the original was; it is left as it is.
 
     Raises StorageError where neither makes the network, or the plan and tensors do not fit it.
@@ -78,7 +78,8 @@ def in_place_network(
     net = _made(plan, trusted) if into is None else copy.deepcopy(into)
     if qualified_name(type(net)) != plan["class"]:
         raise StorageError(
-            f"it holds a network of class {plan['class']}, and `into` is a {qualified_name(type(net))}"
+            f"it holds a network of class {plan['class']}, and `into` is a "
+            f"{qualified_name(type(net))}"
         )
     own = own_tensors(plan, tensors)
     try:

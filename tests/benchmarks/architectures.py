@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.architectures [names]
 
-Each is tiny, in float64, with random weights. Of every hidden layer that is named half of what enters
-the next layer is zeroed, and of every attention half of the heads. Then the network is compacted, compared
-with the original at other batch sizes and lengths or sides, saved and loaded. Torch-Pruning, where it is
-installed (``pip install torch-pruning --no-deps``), is told to remove the same inputs.
+Each is tiny, in float64, with random weights. Of every hidden layer that is named half of what
+enters the next layer is zeroed, and of every attention half of the heads. Then the network is
+compacted, compared with the original at other batch sizes and lengths or sides, saved and loaded.
+Torch-Pruning, where it is installed (``pip install torch-pruning --no-deps``), is told to remove
+the same inputs.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ TOKENS = [(2, 7), (3, 9), (1, 5)]
 
 @dataclass
 class Case:
-    """make: builds it; zero: of layers, by a pattern of their names, how wide the blocks are of which
-    every other is zeroed at the input; sizes: of the inputs, the example's first."""
+    """make: builds it; zero: of layers, by a pattern of their names, how wide the blocks are of
+    which every other is zeroed at the input; sizes: of the inputs, the example's first."""
 
     make: Callable[[], nn.Module]
     zero: dict[str, int]

@@ -68,9 +68,8 @@ class Sizes:
                 # A head has several features: a unit of single ones is none.
                 if counts.heads and before not in self.widths and value * after % before == 0:
                     yield name, value * after // before
-            elif counts.widths and value in self.widths:
-                if counts.stream or name not in _STREAM:
-                    yield name, self.widths[value]
+            elif counts.widths and (counts.stream or name not in _STREAM) and value in self.widths:
+                yield name, self.widths[value]
 
 
 def set_counts(
