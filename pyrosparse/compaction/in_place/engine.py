@@ -90,7 +90,7 @@ def _units(
     found, constants = observe(net, lambda: called(*judge.largest))
     for case, _ in judge.cases[:2]:
         again = observe(net, lambda case=case: called(*case))[1]  # type: ignore[misc]
-        constants = {name: one.also(again[name]) for name, one in constants.items()}
+        constants = {k: one.also(again.get(k, one)) for k, one in constants.items()}
     units, barriers = [], {}
     with other_parameters(net, found):
         recorded = probe(net, found, lambda: called(*judge.largest))
