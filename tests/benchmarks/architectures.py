@@ -100,6 +100,12 @@ def residual() -> nn.Module:
     return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)
 
 
+def mixer() -> nn.Module:
+    from timm.models.mlp_mixer import MlpMixer
+
+    return MlpMixer(img_size=32, patch_size=8, embed_dim=32, num_blocks=2, num_classes=5)
+
+
 def shuffling() -> nn.Module:
     from torchvision.models.shufflenetv2 import ShuffleNetV2
 
@@ -214,8 +220,7 @@ CASES: dict[str, Case] = {
         timm_model("regnetx_002", num_classes=5), {r"b\d\.conv3\.conv$": 1}, SIDES
     ),
     "MLP-Mixer (timm)": Case(
-        timm_model("mixer_s32_224", img_size=32, patch_size=8, embed_dim=32, num_blocks=2,
-                   num_classes=5),
+        mixer,
         {r"fc2$": 1}, IMAGES,
     ),
 }  # fmt: skip
@@ -227,7 +232,10 @@ def planted(case: Case) -> tuple[nn.Module, dict[str, list[int]]]:
     net = case.make().double().eval()
     for parameter in net.parameters():
         if parameter.dim() > 1:
-            parameter.data.mul_(5 if float(parameter.detach().std()) < 0.05 else 1)
+            spread = float(parameter.detach().std())
+            parameter.data.mul_(5 if spread < 0.05 else 1)
+            if not spread:  # torchvision's heads begin with zeros
+                parameter.data.normal_(0, 0.1)
         else:
             parameter.data.add_(0.2 * torch.randn(parameter.shape))
     zeroed = {}
