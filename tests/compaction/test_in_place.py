@@ -114,6 +114,26 @@ def test_a_group_goes_with_all_its_queries(eager: bool) -> None:
         assert same(small(x, mask), net(x, mask))
 
 
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("groups", [3, 1])
+def test_groups_lose_equally_many_queries(eager: bool, groups: int) -> None:
+    net = Grouped(eager)
+    net.k, net.v = nn.Linear(8, 4 * groups), nn.Linear(8, 4 * groups)
+    net.num_key_value_heads, net.num_key_value_groups = groups, 6 // groups
+    randomise(net)
+    gone = [1, 2, 4] if groups == 3 else [0, 3]  # one of each group; of the only group two
+    for head in gone:
+        net.o.weight.data[:, 4 * head : 4 * head + 4] = 0
+    if groups == 3:
+        net.o.weight.data[:, 20:] = 0  # of the last group nothing is left
+    small = ps.compact(net, None, draw(2, 5, 8))
+    counts = (small.num_heads, small.num_key_value_heads, small.num_key_value_groups)
+    assert counts == ((2, 2, 1) if groups == 3 else (4, 1, 4))
+    assert small.k.out_features == 4 * counts[1] and small.q.out_features == 4 * counts[0]
+    for x in (draw(1, 7, 8), draw(3, 4, 8)):
+        assert same(small(x), net(x))
+
+
 class Fixed(nn.Module):
     """The number of heads stands in the program."""
 

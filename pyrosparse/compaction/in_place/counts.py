@@ -49,6 +49,7 @@ class Sizes:
 
     widths: the inputs and outputs of its layers, before: after.
     blocks: how many there were and are.
+    parts:  how many each of them had and has, of which some are shared: queries of a group.
 
     >>> sizes = Sizes({32: 16}, (4, 2))
     >>> dict(sizes.changes({"num_heads": 4, "head_dim": 8, "inner": 32}, Counts()))
@@ -57,19 +58,30 @@ class Sizes:
 
     widths: Mapping[int, int]
     blocks: tuple[int, int]
+    parts: tuple[int, int] = (1, 1)
 
     def changes(self, values: Mapping[str, Any], counts: Counts) -> Iterator[tuple[str, int]]:
         """The numbers of heads and the widths among attributes, as they are after the cut."""
-        before, after = self.blocks
         for name, value in list(values.items()):
             if not _is_number(name, value):
                 continue
-            if _counts_heads(name):
+            if _counts_heads(name) or (self.parts[0] > 1 and "group" in name.lower()):
+                new = self._heads(name, value)
                 # A head has several features: a unit of single ones is none.
-                if counts.heads and before not in self.widths and value * after % before == 0:
-                    yield name, value * after // before
+                if counts.heads and self.blocks[0] not in self.widths and new is not None:
+                    yield name, new
             elif counts.widths and (counts.stream or name not in _STREAM) and value in self.widths:
                 yield name, self.widths[value]
+
+    def _heads(self, name: str, value: int) -> int | None:
+        """What becomes of a number of heads, of groups' queries, or of groups."""
+        (before, after), (all_parts, parts) = self.blocks, self.parts
+        if all_parts == 1:
+            return value * after // before if value * after % before == 0 else None
+        if "group" in name.lower():
+            return parts if value == all_parts else None
+        known = {before * all_parts: after * parts, before: after}
+        return known.get(value)
 
 
 def set_counts(

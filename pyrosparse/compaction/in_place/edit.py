@@ -59,7 +59,7 @@ def cut_unit(net: nn.Module, unit: Unit, kept: Tensor, constants: Mapping[str, C
     edit = Edit()
     for name in unit.consumers:
         module = net.get_submodule(name)
-        columns = kept.repeat_interleave(weight_of(module).shape[1] // unit.blocks)
+        columns = kept.repeat_interleave(weight_of(module).shape[1] // len(kept))
         value = torch.where(columns, 0.0, constants[name].value.cpu())
         read = ~dead_inputs(module, constants[name], False).cpu()
         if (value * read).any():
@@ -68,7 +68,8 @@ def cut_unit(net: nn.Module, unit: Unit, kept: Tensor, constants: Mapping[str, C
             edit.set(module, "bias", module.bias.detach() + shift)
         _slice(edit, module, columns, entering=True)
     for name, label in unit.producers.items():
-        _slice(edit, net.get_submodule(name), kept[label] | (label < 0), entering=False)
+        blocks = kept.view(unit.blocks, -1).any(1) if name in unit.shared else kept
+        _slice(edit, net.get_submodule(name), blocks[label] | (label < 0), entering=False)
     for name, (dim, label) in unit.parameters.items():
         owner, _, leaf = name.rpartition(".")
         _slice_between(edit, net.get_submodule(owner), leaf, dim, kept[label])

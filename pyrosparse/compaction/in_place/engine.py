@@ -21,7 +21,7 @@ from pyrosparse.compaction.in_place.probe import Constants, observe, other_param
 from pyrosparse.compaction.in_place.trials import Judge, Trials
 from pyrosparse.compaction.in_place.units import Unit, clusters, dead_inputs, divide, has_dead
 from pyrosparse.compaction.layers import parameter_count
-from pyrosparse.compaction.rules.regular import round_up
+from pyrosparse.compaction.rules.regular import level, round_up
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,13 @@ def cut_in_place(
     units, barriers, found, constants = _units(net, called, judge)
     if at_least is None:
         _refuse_empty(units)
-    before = {name: _sizes(module) for name, module in found.items()}
 
     def choose(unit: Unit) -> Tensor:
         single = unit.blocks == weight_of(net.get_submodule(unit.consumers[0])).shape[1]
         return _kept(unit, at_least or 0, round_to if single else 1)
 
+    units = [unit for unit in units if not choose(unit).all()]
+    before = {name: _sizes(module) for name, module in found.items()}
     trials = Trials(net, called, judge, constants, choose)
     barriers |= trials.run(units)
     whole = _put_back(net, ours)
@@ -96,8 +97,11 @@ def _units(
         recorded = probe(net, found, lambda: called(*judge.largest))
         for cluster in clusters(net, recorded):
             if has_dead(net, cluster, constants):
-                unit = divide(net, recorded, cluster, constants)
-                if unit is None:
+                unit = None if cluster.returned else divide(net, recorded, cluster, constants)
+                if cluster.returned:
+                    why = "what it reads is made of what the network returns"
+                    barriers |= dict.fromkeys(cluster.consumers, why)
+                elif unit is None:
                     why = "what it reads is mixed with what stays before it gets there"
                     barriers |= dict.fromkeys(cluster.consumers, why)
                 elif unit.dead.any():
@@ -106,11 +110,14 @@ def _units(
 
 
 def _kept(unit: Unit, at_least: int, round_to: int) -> Tensor:
-    kept = ~unit.dead
+    """Which blocks stay; of those that have parts, equally many parts stay in each."""
+    parts = ~unit.dead.view(unit.blocks, unit.parts)
+    kept = parts.any(1)
     count = round_up(max(at_least, 1, int(kept.sum())), round_to, unit.blocks)
     missing = max(0, count - int(kept.sum()))
-    kept[unit.dead.nonzero().flatten()[:missing]] = True
-    return kept
+    kept[(~kept).nonzero().flatten()[:missing]] = True
+    most = max(1, int(parts[kept].sum(1).max()))
+    return (level(parts.int(), most) & kept[:, None]).flatten()
 
 
 def _refuse_empty(units: list[Unit]) -> None:

@@ -130,7 +130,9 @@ class Trials:
         edit = cut_unit(self.net, unit, kept, self.constants)
         after = _widths(self.net, unit)
         widths = {old: new for old, new in zip(before, after, strict=True) if old != new}
-        sizes = Sizes(widths, (unit.blocks, int(kept.sum())))
+        parts = kept.view(unit.blocks, unit.parts)
+        blocks = (unit.blocks, int(parts.any(1).sum()))
+        sizes = Sizes(widths, blocks, (unit.parts, int(parts.sum(1).max())))
         set_counts(edit, self.net, unit.members, sizes, counts)
         return edit, sizes
 

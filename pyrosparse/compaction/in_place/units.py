@@ -22,7 +22,10 @@ class Unit:
                 -1 where none is known.
     parameters: of operations between: (dimension, block of each index), by name.
     blocks:     how many there are: the neurons of a hidden layer, the heads of an attention.
-    dead:       (blocks,) bool: nothing that varies is read of it.
+    dead:       (blocks * parts,) bool: nothing that varies is read of it.
+    parts:      how many parts each block has that share some producers: the query heads of a group.
+                Where there are several, labels are of parts, but for
+    shared:     the producers whose outputs belong to blocks: keys and values.
     """
 
     consumers: tuple[str, ...]
@@ -30,6 +33,8 @@ class Unit:
     parameters: Mapping[str, tuple[int, Tensor]]
     blocks: int
     dead: Tensor
+    parts: int = 1
+    shared: frozenset[str] = frozenset()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -44,10 +49,11 @@ class Cluster:
     consumers: tuple[str, ...]
     producers: tuple[str, ...]
     parameters: Mapping[str, Tensor]
+    returned: bool
 
 
 def clusters(net: nn.Module, probe: Probe) -> Iterator[Cluster]:
-    """The layers divided by who feeds whom; what feeds the network's result is left out."""
+    """The layers divided by who feeds whom, and whether they feed the network's result, too."""
     by_id = {id(leaf): name for name, leaf in probe.outputs.items()}
     parameters = {id(p): name for name, p in net.named_parameters()}
     feeds = {name: leaves([x]) for name, x in probe.inputs.items()}
@@ -60,8 +66,6 @@ def clusters(net: nn.Module, probe: Probe) -> Iterator[Cluster]:
         for name in together:
             group[name] = together
     for producers in {id(one): one for one in group.values()}.values():
-        if producers & returned:
-            continue
         consumers = [
             name
             for name, found in feeds.items()
@@ -74,7 +78,8 @@ def clusters(net: nn.Module, probe: Probe) -> Iterator[Cluster]:
             if key in parameters
         }
         order = tuple(name for name in probe.layers if name in producers)
-        yield Cluster(tuple(consumers), order, between)
+        if consumers:
+            yield Cluster(tuple(consumers), order, between, bool(producers & returned))
 
 
 def dead_inputs(module: nn.Module, constants: Constants, producible: bool) -> Tensor:
@@ -102,8 +107,12 @@ def divide(
     common = math.gcd(*widths)
     targets = [probe.outputs[name] for name in cluster.producers]
     tensors = list(cluster.parameters.values())
-    for blocks in (common // n for n in range(1, common) if common % n == 0):
-        labels = _labels(probe, cluster, blocks, [*targets, *tensors])
+    for blocks in (common // n for n in range(1, common + 1) if common % n == 0):
+        codes = {
+            name: torch.arange(width) // (width // blocks)
+            for name, width in zip(cluster.consumers, widths, strict=True)
+        }
+        labels = _labels(probe, cluster, codes, blocks, [*targets, *tensors], alone=True)
         if labels is None:
             continue
         producers, rest = labels[: len(targets)], labels[len(targets) :]
@@ -117,9 +126,61 @@ def divide(
             for dim, label in found.items():
                 if len(label.unique()) > 1 and (label >= 0).all():
                     between[name] = (dim, label)
-        return Unit(
-            cluster.consumers, {k: v for k, (_, v) in chosen.items()}, between, blocks, dead
-        )
+        coarse = {k: v for k, (_, v) in chosen.items()}
+        unit = Unit(cluster.consumers, coarse, between, blocks, dead)
+        finer = _in_parts(net, probe, cluster, unit, constants)
+        return finer or (unit if blocks > 1 else None)
+    return None
+
+
+def _in_parts(
+    net: nn.Module,
+    probe: Probe,
+    cluster: Cluster,
+    unit: Unit,
+    constants: Mapping[str, Constants],
+) -> Unit | None:
+    """The unit with its blocks divided into parts that share some of the producers.
+
+    As many parts are tried as a producer has outputs for one of another.
+    """
+    counts = {len(label) for label in unit.producers.values()}
+    ratios = {a // b for a in counts for b in counts if a > b and a % b == 0}
+    widths = {name: _width(probe, name) // unit.blocks for name in cluster.consumers}
+    targets = [probe.outputs[name] for name in cluster.producers]
+    for parts in sorted(ratios, reverse=True):
+        if any(width % parts for width in widths.values()):
+            continue
+        codes = {
+            name: torch.arange(unit.blocks * width) % width // (width // parts)
+            for name, width in widths.items()
+        }
+        tensors = [*targets, *cluster.parameters.values()]
+        labels = _labels(probe, cluster, codes, parts, tensors, alone=False)
+        assert labels is not None
+        within = {
+            name: found[leaf_dim(probe, name)]
+            for name, found in zip(cluster.producers, labels, strict=False)
+        }
+        shared = frozenset(name for name, label in within.items() if (label < 0).all())
+        if not shared or any((within[n] < 0).any() for n in within.keys() - shared):
+            continue
+        producers = {
+            name: label if name in shared else label * parts + within[name]
+            for name, label in unit.producers.items()
+        }
+        between = {}
+        for name, found in zip(cluster.parameters, labels[len(targets) :], strict=True):
+            if name in unit.parameters:
+                dim, label = unit.parameters[name]
+                if (found[dim] < 0).any():
+                    return None  # it belongs to blocks, and blocks may keep fewer parts
+                between[name] = (dim, label * parts + found[dim])
+        dead = unit.dead.repeat_interleave(parts)
+        for name in cluster.consumers:
+            unread = dead_inputs(net.get_submodule(name), constants[name], False)
+            dead = dead | unread.view(unit.blocks * parts, -1).all(1)
+        return Unit(unit.consumers, producers, between, unit.blocks, dead, parts, shared)
     return None
 
 
@@ -163,9 +224,18 @@ def _dead(
 
 
 def _labels(
-    probe: Probe, cluster: Cluster, blocks: int, targets: list[Tensor]
+    probe: Probe,
+    cluster: Cluster,
+    codes: Mapping[str, Tensor],
+    blocks: int,
+    targets: list[Tensor],
+    alone: bool,
 ) -> list[dict[int, Tensor]] | None:
-    """The block of every index of every dimension; None where a layer's feature is in several."""
+    """The block of every index of every dimension, -1 where it is in several or none is known.
+
+    codes: the blocks of what enters each consumer. alone: whether the result is None where an
+    output of a layer is in several.
+    """
     generator = torch.Generator().manual_seed(0)
     count = len(cluster.producers)
     found = [
@@ -175,13 +245,12 @@ def _labels(
     numbers = torch.arange(blocks)
     for digit in range(max(1, (blocks - 1).bit_length())):
         has = (numbers >> digit) & 1 == 1
-        ones, zeros = (
-            _reached(probe, cluster, chosen, targets, generator) for chosen in (has, ~has)
-        )
+        ones, zeros = (_reached(probe, codes, chosen, targets, generator) for chosen in (has, ~has))
         for k, labels in enumerate(found):
             for dim, label in labels.items():
                 both, neither = ones[k][dim] & zeros[k][dim], ~(ones[k][dim] | zeros[k][dim])
-                if k < count and dim == leaf_dim(probe, cluster.producers[k]) and both.any():
+                layer = k < count and dim == leaf_dim(probe, cluster.producers[k])
+                if alone and layer and both.any():
                     return None
                 label += ones[k][dim].long() << digit
                 label[both | neither | (label < 0)] = -(1 << 40)
@@ -190,19 +259,18 @@ def _labels(
 
 def _reached(
     probe: Probe,
-    cluster: Cluster,
+    codes: Mapping[str, Tensor],
     chosen: Tensor,
     targets: list[Tensor],
     generator: torch.Generator,
 ) -> list[dict[int, Tensor]]:
     """Of each target and dimension, the indices on which the chosen blocks depend."""
     inputs, directions = [], []
-    for name in cluster.consumers:
+    for name, code in codes.items():
         x = probe.inputs[name]
         dim = feature_dim(probe.layers[name], x)
         draws = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        wanted = chosen.repeat_interleave(x.shape[dim] // len(chosen))
-        draws = draws.movedim(dim, -1) * wanted
+        draws = draws.movedim(dim, -1) * chosen[code]
         inputs.append(x)
         directions.append(draws.movedim(-1, dim).to(x))
     gradients = torch.autograd.grad(
