@@ -35,7 +35,7 @@ def in_place_plan(net: nn.Module) -> dict[str, Any]:
     Raises ValueError where it has hooks.
     """
     refuse_hooks(net)
-    config = getattr(net, "config", None)
+    config: Any = getattr(net, "config", None)
     tensors, same = describe_tensors(net)
     own = {
         name: module.config

@@ -28,7 +28,7 @@ def follow(small: nn.Module, net: nn.Module, cuts: Iterable[Sizes]) -> bool:
     config = getattr(net, "config", None)
     if not (hasattr(config, "to_dict") and hasattr(type(net), "from_pretrained")):
         return False
-    candidate = copy.deepcopy(config)
+    candidate: Any = copy.deepcopy(config)
     for cut in cuts:
         for name, value in cut.changes(vars(config), Counts()):
             if any(word in name for word in _OF_UNITS):  # others may be as large by chance

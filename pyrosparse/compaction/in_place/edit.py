@@ -61,10 +61,11 @@ def cut_unit(net: nn.Module, unit: Unit, kept: Tensor, constants: Mapping[str, C
         module = net.get_submodule(name)
         columns = kept.repeat_interleave(weight_of(module).shape[1] // len(kept))
         value = torch.where(columns, 0.0, constants[name].value.cpu())
-        read = ~dead_inputs(module, constants[name], False).cpu()
+        read = ~dead_inputs(module, constants[name], False)
         if (value * read).any():
             weight = weight_of(module)
             shift = torch.einsum("oi...,i->o", weight, (value * read).to(weight))
+            assert isinstance(module.bias, Tensor)
             edit.set(module, "bias", module.bias.detach() + shift)
         _slice(edit, module, columns, entering=True)
     for name, label in unit.producers.items():
@@ -78,8 +79,10 @@ def cut_unit(net: nn.Module, unit: Unit, kept: Tensor, constants: Mapping[str, C
 
 def _slice(edit: Edit, module: nn.Module, mask: Tensor, entering: bool) -> None:
     dim = weight_dim(module, entering)
-    index = mask.nonzero().flatten().to(module.weight.device)  # type: ignore[arg-type]
-    edit.set(module, "weight", module.weight.detach().index_select(dim, index))  # type: ignore[operator]
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    index = mask.nonzero().flatten().to(weight.device)
+    edit.set(module, "weight", weight.detach().index_select(dim, index))
     if not entering and isinstance(module.bias, Tensor):
         edit.set(module, "bias", module.bias.detach().index_select(0, index))
     for name in _ENTERING if entering else _LEAVING:

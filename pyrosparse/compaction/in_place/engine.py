@@ -92,7 +92,8 @@ def _units(
     for case, _ in judge.cases[:2]:
         again = observe(net, lambda case=case: called(*case))[1]  # type: ignore[misc]
         constants = {k: one.also(again.get(k, one)) for k, one in constants.items()}
-    units, barriers = [], {}
+    units: list[Unit] = []
+    barriers: dict[str, str] = {}
     with other_parameters(net, found):
         recorded = probe(net, found, lambda: called(*judge.largest))
         for cluster in clusters(net, recorded):

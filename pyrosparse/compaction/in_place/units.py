@@ -91,7 +91,7 @@ def dead_inputs(module: nn.Module, constants: Constants, producible: bool) -> Te
     foldable = constants.constant & ((constants.value == 0) | (module.bias is not None))
     if pads(module):
         foldable &= constants.value == 0
-    return unread | (foldable & producible)
+    return (unread | (foldable & producible)).cpu()
 
 
 def divide(
@@ -207,7 +207,7 @@ def _dead(
     silent = torch.zeros(blocks, dtype=torch.bool)  # some layer's weights into it are zero
     reached = torch.zeros(blocks, dtype=torch.bool)
     for name, label in labels.items():
-        zero = (weight_of(net.get_submodule(name)) == 0).flatten(1).all(1)
+        zero = (weight_of(net.get_submodule(name)) == 0).flatten(1).all(1).cpu()
         varies = torch.zeros(blocks, dtype=torch.bool)
         varies[label[(label >= 0) & ~zero]] = True
         here = torch.zeros(blocks, dtype=torch.bool)
