@@ -16,7 +16,7 @@ FLOORS = [
     {"supports", "evidence", "networks"},
     {"methods", "compaction"},
     {"measure", "infer"},
-    {"storage", "prune", "diagnostics", "robustness"},
+    {"storage", "prune", "diagnostics", "robustness", "tracking"},
     {"sparse"},
     {"recipes"},
     {"bench"},

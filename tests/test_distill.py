@@ -47,9 +47,9 @@ def test_the_likelihood_is_the_stated_one(weight: float, temperature: float) -> 
     divergence = (soft * (soft.log() - (student / temperature).log_softmax(1))).sum(1)
     expected = (1 - weight) * labels.sum() - weight * temperature**2 * divergence.sum()
     assert float(log_joint(model, bnn, x, y)) == pytest.approx(3 * float(expected), rel=1e-5)
-    assert torch.equal(
-        log_joint(model, bnn, x, y), log_joint(model, bnn, x, y, model.teach(x, batch_size=7))
-    )
+    # A matrix product is rounded by the size of its batch, on some processors.
+    taught_before = log_joint(model, bnn, x, y, model.teach(x, batch_size=7))
+    assert torch.allclose(log_joint(model, bnn, x, y), taught_before, rtol=1e-6, atol=0)
 
 
 def test_a_teacher_that_is_the_student_teaches_nothing_and_stays_as_it_was() -> None:

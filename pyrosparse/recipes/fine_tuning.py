@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyrosparse.recipes.stages import Pretraining
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
 
@@ -28,25 +30,77 @@ class FineTuning(Pretraining):
         return super().values() | {"others": list(self.others)}
 
     def train(self, job: Job) -> Lifted:
-        from pyrosparse.infer import schedules
-        from pyrosparse.lifting.lift import lift
-        from pyrosparse.lifting.target import weights
-        from pyrosparse.methods import Gaussian
+        return train_what_is_left(
+            job,
+            {name: job.net.get_parameter(name) != 0 for name in self.others},
+            scale=self.scale,  # type: ignore[arg-type]
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+        )
 
-        net = job.net
-        targets = weights(net)
-        more = set(self.others) - {target.name for target in targets}
-        targets += weights(net, sorted(more)) if more else []
-        bnn = lift(net, Gaussian(scale=self.scale), targets)
-        bnn.freeze({target.key: net.get_parameter(target.name) != 0 for target in targets})
+
+def train_what_is_left(
+    job: Job,
+    others: Mapping[str, Tensor],
+    *,
+    scale: float,
+    learning_rate: float,
+    epochs: int,
+    stage: str = "",
+) -> Lifted:
+    """Train the weights of a job's network that are not zero under the Gaussian prior alone, with
+    new draws of batches; returns it lifted, with what is zero frozen.
+
+    others: masks of parameters that are no weights of layers, by their names; False: frozen as
+            it is.
+    epochs: 0 for none.
+    """
+    from pyrosparse.infer import schedules
+    from pyrosparse.lifting.lift import lift
+    from pyrosparse.lifting.target import weights
+    from pyrosparse.methods import Gaussian
+
+    net = job.net
+    targets = weights(net)
+    more = sorted(set(others) - {target.name for target in targets})
+    masks = {target.key: net.get_parameter(target.name) != 0 for target in targets}
+    if more:
+        added = weights(net, more)
+        targets += added
+        masks |= {target.key: others[target.name] for target in added}
+    bnn = lift(net, Gaussian(scale=scale), targets)
+    bnn.freeze(masks)
+    if epochs:
         job.fit(
             bnn,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
+            stage=stage,
+            epochs=epochs,
+            learning_rate=learning_rate,
             schedule=schedules.cosine(0.01),
             seed=job.seed + 1,
         )
-        return bnn
+    return bnn
+
+
+def fold_and_fine_tune(
+    job: Job, masks: Mapping[str, Tensor], *, scale: float, learning_rate: float, epochs: int
+) -> Lifted:
+    """Fold masks and gains into the network of a job, and train what is left of it, as
+    ``train_what_is_left`` does."""
+    from pyrosparse.compaction.masked import masked
+
+    job.net.load_state_dict(masked(job.net, masks).state_dict())
+    parameters = dict(job.net.named_parameters())
+    # Scales and shifts of normalisations that masks are of; masks of gates are in the weights now.
+    others = {key: mask for key, mask in masks.items() if key in parameters}
+    return train_what_is_left(
+        job,
+        others,
+        scale=scale,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        stage=FineTuning.name,
+    )
 
 
 def fine_tuned(job: Job, bnn: Lifted) -> Lifted:

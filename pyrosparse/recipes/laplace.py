@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pyrosparse.recipes.folded import fold_and_fine_tune
+from pyrosparse.recipes.fine_tuning import fold_and_fine_tune
 from pyrosparse.recipes.masks import Masked
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 

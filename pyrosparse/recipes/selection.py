@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyrosparse.recipes import shared
-from pyrosparse.recipes.folded import fold_and_fine_tune
+from pyrosparse.recipes.fine_tuning import fold_and_fine_tune
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
 

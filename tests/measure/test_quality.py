@@ -64,12 +64,14 @@ def test_the_likelihood_of_a_sure_network_is_not_rounded_away() -> None:
 
 def test_examples_loaders_and_several_inputs() -> None:
     torch.manual_seed(0)
-    net, x, y = nn.Linear(4, 3), torch.randn(30, 4), torch.randint(3, (30,))
+    # In float64: a matrix product is rounded by the size of its batch, on some processors.
+    net, x = nn.Linear(4, 3).double(), torch.randn(30, 4, dtype=torch.float64)
+    y = torch.randint(3, (30,))
     expected = quality(net, (x, y))
     assert close(quality(net, Examples(x, y), batch_size=8), expected)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=11)
     assert close(quality(net, loader), expected)
-    both = quality(nn.Bilinear(4, 4, 3), (x, x, y))
+    both = quality(nn.Bilinear(4, 4, 3).double(), (x, x, y))
     assert 0 <= both.accuracy <= 1
 
 
