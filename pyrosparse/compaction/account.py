@@ -34,6 +34,8 @@ class Account:
     parameters: of the whole network, (before, after).
     error:      the largest difference to the masked network that the check at the end found, as a
                 fraction of the largest output, or of 1e-3 where that is larger.
+    kept_class: of a network that was cut in place, the name of the class that it keeps; "" of one
+                whose operations torch.fx traced.
 
     >>> layer = Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9))
     >>> print(Account([layer], {}, (15, 9), 0.0))
@@ -47,6 +49,7 @@ class Account:
     barriers: dict[str, str]
     parameters: tuple[int, int]
     error: float
+    kept_class: str = ""
 
     @property
     def structure(self) -> str:
@@ -77,6 +80,11 @@ class Account:
             f"stays whole, with all it reads: {', '.join(names)} ({why})"
             for why, names in by_reason.items()
         ]
+        if self.kept_class:
+            lines.append(
+                f"cut in place, still a {self.kept_class}; compared on the paths that the example "
+                "takes"
+            )
         lines.append(f"largest difference to the masked network: {self.error:.1e}")
         return "\n".join(lines)
 

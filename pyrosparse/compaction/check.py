@@ -45,14 +45,10 @@ def check(
     Traceback (most recent call last):
     pyrosparse.compaction.check.CompactionError: the compact network differs ...
     """
-    floating = [p.dtype for p in reference.parameters() if p.is_floating_point()]
-    dtype = floating[0] if floating else torch.float32
-    tolerance = {torch.float64: 1e-9, torch.float32: 1e-5}.get(dtype)
-    if tolerance is None:
-        tolerance = 10 * torch.finfo(dtype).eps
+    tolerance = tolerance_of(reference)
     generator = torch.Generator().manual_seed(0)
     draws = [inputs, *(random_like(inputs, generator) for _ in range(2))]
-    if dtype != torch.float64:
+    if _dtype(reference) != torch.float64:
         try:
             double = copy.deepcopy(reference).double()
             with torch.no_grad():
@@ -85,6 +81,22 @@ def check(
             f"than {tolerance:.0e}: this is a defect of pyrosparse, please report it"
         )
     return max(worst, _at_other_sizes(reference, small, draws[0], tolerance)) if resize else worst
+
+
+def tolerance_of(net: nn.Module) -> float:
+    """By how much two networks may differ, as a fraction of the largest output.
+
+    >>> tolerance_of(nn.Linear(1, 1).double())
+    1e-09
+    """
+    dtype = _dtype(net)
+    known = {torch.float64: 1e-9, torch.float32: 1e-5}
+    return known[dtype] if dtype in known else 10 * torch.finfo(dtype).eps
+
+
+def _dtype(net: nn.Module) -> torch.dtype:
+    floating = (p.dtype for p in net.parameters() if p.is_floating_point())
+    return next(floating, torch.float32)
 
 
 def _at_other_sizes(

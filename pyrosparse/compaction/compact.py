@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.account import Account, Layer
 from pyrosparse.compaction.check import CompactionError, SizeError, check
+from pyrosparse.compaction.functional import as_modules
+from pyrosparse.compaction.in_place.compacted import compacted_in_place, has_dead_layers
+from pyrosparse.compaction.in_place.probe import ProbeError
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
 from pyrosparse.compaction.other_sizes import reads_sizes
@@ -20,7 +23,7 @@ from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
-from pyrosparse.compaction.trace import shapes, trace
+from pyrosparse.compaction.trace import TraceError, shapes, trace
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.util.sharding import refuse_sharded
 
@@ -74,20 +77,22 @@ def compact(  # type: ignore[overload-overlap]
 def compact(
     net: nn.Module,
     masks: Mapping[str, Tensor] | None = None,
-    example: Tensor | Sequence[Any] | None = None,
+    example: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     *,
     gates: Mapping[str, nn.Module] | None = None,
     at_least: int | None = None,
+    round_to: int = 1,
 ) -> CompactNet: ...
 
 
 def compact(
     net: nn.Module,
     masks: Mapping[str, Tensor] | None = None,
-    example: Tensor | Sequence[Any] | None = None,
+    example: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     *,
     gates: Mapping[str, nn.Module] | None = None,
     at_least: int | None = None,
+    round_to: int = 1,
 ) -> CompactNet | Lifted:
     r"""A smaller network that computes exactly what the masked network does in evaluation mode.
 
@@ -96,32 +101,39 @@ def compact(
     follows into the next bias), and where nobody *needs* it, because the weights out of it are
     zero. What an unknown operation reads stays whole, and the account says so.
 
+    What torch.fx can trace becomes a graph, cut operation by operation. A network that it cannot
+    trace, or in which it must leave more, is cut in place: the result is a copy of its own class
+    with smaller layers, whichever is smaller.
+
     Of a lifted network it makes a smaller lifted network, whose guide is the old posterior on what
     is left: its draws have the law of those of ``net`` with ``masks`` frozen. Nothing is folded
     there, so that every weight and gate that stays is one of the old ones; a feature goes where it
     is zero in every draw, or where nobody needs it.
 
-    net:      any module that torch.fx can trace, or a lifted network; it is left as it is.
+    net:      any module, or a lifted network that torch.fx can trace; it is left as it is.
     masks:    as ``Lifted.masks()`` gives them: of weights by parameter name, gains of gates by
               ``<module>.input`` or ``<module>.output``. With none, the zeros in the weights count.
-    example:  what the network is called with, a tensor or the sequence of its arguments; it gives
-              the shapes. It can be left out where the network begins with a dense layer, or
-              with a convolution and takes images of a usual size.
+    example:  what the network is called with, a tensor, the sequence of its arguments, or a mapping
+              of arguments by name; it gives the shapes. It can be left out where the network begins
+              with a dense layer, or with a convolution and takes images of a usual size.
     gates:    as ``Lifted.gates()`` gives them, for gains that depend on the input: the compact
               network computes them anew for every datum.
     at_least: how many features each layer keeps at both ends. 0 lets a layer go altogether (a
               branch beside a shortcut, say); None refuses that.
+    round_to: keep a few dead features, so that layers read multiples of this number of them:
+              kernels are written for widths such as 8 or 16. The account says how many.
 
-    The result has an ``account``; print it. It is checked on the example and on random inputs of
-    its shape, and of other sizes where the network reads sizes: its outputs are those of the
-    masked network within 1e-5 (1e-9 in float64) of the largest output, or of 1e-3 where that is
-    larger. The masked network is computed by its definition, with gates as forward hooks, as
-    ``Lifted.mean_forward`` does.
+    The result, a ``CompactNet`` or a network of the class of ``net``, has an ``account``; print
+    it. It is checked on the example and on random inputs of its shape, and of other sizes where
+    the network reads sizes: its outputs are those of the masked network within 1e-5 (1e-9 in
+    float64) of the largest output, or of 1e-3 where that is larger. The masked network is computed
+    by its definition, with gates as forward hooks, as ``Lifted.mean_forward`` does.
 
     Raises ValueError where masks do not fit or are not finite, parameters that stay are NaN, the
-    network is compiled or cannot be traced, no example is given and none found, or a layer is left
-    without a unit, and for a posterior of which a part has another law, as ``Method.part`` says;
-    CompactionError, a defect of ours, where the outputs differ.
+    network is compiled or can neither be traced nor probed, no example is given and none found, or
+    a layer is left without a unit, and for a posterior of which a part has another law, as
+    ``Method.part`` says, or with round_to; CompactionError, a defect of ours, where the outputs
+    differ.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = {"0.weight": torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]).bool()}
@@ -141,18 +153,50 @@ def compact(
         "Gather them first: load torch.distributed.checkpoint.state_dict.get_model_state_dict(net, "
         "options=StateDictOptions(full_state_dict=True)) into a network that is not sharded",
     )
+    if round_to < 1:
+        raise ValueError(f"round_to is a number of features, 1 or more; got {round_to}")
     if isinstance(net, Lifted):
         from pyrosparse.compaction.posterior import compact_posterior
 
         if gates is not None:
             raise ValueError("a lifted network has its own gates: leave `gates` out")
+        if round_to > 1:
+            raise ValueError("a posterior keeps no dead features: leave `round_to` out")
         return compact_posterior(net, masks or {}, example, at_least)
     expected = reference(net, masks, gates)
     inputs = arguments_of(expected, example)
     try:
-        return _compacted(net, masks, gates, expected, inputs, at_least)
+        traced = _traced(net, masks, gates, expected, inputs, at_least, round_to)
+    except TraceError as error:
+        traced, reason = None, error
+    if traced is not None and not (traced.account.barriers and has_dead_layers(traced)):
+        return traced
+    try:
+        in_place = compacted_in_place(net, masks, gates, expected, inputs, at_least, round_to)
+    except ProbeError as error:
+        if traced is None:
+            raise ValueError(f"{reason}. It cannot be cut in place either: {error}") from error
+        return traced
+    if traced is not None and parameter_count(traced) <= parameter_count(in_place):
+        return traced
+    return cast(CompactNet, in_place)  # for type checkers: it has the same account
+
+
+def _traced(
+    net: nn.Module,
+    masks: Mapping[str, Tensor] | None,
+    gates: Mapping[str, nn.Module] | None,
+    expected: nn.Module,
+    inputs: tuple[Any, ...],
+    at_least: int | None,
+    round_to: int,
+) -> CompactNet:
+    if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+        raise TraceError("torch.fx traces positional arguments alone, and the example has names")
+    try:
+        return _compacted(net, masks, gates, expected, inputs, at_least, round_to)
     except SizeError:
-        return _compacted(net, masks, gates, expected, inputs, at_least, layers_only=True)
+        return _compacted(net, masks, gates, expected, inputs, at_least, round_to, layers_only=True)
 
 
 def _compacted(
@@ -162,17 +206,21 @@ def _compacted(
     expected: nn.Module,
     inputs: tuple[Any, ...],
     at_least: int | None,
+    round_to: int,
     layers_only: bool = False,
 ) -> CompactNet:
     working = masked(net, masks, gates)
     graph = trace(working, len(inputs))
+    as_modules(graph, working)
     gated = {key.rpartition(".")[0] for key in masks or {}}
     if elsewhere := gated & _read_elsewhere(graph):
         working = masked(net, masks, gates, unfolded=elsewhere)
         graph = trace(working, len(inputs))
+        as_modules(graph, working)
     _refuse_second_calls(graph, gates or {})
     resize = reads_sizes(graph)
-    flow = Flow(working, shapes(working, graph, inputs), at_least or 0)
+    found = shapes(working, graph, inputs)
+    flow = Flow(working, found, at_least or 0, round_to=round_to)
     rules, barriers = find(graph, working, layers_only)
     learn(graph, rules, barriers, flow)
     live = want(graph, rules, flow)
@@ -281,6 +329,8 @@ def account_of(
         after = small.get_submodule(str(node.target)) if left else None
         stay = int((features.constant & wanted).sum())
         notes = [f"{stay} constant outputs stay: they are read as they are"] if stay else []
+        if left and rule.rounding:
+            notes.append(f"{rule.rounding} inputs stay: widths are multiples of {flow.round_to}")
         if flow.spare[node]:
             notes.append(f"{flow.spare[node]} outputs stay: all heads are of one size")
         layers.append(
@@ -324,11 +374,15 @@ def _has_parameters(module: nn.Module | None) -> bool:
     return module is not None and parameter_count(module) > 0
 
 
-def arguments_of(net: nn.Module, example: Tensor | Sequence[Any] | None) -> tuple[Any, ...]:
+def arguments_of(
+    net: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any] | None
+) -> tuple[Any, ...]:
     """What a network is called with: the example, or what can be guessed.
 
     Raises ValueError where nothing can."""
     if example is not None:
+        if isinstance(example, Mapping):
+            return (dict(example),)
         return (example,) if isinstance(example, Tensor) else tuple(example)
     first = next((p for p in net.parameters() if p.dim() >= 2), None)
     if first is not None:

@@ -33,6 +33,10 @@ _IN_PLACE: dict[Any, Any] = {
 }
 
 
+class TraceError(ValueError):
+    """The forward of a network cannot be traced by torch.fx."""
+
+
 def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
     """The graph of a network; a submodule that torch.fx cannot trace stays one operation.
 
@@ -40,7 +44,8 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
 
     arguments: how many arguments the network is called with; the others have their defaults.
 
-    Raises ValueError where the network's own ``forward`` cannot be traced, or is not all of it.
+    Raises TraceError, a ValueError, where the network's own ``forward`` cannot be traced;
+    ValueError where it is not all of it.
 
     >>> [node.op for node in trace(nn.Sequential(nn.ReLU(inplace=True))).nodes]
     ['placeholder', 'call_module', 'output']
@@ -66,7 +71,7 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
             tracer.proxy_buffer_attributes = True
             graph = tracer.trace(net, concrete_args=defaults or None)
     except Exception as error:
-        raise ValueError(
+        raise TraceError(
             f"torch.fx cannot trace the forward of {type(net).__name__} ({error}). Control flow "
             "that depends on the data may stay in a submodule of its own, which is then one "
             "operation, left as it is"

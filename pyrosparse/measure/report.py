@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyrosparse.compaction.compact import CompactNet
+from pyrosparse.compaction.account import Account
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.measure.costs import batch_of, file_bytes, latency, macs
@@ -143,13 +143,14 @@ def report(
         inputs = arguments(example, net)
     else:
         inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    account = getattr(small, "account", None)
     first, second = macs(net, *inputs), macs(small, *inputs)
     seconds = {}
     for size in batch_sizes:
         before, after = latency([net, small], *batch_of(inputs, size), repeats=repeats)
         seconds[size] = (before, after)
     return Report(
-        small.account.structure if isinstance(small, CompactNet) else "",
+        account.structure if isinstance(account, Account) else "",
         (parameter_count(net), parameter_count(small)),
         {name: (first.get(name, 0), second.get(name, 0)) for name in first | second},
         (file_bytes(net), file_bytes(small)),

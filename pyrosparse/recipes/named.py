@@ -194,7 +194,7 @@ def fill(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def _from_file(path: Path, net: nn.Module) -> nn.Module:
     try:
-        return load(path)
+        return load(path, into=net)
     except StorageError:
         like = copy.deepcopy(net)
         fill(like, load_weights(path))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from pyrosparse.compaction.in_place.attention import MultiheadAttention
 from pyrosparse.compaction.parts import PARTS
 from pyrosparse.compaction.rules.registry import REGISTERED
 from pyrosparse.storage.storage import StorageError
@@ -29,7 +30,7 @@ _CLASSES: dict[str, type[nn.Module]] = {
     and issubclass(value, nn.Module)
     and not issubclass(value, LazyModuleMixin)
     and value.__module__ in [f"torch.nn.modules.{family}" for family in _FAMILIES]
-} | {f"pyrosparse.{part.__name__}": part for part in PARTS}
+} | {f"pyrosparse.{part.__name__}": part for part in (*PARTS, MultiheadAttention)}
 _NAME_OF = {value: name for name, value in _CLASSES.items()}
 
 # Of classes whose signature is (*args, **kwargs).
@@ -162,7 +163,11 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
         if not hasattr(module, attribute):
             continue  # left at its default; describe looks whether that makes the same layer
         value = getattr(module, attribute)
-        if name in _SWITCHES and type(module) not in PARTS and not isinstance(value, bool):
+        if (
+            name in _SWITCHES
+            and type(module) not in (*PARTS, MultiheadAttention)
+            and not isinstance(value, bool)
+        ):
             value = value is not None
         arguments[name] = value
     return arguments

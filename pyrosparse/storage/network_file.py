@@ -14,6 +14,7 @@ from pyrosparse.compaction.compact import CompactNet
 from pyrosparse.compaction.rules.registry import REGISTERED
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.lifting.method import Method
+from pyrosparse.storage.in_place_plan import has_account, in_place_network, in_place_plan
 from pyrosparse.storage.modules import named_tensors, qualified_name
 from pyrosparse.storage.plan import network, plan_of
 from pyrosparse.storage.posterior import plan_of_posterior, posterior
@@ -31,7 +32,7 @@ FORMAT = "pyrosparse network 1"
 POSTERIOR = "pyrosparse posterior 1"
 
 
-def save(path: str | os.PathLike[str], net: CompactNet | Lifted) -> Path:
+def save(path: str | os.PathLike[str], net: nn.Module) -> Path:
     """Write a network that ``compact`` made to one safetensors file, from which ``load`` makes it:
     a plain one, or a lifted one with its guide.
 
@@ -41,6 +42,9 @@ def save(path: str | os.PathLike[str], net: CompactNet | Lifted) -> Path:
     bytes.
 
     net: on any device, in any mode; gradients are not saved.
+
+    A network that was cut in place is saved without its class: ``load`` must be given that of a
+    Hugging Face model, whose configuration is in the file, or a network as the original was.
 
     A layer of one's own for which ``ps.compaction.register`` has a rule is in it by the name of its
     class, which ``load`` must be given; so is a method of one's own, a dataclass.
@@ -60,18 +64,20 @@ def save(path: str | os.PathLike[str], net: CompactNet | Lifted) -> Path:
     """
     if isinstance(net, Lifted):
         return _save_posterior(path, net)
-    if not isinstance(net, CompactNet):
+    if not has_account(net):
         raise ValueError(
             f"save takes a network that compact made, not {type(net).__name__}: "
             "ps.save(path, ps.compact(net, example=x)), which cuts nothing where nothing is zero"
         )
-    plan = plan_of(net)
+    traced = isinstance(net, CompactNet)
+    plan = plan_of(net) if isinstance(net, CompactNet) else in_place_plan(net)
     tensors = {
         name: t.detach() for name, t in named_tensors(net).items() if name in plan["tensors"]
     }
     try:
         # What load would refuse is refused now; the meta device has shapes and takes no memory.
-        network(plan, {k: t.to("meta") for k, t in tensors.items()}, _by_name([*REGISTERED]))
+        if traced:
+            network(plan, {k: t.to("meta") for k, t in tensors.items()}, _by_name([*REGISTERED]))
     except StorageError as error:
         raise ValueError(f"the network cannot be saved: {error}") from error
     parts, headers, _ = pack(tensors)
@@ -96,6 +102,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     trusted: Iterable[type[Any]] | Mapping[str, type[Any]] = (),
+    into: nn.Module | None = None,
     memory: int | None = None,
 ) -> Any:
     """Read the network that ``save`` wrote, with its account and in its mode, on the CPU: a
@@ -109,6 +116,8 @@ def load(
     trusted: classes of layers and methods of one's own that the file may name, and of priors given
              to ``from_pyro``: their constructors are called with numbers and texts from the file. A
              mapping by the names in the file where a class has moved since.
+    into:    of a network that was cut in place, one as the original was, which is left as it is:
+             the result is a copy with the layers of the file.
     memory:  the most bytes that the tensors may take, since a small file can claim many; by default
              256 MiB and 1024 times the file.
 
@@ -122,8 +131,11 @@ def load(
     with reading(path):
         name, content, parts = read_one_of(path, [FORMAT, POSTERIOR])
         tensors = unpack(content["tensors"], parts, allowance(path, memory))
-        made = network if name == FORMAT else posterior
-        return made(content["plan"], tensors, classes)
+        if name == POSTERIOR:
+            return posterior(content["plan"], tensors, classes)
+        if "nodes" in content["plan"]:
+            return network(content["plan"], tensors, classes)
+        return in_place_network(content["plan"], tensors, classes, into)
 
 
 def _by_name(trusted: Iterable[type[Any]] | Mapping[str, type[Any]]) -> dict[str, type[Any]]:

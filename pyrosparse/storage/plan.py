@@ -33,7 +33,24 @@ def plan_of(net: CompactNet) -> dict[str, Any]:
     >>> plan["tensors"], plan["modules"]["0"]["class"]
     ({'0.weight': {'parameter': True, 'trained': True, 'order': [0, 1]}}, 'torch.nn.Linear')
     """
-    _refuse_hooks(net)
+    refuse_hooks(net)
+    tensors, same = describe_tensors(net)
+    return {
+        "nodes": describe_graph(net.graph),
+        "modules": {
+            name: modules.describe(name, net.get_submodule(name))
+            for name in sorted(_targets(net.graph, "call_module"))
+        },
+        "tensors": tensors,
+        "same": same,
+        "training": sorted(name for name, module in net.named_modules() if module.training),
+        "account": dataclasses.asdict(net.account),
+    }
+
+
+def describe_tensors(net: nn.Module) -> tuple[dict[str, Any], dict[str, str]]:
+    """Of each tensor whether it is a parameter, is trained, and how it lies in memory; and further
+    names of the same tensors."""
     tensors: dict[str, Any] = {}
     same: dict[str, str] = {}
     first: dict[int, str] = {}
@@ -46,17 +63,7 @@ def plan_of(net: CompactNet) -> dict[str, Any]:
             "trained": tensor.requires_grad,
             "order": _order(tensor),
         }
-    return {
-        "nodes": describe_graph(net.graph),
-        "modules": {
-            name: modules.describe(name, net.get_submodule(name))
-            for name in sorted(_targets(net.graph, "call_module"))
-        },
-        "tensors": tensors,
-        "same": same,
-        "training": sorted(name for name, module in net.named_modules() if module.training),
-        "account": dataclasses.asdict(net.account),
-    }
+    return tensors, same
 
 
 def network(
@@ -71,7 +78,7 @@ def network(
 
     Raises StorageError where the plan has what no plan may have, or the tensors do not fit.
     """
-    own = _own_tensors(plan, tensors)
+    own = own_tensors(plan, tensors)
     unused = set(own)
     layers = {}
     inside = _by_layer(own, plan["modules"])
@@ -86,8 +93,8 @@ def network(
         raise StorageError(f"its graph does not use what it has as {', '.join(sorted(unused))}")
     # Twice, as compact itself does: from a dict the layers come in another order.
     whole = fx.GraphModule(layers | {name: own[name] for name in read}, graph)
-    net = CompactNet(whole, graph, _account(plan["account"]))
-    _set_modes(net, set(plan["training"]))
+    net = CompactNet(whole, graph, account_of(plan["account"]))
+    set_modes(net, set(plan["training"]))
     return net
 
 
@@ -106,7 +113,7 @@ def _order(tensor: Tensor) -> list[int]:
     return sorted(range(tensor.dim()), key=lambda dim: steps[dim])
 
 
-def _own_tensors(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def own_tensors(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters and buffers by all their names."""
     if plan["tensors"].keys() != tensors.keys():
         names = ", ".join(sorted(plan["tensors"].keys() ^ tensors.keys()))
@@ -169,7 +176,8 @@ def _kind(tensor: Tensor) -> str:
     return f"a {role} of {tensor.dtype}"
 
 
-def _set_modes(net: nn.Module, training: set[str]) -> None:
+def set_modes(net: nn.Module, training: set[str]) -> None:
+    """Put the modules of these names in training mode, and the others in evaluation mode."""
     for name, module in net.named_modules():
         module.training = name in training
     unknown = training - dict(net.named_modules()).keys()
@@ -179,18 +187,21 @@ def _set_modes(net: nn.Module, training: set[str]) -> None:
         )
 
 
-def _account(entry: Mapping[str, Any]) -> Account:
+def account_of(entry: Mapping[str, Any]) -> Account:
+    """The account of a plan."""
     layers = []
     for layer in entry["layers"]:
         pairs = {key: tuple(layer[key]) for key in ("inputs", "outputs", "parameters")}
         layers.append(Layer(**{**layer, **pairs}))
     before, after = entry["parameters"]
-    account = Account(layers, entry["barriers"], (before, after), entry["error"])
+    kept_class = entry.get("kept_class", "")
+    account = Account(layers, entry["barriers"], (before, after), entry["error"], kept_class)
     str(account)  # raises where something in it is of a wrong type
     return account
 
 
-def _refuse_hooks(net: nn.Module) -> None:
+def refuse_hooks(net: nn.Module) -> None:
+    """Raise ValueError where a module has hooks."""
     for name, module in net.named_modules():
         kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         if any(getattr(module, kind) for kind in kinds):

@@ -214,7 +214,7 @@ def test_without_a_batch() -> None:
     assert same(small(draw(7, 12)), run_masked(net, masks, draw(7, 12)))
 
 
-def test_torchs_own_attention_is_a_barrier() -> None:
+def test_torchs_own_attention_is_a_barrier_and_cut_in_place() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -228,9 +228,14 @@ def test_torchs_own_attention_is_a_barrier() -> None:
 
     net = randomise(Net()).eval()
     net.attention.out_proj.weight.data[:, :3] = 0
-    small = compacted(net, {"first.weight": rows(12, 1, 2)}, draw(2, 5, 12))
+    # With whole heads left there is nothing to be gained behind it.
+    whole = compacted(net, {"attention.out_proj.weight": rows(12)}, draw(2, 5, 12))
+    assert isinstance(whole, Net) and whole.attention.num_heads == 3
+    net.attention.out_proj.weight.data[:, :3] = 1
+    small = compacted(net, {}, draw(2, 5, 12))
     assert "MultiheadAttention has no rule" in small.account.barriers.values()
-    assert small.first.out_features == 12
+    small = compacted(net, {"first.weight": rows(12, 1, 2)}, draw(2, 5, 12))
+    assert small.first.out_features == 10  # constants go into the biases of queries, keys, values
 
 
 @pytest.mark.parametrize("number, product", list(enumerate(PRODUCTS)))

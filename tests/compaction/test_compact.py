@@ -174,6 +174,22 @@ class Odd(nn.Module):
         return x.cumsum(1) if x.sum() > 0 else x.roll(1, 1)
 
 
+class Unruly(nn.Module):
+    """It cannot be traced, and takes no features but its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        nn.init.ones_(self.first.weight)
+        nn.init.ones_(self.first.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if x.unique().numel() > x.shape[0]:
+            raise ValueError("other features than mine")
+        return self.second(x)
+
+
 class Clever(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + x.sum(1, keepdim=True)
@@ -255,8 +271,8 @@ def test_masks_of_a_lifted_network() -> None:
 def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(ValueError, match="give an example"):
         ps.compact(nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 2)))
-    with pytest.raises(ValueError, match="cannot trace"):
-        ps.compact(Odd(), None, torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"cannot trace.*cannot be cut in place either"):
+        ps.compact(Unruly(), None, torch.ones(2, 3))
 
 
 def test_integers_and_several_arguments() -> None:

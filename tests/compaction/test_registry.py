@@ -114,16 +114,17 @@ def test_layers_of_ones_own_are_cut_exactly():
         assert torch.allclose(small(other), net(other), atol=1e-12)
 
 
-def test_without_a_rule_they_are_barriers_or_cannot_be_traced():
+def test_without_a_rule_they_are_barriers_in_a_graph():
     class Unknown(Branching):
         pass
 
     net = nn.Sequential(nn.Linear(4, 3), Unknown(), nn.Linear(3, 2))
     with torch.no_grad():
         net[0].weight[0] = 0.0
-    assert ps.compact(net).account.barriers
+    assert ps.compact(net).account.kept_class == "Sequential"  # what can be, is cut in place
     ps.compaction.register(Unknown, Elementwise)
-    assert not ps.compact(net).account.barriers
+    small = ps.compact(net)
+    assert not small.account.barriers and not small.account.kept_class
 
 
 def test_gates_on_them_are_folded_or_stay_exact():

@@ -16,7 +16,7 @@ from pyrosparse.compaction.parts import Gain, Scatter, Select
 from pyrosparse.compaction.rules import attention, joining, pointwise, shaping
 from pyrosparse.compaction.rules.heads import Split, with_heads
 from pyrosparse.compaction.rules.keeping import note_dimensions
-from pyrosparse.compaction.rules.layer_norm import LayerNorm
+from pyrosparse.compaction.rules.layer_norm import LayerNorm, RMSNorm
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.pieces import write_as_slice
 from pyrosparse.compaction.rules.registry import REGISTERED
@@ -67,6 +67,7 @@ _MODULES: dict[type[nn.Module], type[Rule]] = {
     nn.PReLU: pointwise.PReLU,
     nn.GroupNorm: pointwise.GroupNorm,
     nn.LayerNorm: LayerNorm,
+    nn.RMSNorm: RMSNorm,
     nn.Softmax: attention.Softmax,
     nn.Flatten: shaping.Flatten,
     Gain: pointwise.Gains,

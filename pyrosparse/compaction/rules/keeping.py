@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from pyrosparse.compaction.rules import attention, joining, pointwise, shaping
 from pyrosparse.compaction.rules.heads import Split
-from pyrosparse.compaction.rules.layer_norm import LayerNorm
+from pyrosparse.compaction.rules.layer_norm import LayerNorm, RMSNorm
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.pieces import CALLS
 from pyrosparse.compaction.rules.rule import Flow, Rule, arguments
@@ -58,7 +58,7 @@ def _kept(rule: Rule, flow: Flow) -> None:
     fixed: list[int] = []
     if isinstance(rule, (pointwise.BatchNorm, pointwise.GroupNorm)) and rank > 1:
         fixed = [1]
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         fixed = list(range(rank - len(module.normalized_shape), rank))
     elif isinstance(rule, (pointwise.Gains, pointwise.InputGates)):
         fixed = [rule.module.dim % rank]
@@ -347,6 +347,7 @@ _ELEMENTWISE: tuple[Any, ...] = (
 _KINDS: list[tuple[type[Rule], Callable[[Rule, Flow], None]]] = [
     (Mixing, _mixed),
     (LayerNorm, _kept),
+    (RMSNorm, _kept),
     (pointwise.GroupNorm, _kept),
     (pointwise.Pool, _pooled),
     (shaping.Permute, _permuted),

@@ -51,3 +51,45 @@ class LayerNorm(Rule):
         constants = flow.tensor(x.value[~self.inputs])
         new = ReducedLayerNorm(constants, places, weight, bias, self.module.eps)
         return flow.place(self.node, new, operand)
+
+
+class RMSNorm(Rule):
+    r"""Division by the root of the mean square over the last dimension.
+
+    Inputs that are zero need not be there: of d features, k that are left have
+    :math:`\gamma' = \gamma \sqrt{d / k}` and :math:`\epsilon' = \epsilon\, d / k`.
+    """
+
+    module: nn.RMSNorm
+
+    def learn(self, flow: Flow) -> Features | None:
+        if len(self.module.normalized_shape) != 1:
+            return None
+        dim = len(flow.shapes[self.source]) - 1
+        x = flow.read(self.source, dim)
+        zero = x.constant & (x.value == 0)
+        if self.module.weight is not None:
+            zero |= self.module.weight.detach().cpu() == 0
+        return Features.of(dim, zero, torch.zeros(len(zero)))
+
+    def want(self, flow: Flow) -> None:
+        x = flow.read(self.source, flow.features[self.node].dim)
+        self.inputs = ~(x.constant & (x.value == 0)) | flow.wanted[self.node]
+        self.inputs[0] |= not self.inputs.any()
+        flow.want(self.source, x.dim, self.inputs)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        wanted, dim = flow.wanted[self.node], flow.features[self.node].dim
+        operand = flow.take(self.source, dim, self.inputs)
+        if self.inputs.all():
+            normalised = flow.copy(self.node, {self.source: operand})
+            return flow.narrow(normalised, dim, self.inputs, wanted)
+        before, after = len(self.inputs), int(self.inputs.sum())
+        kept = self.inputs.to(flow.like.device)
+        weight = self.module.weight
+        trained = weight is None or weight.requires_grad
+        scale = torch.ones_like(kept, dtype=flow.like.dtype) if weight is None else weight.detach()
+        eps = torch.finfo(flow.like.dtype).eps if self.module.eps is None else self.module.eps
+        new = nn.RMSNorm(after, eps * before / after, device=scale.device, dtype=scale.dtype)
+        new.weight = nn.Parameter(scale[kept] * (before / after) ** 0.5, trained)
+        return flow.narrow(flow.place(self.node, new, operand), dim, self.inputs, wanted)

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pyrosparse.compaction.layers import TRANSPOSED
-from pyrosparse.compaction.rules.regular import level
+from pyrosparse.compaction.rules.regular import level, round_up
 from pyrosparse.compaction.rules.rule import Features, Flow, Rule, with_parameters
 
 
@@ -72,7 +72,9 @@ class Mixing(Rule):
         foldable = x.constant & ((x.value == 0) | (groups == 1) | (not self.padded))
         varies = ~foldable.view(groups, inputs)
         used = (self.uses & self.rows.unsqueeze(2)).any(1) & varies
-        count = max(int(used.sum(1).max()), 1, min(flow.at_least, inputs))
+        least = max(int(used.sum(1).max()), 1, min(flow.at_least, inputs))
+        count = round_up(least, flow.round_to, inputs)
+        self.rounding = groups * (count - least)
         self.columns = level(2 * used.int() + varies.int(), count) & active
         flow.want(self.source, x.dim, self.columns.flatten())
 

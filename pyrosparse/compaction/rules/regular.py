@@ -19,6 +19,15 @@ def level(preference: Tensor, count: int) -> Tensor:
     return torch.zeros_like(preference, dtype=torch.bool).scatter(1, order, True)
 
 
+def round_up(count: int, multiple: int, most: int) -> int:
+    """The next multiple of a number, but no more than the most.
+
+    >>> round_up(9, 8, 100), round_up(9, 8, 12)
+    (16, 12)
+    """
+    return min(-(-count // multiple) * multiple, most)
+
+
 def regular(mask: Tensor, sizes: Sequence[int]) -> Tensor:
     """The mask with as few more elements as make of it a block: sizes (2, 3) -> (2, 2), say.
 

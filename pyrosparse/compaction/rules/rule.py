@@ -79,6 +79,7 @@ class Flow:
     spare:    of ``wanted``, how many are there only because heads must be of one size.
     parts:    the compact network's modules and tensors by name.
     at_least: how many features every layer keeps at both its ends.
+    round_to: of what number the features that a layer reads are a multiple, where it has so many.
     trained:  whether parameters will still change, so that only zeros are constants.
     """
 
@@ -88,11 +89,13 @@ class Flow:
         shapes: Mapping[fx.Node, torch.Size],
         at_least: int = 0,
         trained: bool = False,
+        round_to: int = 1,
     ) -> None:
         self.net = net
         self.shapes = shapes
         self.at_least = at_least
         self.trained = trained
+        self.round_to = round_to
         self.features: dict[fx.Node, Features] = {}
         self.heads: dict[fx.Node, Heads] = {}
         self.inputs: dict[fx.Node, set[fx.Node]] = {}

@@ -1,0 +1,150 @@
+"""Functions with parameters as modules: ``F.linear`` is a dense layer, ``F.layer_norm`` a norm."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from pyrosparse.compaction.layers import BATCH_NORMS
+from pyrosparse.compaction.rules.rule import arguments, attribute
+
+
+def as_modules(graph: fx.Graph, net: nn.Module) -> None:
+    """Put modules in the places of functions that read parameters which nothing else reads.
+
+    A module takes the place of the one whose parameters it holds, where that has no parts of its
+    own, so that these keep their names.
+
+    Known are ``linear``, ``layer_norm``, ``rms_norm`` and, with running statistics, ``batch_norm``.
+
+    >>> class Scaled(nn.Linear):
+    ...     def forward(self, x: Tensor) -> Tensor:
+    ...         return F.linear(x, self.weight, self.bias)
+    >>> net = nn.Sequential(Scaled(2, 1))
+    >>> graph = fx.Tracer().trace(net)
+    >>> as_modules(graph, net)
+    >>> [node.target for node in graph.nodes], type(net[0]).__name__
+    (['input', '0', 'output'], 'Linear')
+    """
+    reads = Counter(id(attribute(net, n.target)) for n in graph.nodes if n.op == "get_attr")
+    owned = Counter(
+        id(tensor)
+        for node in graph.nodes
+        if node.op == "call_module"
+        for tensor in net.get_submodule(node.target).parameters()
+    )
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in _MAKERS:
+            continue
+        names, make = _MAKERS[node.target]
+        given = arguments(node, **names)
+        source = given.pop("input")
+        nodes = {k: value for k, value in given.items() if isinstance(value, fx.Node)}
+        if not isinstance(source, fx.Node) or any(n.op != "get_attr" for n in nodes.values()):
+            continue
+        tensors = {k: attribute(net, str(n.target)) for k, n in nodes.items()}
+        if any(reads[id(t)] + owned[id(t)] > 1 for t in tensors.values()):
+            continue
+        owner = str(next(iter(nodes.values())).target).rpartition(".")[0] if nodes else ""
+        module = make(given | tensors, net.get_submodule(owner))
+        if module is None:
+            continue
+        place = _place(net, node, [str(n.target) for n in nodes.values()])
+        net.set_submodule(place, module.eval())
+        with graph.inserting_before(node):
+            new = graph.call_module(place, (source,))
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+        for read in nodes.values():
+            if not read.users:
+                graph.erase_node(read)
+
+
+def _place(net: nn.Module, node: fx.Node, tensors: list[str]) -> str:
+    owners = {name.rpartition(".")[0] for name in tensors}
+    if len(owners) == 1 and "" not in owners:
+        (owner,) = owners
+        holder = net.get_submodule(owner)
+        own = [*holder._parameters.values(), *holder._buffers.values()]
+        held = [t for t in own if t is not None and t.is_floating_point()]
+        if not holder._modules and len(held) == len(tensors):
+            return owner
+        return f"{owner}.{node.name}"
+    return node.name
+
+
+def _linear(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
+    if not isinstance(given["weight"], nn.Parameter):
+        return None
+    outputs, inputs = given["weight"].shape
+    return _holding(nn.Linear(inputs, outputs, device="meta"), given)
+
+
+def _layer_norm(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
+    return _norm(nn.LayerNorm, given)
+
+
+def _rms_norm(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
+    return _norm(nn.RMSNorm, given)
+
+
+def _norm(kind: Any, given: dict[str, Any]) -> nn.Module | None:
+    shape, eps = given["normalized_shape"], given["eps"]
+    if not all(isinstance(side, int) for side in shape) or isinstance(eps, fx.Node):
+        return None
+    return _holding(kind(tuple(shape), eps=eps, device="meta"), given)
+
+
+def _batch_norm(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
+    mean, variance = given["running_mean"], given["running_var"]
+    if given["training"] is not False or not isinstance(mean, Tensor) or variance is None:
+        return None
+    # Which class takes tensors of these dimensions, the one says that holds the statistics.
+    kind = next((kind for kind in BATCH_NORMS if isinstance(owner, kind)), None)
+    if kind is None:
+        return None
+    module = kind(len(mean), given["eps"], given["momentum"], device="meta")
+    module.running_mean, module.running_var = mean, variance
+    module.num_batches_tracked = torch.zeros((), dtype=torch.long, device=mean.device)
+    return _holding(module, given)
+
+
+def _holding(module: nn.Module, given: dict[str, Any]) -> nn.Module:
+    for name in ("weight", "bias"):
+        if name in module._parameters:
+            module._parameters[name] = given.get(name)
+    if isinstance(module, BATCH_NORMS):
+        module.affine = module.weight is not None
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.elementwise_affine = module.weight is not None
+    return module
+
+
+_MAKERS: dict[Any, tuple[dict[str, Any], Any]] = {
+    F.linear: ({"input": None, "weight": None, "bias": None}, _linear),
+    F.layer_norm: (
+        {"input": None, "normalized_shape": None, "weight": None, "bias": None, "eps": 1e-5},
+        _layer_norm,
+    ),
+    F.rms_norm: (
+        {"input": None, "normalized_shape": None, "weight": None, "eps": None},
+        _rms_norm,
+    ),
+    F.batch_norm: (
+        {
+            "input": None,
+            "running_mean": None,
+            "running_var": None,
+            "weight": None,
+            "bias": None,
+            "training": False,
+            "momentum": 0.1,
+            "eps": 1e-5,
+        },
+        _batch_norm,
+    ),
+}

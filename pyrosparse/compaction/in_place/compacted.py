@@ -1,0 +1,74 @@
+"""The compact network that keeps its class, with its account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyrosparse.compaction.account import Account
+from pyrosparse.compaction.check import check
+from pyrosparse.compaction.in_place.called import Called
+from pyrosparse.compaction.in_place.configuration import follow
+from pyrosparse.compaction.in_place.engine import cut_in_place
+from pyrosparse.compaction.in_place.layers import is_mixing, weight_of
+from pyrosparse.compaction.layers import parameter_count
+from pyrosparse.compaction.masked import masked
+
+
+def compacted_in_place(
+    net: nn.Module,
+    masks: Mapping[str, Tensor] | None,
+    gates: Mapping[str, nn.Module] | None,
+    expected: nn.Module,
+    inputs: tuple[Any, ...],
+    at_least: int | None,
+    round_to: int = 1,
+) -> nn.Module:
+    """A copy of a network with smaller layers, in the mode of each module, with an ``account``.
+
+    net, masks, gates, at_least, round_to: as ``compact`` takes them.
+    expected: the masked network.
+    inputs:   what it is called with; one mapping for keyword arguments.
+
+    Raises ValueError as ``cut_in_place`` does; CompactionError where the outputs differ.
+    """
+    result = cut_in_place(masked(net, masks, gates), expected, inputs, at_least, round_to)
+    small = result.net
+    follow(small, net, result.cuts)
+    error = check(Called(expected), Called(small), inputs, resize=True)
+    modes = {name: module.training for name, module in net.named_modules()}
+    for name, module in small.named_modules():
+        module.training = modes.get(name, net.training)
+    for parameter in small.parameters():
+        parameter.grad = None
+    small.account = Account(  # type: ignore[assignment]
+        result.layers,
+        result.barriers,
+        (parameter_count(net), parameter_count(small)),
+        error,
+        type(net).__name__,
+    )
+    return small
+
+
+def has_dead_layers(net: nn.Module) -> bool:
+    """Whether a layer of a network has outputs or inputs with nothing but zeros for weights.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> _ = layer.weight.data[0].zero_()
+    >>> has_dead_layers(nn.Sequential(layer)), has_dead_layers(nn.Linear(2, 2))
+    (True, False)
+    """
+    for module in net.modules():
+        if is_mixing(module):
+            used = (
+                (weight_of(module) != 0).flatten(2)
+                if weight_of(module).dim() > 2
+                else (weight_of(module) != 0).unsqueeze(2)
+            )
+            used = used.any(2)
+            if not (used.any(0).all() and used.any(1).all()):
+                return True
+    return False

@@ -1,0 +1,341 @@
+"""How much ``ps.compact`` takes of architectures as people have them, beside Torch-Pruning.
+
+    python -m tests.benchmarks.architectures [names]
+
+Each is tiny, in float64, with random weights. Of every hidden layer that is named half of what
+enters the next layer is zeroed, and of every attention half of the heads. Then the network is
+compacted, compared with the original at other batch sizes and lengths or sides, saved and loaded.
+Torch-Pruning, where it is installed (``pip install torch-pruning --no-deps``), is told to remove
+the same inputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pyrosparse as ps
+from pyrosparse.compaction.in_place.called import Called, tensors_in
+from pyrosparse.compaction.in_place.layers import is_transposed_linear, weight_dim
+
+IMAGES = [(2, 3, 32, 32), (3, 3, 32, 32), (1, 3, 32, 32)]
+SIDES = [*IMAGES, (2, 3, 48, 48)]
+LIMIT = 15  # seconds for Torch-Pruning
+TOKENS = [(2, 7), (3, 9), (1, 5)]
+
+
+@dataclass
+class Case:
+    """make: builds it; zero: of layers, by a pattern of their names, how wide the blocks are of
+    which every other is zeroed at the input; sizes: of the inputs, the example's first."""
+
+    make: Callable[[], nn.Module]
+    zero: dict[str, int]
+    sizes: list[tuple[int, ...]]
+    names: tuple[str, ...] = ()
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def inputs(self, size: tuple[int, ...]) -> Any:
+        generator = torch.Generator().manual_seed(sum(size))
+        if "input_ids" in self.names:
+            drawn: Tensor = torch.randint(3, 50, size, generator=generator)
+        else:
+            drawn = torch.randn(size, generator=generator).double()
+        return (drawn,) if not self.names else {name: drawn for name in self.names}
+
+
+def hugging_face(name: str, config: str, zero: dict[str, int], **options: Any) -> Case:
+    def make() -> nn.Module:
+        import transformers
+
+        return getattr(transformers, name)(getattr(transformers, config)(**options))
+
+    images = "image_size" in options
+    names = ("pixel_values",) if images else ("input_ids",)
+    if name.startswith(("T5", "Bart")):
+        names = ("input_ids", "decoder_input_ids")
+    sizes = [(2, 3, 16, 16), (3, 3, 16, 16), (1, 3, 16, 16)] if images else TOKENS
+    return Case(make, zero, sizes, names)
+
+
+def torchvision_model(kind: str, **options: Any) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import torchvision
+
+        module = torchvision.models
+        return getattr(module, kind)(**options)
+
+    return make
+
+
+def timm_model(kind: str, **options: Any) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import timm
+
+        return timm.create_model(kind, **options)
+
+    return make
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+def residual() -> nn.Module:
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)
+
+
+def mixer() -> nn.Module:
+    from timm.models.mlp_mixer import MlpMixer
+
+    return MlpMixer(img_size=32, patch_size=8, embed_dim=32, num_blocks=2, num_classes=5)
+
+
+def shuffling() -> nn.Module:
+    from torchvision.models.shufflenetv2 import ShuffleNetV2
+
+    return ShuffleNetV2([1, 2, 1], [12, 16, 24, 32, 48], num_classes=5)
+
+
+BERT = {
+    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 64, "max_position_embeddings": 40,
+}  # fmt: skip
+LLAMA = {**BERT, "num_key_value_heads": 2, "head_dim": 8}
+BERT_ZERO = {r"attention\.output\.dense$": 8, r"\d\.output\.dense$": 1}
+LLAMA_ZERO = {r"o_proj$": 16, r"down_proj$": 1}
+VIT = {"num_heads": 4, "num_classes": 5}
+CASES: dict[str, Case] = {
+    "BERT": hugging_face("BertModel", "BertConfig", BERT_ZERO, **BERT),
+    "RoBERTa": hugging_face("RobertaModel", "RobertaConfig", BERT_ZERO, **BERT),
+    "ELECTRA": hugging_face("ElectraModel", "ElectraConfig", BERT_ZERO, embedding_size=32, **BERT),
+    "DeBERTa-v2": hugging_face(
+        "DebertaV2Model", "DebertaV2Config", BERT_ZERO, relative_attention=True,
+        pos_att_type=["p2c", "c2p"], **BERT,
+    ),
+    "DistilBERT": hugging_face(
+        "DistilBertModel", "DistilBertConfig", {r"out_lin$": 8, r"lin2$": 1}, vocab_size=60,
+        dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=40,
+    ),
+    "GPT-2": hugging_face(
+        "GPT2LMHeadModel", "GPT2Config", {r"attn\.c_proj$": 8, r"mlp\.c_proj$": 1}, vocab_size=60,
+        n_embd=32, n_layer=2, n_head=4, n_positions=40, bos_token_id=1, eos_token_id=2,
+    ),
+    "OPT": hugging_face(
+        "OPTModel", "OPTConfig", {r"out_proj$": 8, r"fc2$": 1}, vocab_size=60, hidden_size=32,
+        num_hidden_layers=2, num_attention_heads=4, ffn_dim=64, max_position_embeddings=40,
+        word_embed_proj_dim=32,
+    ),
+    "GPT-NeoX": hugging_face(
+        "GPTNeoXModel", "GPTNeoXConfig", {r"attention\.dense$": 8, r"dense_4h_to_h$": 1}, **BERT
+    ),
+    "Llama": hugging_face("LlamaForCausalLM", "LlamaConfig", LLAMA_ZERO, **LLAMA),
+    "Mistral": hugging_face("MistralModel", "MistralConfig", LLAMA_ZERO, **LLAMA),
+    "Qwen2": hugging_face("Qwen2Model", "Qwen2Config", LLAMA_ZERO, **LLAMA),
+    "Qwen3": hugging_face("Qwen3Model", "Qwen3Config", LLAMA_ZERO, **LLAMA),
+    "Gemma 2": hugging_face("Gemma2Model", "Gemma2Config", LLAMA_ZERO, **LLAMA),
+    "Phi-3": hugging_face("Phi3Model", "Phi3Config", LLAMA_ZERO, pad_token_id=0, **LLAMA),
+    "T5": hugging_face(
+        "T5Model", "T5Config", {r"Attention\.o$": 8, r"\.wo$": 1}, vocab_size=60, d_model=32,
+        d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+    ),
+    "BART": hugging_face(
+        "BartModel", "BartConfig", {r"out_proj$": 8, r"fc2$": 1}, vocab_size=60, d_model=32,
+        encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=40,
+    ),
+    "ViT (Hugging Face)": hugging_face(
+        "ViTForImageClassification", "ViTConfig",
+        {r"attention\.output\.dense$|o_proj$": 8, r"\d\.output\.dense$|fc2$|down_proj$": 1},
+        image_size=16, patch_size=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64,
+    ),
+    "DINOv2": hugging_face(
+        "Dinov2Model", "Dinov2Config",
+        {r"attention\.output\.dense$|o_proj$": 8, r"mlp\.fc2$": 1}, image_size=16, patch_size=4,
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2,
+    ),
+    "nn.TransformerEncoder": Case(
+        encoder, {r"out_proj$": 8, r"linear2$": 1}, [(2, 7, 32), (3, 9, 32), (1, 5, 32)]
+    ),
+    "ViT (torchvision)": Case(
+        torchvision_model(
+            "VisionTransformer", image_size=32, patch_size=8, num_layers=2, hidden_dim=32,
+            mlp_dim=64, **VIT,
+        ),
+        {r"out_proj$": 8, r"mlp\.3$": 1}, IMAGES,
+    ),
+    "Swin (torchvision)": Case(
+        torchvision_model(
+            "SwinTransformer", patch_size=[4, 4], embed_dim=16, depths=[1, 1], num_heads=[2, 4],
+            window_size=[4, 4], mlp_ratio=2, num_classes=5,
+        ),
+        {r"attn\.proj$": 8, r"mlp\.3$": 1}, SIDES,
+    ),
+    "ResNet (torchvision)": Case(
+        residual, {r"layer\d\.\d\.conv2$": 1}, SIDES
+    ),
+    "MobileNetV2": Case(
+        torchvision_model("mobilenet_v2", num_classes=5, width_mult=0.25), {r"conv\.2$": 1}, SIDES
+    ),
+    "ShuffleNetV2": Case(shuffling, {r"branch2\.5$": 1}, SIDES),
+    "ViT (timm)": Case(
+        timm_model(
+            "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, mlp_ratio=2,
+            **VIT,
+        ),
+        {r"attn\.proj$": 8, r"fc2$": 1}, IMAGES,
+    ),
+    "Swin (timm)": Case(
+        timm_model(
+            "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=16,
+            depths=(1, 1), num_heads=(2, 4), mlp_ratio=2, num_classes=5,
+        ),
+        {r"attn\.proj$": 8, r"fc2$": 1}, IMAGES,
+    ),
+    "ConvNeXt (timm)": Case(
+        timm_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), num_classes=5),
+        {r"mlp\.fc2$": 1}, SIDES,
+    ),
+    "MobileNetV3 (timm)": Case(
+        timm_model("mobilenetv3_small_050", num_classes=5),
+        {r"conv_pwl$": 1}, SIDES,
+    ),
+    "RegNet (timm)": Case(
+        timm_model("regnetx_002", num_classes=5), {r"b\d\.conv3\.conv$": 1}, SIDES
+    ),
+    "MLP-Mixer (timm)": Case(
+        mixer,
+        {r"fc2$": 1}, IMAGES,
+    ),
+}  # fmt: skip
+
+
+def planted(case: Case) -> tuple[nn.Module, dict[str, list[int]]]:
+    """The network with random weights and zeros, and the inputs of layers that are zeroed."""
+    torch.manual_seed(0)
+    net = case.make().double().eval()
+    for parameter in net.parameters():
+        if parameter.dim() > 1:
+            spread = float(parameter.detach().std())
+            parameter.data.mul_(5 if spread < 0.05 else 1)
+            if not spread:  # torchvision's heads begin with zeros
+                parameter.data.normal_(0, 0.1)
+        else:
+            parameter.data.add_(0.2 * torch.randn(parameter.shape))
+    zeroed = {}
+    for name, module in net.named_modules():
+        width = next((w for pattern, w in case.zero.items() if re.search(pattern, name)), None)
+        weight = getattr(module, "weight", None)
+        if width is None or not isinstance(weight, Tensor) or weight.dim() < 2:
+            continue
+        dim = weight_dim(module, True)
+        gone = [j for j in range(weight.shape[dim]) if j // width % 2]
+        if gone:
+            weight.data.index_fill_(dim, torch.tensor(gone), 0)
+            zeroed[name] = gone
+    return net, zeroed
+
+
+def call(net: nn.Module, inputs: Any) -> list[Tensor]:
+    with torch.no_grad():
+        return Called(net)(*((inputs,) if isinstance(inputs, dict) else inputs))
+
+
+def difference(first: list[Tensor], second: list[Tensor]) -> float:
+    pairs = zip(first, second, strict=True)
+    return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-3)) for a, b in pairs)
+
+
+def _too_long(*_: Any) -> None:
+    raise TimeoutError
+
+
+def by_torch_pruning(case: Case, net: nn.Module, zeroed: dict[str, list[int]]) -> str:
+    """Its parameters on the same inputs; "-" where it is not installed."""
+    try:
+        import torch_pruning as tp
+    except ImportError:
+        return "-"
+    small = copy.deepcopy(net)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LIMIT)
+    try:
+        example = case.inputs(case.sizes[0])
+        graph = tp.DependencyGraph().build_dependency(
+            small, example, output_transform=lambda out: list(tensors_in(out))
+        )
+        for name, gone in zeroed.items():
+            layer = small.get_submodule(name)
+            prune = tp.function.PrunerBox[
+                tp.ops.OPTYPE.LINEAR if isinstance(layer, nn.Linear) else tp.ops.OPTYPE.CONV
+            ].prune_in_channels
+            if is_transposed_linear(layer):
+                continue
+            group = graph.get_pruning_group(layer, prune, gone)
+            if graph.check_pruning_group(group):
+                group.prune()
+    except Exception as error:
+        return f"fails ({type(error).__name__})"
+    finally:
+        signal.alarm(0)
+    count = sum(p.numel() for p in small.parameters())
+    try:
+        worst = max(difference(call(net, x), call(small, x)) for x in map(case.inputs, case.sizes))
+    except Exception:
+        return f"{count:,}, does not run"
+    return f"{count:,}" if worst < 1e-9 else f"{count:,}, differs by {worst:.0e}"
+
+
+def rows(names: list[str]) -> Iterator[str]:
+    for name in names or CASES:
+        try:
+            yield row(name)
+        except Exception as error:
+            traceback.print_exc()
+            yield f"| {name} | fails: {error} |"
+
+
+def row(name: str) -> str:
+    case = CASES[name]
+    net, zeroed = planted(case)
+    start = time.perf_counter()
+    small = ps.compact(net, None, case.inputs(case.sizes[0]))
+    seconds = time.perf_counter() - start
+    worst = max(difference(call(net, x), call(small, x)) for x in map(case.inputs, case.sizes))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = ps.save(f"{folder}/small.safetensors", small)
+            again = ps.load(path, into=net)
+            x = case.inputs(case.sizes[-1])
+            saved = "yes" if difference(call(small, x), call(again, x)) == 0 else "differs"
+        except ValueError as error:
+            saved = f"no ({error})"
+    before, after = small.account.parameters
+    way = "in place" if small.account.kept_class else "traced"
+    other = by_torch_pruning(case, net, zeroed)
+    print(f"{name}: {seconds:.1f} s, {small.account.barriers}", file=sys.stderr)
+    return f"| {name} | {before:,} | {after:,} | {other} | {way} | {worst:.0e} | {saved} |"
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    print("| network | parameters | compact | Torch-Pruning | way | difference | saved |")
+    print("|:--|--:|--:|--:|:--|--:|:--|")
+    for line in rows(sys.argv[1:]):
+        print(line, flush=True)
