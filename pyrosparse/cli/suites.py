@@ -27,7 +27,7 @@ def run_bench(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds in every cell.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs side by side; -1: one a core.")] = 1,
     device: Annotated[
-        str | None, typer.Option(help="What to compute on, as torch names it: `cpu`, `cuda`.")
+        str | None, typer.Option(help="Device, as torch names it: `cpu`, `cuda`.")
     ] = None,
     results: Annotated[Path | None, _Results] = None,
     scratch: Annotated[
