@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from torch import Tensor
 
 from pyrosparse.diagnostics import Calibration, SimulationCalibration
 from pyrosparse.plots.style import BLUE, GREEN, GREY, ORANGE, STYLE
@@ -17,13 +19,15 @@ from pyrosparse.plots.style import BLUE, GREEN, GREY, ORANGE, STYLE
 _COLOURS = (BLUE, ORANGE, GREEN, GREY)
 
 
-def reliability_diagram(calibrations: Mapping[str, Calibration]) -> Figure:
+def reliability_diagram(calibrations: Mapping[str, Calibration], *, least: int = 10) -> Figure:
     """How often networks are right, by how sure they are: on the diagonal they are calibrated.
 
     calibrations: by the name of the network, as of ``pyrosparse.diagnostics.calibration``.
+    least:        a point stands for as many data at least: neighbouring bins that hold fewer are
+                  put together, as the fraction right of two data says nothing.
 
-    Above, the fraction right in each bin of confidence, with its standard error; below, how many
-    data are in the bin. Raises ValueError where there are no networks.
+    Above, the fraction right by confidence, with its standard error; below, how many data are in
+    each bin. Raises ValueError where there are no networks.
 
     Source: Guo et al. (2017), "On calibration of modern neural networks", figure 1.
 
@@ -40,11 +44,10 @@ def reliability_diagram(calibrations: Mapping[str, Calibration]) -> Figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot((0, 1), (0, 1), "--", color=GREY, linewidth=1)
         for (name, one), colour in zip(calibrations.items(), itertools.cycle(_COLOURS)):
-            filled = one.bin_counts > 0
-            counts, right = one.bin_counts[filled], one.bin_accuracy[filled]
+            confidence, right, counts = _pooled(one, least)
             errors = (right * (1 - right) / counts).sqrt()
             above.errorbar(
-                one.bin_confidence[filled].numpy(),
+                confidence.numpy(),
                 right.numpy(),
                 yerr=errors.numpy(),
                 fmt="o-",
@@ -69,6 +72,25 @@ def reliability_diagram(calibrations: Mapping[str, Calibration]) -> Figure:
         for axis in (above.yaxis, below.xaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
+
+
+def _pooled(one: Calibration, least: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Confidence, fraction right and number of data of bins put together from the first on, until
+    each holds ``least`` data; what is left at the end joins the last."""
+    groups: list[list[int]] = [[]]
+    for number in one.bin_counts.nonzero()[:, 0].tolist():
+        if groups[-1] and one.bin_counts[groups[-1]].sum() >= least:
+            groups.append([])
+        groups[-1].append(number)
+    if len(groups) > 1 and one.bin_counts[groups[-1]].sum() < least:
+        last = groups.pop()
+        groups[-1] += last
+    counts = torch.stack([one.bin_counts[group].sum() for group in groups])
+    means = [
+        torch.stack([(values[group] * one.bin_counts[group]).sum() for group in groups]) / counts
+        for values in (one.bin_confidence, one.bin_accuracy)
+    ]
+    return means[0], means[1], counts
 
 
 def rank_histograms(result: SimulationCalibration) -> Figure:

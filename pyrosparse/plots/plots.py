@@ -18,34 +18,48 @@ History = Sequence[Mapping[str, Any]]
 
 
 def learning_curves(history: History, *, threshold: float | None = None) -> Figure:
-    """Training and validation loss per epoch, beside the Bayes factor and the sparsity.
+    """Training and validation loss per epoch, beside the loss that was minimized, the Bayes factor
+    and the sparsity.
 
-    history:   as ``Fit.history`` has it; without pruning there is only the left panel.
+    history:   as ``Fit.history`` has it; a panel without numbers in it is left out.
     threshold: where the gate stands, nats per datum; drawn as a line.
 
-    Left: negative log likelihood, nats per datum, after each round.
-    Right: log Bayes factor of each round, nats per datum, filled where weights were allowed to go,
+    First: negative log likelihood, nats per datum, after each round.
+    Second, where the likelihood of the training data was not recorded: the negative ELBO, nats, as
+    the optimizer saw it: noisy, and higher as the weight of the KL divergence grows.
+    Last: log Bayes factor of each round, nats per datum, filled where weights were allowed to go,
     and on the second axis the sparsity after it. Raises ValueError on an empty history.
 
     >>> len(learning_curves([{"epoch": 1, "train_nll": 0.7, "validation_nll": 0.8}]).axes)
     1
+    >>> len(learning_curves([{"epoch": 1, "loss": 9.0, "validation_nll": 0.8}]).axes)
+    2
     """
     epochs = _epochs(history)
+    losses = _has(history, "loss") and not _has(history, "train_nll")
     pruning = _has(history, "log_bayes_factor_per_datum")
+    # A marker an epoch hides the curve of a long run.
+    marked = len(history) <= 40
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4) if pruning else (5.4, 4), layout="constrained")
-        left = figure.add_subplot(1, 2 if pruning else 1, 1)
+        size = (10, 4) if losses or pruning else (5.4, 4)
+        figure = Figure(figsize=size, layout="constrained")
+        left, *others = figure.subplots(1, 1 + losses + pruning, squeeze=False)[0]
         for key, label, colour, style in (
             ("train_nll", "training", BLUE, "o-"),
             ("validation_nll", "validation", ORANGE, "s--"),
         ):
             if _has(history, key):
-                left.plot(epochs, _column(history, key), style, color=colour, label=label)
+                look = style if marked else style[1:]
+                left.plot(epochs, _column(history, key), look, color=colour, label=label)
         by_epoch(left, "Learning curves", "negative log likelihood (nats per datum)")
         if left.lines:
             left.legend()
+        if losses:
+            look = "o-" if marked else "-"
+            others[0].plot(epochs, _column(history, "loss"), look, color=BLUE)
+            by_epoch(others[0], "Training loss", "negative ELBO (nats)")
         if pruning:
-            _evidence_and_sparsity(figure.add_subplot(1, 2, 2), history, threshold)
+            _evidence_and_sparsity(others[-1], history, threshold)
     return figure
 
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from pyrosparse.data import Examples
-from pyrosparse.diagnostics import calibration, log_probabilities, to_datatree
+from pyrosparse.diagnostics import calibration, to_datatree
 from pyrosparse.measure import active_features
 from pyrosparse.methods import BetaBernoulli
 from pyrosparse.plots import (
     calibration_plots,
     gate_plots,
+    input_plots,
     plots,
     posterior_plots,
     size_plots,
     support_plots,
 )
 from pyrosparse.recipes import Result
+from pyrosparse.reports.predictions import predictions
 
 
-def figures(result: Result) -> dict[str, Figure]:
+def figures(result: Result, found: Mapping[str, Tensor] | None = None) -> dict[str, Figure]:
     """The plots of a run by the names of their files.
+
+    found: what its networks say of the test data; by default ``predictions`` asks them.
 
     >>> import pyrosparse as ps
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3))
@@ -35,8 +41,8 @@ def figures(result: Result) -> dict[str, Figure]:
     """
     history, units = result.history, result.compaction.units
     drawn: dict[str, Figure] = {}
-    if "accuracy" in result.quality:
-        drawn |= _reliability(result)
+    drawn |= _reliability(result, predictions(result) if found is None else found)
+    drawn |= _kept_inputs(result)
     if {"train_nll", "validation_nll"} & history[-1].keys():
         drawn["learning_curves"] = plots.learning_curves(history, threshold=_threshold(result))
     if units:
@@ -63,20 +69,26 @@ def _threshold(result: Result) -> float | None:
     return threshold if threshold is None or per_datum else threshold / result.data.n
 
 
-def _reliability(result: Result) -> dict[str, Figure]:
+def _reliability(result: Result, found: Mapping[str, Tensor]) -> dict[str, Figure]:
     """The calibration on the test data of the network before, where there is one, and after."""
-    networks = {} if result.original is result.net else {"before": result.original}
-    if result.small is not None:
-        networks["compact"] = result.small
-    elif result.whole is result.net:
-        networks["after"] = result.net
-    data = result.data.judged
-    if not networks or not isinstance(data, Examples):
+    if not found:
         return {}
-    found = {
-        name: calibration(log_probabilities(net, data.x), data.y) for name, net in networks.items()
-    }
-    return {"reliability_diagram": calibration_plots.reliability_diagram(found)}
+    calibrations = {name: calibration(one, result.data.judged.y) for name, one in found.items()}
+    return {"reliability_diagram": calibration_plots.reliability_diagram(calibrations)}
+
+
+def _kept_inputs(result: Result) -> dict[str, Figure]:
+    """The pixels that are read, where a layer takes each pixel by a weight of its own and the
+    network does not read all of them."""
+    data = result.data.judged
+    if not isinstance(data, Examples) or data.x.dim() != 4 or not result.prunable:
+        return {}
+    first = result.net.get_parameter(result.prunable[0])
+    shape = data.x.shape[1:]
+    if first.dim() != 2 or first.shape[1] != shape.numel() or shape[0] > 4:
+        return {}
+    kept = (first != 0).any(0).view(shape)
+    return {} if kept.all() else {"kept_inputs": input_plots.kept_inputs(kept)}
 
 
 def _support(result: Result, history: list[dict[str, Any]]) -> dict[str, Figure]:

@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +15,20 @@ from typing import Any
 
 import pyro
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from pyrosparse import __version__
 from pyrosparse.plots import plots
+from pyrosparse.plots.trade_off_plots import trade_off
+from pyrosparse.recipes import Result
 from pyrosparse.recipes.job import CHECKPOINT
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports import page as report
 from pyrosparse.reports.figures import figures
+from pyrosparse.reports.neighbours import neighbours, point
+from pyrosparse.reports.next_steps import next_steps
+from pyrosparse.reports.predictions import ClassChange, class_changes, predictions
 from pyrosparse.reports.summary import Summary, summarize
 from pyrosparse.storage.weights_file import load_weights
 from pyrosparse.util import machine
@@ -72,16 +79,36 @@ def run(
         _refuse_another(folder, config)
         summary = summarize(result, folder)
         _write(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
-        drawn = figures(result)
+        found = predictions(result)
+        drawn = figures(result, found) | _trade_off(folder, setup, summary)
         for name, figure in drawn.items():
             _write(folder / f"{name}.png", plots.png(figure))
         again = setup.command(*(["--weights", str(weights)] if weights is not None else []))
         # With the numbers that the network and the data gave.
         whole = config | {"settings": replace(setup, recipe=result.recipe).values()}
-        page = report.html(summary, result.history, drawn, whole, again)
+        changes = _changes(result, found)
+        steps = next_steps(summary, setup)
+        page = report.html(
+            summary, result.history, drawn, whole, again, changes=changes, steps=steps
+        )
         _write(folder / "report.html", page)
         _refuse_another(folder, config)
     return summary
+
+
+def _changes(result: Result, found: Mapping[str, Tensor]) -> list[ClassChange]:
+    """How often each class is recognised before and after; empty of what is no classifier."""
+    if not found:
+        return []
+    return class_changes(found, result.data.judged.y, result.data.classes or None)
+
+
+def _trade_off(folder: Path, setup: Setup, summary: Summary) -> dict[str, Figure]:
+    """Accuracy against size over the recipe's knob, where runs of other values lie beside."""
+    here, others = point(setup, summary.json()), neighbours(folder, setup)
+    if here is None or not others:
+        return {}
+    return {"trade_off": trade_off(others, here, setup.recipe.knob)}
 
 
 def default_folder(setup: Setup) -> Path:

@@ -20,6 +20,56 @@ def title(summary: Summary, settings: Mapping[str, Any]) -> str:
     return f"{text}, {100 * summary.sparsity:.4g} % sparse" if summary.sparsity else text
 
 
+def answer(summary: Summary) -> str:
+    """How good the network is and how large, with what it is compared with, in one sentence.
+
+    >>> toy = Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [], 800, 400, 2.0, None)
+    >>> answer(toy)
+    '90.00 % with 110 parameters, of which 20 are not zero.'
+    """
+    compaction = summary.compaction
+    report = compaction.report if compaction is not None else None
+    if report is None:
+        return (
+            f"{100 * summary.test_accuracy:.2f} % with {summary.parameters:,} parameters, of which "
+            f"{summary.nonzero_parameters:,} are not zero."
+        )
+    whole, left = report.parameters
+    if report.quality is None or not summary.compared:
+        accuracy = f"{100 * summary.test_accuracy:.2f} %"
+        return f"{accuracy} with {left:,} of {whole:,} parameters."
+    before, after = (100 * one.accuracy for one in report.quality)
+    return f"{after:.2f} % with {left:,} of {whole:,} parameters; the dense network {before:.2f} %."
+
+
+def size(summary: Summary) -> str:
+    """Which of the sizes in a report counts, and why the others differ; empty without a compact
+    network."""
+    compaction = summary.compaction
+    if compaction is None or compaction.report is None or summary.compact_bytes is None:
+        return ""
+    left = compaction.report.parameters[1]
+    text = (
+        f"The size that counts is that of the compact network: {left:,} parameters, in a file of "
+        f"{summary.compact_bytes:,} bytes."
+    )
+    more = (
+        f" The sparse file ({summary.sparse_bytes:,} bytes) holds the network at its old shape, "
+        "without its zeros: it is small on disk and as slow as the dense network."
+    )
+    if left > summary.nonzero_parameters:
+        more += (
+            f" It has fewer numbers ({summary.nonzero_parameters:,} are not zero), as zeros that "
+            "stand alone cannot be cut out of a layer."
+        )
+    elif left < summary.nonzero_parameters:
+        more += (
+            f" It has more numbers ({summary.nonzero_parameters:,} are not zero): some of them "
+            "feed units that are cut out."
+        )
+    return text + more
+
+
 def sentence(
     summary: Summary, settings: Mapping[str, Any], weights: Mapping[str, Any] | None
 ) -> str:

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from pyrosparse.plots import plots
 from pyrosparse.reports import lead
 from pyrosparse.reports.costs import costs, speed
+from pyrosparse.reports.next_steps import Step
+from pyrosparse.reports.predictions import ClassChange
 from pyrosparse.reports.remarks import remarks
 from pyrosparse.reports.summary import Summary, headline
 
@@ -34,8 +36,9 @@ _EPOCHS = {
 
 _CAPTIONS = {
     "learning_curves": (
-        "Training and validation loss by epoch, after its round of pruning; where the run "
-        "pruned, the log Bayes factor of each round and the sparsity after it."
+        "Training and validation loss by epoch, after its round of pruning. The training loss is "
+        "the negative ELBO: it is noisy, and rises while the weight of the KL divergence grows. "
+        "Where the run pruned by Bayes factors: each round's, and the sparsity after it."
     ),
     "bayes_factor_parts": (
         "The log Bayes factor is the sum of what the likelihood and the prior have to say. The "
@@ -59,7 +62,12 @@ _CAPTIONS = {
     "input_regions": "The mean gain of every pixel, by class: where it is 0 the pixel is not read.",
     "reliability_diagram": (
         "The fraction of the test data that is classified rightly, by the probability of the class "
-        "chosen; on the diagonal a network is calibrated. Below, how many data there are of each."
+        "chosen; on the diagonal a network is calibrated. Each point stands for ten data or more. "
+        "Below, how many data there are."
+    ),
+    "kept_inputs": "The pixels that the network still reads; what is white is not read.",
+    "trade_off": (
+        "Runs in the folders beside this one that differ in this option alone; this run is orange."
     ),
     "gate_forest": (
         "The probability that a gate passes its unit: mean, 50 % and 94 % intervals of the "
@@ -90,6 +98,9 @@ def html(
     figures: Mapping[str, Figure],
     config: Mapping[str, Any],
     command: str,
+    *,
+    changes: Sequence[ClassChange] = (),
+    steps: Sequence[Step] = (),
 ) -> str:
     """The report as one HTML page that needs no other file: styles and plots are inside.
 
@@ -97,6 +108,8 @@ def html(
     figures: the plots by name, as ``run_figures.figures`` makes them.
     config:  ``settings``, ``weights``, ``version``, ``started`` and ``machine`` of the run.
     command: the shell command that repeats it.
+    changes: how often each class is recognised before and after, from the one that lost most on.
+    steps:   what to do next, as of ``next_steps``.
 
     >>> from pyrosparse.storage.storage import Stored
     >>> from pyrosparse.reports.summary import Layer
@@ -121,12 +134,15 @@ def html(
     ]
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{escape(lead.sentence(summary, settings, config["weights"]))}</p>',
-        _cards(summary),
         *_remarks(summary),
-        _section("Numbers", _pairs(headline(summary))),
+        f'<p class="lead"><strong>{escape(lead.answer(summary))}</strong></p>',
+        f"<p>{escape(lead.sentence(summary, settings, config['weights']))}</p>",
+        _cards(summary),
         *_compact(summary),
+        *_steps(steps),
+        *_classes(changes),
         _section("Plots", "".join(_figure(name, figure) for name, figure in figures.items())),
+        _section("Numbers", _pairs(headline(summary))),
         _section("Layers", _layers(summary)),
         _section(
             "What the Bayes factor can say, and cannot" if pruned else "Note",
@@ -159,7 +175,36 @@ def _compact(summary: Summary) -> list[str]:
         f"<pre>{escape(compaction.account)}</pre></details>"
     )
     table = _table(["cost", "before", "compact", "change"], rows)
-    return [_section("The compact network", table + account)]
+    size = lead.size(summary)
+    counts = f"<p>{escape(size)}</p>" if size else ""
+    return [_section("The compact network", counts + table + account)]
+
+
+def _steps(steps: Sequence[Step]) -> list[str]:
+    """What to do next, where there is anything."""
+    if not steps:
+        return []
+    told = (f"<p>{escape(sentence)}</p><pre>{escape(code)}</pre>" for sentence, code in steps)
+    return [_section("What next", "".join(told))]
+
+
+def _classes(changes: Sequence[ClassChange], most: int = 5) -> list[str]:
+    """The classes whose data are recognised less often than before, worst first."""
+    rows = [
+        [
+            change.name,
+            f"{change.size:,}",
+            f"{100 * change.before:.1f} %",
+            f"{100 * change.after:.1f} %",
+            change.taken_for,
+        ]
+        for change in changes
+        if change.after < change.before
+    ]
+    if not rows:
+        return []
+    names = ["class", "test data", "recognised before", "after", "most often taken for"]
+    return [_section("Classes that lost most", _table(names, rows[:most]))]
 
 
 def _remarks(summary: Summary) -> list[str]:

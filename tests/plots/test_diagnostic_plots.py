@@ -23,7 +23,7 @@ from pyrosparse.plots import (
 def test_reliability_diagram_has_a_point_a_filled_bin_with_its_error():
     logs = (3 * torch.randn(500, 3)).log_softmax(1)
     one = calibration(logs, torch.randint(3, (500,)))
-    figure = reliability_diagram({"dense": one, "pruned": one})
+    figure = reliability_diagram({"dense": one, "pruned": one}, least=1)
     above, below = figure.axes
     line, _, (bars,) = above.containers[0]
     filled = one.bin_counts > 0
@@ -36,6 +36,23 @@ def test_reliability_diagram_has_a_point_a_filled_bin_with_its_error():
     assert plots.png(figure)[1:4] == b"PNG"
     with pytest.raises(ValueError, match="no network"):
         reliability_diagram({})
+
+
+def test_points_of_a_reliability_diagram_hold_enough_data():
+    torch.manual_seed(0)
+    logs = (3 * torch.randn(200, 3)).log_softmax(1)
+    one = calibration(logs, torch.randint(3, (200,)))
+    above = reliability_diagram({"dense": one}, least=40).axes[0]
+    line, _, (bars,) = above.containers[0]
+    right, confidence = line.get_ydata(), line.get_xdata()
+    lengths = np.array([float(np.ptp(segment[:, 1])) / 2 for segment in bars.get_segments()])
+    counts = right * (1 - right) / lengths**2  # by the standard errors that are drawn
+    assert len(right) > 1 and counts.min() >= 40 - 1e-6
+    assert counts.sum() == pytest.approx(200)
+    # What is put together keeps the means over all data.
+    assert counts @ right / 200 == pytest.approx(one.accuracy)
+    sure = logs.exp().amax(1).double().mean()
+    assert counts @ confidence / 200 == pytest.approx(float(sure), rel=1e-6)
 
 
 def test_rank_histograms_have_the_fractions_and_the_band_of_a_bar():
