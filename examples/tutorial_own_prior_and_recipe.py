@@ -60,9 +60,10 @@ class HeavyTails(Recipe):
 
     def train(self, job):
         bnn = ps.lift(job.net, ps.from_pyro(StudentT(self.degrees)))
-        job.fit(bnn, epochs=self.epochs, learning_rate={"guide.*": 1e-2, "*": 3e-3})
+        rates = {"guide.*": 1e-2, "*": 3e-3}
+        job.fit(bnn, stage="dense", epochs=self.epochs, learning_rate=rates)
         bnn.freeze(ps.prune.magnitude(bnn.scores(), self.sparsity))
-        job.fit(bnn, epochs=self.epochs, learning_rate={"guide.*": 1e-2, "*": 3e-3})
+        job.fit(bnn, stage="sparse", epochs=self.epochs, learning_rate=rates)
         return bnn
 
 
