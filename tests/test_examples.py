@@ -30,7 +30,7 @@ TINY = {
 TUTORIALS = {
     "tutorial_sparse_posterior": {"epochs": 6, "hidden": 16},
     "tutorial_own_pyro_model": {"steps": 3, "samples": 2},
-    "tutorial_regression": {"epochs": 3, "draws": 5},
+    "tutorial_regression": {"epochs": 3, "draws": 40},
     "tutorial_vision_deployment": {"epochs": 1, "images": 100},
     "tutorial_own_prior_and_recipe": {"epochs": 1, "hidden": 8},
 }
