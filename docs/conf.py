@@ -1,4 +1,4 @@
-"""Sphinx configuration: MyST pages, and an API page from the package's docstrings."""
+"""Sphinx configuration: MyST pages, tutorials that run, and an API page from docstrings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ project = "pyrosparse"
 author = copyright = "The pyrosparse developers"
 release = version = pyrosparse.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+]
+# The build runs the tutorials; an error in a cell is an error of the build.
+nb_execution_mode = "auto"
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+# Prompts and output are not copied.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 myst_enable_extensions = ["amsmath", "dollarmath", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"

@@ -2,11 +2,15 @@
 
 import importlib.util
 import math
+import re
+import runpy
+import warnings
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 TINY = {
     "lift_and_svi": {"epochs": 1, "draws": 2, "hidden": 8},
@@ -25,6 +29,16 @@ TINY = {
 }
 
 
+# The parameters of the tutorials' scripts, which run from top to bottom.
+TUTORIALS = {
+    "tutorial_sparse_posterior": {"epochs": 6, "hidden": 16},
+    "tutorial_own_pyro_model": {"steps": 3, "samples": 2},
+    "tutorial_regression": {"epochs": 3, "draws": 40},
+    "tutorial_vision_deployment": {"epochs": 1, "images": 100},
+    "tutorial_own_prior_and_recipe": {"epochs": 1, "hidden": 8},
+}
+
+
 def load(name):
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -33,7 +47,28 @@ def load(name):
 
 
 def test_all_are_listed():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == set(TINY)
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == set(TINY) | set(TUTORIALS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_a_tutorial_runs(name):
+    pytest.importorskip("matplotlib.pyplot").switch_backend("Agg")
+    text = (EXAMPLES / f"{name}.py").read_text()
+    for parameter, value in TUTORIALS[name].items():
+        text, changed = re.subn(rf"^{parameter} = .*$", f"{parameter} = {value}", text, flags=re.M)
+        assert changed == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ArviZ and NUTS, at so few draws
+        exec(compile(text, f"{name}.py", "exec"), {"__name__": name})
+
+
+def test_the_scripts_of_the_tutorials_are_those_of_the_pages():
+    scripts = runpy.run_path(str(ROOT / "docs" / "tutorials" / "scripts.py"))
+    pages = scripts["pages"]()
+    assert {Path(scripts["name"](page)).stem for page in pages} == set(TUTORIALS)
+    for page in pages:
+        assert (EXAMPLES / scripts["name"](page)).read_text() == scripts["script"](page)
 
 
 # Those that train torchvision's networks, or for long.

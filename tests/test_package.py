@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,25 @@ def test_a_function_is_not_hidden_by_the_module_it_is_in(first: str) -> None:
 def test_no_function_has_the_name_of_a_module() -> None:
     modules = {part.stem for part in (ROOT / "pyrosparse").iterdir()}
     assert not modules & {name for name in ps.__all__ if callable(getattr(ps, name))}
+
+
+def test_the_package_says_that_it_has_types() -> None:
+    assert (ROOT / "pyrosparse" / "py.typed").exists()
+
+
+@pytest.mark.slow
+def test_a_wheel_has_all_that_is_no_python(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    files = (ROOT / "pyrosparse").rglob("*")
+    other = {f for f in files if f.is_file() and f.suffix not in {".py", ".pyc"}}
+    assert {f.relative_to(ROOT).as_posix() for f in other} <= names
+    assert "pyrosparse/py.typed" in names
+    assert not any(name.startswith(("tests/", "docs/", "examples/")) for name in names)
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"version: {ps.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -36,7 +36,7 @@ def run_bench(
         typer.Option(help="Where to compute: a Dask scheduler, `tcp://HOST:8786`, or `ray`."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="What to compute on, as torch names it: `cpu`, `cuda`.")
+        str | None, typer.Option(help="Device, as torch names it: `cpu`, `cuda`.")
     ] = None,
     results: Annotated[Path | None, _Results] = None,
     scratch: Annotated[

@@ -85,7 +85,7 @@ def to_datatree(
     draws:      of each chain; of an MCMC run at most so many, evenly spaced.
     var_names:  globs on sites whose draws are wanted whole, such as ``"fc1.weight"`` or ``"*"``.
     mcmc:       a ``pyro.infer.MCMC`` that has run on the same model, whose draws are taken then.
-    seed:       of everything random; the caller's generators are left alone.
+    seed:       for all random numbers; the caller's generators are left alone.
     batch_size: data taken at a time, where data are tensors.
     prior_draws: of the first run's prior; 0 for no such groups.
     sample_dims: ``("chain", "draw")``, or ``"sample"``, which ArviZ's own converters of SVI have:

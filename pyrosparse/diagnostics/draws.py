@@ -74,7 +74,7 @@ def draw(
     """Draw once from a guide, and score all data with it, in evaluation mode.
 
     model, guide, data: as for ``pyrosparse.evidence.elbo``; the model is conditioned on the data.
-    seed:      of everything random in it; the caller's generators are left alone.
+    seed:      for all random numbers in it; the caller's generators are left alone.
     replicate: draw new data, too.
 
     Raises ValueError where there are no data, where the model observes nothing, where an observed

@@ -82,7 +82,7 @@ def simulation_calibration(
     infer: ``infer(x, y)`` fits to data, and returns the guide.
     x:     the inputs, (n, ...).
     bins:  of the chi-square test; draws + 1 must be a multiple.
-    seed:  of everything random, ``infer`` too; the caller's generators are left alone.
+    seed:  for all random numbers, ``infer`` too; the caller's generators are left alone.
 
     Raises ValueError where bins do not divide the ranks evenly, where fewer than 5 simulations
     would fall into a bin, where the guide has other sites than the model, and where a prior is

@@ -89,7 +89,7 @@ def fit(
                    from it and ends as an uninterrupted one would, bit for bit (data that shuffle
                    themselves, such as a DataLoader, must do so by torch's global generator).
     metrics:       a file of one JSON line an epoch.
-    seed:          of everything random; the caller's torch generator is left alone.
+    seed:          for all random numbers; the caller's torch generator is left alone.
     first_step:    how many steps of this training were taken before, by another run: it goes on as
                    if it had taken them, with the minibatches, schedules, warm-ups and epochs that
                    follow, but a new optimizer and new draws.

@@ -58,7 +58,11 @@ def reliability_diagram(calibrations: Mapping[str, Calibration], *, least: int =
             bins = len(one.bin_counts)
             edges = [number / bins for number in range(bins + 1)]
             below.stairs(one.bin_counts.numpy(), edges, color=colour)
-        above.set(title="Right as often as sure?", ylabel="fraction right", ylim=(0, 1.02))
+        above.set(
+            title="Reliability: is confidence equal to accuracy?",
+            ylabel="fraction right",
+            ylim=(0, 1.02),
+        )
         above.legend()
         below.set(xlabel="confidence", ylabel="data", xlim=(0, 1))
         # Any: matplotlib's types have no scale named symlog with a threshold.

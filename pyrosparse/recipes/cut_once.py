@@ -18,7 +18,7 @@ class CutOnce(Callback):
 
     keep:  a weight's mask.
     names: of the weights.
-    at:    the share of training after which is cut.
+    at:    the share of training after which weights are pruned.
     """
 
     def __init__(self, keep: Callable[[Tensor], Tensor], names: Sequence[str], at: float) -> None:

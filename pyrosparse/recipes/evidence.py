@@ -60,12 +60,12 @@ class ModelReduction(MeanField):
     keeps_more: ClassVar[str] = "a lower --fraction"
     takes_more: ClassVar[str] = "a lower --fraction, a larger --scale or more --epochs"
     fraction: float = option(
-        0.5, "share of what is left that goes in a batch, at most", within="(0, 1)"
+        0.5, "largest share of the remaining weights that one batch prunes", within="(0, 1)"
     )
-    rows: bool = option(False, "whole rows of weights go; otherwise single weights")
+    rows: bool = option(False, "prune whole rows of weights; otherwise single weights")
     warmup: Auto[int] = option(
         Rule("a quarter of all", lambda recipe, net, data: -(-recipe.epochs // 4)),
-        "epochs before the first batch goes",
+        "epochs before the first batch is pruned",
         within="0..",
     )
 

@@ -106,14 +106,14 @@ class BetaBernoulli(Gates):
     )
     kl_scale: float | Mapping[str, float] = option(
         1.0,
-        "gamma, the weight of the gates' KL divergence: more of it leaves fewer units",
+        "gamma, the weight of the gates' KL divergence: a larger value leaves fewer units",
         within=POSITIVE,
     )
     temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)
     pi: Literal["sampled", "collapsed"] = option(
         "collapsed", "draw the gates' probabilities, or integrate them out"
     )
-    initial: float = option(0.95, "how open the gates are at first", within="(0, 1)")
+    initial: float = option(0.95, "mean of the gates at the start", within="(0, 1)")
 
     def method(self, net: nn.Module) -> Method:
         from pyrosparse import methods

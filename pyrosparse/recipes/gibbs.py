@@ -49,18 +49,18 @@ class Gibbs(Masked):
             "0.7, of filters 0.003",
             _by_structure({key: pair[0] for key, pair in _BETAS.items()}, 1),
         ),
-        "inverse temperature at first",
+        "inverse temperature at the start",
         within=POSITIVE,
     )
     beta_end: Auto[float] = option(
         Rule("1e4, of filters 1", _by_structure({key: pair[1] for key, pair in _BETAS.items()}, 1)),
-        "inverse temperature in the end",
+        "inverse temperature at the end",
         within=POSITIVE,
     )
     annealed: float = option(
         0.64, "share of training in which the inverse temperature rises", within="(0, 1]"
     )
-    final: Literal["draw", "mode", "magnitude"] = option("draw", "the mask in the end")
+    final: Literal["draw", "mode", "magnitude"] = option("draw", "how the final mask is chosen")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -70,11 +70,11 @@ class InformationBottleneck(StartsTrained):
     gamma: float = option(
         1e-5,
         "weight of the gates' KL divergence beside the mean loss, times the positions of a map: "
-        "more of it leaves fewer units",
+        "a larger value leaves fewer units",
         within=POSITIVE,
     )
     gate_rate: float = option(0.01, "learning rate of the gates", within=POSITIVE)
-    fine_tune: int = option(0, "epochs for what is left", within="0..")
+    fine_tune: int = option(0, "epochs of fine-tuning", within="0..")
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse import methods

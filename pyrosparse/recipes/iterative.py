@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Iterative(Sparse):
     """A recipe that cuts a trained network in equal steps, and fine-tunes it after each."""
 
-    cuts: int = option(9, "how many times is cut, each time by as much", within="1..")
+    cuts: int = option(9, "number of cuts, of equal size", within="1..")
     fine_tune: int = option(10, "epochs after each cut", within="1..")
     fine_tune_rate: float = option(1e-5, "learning rate after a cut", within=POSITIVE)
 
@@ -71,7 +71,7 @@ class L1Norm(Iterative):
     """Cut filters or kernels of the smallest l1 norm in steps, and fine-tune (Li et al. 2017)."""
 
     name: ClassVar[str] = "l1-norm"
-    structure: Literal["kernel", "filter"] = option("filter", "what goes together")
+    structure: Literal["kernel", "filter"] = option("filter", "what is pruned together")
 
     @property
     def label(self) -> str:

@@ -31,7 +31,7 @@ class Laplace(Masked):
     )
     fine_tune: Auto[int] = option(
         Rule("a fifth of all", lambda recipe, net, data: max(1, round(recipe.epochs / 5))),
-        "epochs for what is left, without the l1 norm",
+        "epochs of fine-tuning the remaining weights, without the l1 norm",
         within="0..",
     )
 

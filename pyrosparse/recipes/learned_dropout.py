@@ -40,7 +40,7 @@ class StructuredBayesianPruning(Gates):
     )
     kl_scale: float | Mapping[str, float] = option(
         1.0,
-        "weight of the gates' KL divergence: more of it leaves fewer units",
+        "weight of the gates' KL divergence: a larger value leaves fewer units",
         within=POSITIVE,
     )
     noise: Literal["step", "example"] = option("step", _NOISE)
@@ -74,7 +74,7 @@ class HardConcrete(Gates):
     gain: Literal["paper", "expectation"] = option(
         "paper", "gains at test time: the paper's, or the expectation of the gates"
     )
-    initial: float = option(0.8, "sigmoid(log alpha) at first", within="(0, 1)")
+    initial: float = option(0.8, "sigmoid(log alpha) at the start", within="(0, 1)")
 
     def method(self, net: nn.Module) -> Method:
         from pyrosparse import methods
@@ -109,10 +109,10 @@ class GeneralizedDropout(Gates):
     takes_more: ClassVar[str] = "a higher --kl-scale"
     alpha: float = option(1e-4, "alpha of the prior Beta(alpha, 1) on a gate", within=POSITIVE)
     kl_scale: float | Mapping[str, float] = option(
-        1.0, "weight of the gates' prior: more of it leaves fewer units", within=POSITIVE
+        1.0, "weight of the gates' prior: a larger value leaves fewer units", within=POSITIVE
     )
     temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)
-    initial: float = option(0.95, "how open the gates are at first", within="(0, 1)")
+    initial: float = option(0.95, "mean of the gates at the start", within="(0, 1)")
 
     def method(self, net: nn.Module) -> Method:
         from pyrosparse import methods
@@ -135,7 +135,7 @@ class ConcreteDropout(StartsTrained):
     learning_rate: float = shared.learning_rate(1e-3)
     scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
     temperature: float = option(0.1, "temperature of the relaxed dropout", within=POSITIVE)
-    initial: float = option(0.1, "dropout rate at first", within="(0, 1)")
+    initial: float = option(0.1, "dropout rate at the start", within="(0, 1)")
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse import methods

@@ -28,10 +28,12 @@ class Lottery(Sparse):
     """Cut the smallest weights of all layers, rewind, and train again (Frankle et al. 2019)."""
 
     name: ClassVar[str] = "lottery"
-    fraction: float = option(0.2, "share of what is left that goes at each level", within="(0, 1)")
+    fraction: float = option(
+        0.2, "share of the remaining weights that each level prunes", within="(0, 1)"
+    )
     rewind: Auto[int] = option(
         Rule("500, or a tenth of all steps where that is less", _early),
-        "step of the first training to which the later ones go back",
+        "step of the first training to which later trainings rewind",
         within="0..",
     )
 

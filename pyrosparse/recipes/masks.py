@@ -175,7 +175,9 @@ class Sparse(Dense):
     knob: ClassVar[str] = "sparsity"
     unpruned: ClassVar[type[Recipe] | None] = Dense
     keeps_more: ClassVar[str] = "a lower --sparsity"
-    sparsity: float = option(0.9, "share of the weights that goes", within="[0, 1)", share=True)
+    sparsity: float = option(
+        0.9, "share of the weights that is pruned", within="[0, 1)", share=True
+    )
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Masked(Sparse):
     """A recipe that takes a share of the weights, kernels or filters."""
 
     structure: Structure = option(
-        "weight", "what goes together; 2:4: two of every four consecutive inputs stay"
+        "weight", "what is pruned together; 2:4: two of every four consecutive inputs stay"
     )
 
     def __post_init__(self) -> None:
@@ -229,7 +231,9 @@ class Cut(Masked):
     """Train as gibbs does, cut by magnitude where its annealing ends, and train on."""
 
     name: ClassVar[str] = "cut"
-    annealed: float = option(0.64, "share of training after which is cut", within="(0, 1]")
+    annealed: float = option(
+        0.64, "share of training after which weights are pruned", within="(0, 1]"
+    )
 
     def callbacks(self, names: list[str]) -> list[Callback]:
         from pyrosparse.recipes.cut_once import CutOnce

@@ -31,12 +31,14 @@ class Movement(StartsTrained):
         0.9, "share of the weights that is pruned", within="[0, 1)", share=True
     )
     structure: Structure = option(
-        "weight", "what goes together; 2:4: two of every four consecutive inputs stay"
+        "weight", "what is pruned together; 2:4: two of every four consecutive inputs stay"
     )
     ramp_start: float = option(
         0.1, "share of training after which the sparsity rises", within="[0, 1)"
     )
-    ramp_end: float = option(0.7, "share of training after which it is reached", within="(0, 1]")
+    ramp_end: float = option(
+        0.7, "share of training after which the sparsity is reached", within="(0, 1]"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

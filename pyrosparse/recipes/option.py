@@ -53,7 +53,7 @@ def option(default: Any, help: str, *, within: str = "", share: bool = False) ->
              By default any finite number.
     share:   whether it is a share, which names of cells give in %.
 
-    >>> option(0.9, "share of the weights that goes", within="[0, 1)").metadata["within"]
+    >>> option(0.9, "share of the weights that is pruned", within="[0, 1)").metadata["within"]
     '[0, 1)'
     """
     metadata = {"help": help, "within": within, "share": share}

@@ -26,7 +26,7 @@ class Selection(StartsTrained):
     learning_rate: float = shared.learning_rate(1e-3)
     scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
     gate_rate: float = option(
-        0.02, "learning rate of what selects, and of standard deviations", within=POSITIVE
+        0.02, "learning rate of gates or scales, and of standard deviations", within=POSITIVE
     )
     kl_scale: Auto[float] = shared.kl_scale()
     kl_warmup: Auto[int] = option(
@@ -35,7 +35,7 @@ class Selection(StartsTrained):
         within="0..",
     )
     fine_tune: Auto[int] = option(
-        shared.at_least(15, 1000), "epochs for what is left, under the Gaussian prior", within="0.."
+        shared.at_least(15, 1000), "epochs of fine-tuning, under the Gaussian prior", within="0.."
     )
 
     def lifted(self, job: Job) -> Lifted:
@@ -109,9 +109,9 @@ class SpikeAndSlab(Selection):
     keeps_more: ClassVar[str] = "a higher --inclusion"
     takes_more: ClassVar[str] = "a lower --inclusion"
     inclusion: float = option(
-        0.1, "prior probability that a weight, or a unit, is there", within="(0, 1)"
+        0.1, "prior probability that a weight, or a unit, is not zero", within="(0, 1)"
     )
-    structure: Literal["weight", "unit"] = option("weight", "what is there or not")
+    structure: Literal["weight", "unit"] = option("weight", "what the spike removes")
     slab: float = option(1.0, "standard deviation of the slab", within=POSITIVE)
 
     @property
@@ -168,7 +168,7 @@ class Polarization(Selection):
     )
     pretrain: Auto[int] = option(
         Rule("as other recipes, and none for scales", _pretraining),
-        "epochs before; 0 where the network is trained",
+        "epochs of pretraining; 0 for a trained network",
         within="0..",
     )
 

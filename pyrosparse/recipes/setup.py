@@ -50,7 +50,7 @@ class Setup:
     )
     validation: float = option(0.1, "share of the training data that is held out", within="[0, 1)")
     seed: int = option(0, "seed of all random numbers", within=INT64)
-    device: str = option("cpu", "what to compute on, as torch names it: cpu, cuda")
+    device: str = option("cpu", "device, as torch names it: cpu, cuda")
     model: str = option(
         "",
         "classifier, regressor, heteroscedastic, counts, multilabel, ordinal; or "
@@ -66,7 +66,7 @@ class Setup:
     )
     start: Mapping[str, Any] = option(
         {},
-        "train the network before the recipe does, alike for all recipes, as JSON: "
+        "train the network first, in the same way for all recipes, as JSON: "
         "'{\"epochs\": 20}'; also batch_size, learning_rate, scale",
     )
     recipe: Recipe = field(default_factory=BetaBernoulli)

@@ -25,7 +25,7 @@ class Snip(Masked):
     first_weights: Literal["kept", "redrawn"] = option(
         "kept", "train from the weights that were scored, or from new ones under the same masks"
     )
-    score_batch: int = option(128, "training data that the weights are scored by", within="1..")
+    score_batch: int = option(128, "training examples that score the weights", within="1..")
 
     @property
     def label(self) -> str:

@@ -51,7 +51,7 @@ class StartsTrained(Recipe):
     """
 
     pretrain: Auto[int] = option(
-        shared.at_least(20, 1000), "epochs before; 0 where the network is trained", within="0.."
+        shared.at_least(20, 1000), "epochs of pretraining; 0 for a trained network", within="0.."
     )
 
     def pretrained(self, job: Job) -> None:

@@ -27,7 +27,7 @@ class TargetedDropout(Masked):
         within="(0, 1]",
     )
     among: Literal["output", "tensor"] = option(
-        "output", "the smallest weights and kernels of each output, or of the whole tensor, go"
+        "output", "rank weights and kernels within each output, or within the whole tensor"
     )
     ramp: float = option(
         0.0,

@@ -23,10 +23,10 @@ class ThiNet(Sparse):
 
     name: ClassVar[str] = "thinet"
     sparsity: float = option(
-        0.5, "share of the input channels of a layer that goes", within="[0, 1)", share=True
+        0.5, "share of the input channels of a layer that is pruned", within="[0, 1)", share=True
     )
-    examples: int = option(1000, "training data that the channels are judged by", within="1..")
-    places: int = option(10, "outputs of a layer that are looked at in each of these", within="1..")
+    examples: int = option(1000, "training examples that score the channels", within="1..")
+    places: int = option(10, "sampled outputs of a layer, for each example", within="1..")
     fine_tune: int = option(1, "epochs after each layer", within="0..")
     last_fine_tune: int = option(12, "epochs after the last layer", within="0..")
     fine_tune_rate: float = option(1e-5, "learning rate after a layer", within=POSITIVE)

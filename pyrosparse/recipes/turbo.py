@@ -40,7 +40,9 @@ class IndependentSupport(StartsTrained):
         0.02, "share of the weights that is active at the end", within="(0, 1)", share=True
     )
     fine_tune: Auto[int] = option(
-        shared.at_least(30, 2000), "epochs for what is left, without the spike", within="0.."
+        shared.at_least(30, 2000),
+        "epochs of fine-tuning the remaining weights, without the spike",
+        within="0..",
     )
 
     def turbo(self, **units: Any) -> Any:
@@ -105,7 +107,7 @@ class TurboVBI(IndependentSupport):
         0.0, "evidence that a unit needs to stay, in nats; one number, or numbers by layer"
     )
     least_units: int | Mapping[str, int] = option(
-        4, "units that a layer keeps at least; one number, or numbers by layer", within="1.."
+        4, "least number of units in a layer; one number, or numbers by layer", within="1.."
     )
 
     def turbo(self, **units: Any) -> Any:

@@ -34,28 +34,30 @@ class TurboUnitsFirst(StartsTrained):
     keeps_more: ClassVar[str] = "a higher --active"
     takes_more: ClassVar[str] = "a lower --active"
     pretrain: Auto[int] = option(
-        shared.at_least(8, 1000), "epochs before; 0 where the network is trained", within="0.."
+        shared.at_least(8, 1000), "epochs of pretraining; 0 for a trained network", within="0.."
     )
     unit_epochs: Auto[int] = option(
-        shared.at_least(16, 2000), "epochs in which units go", within="1.."
+        shared.at_least(16, 2000), "epochs in which units are pruned", within="1.."
     )
     epochs: Auto[int] = option(
-        shared.at_least(60, 4000), "epochs in which weights go, and settle", within="1.."
+        shared.at_least(60, 4000), "epochs in which weights are pruned, and settle", within="1.."
     )
     fine_tune: Auto[int] = option(
-        shared.at_least(60, 4000), "epochs for what is left, on the labels alone", within="0.."
+        shared.at_least(60, 4000),
+        "epochs of fine-tuning the remaining weights, on the labels alone",
+        within="0..",
     )
     batch_size: int = shared.batch_size(64)
     learning_rate: float = shared.learning_rate(5e-3)
     unit_rate: float = option(
-        2e-3, "learning rate of Adam before, and while units go", within=POSITIVE
+        2e-3, "learning rate of Adam before and while units are pruned", within=POSITIVE
     )
     scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
     kl_scale: float = option(
-        0.15, "weight of the KL divergence while weights go", within="[0, inf)"
+        0.15, "weight of the KL divergence while weights are pruned", within="[0, inf)"
     )
     unit_kl_scale: float = option(
-        0.5, "weight of the KL divergence while units go", within="[0, inf)"
+        0.5, "weight of the KL divergence while units are pruned", within="[0, inf)"
     )
     active: float = option(
         0.02, "share of the weights that is active at the end", within="(0, 1)", share=True

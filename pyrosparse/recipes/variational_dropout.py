@@ -58,7 +58,7 @@ class VariationalDropout(StartsTrained):
     learning_rate: float = shared.learning_rate(1e-3)
     scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
     kl_scale: float = option(
-        1.0, "weight of the KL divergence: more of it leaves less", within=POSITIVE
+        1.0, "weight of the KL divergence: a larger value leaves fewer weights", within=POSITIVE
     )
     kl_free: Auto[int] = option(
         Rule("a fortieth of all", _share(40)),
@@ -75,11 +75,9 @@ class VariationalDropout(StartsTrained):
         False, "take the normal prior of the largest evidence; otherwise the log-uniform one"
     )
     log_alpha: float | Mapping[str, float] = option(
-        3.0, "log ratio of noise to signal, in variances, above which a weight goes"
+        3.0, "log ratio of noise to signal, in variances, above which a weight is pruned"
     )
-    fine_tune: Auto[int] = option(
-        shared.at_least(15, 1000), "epochs for what is left", within="0.."
-    )
+    fine_tune: Auto[int] = option(shared.at_least(15, 1000), "epochs of fine-tuning", within="0..")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,7 +159,7 @@ class GroupVariationalDropout(VariationalDropout):
     name: ClassVar[str] = "group-variational-dropout"
     log_alpha: float | Mapping[str, float] = option(
         -3.0,
-        "log ratio of noise to signal, in variances, above which a unit goes; one number, or "
+        "log ratio of noise to signal, in variances, above which a unit is pruned; one number, or "
         "numbers by the names of gates",
     )
 

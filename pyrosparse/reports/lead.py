@@ -94,8 +94,8 @@ def sentence(
         start = f", after {before} of pretraining,"
     return (
         f"The network {settings['network']} was trained on {summary.dataset} for {epochs}{start} "
-        f"{what}; it is right about {100 * summary.test_accuracy:.2f} % of the {summary.test:,} "
-        "test data."
+        f"{what}; it classifies {100 * summary.test_accuracy:.2f} % of the {summary.test:,} "
+        "test data correctly."
     )
 
 

@@ -126,7 +126,7 @@ def adversarial_fine_tune(
     weight:  lambda in [0, 1], the share of the adversarial examples.
     scale:   the prior's standard deviation.
     batch_size, learning_rate, validation, progress: as for ``fit``.
-    seed:    of everything random: the same numbers come of the same seed.
+    seed:    seed of all random numbers: the same seed gives the same numbers.
 
     Raises ValueError on unknown names and wrong shapes of masks, on options out of range, and on
     data outside the bounds, before anything is changed; and what ``fit`` raises.

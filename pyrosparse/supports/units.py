@@ -22,7 +22,7 @@ class UnitFactor:
 
     active:   q, the share of active weights between units that are on, in (0, 1).
     inactive: epsilon, their share elsewhere, in (0, q).
-    cost:     c, in nats, what must speak for a unit if it is to stay: one number, or numbers by
+    cost:     c, the evidence in nats that a unit needs to stay: one number, or numbers by
               glob on the names of layers (the first that matches counts).
 
     Without a cost a unit stays where more than about ln((1 - epsilon) / (1 - q)) / ln(q / epsilon)
@@ -50,7 +50,7 @@ class UnitFactor:
                 raise ValueError(f"cost must be finite, got {cost}")
 
     def cost_of(self, layer: str) -> float:
-        """What must speak for a unit of that layer, in nats; 0 where no glob matches."""
+        """Evidence that a unit of that layer needs to stay, in nats; 0 where no glob matches."""
         if not isinstance(self.cost, Mapping):
             return self.cost
         glob = first_match(self.cost, layer)
