@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pyrosparse
@@ -17,7 +18,9 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
 ]
-# The build runs the tutorials; an error in a cell is an error of the build.
+# The build runs the tutorials; an error in a cell is an error of the build. With a backend in the
+# environment, such as Agg, a kernel would show no figure.
+os.environ.pop("MPLBACKEND", None)
 nb_execution_mode = "auto"
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
