@@ -222,7 +222,7 @@ def test_dask(folder: Path, threads: int) -> None:
     with subprocess.Popen(words, cwd=folder, **pipes) as cluster:  # type: ignore[call-overload]
         address = cluster.stdout.readline().strip()
         sweep = command("--cluster", address)
-        out, err = sweep.communicate(timeout=1200)
+        _, err = sweep.communicate(timeout=1200)
         cluster.stdin.close()
     if threads == 2:
         assert sweep.returncode == 2 and "has 2 threads" in err
