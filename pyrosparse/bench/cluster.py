@@ -1,4 +1,4 @@
-"""Clusters that compute the runs of a suite: Dask and Ray, by joblib."""
+"""A cluster that computes the runs of a suite: Dask, by joblib."""
 
 from __future__ import annotations
 
@@ -13,30 +13,24 @@ SCHEMES = ("tcp://", "tls://", "ws://", "wss://")
 
 @contextmanager
 def cluster(address: str) -> Iterator[None]:
-    """Within, joblib's tasks run on a cluster.
+    """Within, joblib's tasks run on a Dask cluster.
 
-    address: of a Dask scheduler, ``tcp://host:8786``; or ``ray``, the Ray cluster that the variable
-             RAY_ADDRESS names or that runs here, or else one of this machine; or ``ray://host:10001``.
+    address: of its scheduler, ``tcp://host:8786``.
 
-    Raises ValueError on another address and where a worker of Dask has several threads, ImportError
-    where the package is not installed, and OSError where no scheduler answers.
+    Raises ValueError on another address, where there is no worker and where a worker has several
+    threads, ImportError where Dask is not installed, and OSError where no scheduler answers.
 
     >>> with cluster("somewhere"):
     ...     pass
     Traceback (most recent call last):
-    ValueError: no cluster 'somewhere': give the address of a Dask scheduler (tcp://host:8786), ...
+    ValueError: no cluster 'somewhere': give the address of a Dask scheduler, tcp://host:8786
     """
-    if address.startswith(SCHEMES):
-        with _dask(address):
-            yield
-    elif address == "ray" or address.startswith("ray://"):
-        with _ray(address):
-            yield
-    else:
+    if not address.startswith(SCHEMES):
         raise ValueError(
-            f"no cluster {address!r}: give the address of a Dask scheduler (tcp://host:8786), or "
-            "`ray`"
+            f"no cluster {address!r}: give the address of a Dask scheduler, tcp://host:8786"
         )
+    with _dask(address):
+        yield
 
 
 @contextmanager
@@ -57,26 +51,3 @@ def _dask(address: str) -> Iterator[None]:
                 )
         with joblib.parallel_config(backend="dask", client=client, n_jobs=-1):
             yield
-
-
-@contextmanager
-def _ray(address: str) -> Iterator[None]:
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError as error:
-        raise ImportError("Ray is not installed: pip install 'pyrosparse[ray]'") from error
-    started = not ray.is_initialized()
-    if started:
-        ray.init(
-            None if address == "ray" else address,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-            log_to_driver=False,
-        )
-    register_ray()
-    try:
-        with joblib.parallel_config(backend="ray", n_jobs=-1):
-            yield
-    finally:
-        if started:
-            ray.shutdown()

@@ -33,7 +33,7 @@ def run_bench(
     ] = None,
     cluster: Annotated[
         str | None,
-        typer.Option(help="Where to compute: a Dask scheduler, `tcp://HOST:8786`, or `ray`."),
+        typer.Option(help="The Dask scheduler to compute with, `tcp://HOST:8786`."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Device, as torch names it: `cpu`, `cuda`.")

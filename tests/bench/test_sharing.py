@@ -1,6 +1,5 @@
 """Several commands and clusters on one suite; runs that fail and runs that are killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -217,31 +216,18 @@ if __name__ == "__main__":
 def test_dask(folder: Path, threads: int) -> None:
     pytest.importorskip("distributed", reason="Dask is not installed: pyrosparse[dask]")
     (folder / "cluster.py").write_text(DASK)
-    (folder / "kill-1").touch()
+    (folder / "fail-1").touch()
     words = [sys.executable, "cluster.py", str(threads)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, cwd=folder, **pipes) as cluster:  # type: ignore[call-overload]
         address = cluster.stdout.readline().strip()
         sweep = command("--cluster", address)
-        out, err = sweep.communicate(timeout=1200)
+        _, err = sweep.communicate(timeout=1200)
         cluster.stdin.close()
     if threads == 2:
         assert sweep.returncode == 2 and "has 2 threads" in err
         return
     assert sweep.returncode == 1, err
-    assert "1 of 4 runs failed" in err and "3 runs added" in out
+    assert "1 of 4 runs failed" in err
     assert seeds(folder) == {0: 1, 2: 1, 3: 1}
     assert os.getpid() not in {process for _, process, _ in started(folder)}
-
-
-@pytest.mark.slow
-def test_ray(folder: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pyrosparse[ray]")
-    (folder / "fail-1").touch()
-    sweep = command("--cluster", "ray")
-    out, err = sweep.communicate(timeout=1200)
-    assert sweep.returncode == 1, err
-    assert "1 of 4 runs failed" in err and "3 runs added" in out
-    assert seeds(folder) == {0: 1, 2: 1, 3: 1}
-    (failed,) = failures.read(folder / "all.jsonl").values()
-    assert json.dumps(failed).count("ArithmeticError") >= 2
