@@ -24,6 +24,7 @@ from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
 from pyrosparse.compaction.trace import TraceError, shapes, trace
+from pyrosparse.lifting.attention import no_fast_path
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.util.sharding import refuse_sharded
 
@@ -163,6 +164,20 @@ def compact(
         if round_to > 1:
             raise ValueError("a posterior keeps no dead features: leave `round_to` out")
         return compact_posterior(net, masks or {}, example, at_least)
+    # Its nested tensors can be neither traced nor probed.
+    with no_fast_path():
+        return _smallest(net, masks, example, gates, at_least, round_to)
+
+
+def _smallest(
+    net: nn.Module,
+    masks: Mapping[str, Tensor] | None,
+    example: Tensor | Sequence[Any] | Mapping[str, Any] | None,
+    gates: Mapping[str, nn.Module] | None,
+    at_least: int | None,
+    round_to: int,
+) -> CompactNet:
+    """What is smaller: the network as a graph, or as a copy that is cut in place."""
     expected = reference(net, masks, gates)
     inputs = arguments_of(expected, example)
     try:
