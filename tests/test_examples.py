@@ -22,7 +22,7 @@ TINY = {
     "compress_resnet": {"pretrain": 1, "epochs": 1, "size": 16, "digits": 60},
     "evidence": {"epochs": 1, "draws": 2, "hidden": 8},
     "prune_by_evidence": {"epochs": 2, "draws": 2, "hidden": 4},
-    "arviz_gallery": {"epochs": 4, "hidden": 2, "draws": 5},
+    "arviz_gallery": {"epochs": 4, "hidden": 2, "draws": 30},
     "predict_with_uncertainty": {"epochs": 1, "draws": 3, "hidden": 8},
     "diagnose": {"epochs": 40, "draws": 30, "hidden": 8},
     "sharded_gates": {"epochs": 1, "hidden": 8},

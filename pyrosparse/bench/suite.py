@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrosparse import data as data_sets
-from pyrosparse.recipes import PEERS, RECIPES, find
+from pyrosparse.recipes import PEERS, RECIPES, REFERENCES, find
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.util.errors import unknown_name
 from pyrosparse.util.files import read_text
@@ -159,7 +159,8 @@ def _expand(
     shared: dict[str, Any], grid: dict[str, Any], seeds: int | None, most: int
 ) -> Iterator[Job]:
     known = {*Setup.options(), "recipe", "seeds"} - {"seed"}
-    everything = known.union(*(recipe.options() for recipe in (*RECIPES, *PEERS)))
+    having_options = (*RECIPES, *PEERS, *REFERENCES)
+    everything = known.union(*(recipe.options() for recipe in having_options))
     for name in {**shared, **grid}:
         if name not in everything:
             raise unknown_name("setting in a suite", name, sorted(everything))

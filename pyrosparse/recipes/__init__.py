@@ -98,13 +98,16 @@ RECIPES: tuple[type[Recipe], ...] = (
 )
 """All recipes; the first is the default."""
 
-PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor, Nuts)
-"""What others are compared with, for ``compress`` and suites: what other packages do, which each
-``needs``, and the sampler NUTS, which takes nothing away."""
+PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor)
+"""What other packages do, for ``compress`` and suites; each ``needs`` its package."""
+
+REFERENCES: tuple[type[Recipe], ...] = (Nuts,)
+"""What takes nothing away and approximations are compared with, for ``compress`` and suites."""
 
 __all__ = [
     "PEERS",
     "RECIPES",
+    "REFERENCES",
     "Auto",
     "BayesianMagnitude",
     "BayesianRandom",
@@ -183,7 +186,7 @@ def find(name: str) -> type[Recipe]:
     >>> find("gibbs")().level
     0.9
     """
-    for recipe in (*RECIPES, *PEERS):
+    for recipe in (*RECIPES, *PEERS, *REFERENCES):
         if recipe.name == name:
             return recipe
     raise unknown_name("recipe", name, names())

@@ -81,6 +81,7 @@ def test_loo_is_exact_leave_one_out_where_importance_sampling_is_easy():
     assert row.loo == pytest.approx(float(expected.sum()), abs=4 * 0.12)
     assert row.loo_se == pytest.approx(math.sqrt(60) * float(expected.std()), rel=0.05)
     assert row.loo_unreliable == 0
+    assert row.khat is None  # the guide is the posterior: all ratios are equal
     assert LOO_WARNING in " ".join(str(result).split()) and "LOO" in str(result).splitlines()[0]
 
 
@@ -92,3 +93,32 @@ def test_what_cannot_be_compared_is_refused():
     one = tuple(part[:1] for part in truth.data)
     with pytest.raises(ValueError, match="at least 2"):
         ps.compare_models({"one": (bnn, truth.model(bnn))}, one)
+
+
+def test_loo_corrects_a_guide_that_is_too_wide_and_says_so_where_it_cannot():
+    truth = LinearGaussian(n=60, d=1)
+    x, y = truth.data
+    expected = 0.0
+    for i in range(60):
+        rest = torch.arange(60) != i
+        precision = truth.precision() - torch.outer(x[i], x[i]) / truth.noise**2
+        loc = torch.linalg.solve(precision, x[rest].T @ y[rest, 0] / truth.noise**2)
+        one = (x[i : i + 1], y[i : i + 1])
+        expected += float(exact(truth, loc, precision.inverse(), one)[0])
+    bnn, model = truth.lifted(), None
+    loc, scale = truth.posterior_mean(), truth.precision().diagonal().rsqrt()
+    found = {}
+    for width in (1.5, 0.3):
+        set_posterior(bnn, loc, width * scale)
+        model = truth.model(bnn)
+        result = ps.compare_models({"one": (bnn, model)}, truth.data, draws=200, train=truth.data)
+        found[width] = result.rows[0]
+    # The draws alone would give the density of a posterior that is 1.5 times as wide.
+    wide = found[1.5]
+    assert wide.loo == pytest.approx(expected, abs=0.3)
+    limit = 1 - 1 / math.log10(200)  # of 200 draws, as Khat.threshold
+    assert wide.khat is not None and wide.khat < limit
+    assert "of the guide" in str(result)
+    # Ratios of a guide of a third of the width have a tail of index 1 - 0.3^2 = 0.91.
+    narrow = found[0.3]
+    assert narrow.khat is not None and narrow.khat > limit and narrow.loo_unreliable > 30
