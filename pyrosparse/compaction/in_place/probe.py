@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.compaction.in_place.layers import feature_dim, is_mixing
+from pyrosparse.compaction.layers import has_hooks
 
 
 class ProbeError(ValueError):
@@ -159,7 +160,13 @@ def leaves(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
 
 
 def _candidates(net: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in net.named_modules() if is_mixing(module)}
+    """The layers that are in no module with hooks, of which nothing is cut."""
+    hooked = tuple(f"{name}." for name, m in net.named_modules() if name and has_hooks(m))
+    return {
+        name: module
+        for name, module in net.named_modules()
+        if is_mixing(module) and not name.startswith(hooked)
+    }
 
 
 def _hooked(layers: Mapping[str, nn.Module], hook: Any, run: Callable[[], Any]) -> Any:
