@@ -16,6 +16,7 @@ from pyro.optim.dct_adam import DCTAdam
 from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass as is_sharded
 
 from pyrosparse.captured.capture import Captured, why_not_traced, writable
 from pyrosparse.captured.compilation import Compilation
@@ -26,7 +27,6 @@ from pyrosparse.captured.guards import Guards
 from pyrosparse.captured.optimizers import Optim, Update
 from pyrosparse.captured.signature import is_recorded, same_kind, signature
 from pyrosparse.captured.state import State
-from pyrosparse.util.sharding import sharded
 
 CHECK_EVERY = 200
 """Steps after which a captured step is compared with the eager one again."""
@@ -154,7 +154,7 @@ class CapturedSVI:
         if not self.parameters:
             # Once beforehand, as the first run of a model may make parameters and plates.
             guards = Guards(self._roots())
-            if any(map(sharded, guards.tensors)):
+            if any(map(is_sharded, guards.tensors)):
                 self._fall_back(_SHARDED)
                 return False
             before = State(writable(guards, ()), guards.generators)
@@ -216,7 +216,7 @@ class CapturedSVI:
         self, key: Any, args: Any, kwargs: Any, arguments: list[Tensor]
     ) -> Captured | None:
         guards = Guards(self._roots())
-        if any(map(sharded, (*guards.tensors, *arguments))):
+        if any(map(is_sharded, (*guards.tensors, *arguments))):
             self._fall_back(_SHARDED)
             return None
         before = State(writable(guards, arguments), guards.generators)

@@ -65,7 +65,7 @@ def train(batch_size: int, steps: int, epochs: int) -> None:
     torch.manual_seed(0)
     n = batch_size * steps
     x, y = torch.rand(n, 1, 28, 28), torch.arange(n) % 10
-    bnn = ps.lift(ps.networks.create("lenet5-caffe", (1, 28, 28), 10), ps.BetaBernoulli())
+    bnn = ps.lift(ps.networks.create("lenet5_caffe", (1, 28, 28), 10), ps.BetaBernoulli())
     times = Times()
     ps.fit(
         ps.classifier(bnn, n), bnn.guide, (x, y), epochs=epochs, batch_size=batch_size,
