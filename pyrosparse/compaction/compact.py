@@ -163,6 +163,11 @@ def compact(
             raise ValueError("a lifted network has its own gates: leave `gates` out")
         if round_to > 1:
             raise ValueError("a posterior keeps no dead features: leave `round_to` out")
+        if isinstance(example, Mapping):
+            raise ValueError(
+                "torch.fx traces a lifted network by positional arguments, and the example has "
+                "names: give it as a tuple"
+            )
         return compact_posterior(net, masks or {}, example, at_least)
     # Its nested tensors can be neither traced nor probed.
     with no_fast_path():

@@ -51,7 +51,7 @@ class Latent(nn.Module):
         if support.is_discrete:
             raise ValueError(f"the prior of {name} must be continuous, got {prior}")
         self.name = name
-        self.prior = copy.deepcopy(prior)  # which moves with this
+        self.prior: Any = copy.deepcopy(prior)  # which moves with this
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             draws = _transform(prior).inv(prior.sample(torch.Size([1001])))
