@@ -97,6 +97,7 @@ def acceleration(
     Source: the table is that of Fig. 9 in Xia, Tsang, Lau, "Structured Bayesian Compression for
     Deep Neural Networks Based on the Turbo-VBI Approach".
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 2))
     >>> net[0].weight.data[10:] = 0
     >>> measured = acceleration(net, None, torch.ones(1, 40), batch_sizes=(1,), repeats=3)

@@ -80,7 +80,7 @@ def test_all_draws_are_of_the_same_data(kind):
         torch.from_numpy(tree[group][name].to_numpy())
         for group, name in (("constant_data", "x"), ("observed_data", "y"))
     )
-    expected = torch.distributions.Normal(weights @ x.T, TRUTH.noise).log_prob(y[:, 0])
+    expected = torch.distributions.Normal(weights @ x.T, TRUTH.noise).log_prob(y)
     found = torch.from_numpy(tree["log_likelihood"]["y"].to_numpy())[0]
     torch.testing.assert_close(found, expected)
     in_order = ps.to_datatree(bnn, TRUTH.model(bnn), TRUTH.data, draws=30, var_names="weight")

@@ -30,7 +30,7 @@ def test_masked_data_are_not_in_the_tree(mask, batch_size):
         assert tree[group]["y"].coords["datum"].values.tolist() == places
         assert tree[group]["y"].shape == expected[group]["y"].shape
     assert np.array_equal(tree["constant_data"]["x"], TRUTH.x[KNOWN])
-    assert np.array_equal(tree["observed_data"]["y"], TRUTH.y[KNOWN])
+    assert np.array_equal(tree["observed_data"]["y"], TRUTH.y[KNOWN][:, 0])
     scores = tree["log_likelihood"]["y"].to_numpy()
     assert scores == pytest.approx(expected["log_likelihood"]["y"].to_numpy(), rel=1e-12)
     for name in ("lp", "log_likelihood", "log_prior", "log_q"):

@@ -103,7 +103,7 @@ def test_batches_of_dicts_and_arrays_train_as_those_of_tensors():
     [
         ((X, Y[:1]), ValueError, r"\[29, 1\]"),
         ((X, np.array(["no", "yes"])[Y.numpy()]), ValueError, "tensor 1 of the data has the dtype"),
-        ({"x": X, "labels": Y}, TypeError, "'labels'"),
+        ({"x": X, "targets": Y}, TypeError, "'targets'"),
         ([X, Y], TypeError, "may be columns or batches"),
         ("digits", TypeError, "got str"),
     ],
