@@ -40,7 +40,7 @@ python_use_unqualified_type_names = True
 # Types written in signatures are torch's and Pyro's: the build has no network to look them up in.
 nitpicky = False
 
-# pytest runs the docstrings' examples; the doctest builder runs those of the pages.
+# pytest runs the examples of docstrings and of pages (tests/test_docs.py).
 doctest_test_doctest_blocks = ""
 
 # The house's docstrings list arguments as

@@ -16,7 +16,7 @@ FENCE = re.compile(r"^(\s*)```.*$", re.M)
 PAGES = [page for page in sorted(DOCS.glob("**/*.md")) if ">>>" in page.read_text()]
 
 
-# Pages that train for long; .ci/run runs them, and Sphinx does too.
+# Pages that train for long; .ci/run runs them.
 SLOW = {
     "beta-bernoulli.md",
     "turbo-vbi.md",
