@@ -85,7 +85,7 @@ plt.show()
 
 # In ArviZ
 tree = ps.to_datatree(runs, models, test, draws=draws)
-print(summary(tree, var_names=["norm", "active"], kind="stats"))
+print(summary(tree, var_names=["norm"], kind="stats"))
 agreement = ps.diagnostics.rhat(tree)["y"].nanmedian().item()
 print(f"R-hat in function space, median over the test data: {agreement:.2f}")
 
