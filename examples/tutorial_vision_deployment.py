@@ -17,7 +17,7 @@ from torch import nn
 
 import pyrosparse as ps
 
-epochs = 8
+epochs = 16
 images = 1797
 
 
@@ -53,8 +53,9 @@ net = nn.Sequential(
     nn.Linear(64, len(data.classes)),
 )
 optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+shuffle = torch.Generator().manual_seed(0)  # a folder is sorted by class
 for _ in range(epochs):
-    for x, y in data.train.batches(64):
+    for x, y in data.train.batches(64, shuffle):
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
@@ -64,7 +65,7 @@ print(f"test accuracy before: {accuracy:.3f}")
 
 
 # Shrink it
-recipe = ps.recipes.BetaBernoulli(pretrain=0, epochs=2 * epochs, kl_scale=2.0)
+recipe = ps.recipes.BetaBernoulli(pretrain=0, epochs=2 * epochs, kl_scale=2.0, gate_rate=0.2)
 result = ps.compress(net, data, recipe, progress=False)
 print(result)
 
