@@ -76,6 +76,10 @@ def test_the_table_of_the_home_page_is_of_the_committed_results(tmp_path):
     assert "<svg" in (tmp_path / "home.svg").read_text()
 
 
+def test_the_readme_has_the_table_of_the_home_page():
+    assert (DOCS / "figures" / "home.md").read_text().strip() in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("block", range(len(BLOCKS)))
 def test_a_block_of_the_readme_needs_no_other(block):
     # Names of the module that are read before they are bound at its top level, in order.

@@ -62,6 +62,12 @@ ROWS = (
     ("beta-bernoulli", "mnist-lenet5_caffe-beta-bernoulli-1", "MNIST, LeNet5-Caffe", "memory"),
     ("turbo-vbi", "fashion-mnist-lenet5-turbo-vbi-2.5", "Fashion-MNIST, LeNet-5", "weights"),
     ("turbo-vbi", "fashion-mnist-lenet5-turbo-vbi-1.14", "Fashion-MNIST, LeNet-5", "weights"),
+    (
+        "turbo-vbi",
+        "fashion-mnist-lenet5-turbo-units-first-1.14",
+        "Fashion-MNIST, LeNet-5",
+        "weights",
+    ),
     ("turbo-vbi", "cifar10-alexnet_small-turbo-vbi-3.42", "CIFAR-10, small AlexNet", "weights"),
     ("gibbs-longer", "cifar10-resnet20-gibbs-90", "CIFAR-10, ResNet-20 of half width", "weights"),
     ("beta-bernoulli-vgg", "cifar10-vgg_like-beta-bernoulli-8", "CIFAR-10, VGG", "memory"),
