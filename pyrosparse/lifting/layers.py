@@ -21,10 +21,16 @@ def is_conv1d(module: nn.Module) -> bool:
     >>> is_conv1d(nn.Conv1d(1, 2, 3))
     False
     """
-    return any(
-        one.__name__ == "Conv1D" and one.__module__ == "transformers.pytorch_utils"
-        for one in type(module).__mro__
-    )
+    return any(map(is_conv1d_class, type(module).__mro__))
+
+
+def is_conv1d_class(kind: type) -> bool:
+    """Whether a class is Hugging Face's ``Conv1D`` itself.
+
+    >>> is_conv1d_class(nn.Conv1d)
+    False
+    """
+    return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def is_dense(module: nn.Module) -> bool:

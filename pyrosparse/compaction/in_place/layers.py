@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from pyrosparse.compaction.layers import CONVOLUTIONS, is_plain
+from pyrosparse.lifting.layers import is_conv1d_class
 
 LINEAR = (nn.Linear, NonDynamicallyQuantizableLinear)
 
@@ -24,8 +25,7 @@ def is_mixing(module: nn.Module) -> bool:
 def is_transposed_linear(module: nn.Module) -> bool:
     """Whether a module is Hugging Face's ``Conv1D``: a dense layer, weight (inputs, outputs)."""
     kind = type(module)
-    named = (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
-    return named and is_plain(module, (kind,))
+    return is_conv1d_class(kind) and is_plain(module, (kind,))
 
 
 def weight_of(module: nn.Module) -> Tensor:
