@@ -71,17 +71,21 @@ def lenet5_caffe(image_shape: Sequence[int] = (1, 28, 28), classes: int = 10) ->
     return _build(image_shape, classes, [(20, 5, 0), "pool", (50, 5, 0), "pool"], hidden=(500,))
 
 
-def lenet5(image_shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
+def lenet5(
+    image_shape: Sequence[int] = (1, 28, 28), classes: int = 10, negative_slope: float = 0.0
+) -> nn.Sequential:
     """LeNet-5: 5x5 convolutions (6, 16), max-pools, then dense 120 and 84, ReLU (Turbo-VBI).
 
     x: (N, C, H, W) float32 -> logits: (N, classes) float32. The network is made for 32 x 32: images
-    smaller than that get a border of 2. Raises ValueError if the images are smaller than 12 x 12.
+    smaller than that get a border of 2. With a `negative_slope` its ReLUs are leaky: 0.1 is that of
+    the authors' public code. Raises ValueError if the images are smaller than 12 x 12.
 
     >>> sum(p.numel() for name, p in lenet5().named_parameters() if name.endswith("weight"))
     61470
     """
     border = 2 if min(image_shape[1:], default=0) < 32 else 0
-    return _build(image_shape, classes, [(6, 5, border), "pool", (16, 5, 0), "pool"], (120, 84))
+    body: list[Step] = [(6, 5, border), "pool", (16, 5, 0), "pool"]
+    return _build(image_shape, classes, body, (120, 84), negative_slope=negative_slope)
 
 
 def alexnet_small(image_shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> nn.Sequential:
@@ -351,6 +355,7 @@ def _build(
     body: Sequence[Step],
     hidden: Sequence[int],
     normalised: bool = False,
+    negative_slope: float = 0.0,
 ) -> nn.Sequential:
     """Convolutions and pools of `body`, then dense layers of `hidden` widths, then the logits.
 
@@ -363,6 +368,10 @@ def _build(
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = image_shape[0]
     depth = pools = 0
+
+    def activation() -> nn.Module:
+        return nn.LeakyReLU(negative_slope) if negative_slope else nn.ReLU()
+
     for step in body:
         if isinstance(step, str):
             pools += 1
@@ -375,7 +384,7 @@ def _build(
         )
         if normalised:
             layers[f"bn{depth}"] = nn.BatchNorm2d(width)
-        layers[f"relu{depth}"] = nn.ReLU()
+        layers[f"relu{depth}"] = activation()
         channels = width
     layers["flatten"] = nn.Flatten()
     features = _features(layers, image_shape)
@@ -384,7 +393,7 @@ def _build(
         layers[f"fc{index}"] = nn.Linear(features, width, bias=not normalised)
         if normalised:
             layers[f"bn{depth}"] = nn.BatchNorm1d(width)
-        layers[f"relu{depth}"] = nn.ReLU()
+        layers[f"relu{depth}"] = activation()
         features = width
     layers[f"fc{len(hidden) + 1}"] = nn.Linear(features, classes)
     return nn.Sequential(layers)

@@ -62,6 +62,16 @@ def test_lenet5_weights() -> None:
     assert count(networks.lenet5(), "weight") == 61_470
 
 
+def test_lenet5_with_leaky_relus() -> None:
+    slopes = [
+        one.negative_slope
+        for one in networks.lenet5(negative_slope=0.1).modules()
+        if isinstance(one, torch.nn.LeakyReLU)
+    ]
+    assert slopes == [0.1] * 4
+    assert not any(isinstance(one, torch.nn.LeakyReLU) for one in networks.lenet5().modules())
+
+
 def test_lenet5_sees_32_x_32_either_way() -> None:
     assert networks.lenet5(MNIST).get_parameter("fc1.weight").shape == (120, 400)
     assert networks.lenet5((1, 32, 32)).get_parameter("fc1.weight").shape == (120, 400)

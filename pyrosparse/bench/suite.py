@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,19 +25,25 @@ MOST_RUNS = 100_000
 
 _KINDS = {list: "list", str: "text"}
 
+_VARIANT = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
 _FIGURES = ("accuracy", "error", "speedup", "memory", "left", "structure", "macs")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a suite: a cell of its table under one seed."""
+    """One run of a suite: a cell of its table under one seed.
+
+    variant: what tells its cell from others of the same recipe and level; "" where nothing does.
+    """
 
     setup: Setup
+    variant: str = ""
 
     @property
     def cell(self) -> str:
-        """Data set, network, recipe and level."""
-        return self.setup.cell
+        """Data set, network, recipe and level, and the variant where there is one."""
+        return _cell(self.setup, self.variant)
 
     @property
     def id(self) -> str:
@@ -126,8 +133,12 @@ def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | 
     for grid in ({**problem, **grid} for grid in content["grid"] for problem in problems):
         for job in _expand(content.get("settings", {}), grid, seeds, MOST_RUNS - len(jobs)):
             if device is not None:
-                job = Job(replace(job.setup, device=device))
-            jobs.setdefault(job.id, job)
+                job = replace(job, setup=replace(job.setup, device=device))
+            if jobs.setdefault(job.id, job) != job:
+                raise ValueError(
+                    f"two of its runs are called {job.id} and differ in their settings: give one "
+                    'grid a name of its own, variant = "..."'
+                )
     if not jobs:
         raise ValueError("it has no runs: give it a [[grid]] with a seed at least")
     paper = dict(published for row in content.get("paper", []) for published in _published(row))
@@ -137,28 +148,37 @@ def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | 
     return Suite(name, content["title"], content["source"], list(jobs.values()), paper, outside)
 
 
+def _cell(setup: Setup, variant: str) -> str:
+    return f"{setup.cell}-{variant}" if variant else setup.cell
+
+
 def _published(row: dict[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The figures of one row by cell: accuracies by recipe, or one recipe's figures, in lists where
     an option runs along one."""
     figures = {name: row[name] for name in _FIGURES if name in row}
-    options = {name: value for name, value in row.items() if name not in figures}
+    variant = row.get("variant", "")
+    options = {name: row[name] for name in row.keys() - figures.keys() - {"variant"}}
+
+    def cell(**more: Any) -> str:
+        return _cell(Setup.of(options | more), variant)
+
     if isinstance(row.get("accuracy"), Mapping):
         for recipe, value in row["accuracy"].items():
-            yield Setup.of(options | {"recipe": recipe}).cell, {"accuracy": value}
+            yield cell(recipe=recipe), {"accuracy": value}
         return
     along = [name for name, value in options.items() if isinstance(value, list)]
     if not along:
-        yield Setup.of(options).cell, figures
+        yield cell(), figures
     for name in along:
         for index, value in enumerate(options[name]):
             one = {key: of_all[index] for key, of_all in figures.items()}
-            yield Setup.of(options | {name: value}).cell, one
+            yield cell(**{name: value}), one
 
 
 def _expand(
     shared: dict[str, Any], grid: dict[str, Any], seeds: int | None, most: int
 ) -> Iterator[Job]:
-    known = {*Setup.options(), "recipe", "seeds"} - {"seed"}
+    known = {*Setup.options(), "recipe", "seeds", "variant"} - {"seed"}
     having_options = (*RECIPES, *PEERS, *REFERENCES)
     everything = known.union(*(recipe.options() for recipe in having_options))
     for name in {**shared, **grid}:
@@ -175,6 +195,12 @@ def _expand(
     settings.pop("seeds", None)
     if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
         raise ValueError(f"seeds must be a positive whole number, got {repeat!r}")
+    variant = settings.pop("variant", "")
+    if not isinstance(variant, str) or (variant and not _VARIANT.fullmatch(variant)):
+        raise ValueError(
+            "a variant is part of the names of files: small letters, digits and dashes; got "
+            f"{variant!r}"
+        )
     axes = {key: value for key, value in settings.items() if isinstance(value, list)}
     runs = repeat * math.prod(len(values) for values in axes.values())
     if runs > most:
@@ -185,4 +211,4 @@ def _expand(
     for values in itertools.product(*axes.values()):
         for seed in range(repeat):
             chosen = {**settings, **dict(zip(axes, values, strict=True)), "seed": seed}
-            yield Job(Setup.of(chosen))
+            yield Job(Setup.of(chosen), variant)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyrosparse.infer.schedules import Schedule
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
+    from pyrosparse.supports import SupportPrior
 
 # The units' stage: from the first of these shares of it until the second, layers lose units.
 _UNITS = (0.1, 0.9)
@@ -73,6 +74,9 @@ class TurboUnitsFirst(StartsTrained):
         "share of the trained network, as a teacher, in the likelihood while units and weights go",
         within="[0, 1]",
     )
+    messages: bool = option(
+        True, "messages between neighbouring weights; without, supports are independent"
+    )
     rates: Literal["common", "information"] = option(
         "information", "slab and spike of a weight: `common`, or by its Fisher `information`"
     )
@@ -128,7 +132,7 @@ class TurboUnitsFirst(StartsTrained):
         from pyrosparse.prune import TurboPruner
         from pyrosparse.supports import UnitFactor
 
-        prior = lift(job.net, GammaSpikeAndSlab(support=_grid(), contrast=_CONTRAST[0]))
+        prior = lift(job.net, GammaSpikeAndSlab(support=self.support(), contrast=_CONTRAST[0]))
         pruner = TurboPruner(
             units=UnitFactor(cost=self.unit_cost),
             active=lambda progress: _ACTIVE_OF_KEPT,
@@ -170,7 +174,7 @@ class TurboUnitsFirst(StartsTrained):
             # Where the prior starts; the first exchange places slab and spike for all at once.
             alive = float(left[key].float().mean())
             return GammaSpikeAndSlab(
-                support=_grid(),
+                support=self.support(),
                 contrast=_CONTRAST[0],
                 inactive=1 - alive / 2,
                 rates=self.rates,
@@ -211,6 +215,13 @@ class TurboUnitsFirst(StartsTrained):
             seed=job.seed + 2,
         )
 
+    def support(self) -> SupportPrior:
+        """Chains along rows and columns; of transitions of one half they say nothing."""
+        from pyrosparse.supports import Grid
+
+        pair = (0.4, 0.4) if self.messages else (0.5, 0.5)
+        return Grid(pair, pair)
+
     def plain(self, job: Job) -> Lifted:
         """The network under the Gaussian prior alone, with all that is zero frozen."""
         from pyrosparse.lifting.lift import lift
@@ -221,12 +232,6 @@ class TurboUnitsFirst(StartsTrained):
         bnn = lift(job.net, Gaussian(scale=self.scale), targets)
         bnn.freeze({one.key: job.net.get_parameter(one.key) != 0 for one in targets})
         return bnn
-
-
-def _grid() -> Any:
-    from pyrosparse.supports import Grid
-
-    return Grid((0.4, 0.4), (0.4, 0.4))
 
 
 def _part(schedule: Schedule, start: float, end: float) -> Schedule:

@@ -199,3 +199,49 @@ def test_the_plot_has_a_panel_a_network_and_the_papers_points(tmp_path: Path) ->
     assert list(papers.get_xdata()) == [13.38, 16.23, 21.79, 28.28, 33.81]
     assert list(dependent.get_xdata()) == [34.98, 38.75, 43.27, 47.07, 52.09]
     assert {text.get_text() for text in panels[0].texts} == {"1", "2", "4", "6", "8"}
+
+
+VARIANTS = """
+title = "t"
+source = "s"
+settings = {{ dataset = "digits", recipe = "magnitude", epochs = 1 }}
+
+[[grid]]
+sparsity = 0.9
+
+[[grid]]
+{variant}
+sparsity = [0.5, 0.9]
+ramp = 0.5
+
+[[paper]]
+dataset = "digits"
+recipe = "magnitude"
+variant = "short"
+sparsity = 0.9
+accuracy = 0.5
+"""
+
+
+def test_a_variant_tells_cells_of_one_recipe_and_level_apart(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(VARIANTS.format(variant='variant = "short"'))
+    suite = bench.load(str(file))
+    assert [job.id for job in suite.jobs] == [
+        "digits-fcn-magnitude-90-seed0",
+        "digits-fcn-magnitude-50-short-seed0",
+        "digits-fcn-magnitude-90-short-seed0",
+    ]
+    assert suite.paper == {"digits-fcn-magnitude-90-short": {"accuracy": 0.5}}
+    on = bench.load(str(file), device="cuda").jobs
+    assert [job.id for job in on] == [job.id for job in suite.jobs]
+
+
+def test_runs_of_one_name_that_differ_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(VARIANTS.format(variant=""))
+    with pytest.raises(ValueError, match=r"magnitude-90-seed0 and differ .* variant"):
+        bench.load(str(file))
+    file.write_text(VARIANTS.format(variant='variant = "../short"'))
+    with pytest.raises(ValueError, match="small letters, digits and dashes"):
+        bench.load(str(file))

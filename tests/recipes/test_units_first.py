@@ -13,6 +13,7 @@ from pyrosparse import recipes
 from pyrosparse.infer import schedules
 from pyrosparse.models import distill
 from pyrosparse.recipes.named import Teacher
+from pyrosparse.supports import Grid
 from tests.recipes.test_parts import COSINE, ONE, N, Record, X, Y, along, rates
 from tests.stopped import stopped_after
 
@@ -154,3 +155,15 @@ def test_epochs_follow_the_data() -> None:
     )
     assert (many.pretrain, many.unit_epochs, many.epochs, many.fine_tune) == (8, 16, 60, 60)
     assert few.unit_epochs > 16 and few.epochs > 60
+
+
+@pytest.mark.parametrize(("messages", "pair"), [(True, (0.4, 0.4)), (False, (0.5, 0.5))])
+def test_supports_are_independent_without_messages(
+    messages: bool, pair: tuple[float, float]
+) -> None:
+    found, _ = run(messages=messages, epochs=2, unit_epochs=2, fine_tune=0)
+    for stage in ("units", "weights"):
+        for entry in found.runs[stage].lifted.guide.entries:
+            method = entry.method
+            assert isinstance(method, ps.GammaSpikeAndSlab) and isinstance(method.support, Grid)
+            assert (method.support.row, method.support.column) == (pair, pair)
