@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import pyrosparse as ps
 from pyrosparse.infer import Callback, Evaluation, Fit, schedules
+from pyrosparse.prune.criteria import Criterion
 
 ROWS = [(criterion, freeze) for criterion in ("magnitude", "random") for freeze in (False, True)]
 
@@ -31,10 +33,25 @@ class Zeros(Callback):
 
 
 def measure(criterion: str, freeze: bool, epochs: int, sparsity: float) -> dict[str, Any]:
-    """The last epoch's record of one run."""
+    """The last epoch's record of one run on digits."""
     data = ps.data.load("digits")
     torch.manual_seed(0)
     net = ps.networks.fcn(data.image_shape, hidden=(128, 128))
+    # As many steps an epoch as so few data allow.
+    return train(net, data, criterion, freeze, sparsity, epochs=epochs, batch_size=8)
+
+
+def train(
+    net: nn.Module,
+    data: ps.data.DataSet,
+    criterion: str | Criterion,
+    freeze: bool,
+    sparsity: float,
+    *,
+    epochs: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Train and prune a network; the record of the last epoch, before and after its pruning."""
     bnn = ps.lift(net, ps.Gaussian(scale=1.0))
     ramp = schedules.cubic(end=0.6) if freeze else schedules.constant
     callbacks = [
@@ -48,7 +65,7 @@ def measure(criterion: str, freeze: bool, epochs: int, sparsity: float) -> dict[
         bnn.guide,
         data.train,
         epochs=epochs,
-        batch_size=8,  # as many steps an epoch as so few data allow
+        batch_size=batch_size,
         callbacks=callbacks,
         validation=data.validation,
         progress=False,
