@@ -305,7 +305,7 @@ class CapturedSVI:
         guards = captured.guards
         written = writable(guards, arguments) if gradients else captured.written(arguments)
         start = State(written, guards.generators)
-        wrong = None
+        wrong = cannot_run = None
         try:
             for _ in range(seeds):
                 here = State(written, guards.generators)
@@ -314,14 +314,21 @@ class CapturedSVI:
                 else:
                     expected = [torch.as_tensor(self.evaluate_loss(*args, **kwargs))]
                 here.restore()
-                with torch.no_grad():
-                    found = captured.same_stream(captured.inputs(arguments))
+                try:
+                    with torch.no_grad():
+                        found = captured.same_stream(captured.inputs(arguments))
+                except Exception as error:  # such as oneDNN's LSTM, whose workspace is no tensor
+                    cannot_run = str(error).partition("\n")[0]
+                    break
                 names, usual = ["loss", *captured.parameters], captured.largest_loss
                 wrong = wrong or difference(names, expected, found, usual_loss=usual)
                 if math.isfinite(loss := float(expected[0] or 0.0)):
                     captured.largest_loss = max(usual, abs(loss))
         finally:
             start.restore()
+        if cannot_run:
+            self._fall_back(f"an operation of the step cannot run from its trace: {cannot_run}")
+            return False
         if wrong:
             self._fall_back(
                 f"the captured step differs from the eager one in {wrong}: it reads a value "

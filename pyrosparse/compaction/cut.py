@@ -78,7 +78,9 @@ def cut(
     _refuse_modes(working, len(inputs))
     graph = trace(working, len(inputs))
     with torch.no_grad():
-        flow = Flow(working, shapes(working, graph, _double(inputs)), at_least or 0, trained=True)
+        flow = Flow(
+            working, shapes(working, graph, exact_inputs(inputs)), at_least or 0, trained=True
+        )
     rules, barriers = find(graph, working)
     learn(graph, rules, barriers, flow)
     live = want(graph, rules, flow)
@@ -190,7 +192,8 @@ def _features(
     return found
 
 
-def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def exact_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs on the CPU, numbers in float64; indices and masks keep their dtype."""
     return tuple(
         x.detach().cpu().double() if isinstance(x, Tensor) and x.is_floating_point() else x
         for x in inputs

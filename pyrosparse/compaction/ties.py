@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.compact import learn
-from pyrosparse.compaction.cut import generic
+from pyrosparse.compaction.cut import exact_inputs, generic
 from pyrosparse.compaction.rules import find
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule
@@ -54,7 +54,7 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     [Tie(producer='0', consumer='3', units=tensor([0, 0, 0, 0, 1, 1, 1, 1]))]
     """
     plain = generic(net)
-    inputs = tuple(x.detach().cpu().double() if isinstance(x, Tensor) else x for x in inputs)
+    inputs = exact_inputs(inputs)
     with torch.no_grad():
         graph = trace(plain, len(inputs))
         sizes = shapes(plain, graph, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -69,6 +70,9 @@ class IndependentSupport(StartsTrained):
         from pyrosparse.supports import Grid
 
         net = job.net
+        turbo = self.turbo()
+        if turbo.units is not None and not has_units(job):
+            turbo = IndependentSupport.turbo(self)
         self.pretrained(job)
         # Slab and spike lie where the weights are now.
         prior = lift(
@@ -80,7 +84,7 @@ class IndependentSupport(StartsTrained):
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             kl_scale=self.kl_scale,
-            callbacks=[self.turbo()],
+            callbacks=[turbo],
         )
         # What is left is fine-tuned as it was pretrained: the spike has nothing more to take.
         bnn = lift(net, Gaussian(scale=self.scale), weights(net))
@@ -114,3 +118,21 @@ class TurboVBI(IndependentSupport):
         from pyrosparse.supports import UnitFactor
 
         return super().turbo(units=UnitFactor(cost=self.unit_cost), at_least=self.least_units)
+
+
+def has_units(job: Job) -> bool:
+    """Whether messages can pass from the weights of a layer to those of the next, through the units
+    between them. Warns where they cannot: single weights go all the same."""
+    from pyrosparse.lifting.target import weights
+    from pyrosparse.prune.turbo.ends import units_of
+
+    try:
+        units_of(job.net, weights(job.net), job.data.example)
+    except ValueError as error:
+        warnings.warn(
+            f"{job.recipe.name} prunes single weights only, and no units: "
+            f"{str(error).removesuffix(': leave out `units`')}",
+            stacklevel=2,
+        )
+        return False
+    return True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pyrosparse.recipes import shared
 from pyrosparse.recipes.option import POSITIVE, Auto, option
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
+from pyrosparse.recipes.turbo import has_units
 
 if TYPE_CHECKING:
     from pyrosparse.infer.schedules import Schedule
@@ -90,8 +91,10 @@ class TurboUnitsFirst(StartsTrained):
     def train(self, job: Job) -> Lifted:
         self.pretrained(job)
         taught, data = self.taught(job)
-        self.take_units(taught, data)
-        self.take_weights(taught, data)
+        units = has_units(job)
+        if units:
+            self.take_units(taught, data)
+        self.take_weights(taught, data, units)
         bnn = self.plain(job)
         if self.fine_tune:
             from pyrosparse.infer import schedules
@@ -152,7 +155,7 @@ class TurboUnitsFirst(StartsTrained):
             callbacks=[pruner],
         )
 
-    def take_weights(self, job: Job, data: Any) -> None:
+    def take_weights(self, job: Job, data: Any, units: bool) -> None:
         """Take weights until ``active`` are left, then train these without the spike, along one
         rate schedule."""
         from pyrosparse.infer import schedules
@@ -184,7 +187,7 @@ class TurboUnitsFirst(StartsTrained):
         bnn.freeze(left)
         ramp = schedules.cubic(end=1.0, start=_WEIGHTS[0] / end)
         pruner = TurboPruner(
-            units=UnitFactor(),
+            units=UnitFactor() if units else None,
             active=lambda at: share + (min(self.active, share) - share) * ramp(at),
             contrast=schedules.logarithmic(*_CONTRAST),
             strength=lambda progress: 0.0,

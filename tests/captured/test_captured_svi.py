@@ -703,6 +703,23 @@ def test_arguments_of_every_kind_reach_the_model():
     assert_captured(script, captures=len(kinds))
 
 
+def test_step_whose_trace_cannot_run_is_taken_eagerly():
+    # oneDNN's LSTM hands its backward pass a workspace that is no tensor of the trace.
+    def script(make):
+        pyro.set_rng_seed(0)
+        net = nn.LSTM(3, 4, batch_first=True)
+
+        def model(x, y):
+            pyro.module("net", net)
+            pyro.sample("y", dist.Normal(net(x)[0].sum((1, 2)), 1.0).to_event(1), obs=y)
+
+        steps(make(model, lambda x, y: None), 4, X.unsqueeze(1), Y)
+
+    ours = assert_as_eager(script)
+    if ours.svi.fallback:
+        assert_fell_back(ours, "cannot run from its trace")
+
+
 def test_argument_that_requires_grad_gets_its_gradient():
     def script(make):
         svi = make(regression())

@@ -167,3 +167,37 @@ def test_supports_are_independent_without_messages(
             method = entry.method
             assert isinstance(method, ps.GammaSpikeAndSlab) and isinstance(method.support, Grid)
             assert (method.support.row, method.support.column) == (pair, pair)
+
+
+class Loop(nn.Module):
+    """A layer is used again and again, so that no unit is of one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x).relu()
+        for _ in range(2):
+            hidden = hidden + self.again(hidden).relu()
+        return self.last(hidden)
+
+
+@pytest.mark.parametrize("recipe", [recipes.TurboUnitsFirst, recipes.TurboVBI])
+def test_weights_alone_go_where_there_are_no_units(recipe: Any) -> None:
+    options = {"pretrain": 1, "epochs": 4, "fine_tune": 1, "active": 0.3}
+    with pytest.warns(UserWarning, match="single weights only, and no units: the network has no"):
+        result = ps.compress(Loop(), (X, Y), recipe(**options), progress=False)
+    assert not {stage.name for stage in result.stages} & {"units"}
+    assert 0.2 < 1 - result.posterior.masks().sparsity < 0.45
+
+
+def test_units_are_found_behind_an_embedding() -> None:
+    torch.manual_seed(0)
+    words = torch.randint(0, 9, (len(Y), 4))
+    net = nn.Sequential(
+        nn.Embedding(9, 5), nn.Flatten(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 3)
+    )
+    recipe = recipes.TurboVBI(pretrain=1, epochs=4, fine_tune=0, active=0.2, least_units=2)
+    result = ps.compress(net, (words, Y), recipe, progress=False)
+    assert result.small is not None
