@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.lifting.guide import Entry, locate
+from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.lifting.target import locate
 from pyrosparse.util.errors import unknown_name
 
 _SIDES = ("unit", "input", "row", "column", "depth")

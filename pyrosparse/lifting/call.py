@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pyrosparse.lifting.activation_noise import check_plain
 from pyrosparse.lifting.attention import attention_of, length_first, no_fast_path, projecting
 from pyrosparse.lifting.draws import Draws
-from pyrosparse.lifting.guide import Entry, check_plain, locate
+from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.hooks import Gate, Noise
 from pyrosparse.lifting.method import Posterior
+from pyrosparse.lifting.target import locate
 from pyrosparse.lifting.watch import Watch, read_past
 
 

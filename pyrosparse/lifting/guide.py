@@ -11,21 +11,19 @@ import pyro.poutine as poutine
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from pyrosparse.lifting.layers import features, is_conv1d
+from pyrosparse.lifting.activation_noise import check_noise
+from pyrosparse.lifting.layers import features
 from pyrosparse.lifting.liftable import normalised, refused_at
 from pyrosparse.lifting.method import Method, Posterior
 from pyrosparse.lifting.origin import Origin, signed
 from pyrosparse.lifting.param_store import announce
-from pyrosparse.lifting.target import Target
+from pyrosparse.lifting.target import Target, locate
 from pyrosparse.util.errors import unknown_name
 from pyrosparse.util.sharding import refuse_sharded
 
 if TYPE_CHECKING:
     from pyrosparse.lifting.lift import Lifted
-
-_PLAIN = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _WHOLE = (
     "a method of weights draws them outside their layer, and needs them whole",
@@ -207,12 +205,6 @@ class Contents:
         self.entries.append(Entry(method, target, module, located, parameters, owner))
 
 
-def locate(net: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that owns a parameter, and the attribute it has there."""
-    owner, _, leaf = name.rpartition(".")
-    return net.get_submodule(owner), leaf
-
-
 def _after_loading(guide: Guide, _: object) -> None:
     guide.find_frozen()
 
@@ -271,43 +263,5 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
     if target.kind == "weight" and method.activation_moments(
         target, Posterior(method.init(target))
     ):
-        _check_activation_noise(net, target)
+        check_noise(net, target)
     method.check(net, target)
-
-
-def _check_activation_noise(net: nn.Module, target: Target) -> None:
-    layer, leaf = locate(net, target.name)
-    named = net.named_parameters(remove_duplicate=False)
-    shared = [name for name, parameter in named if parameter is target.value]
-    if len(shared) > 1:
-        _refuse_noise(
-            target,
-            f"it is shared, as {' and '.join(shared)}, and one draw must serve all its places",
-        )
-    if leaf != "weight":
-        _refuse_noise(target, "it is not a layer's weight")
-    check_plain(layer, target)
-
-
-def check_plain(layer: nn.Module, target: Target) -> None:
-    """Refuse noise at the activations of a layer that may compute something else than the plain
-    product of its input and its weight."""
-    plain = type(layer) in _PLAIN or (is_conv1d(layer) and type(layer).__name__ == "Conv1D")
-    if not plain:
-        _refuse_noise(
-            target,
-            f"it belongs to {type(layer).__name__}, which is not exactly torch's Linear or "
-            "convolution or Hugging Face's Conv1D, and may compute something else",
-        )
-    if "forward" in layer.__dict__ or "_conv_forward" in layer.__dict__:
-        _refuse_noise(target, "its layer has a forward of its own")
-    if layer._forward_hooks or layer._forward_pre_hooks:
-        _refuse_noise(target, "its layer has forward hooks, which may change what it computes")
-
-
-def _refuse_noise(target: Target, reason: str) -> None:
-    raise ValueError(
-        f"the noise of {target.key!r} cannot be drawn at the activations: {reason}. Draw it at the "
-        "weight, by estimator='weights' of Gaussian or VariationalDropout or likelihood='point' of "
-        "GammaSpikeAndSlab, or leave it out of the targets"
-    )

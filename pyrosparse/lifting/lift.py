@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from pyrosparse.lifting.call import Inspection, run
 from pyrosparse.lifting.draws import Means, Sampled, Trained
-from pyrosparse.lifting.guide import Contents, Entry, Guide, check_target, locate
+from pyrosparse.lifting.guide import Contents, Entry, Guide, check_target
 from pyrosparse.lifting.masks import Masks, largest
 from pyrosparse.lifting.method import Method
 from pyrosparse.lifting.origin import sources
 from pyrosparse.lifting.param_store import announce
-from pyrosparse.lifting.target import Target
+from pyrosparse.lifting.target import Target, locate
 from pyrosparse.util.arguments import arguments
 from pyrosparse.util.errors import refuse_jit, unknown_name
 

@@ -300,3 +300,9 @@ def raise_nothing(where: object, known: list[str], kind: str) -> None:
     if isinstance(where, str):
         raise unknown_name(kind, where, known)
     raise ValueError(f"no {kind} of the network matches {where!r}; it has: {', '.join(known)}")
+
+
+def locate(net: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that owns a parameter, and the attribute it has there."""
+    owner, _, leaf = name.rpartition(".")
+    return net.get_submodule(owner), leaf

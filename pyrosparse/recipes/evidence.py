@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pyrosparse.recipes import shared
+from pyrosparse.recipes.noise import by_layer
 from pyrosparse.recipes.option import Auto, Rule, option
 from pyrosparse.recipes.recipe import Recipe
 
@@ -36,11 +37,10 @@ class MeanField(Recipe):
     def train(self, job: Job) -> Lifted:
         from pyrosparse.infer import schedules
         from pyrosparse.lifting.lift import lift
-        from pyrosparse.lifting.target import weights
         from pyrosparse.methods import Gaussian
 
         method = Gaussian(scale=self.scale, posterior="normal", estimator="activations")
-        bnn = lift(job.net, method, weights(job.net))
+        bnn = lift(job.net, by_layer(method, job.net, job.data.example))
         job.fit(
             bnn,
             epochs=self.epochs,

@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from pyrosparse import __version__
+from pyrosparse.data.examples import Examples
 from pyrosparse.infer import Callback, Fit, fit
 from pyrosparse.infer.ranks import process_group
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.models.distillation import distill
 from pyrosparse.models.latents import ModelGuide, guide_of
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.split import Split, digest
@@ -106,7 +108,7 @@ class Job:
         run = fit(
             model,
             guide_of(model, bnn),
-            self.data.train if data is None else data,
+            _taught(model, self.data.train if data is None else data),
             validation=self.data.validation,
             callbacks=[*callbacks, *self.callbacks],
             checkpoint=folder / CHECKPOINT if folder else None,
@@ -182,3 +184,14 @@ def _carry(fitted: nn.Module, model: nn.Module, network: Any) -> None:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if id(tensor) not in of_network and name in learned:
                 tensor.copy_(learned[name])
+
+
+def _taught(model: Any, data: Any) -> Any:
+    """Training data with what the teacher of a model says of them, once for all epochs; data that
+    are other ones in each epoch, or have it already, as they are."""
+    parts = (data.x, data.y) if isinstance(data, Examples) else data
+    if not isinstance(model, distill) or not model.weight:
+        return data
+    if not isinstance(parts, tuple) or len(parts) != 2:
+        return data
+    return (*parts, model.teach(parts[0]))

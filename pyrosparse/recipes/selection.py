@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyrosparse.recipes import shared
 from pyrosparse.recipes.fine_tuning import fold_and_fine_tune
+from pyrosparse.recipes.noise import by_layer
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
 
@@ -93,11 +95,12 @@ class GroupHorseshoe(Selection):
     def lifted(self, job: Job) -> Lifted:
         from pyrosparse import methods
         from pyrosparse.lifting.lift import lift
-        from pyrosparse.lifting.target import gates, weights
+        from pyrosparse.lifting.target import gates
 
         normal = methods.Gaussian(posterior="normal", estimator="activations")
         horseshoe = methods.GroupHorseshoe(job.data.n, self.active)
-        return lift(job.net, [(normal, weights(job.net)), (horseshoe, gates(job.net))])
+        priors = by_layer(normal, job.net, job.data.example)
+        return lift(job.net, [*priors, (horseshoe, gates(job.net))])
 
 
 @dataclass(frozen=True)
@@ -120,15 +123,24 @@ class SpikeAndSlab(Selection):
 
     def lifted(self, job: Job) -> Lifted:
         from pyrosparse import methods
+        from pyrosparse.lifting.activation_noise import by_noise
         from pyrosparse.lifting.lift import lift
         from pyrosparse.lifting.target import gates, weights
 
         net = job.net
         if self.structure == "weight":
-            return lift(net, methods.SpikeAndSlab(self.inclusion, self.slab), weights(net))
+            taken, others = by_noise(net, weights(net), job.data.example)
+            if others and taken:
+                warnings.warn(
+                    f"{self.name} leaves {', '.join(one.key for one in others)} as they are: its "
+                    "noise is drawn at the activations of plain layers that act once",
+                    stacklevel=2,
+                )
+            method = methods.SpikeAndSlab(self.inclusion, self.slab)
+            return lift(net, method, taken or others)  # which says what it cannot take
         normal = methods.Gaussian(self.slab, posterior="normal", estimator="activations")
         units = methods.GroupSpikeAndSlab(self.inclusion)
-        return lift(net, [(normal, weights(net)), (units, gates(net))])
+        return lift(net, [*by_layer(normal, net, job.data.example), (units, gates(net))])
 
 
 def _pretraining(recipe: Polarization, net: object, data: object) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyrosparse.recipes import shared
 from pyrosparse.recipes.option import POSITIVE, Auto, option
@@ -90,11 +90,11 @@ class TurboUnitsFirst(StartsTrained):
 
     def train(self, job: Job) -> Lifted:
         self.pretrained(job)
-        taught, data = self.taught(job)
+        taught = self.taught(job)
         units = has_units(job)
         if units:
-            self.take_units(taught, data)
-        self.take_weights(taught, data, units)
+            self.take_units(taught)
+        self.take_weights(taught, units)
         bnn = self.plain(job)
         if self.fine_tune:
             from pyrosparse.infer import schedules
@@ -109,26 +109,20 @@ class TurboUnitsFirst(StartsTrained):
             )
         return bnn
 
-    def taught(self, job: Job) -> tuple[Job, Any]:
-        """The same job with the likelihood that also imitates the trained network, and the training
-        data with what that says of them. A likelihood of the user's own, and that of a teacher of
-        his, stay."""
-        from pyrosparse.data import Examples
+    def taught(self, job: Job) -> Job:
+        """The same job with the likelihood that also imitates the trained network. A likelihood of
+        the user's own, and that of a teacher of his, stay."""
         from pyrosparse.models import classifier
         from pyrosparse.recipes.named import Teacher
 
-        train = job.data.train
         if not self.distillation or job.likelihood is not classifier:
-            return job, train
+            return job
         assert job.original is not None
         taught = copy.copy(job)
         taught.likelihood = Teacher(job.original, self.distillation, 2.0)
-        parts = (train.x, train.y) if isinstance(train, Examples) else train
-        if isinstance(parts, tuple):
-            parts = (*parts, taught.model(job.net).teach(parts[0]))
-        return taught, parts
+        return taught
 
-    def take_units(self, job: Job, data: Any) -> None:
+    def take_units(self, job: Job) -> None:
         """Take units until each layer has ``least_units``; the weights of the others all stay."""
         from pyrosparse.lifting.lift import lift
         from pyrosparse.methods import GammaSpikeAndSlab
@@ -148,14 +142,13 @@ class TurboUnitsFirst(StartsTrained):
         job.fit(
             prior,
             stage="units",
-            data=data,
             epochs=self.unit_epochs,
             learning_rate=self.unit_rate,
             kl_scale=self.unit_kl_scale,
             callbacks=[pruner],
         )
 
-    def take_weights(self, job: Job, data: Any, units: bool) -> None:
+    def take_weights(self, job: Job, units: bool) -> None:
         """Take weights until ``active`` are left, then train these without the spike, along one
         rate schedule."""
         from pyrosparse.infer import schedules
@@ -198,7 +191,6 @@ class TurboUnitsFirst(StartsTrained):
         job.fit(
             bnn,
             stage="weights",
-            data=data,
             epochs=first,
             learning_rate=self.learning_rate,
             schedule=_part(along, 0.0, end),
@@ -211,7 +203,6 @@ class TurboUnitsFirst(StartsTrained):
         job.fit(
             self.plain(job),
             stage="settling",
-            data=data,
             epochs=self.epochs - first,
             learning_rate=self.learning_rate,
             schedule=_part(along, end, 1.0),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyrosparse.recipes import shared
+from pyrosparse.recipes.noise import by_layer
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
 
@@ -88,18 +89,19 @@ class VariationalDropout(StartsTrained):
                 f"{self.epochs} epochs; lower kl_free or raise epochs"
             )
 
-    def priors(self, net: nn.Module) -> list[Any]:
+    def priors(self, net: nn.Module, example: tuple[Any, ...]) -> list[Any]:
         """The methods with their targets, as ``lift`` takes them."""
         from pyrosparse import methods
-        from pyrosparse.lifting.target import weights
 
-        return [(methods.VariationalDropout(empirical_bayes=self.empirical_bayes), weights(net))]
+        method = methods.VariationalDropout(empirical_bayes=self.empirical_bayes)
+        return by_layer(method, net, example)
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse.lifting.lift import lift
         from pyrosparse.methods import VariationalDropout as Method
 
-        bnn = lift(job.net, self.priors(job.net))  # what cannot be lifted is said now
+        priors = self.priors(job.net, job.data.example)
+        bnn = lift(job.net, priors)  # what cannot be lifted is said now
         noisy = [e.target.key for e in bnn.guide.entries if isinstance(e.method, Method)]
         thresholds = {key: math.exp(-self._limit(key) / 2) for key in noisy}
         self.pretrained(job)
@@ -163,9 +165,9 @@ class GroupVariationalDropout(VariationalDropout):
         "numbers by the names of gates",
     )
 
-    def priors(self, net: nn.Module) -> list[Any]:
+    def priors(self, net: nn.Module, example: tuple[Any, ...]) -> list[Any]:
         from pyrosparse import methods
-        from pyrosparse.lifting.target import gates, weights
+        from pyrosparse.lifting.target import gates
 
         gate = methods.VariationalDropout(
             initial_scale=_GROUP_SCALE, empirical_bayes=self.empirical_bayes
@@ -173,7 +175,7 @@ class GroupVariationalDropout(VariationalDropout):
         slab = methods.Gaussian(
             posterior="normal", estimator="activations", initial_scale=_GROUP_SCALE
         )
-        return [(gate, gates(net)), (slab, weights(net))]
+        return [(gate, gates(net)), *by_layer(slab, net, example)]
 
     def fine_tuned(self, job: Job, bnn: Lifted) -> Lifted:
         """What is left, trained on with its noise: what stays has little."""

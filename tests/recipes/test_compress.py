@@ -150,6 +150,25 @@ def test_any_recipe_distils() -> None:
     assert set(result.quality) == {"accuracy", "nll", "ece"}
 
 
+def test_a_teacher_sees_the_data_once_for_all_epochs() -> None:
+    class Teacher(nn.Linear):
+        seen = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            type(self).seen += len(x)
+            return super().forward(x.flatten(1)[:, : self.in_features])
+
+    width = X.flatten(1).shape[1]
+    teacher = Teacher(width, 3)
+
+    def model(network: Any, n: int) -> Any:
+        return ps.distill(network, teacher, n)
+
+    recipe = ps.recipes.NoPruning(epochs=5, batch_size=96)
+    ps.compress(own(), (X, Y), recipe, model=model, progress=False, dense=False)
+    assert Teacher.seen == len(X) * 4 // 5  # a fifth is held out
+
+
 def test_network_and_generators_are_left_alone() -> None:
     net = own()
     before = {key: value.clone() for key, value in net.state_dict().items()}

@@ -105,7 +105,7 @@ def test_what_leaves_no_epoch_or_names_no_number_is_refused() -> None:
 def test_empirical_bayes_reaches_the_method() -> None:
     for recipe in (recipes.VariationalDropout, recipes.GroupVariationalDropout):
         for chosen in (False, True):
-            prior = recipe(empirical_bayes=chosen).priors(net())[0][0]
+            prior = recipe(empirical_bayes=chosen).priors(net(), (X[:1],))[0][0]
             assert prior.empirical_bayes is chosen
 
 
@@ -161,3 +161,53 @@ def test_digits_stay_right_in_a_smaller_network(name: str) -> None:
     before, after = report.total_macs
     assert result.sparsity > 0.5
     assert before > 2 * after
+
+
+class Decoder(nn.Module):
+    """A transposed convolution, and a layer that acts twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose1d(1, 2, 3)
+        self.hidden, self.again, self.last = nn.Linear(16, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.hidden(self.up(x.unsqueeze(1)).relu().flatten(1)).relu()
+        return self.last(self.again(self.again(hidden).relu()))
+
+
+class Estimators(ps.infer.Callback):
+    """Records where each weight has its noise, by stage; None for a point."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+
+    def on_start(self, run: Any) -> None:
+        entries = [e for e in run.lifted.guide.entries if e.target.kind == "weight"]
+        self.found.append({e.target.key: getattr(e.method, "estimator", None) for e in entries})
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        recipes.MeanField,
+        recipes.VariationalDropout,
+        recipes.GroupVariationalDropout,
+        recipes.GroupHorseshoe,
+    ],
+)
+def test_noise_is_drawn_where_each_layer_allows_it(recipe: Any) -> None:
+    options = {"pretrain": 0, "epochs": 2, "fine_tune": 1}
+    chosen = recipe(**{k: v for k, v in options.items() if k in recipe.options()})
+    seen = Estimators()
+    ps.compress(Decoder(), (X, Y), chosen, callbacks=[seen], progress=False)
+    at_weights = {"up.weight": "weights", "again.weight": "weights"}
+    at_activations = {"hidden.weight": "activations", "last.weight": "activations"}
+    assert at_weights | at_activations in seen.found
+
+
+def test_spike_and_slab_leaves_what_has_no_noise_at_the_activations() -> None:
+    recipe, seen = recipes.SpikeAndSlab(pretrain=0, epochs=1, fine_tune=0), Estimators()
+    with pytest.warns(UserWarning, match=r"leaves up.weight, again.weight as they are"):
+        ps.compress(Decoder(), (X, Y), recipe, callbacks=[seen], progress=False)
+    assert seen.found[0].keys() == {"hidden.weight", "last.weight"}
