@@ -221,19 +221,28 @@ def _layer(net: nn.Module, target: Target) -> Any:
             f"{target.key!r} is no input: choose the layers with ps.inputs(net, where)"
         )
     layer: Any = net.get_submodule(target.name)
+    reason = why_not_thinned(layer)
+    if reason:
+        raise ValueError(f"{target.name!r} {reason}: leave it out, with `on`")
+    return layer
+
+
+def why_not_thinned(layer: nn.Module) -> str:
+    """Why no channels can be taken from what enters a layer; empty where they can.
+
+    >>> why_not_thinned(nn.Conv2d(4, 4, 3, groups=2))
+    'is a convolution of 2 groups, of which a filter sees only some channels'
+    """
     if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)):
-        raise ValueError(
-            f"{target.name!r} is a {type(layer).__name__}: channels are taken from what enters "
-            "dense layers and convolutions"
-        )
+        kind = type(layer).__name__
+        return f"is a {kind}, and channels are taken from what enters dense layers and convolutions"
     if not is_plain(layer, (nn.Linear, *CONVOLUTIONS)):
-        raise ValueError(
-            f"{target.name!r} is a subclass of a layer, is parametrized or has hooks, so that it "
-            "is not known what its inputs add: leave it out, with `on`"
+        return (
+            "is a subclass of a layer, is parametrized or has hooks, so that it is not known what "
+            "its inputs add"
         )
     if isinstance(layer, CONVOLUTIONS) and layer.groups != 1:
-        raise ValueError(
-            f"{target.name!r} is a convolution of {layer.groups} groups, of which a filter sees "
-            "only some channels: leave it out, with `on`"
+        return (
+            f"is a convolution of {layer.groups} groups, of which a filter sees only some channels"
         )
-    return layer
+    return ""

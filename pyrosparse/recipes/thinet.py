@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,13 +34,24 @@ class ThiNet(Sparse):
 
     def targets(self, net: nn.Module) -> list[Target]:
         """The weights of all convolutions but the first and those of 1 x 1; where there are none,
-        of all dense layers but the first."""
+        of all dense layers but the first. Warns of layers that cannot be thinned."""
         from pyrosparse.lifting.target import weights
+        from pyrosparse.prune.thinet_channels import why_not_thinned
 
-        layers = weights(net)
+        layers = []
+        for one in weights(net):
+            owner = one.name.rpartition(".")[0]
+            reason = why_not_thinned(net.get_submodule(owner))
+            if reason:
+                warnings.warn(f"{self.name} leaves {owner!r} as it is: it {reason}", stacklevel=2)
+            else:
+                layers.append(one)
         convolutions = [one for one in layers if len(one.shape) > 2][1:]
         wide = [one for one in convolutions if math.prod(one.shape[2:]) > 1]
-        return wide or [one for one in layers if len(one.shape) == 2][1:]
+        found = wide or [one for one in layers if len(one.shape) == 2][1:]
+        if not found:
+            raise ValueError(f"{self.name} finds no layer whose input channels could go")
+        return found
 
     def train(self, job: Job) -> Lifted:
         import torch

@@ -244,3 +244,18 @@ def test_examples_are_chosen_by_the_seed_of_loaders_too() -> None:
     assert [len(part) for part in one] == [30, 30]
     assert torch.equal(one[0], again[0]) and not torch.equal(one[0], other[0])
     assert len(split.some(1000, 0)[0]) == 100
+
+
+def test_thinet_leaves_layers_that_it_cannot_thin_and_says_so_before_training() -> None:
+    grouped = nn.Conv1d(4, 4, 3, groups=2)
+    body = [nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3), nn.ReLU(), grouped, nn.Flatten()]
+    recipe = recipes.ThiNet(epochs=1, examples=20, last_fine_tune=1)
+    wider = nn.Sequential(*body, nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    with pytest.warns(UserWarning, match="leaves '3' as it is: it is a convolution of 2 groups"):
+        result = ps.compress(wider, (X, Y), recipe, progress=False)
+    assert result.posterior.masks()["7.weight"].all(0).sum() == 3
+    with (
+        pytest.warns(UserWarning, match="leaves '3'"),
+        pytest.raises(ValueError, match="thinet finds no layer"),
+    ):
+        ps.compress(nn.Sequential(*body, nn.Linear(8, 3)), (X, Y), recipe, progress=False)
