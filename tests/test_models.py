@@ -52,3 +52,41 @@ def test_number_of_data_must_be_a_positive_whole_number(n):
 def test_noise_must_be_positive(noise):
     with pytest.raises(ValueError, match="noise"):
         ps.regressor(nn.Linear(4, 1), 5, noise=noise)
+
+
+def test_classes_of_each_pixel_along_any_dimension() -> None:
+    torch.manual_seed(0)
+    x, net = torch.randn(6, 1, 4, 5), nn.Conv2d(1, 3, 1)
+    y = torch.randint(0, 3, (6, 4, 5))
+    bnn = ps.lift(net, ps.Gaussian())
+    model = ps.classifier(bnn, n=12, class_dim=1)
+    drawn = poutine.trace(bnn.guide).get_trace(x)
+    trace = poutine.trace(poutine.replay(model, drawn)).get_trace(x, y)
+    trace.compute_log_prob()
+    # The plate scales six of twelve data by two.
+    expected = -2 * nn.functional.cross_entropy(net(x), y, reduction="sum")
+    torch.testing.assert_close(trace.nodes["y"]["log_prob_sum"], expected)
+    assert model(x).shape == y.shape
+    with pytest.raises(ValueError, match="classes on dimension 1: give classifier"):
+        ps.classifier(bnn, n=12)(x, y)
+
+
+def test_maps_of_classes_are_compressed_and_scored_in_their_model() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(40, 1, 4, 4)
+    y = (x[:, 0] > 0).long()
+    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    recipe = ps.recipes.Magnitude(epochs=30, learning_rate=0.02, sparsity=0.3)
+    result = ps.compress(
+        net,
+        (x, y),
+        recipe,
+        model=lambda bnn, n: ps.classifier(bnn, n, class_dim=1),
+        test=(x, y),
+        progress=False,
+    )
+    assert result.small is not None
+    with torch.no_grad():
+        right = (result.small(x).argmax(1) == y).double().mean()
+    assert result.quality["accuracy"] == pytest.approx(float(right), abs=1e-6)
+    assert right > 0.9

@@ -25,9 +25,12 @@ class classifier(nn.Module):
     n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
     output:  the name of the logits in what the network gives, such as ``"logits"``; None where it
              gives a tensor.
+    class_dim: the dimension of the logits along which the classes lie: the last by default; 1 of
+             networks that give maps as torch's losses take them, (batch, classes, H, W).
 
     The model takes ``x`` and labels ``y``, (batch,) int64, or None to draw them; it returns the
-    labels. With further inputs the labels come last: ``model(x, mask, y)``. Data that are dicts
+    labels. Where a datum has many labels, as each pixel or word its own, both are (batch, ...).
+    With further inputs the labels come last: ``model(x, mask, y)``. Data that are dicts
     have the network's arguments by their names, and the labels as ``y`` or ``labels``. Its site
     is ``y``. It is a torch module that holds the network, where that is one.
 
@@ -39,13 +42,19 @@ class classifier(nn.Module):
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian())
     >>> classifier(bnn, n=100)(torch.ones(5, 4)).shape
     torch.Size([5])
+    >>> maps = ps.lift(torch.nn.Conv2d(1, 3, 1), ps.Gaussian())
+    >>> classifier(maps, n=100, class_dim=1)(torch.ones(5, 1, 8, 8)).shape
+    torch.Size([5, 8, 8])
     """
 
-    def __init__(self, network: Network, n: int, *, output: str | None = None) -> None:
+    def __init__(
+        self, network: Network, n: int, *, output: str | None = None, class_dim: int = -1
+    ) -> None:
         super().__init__()
         self.network = network
         self.n = positive_count(n)
         self.output = output
+        self.class_dim = class_dim
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
         """The model's positional arguments from some by name."""
@@ -54,9 +63,11 @@ class classifier(nn.Module):
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
         inputs, y = separated(x, more, y)
         logits = named_output(self.network(*inputs), self.output)
+        logits = logits.movedim(self.class_dim, -1)
         check_labels(y, logits)
+        labels = dist.Categorical(logits=logits).to_event(logits.dim() - 2)
         with data_plate(self.n, x):
-            return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+            return pyro.sample("y", labels, obs=y)
 
 
 class multilabel(nn.Module):
@@ -110,6 +121,12 @@ def check_labels(y: Tensor | None, logits: Tensor) -> None:
             "values are whole numbers, and use regressor where they are not"
         )
     if not y.dim() or y.shape != logits.shape[-1 - y.dim() : -1]:
+        if logits.dim() > 2 and y.shape == (len(logits), *logits.shape[2:]):
+            raise ValueError(
+                f"y has shape {tuple(y.shape)} and the network's logits have "
+                f"{tuple(logits.shape)}, with the classes on dimension 1: give "
+                "classifier(..., class_dim=1)"
+            )
         raise ValueError(
             f"y has shape {tuple(y.shape)} but the network's logits have {tuple(logits.shape)}: "
             f"one label for each row of logits is needed, {tuple(logits.shape[:-1])}"

@@ -216,13 +216,15 @@ def _for_the_data(job: Job, bnn: Lifted, net: nn.Module, original: nn.Module) ->
 
 
 def _predicts(job: Job, net: nn.Module) -> str:
-    """What a network predicts in its model: ``classes``, given by logits, ``values``, or "" where
-    it is neither, such as classes in an order."""
+    """What a network predicts in its model: ``classes``, given by rows of logits, ``values``, or ""
+    where it is neither, such as classes in an order, or of each pixel."""
     model = job.model(net)
-    if isinstance(model, classifier | distill):
+    if isinstance(model, distill):
         return "classes"
     with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(net), poutine.block():
         sites = observed_sites(poutine.trace(model).get_trace(*job.data.batch))
+    if isinstance(model, classifier):
+        return "" if model.output is not None or sites[0]["fn"].event_dim else "classes"
     return "values" if len(sites) == 1 and predicts_values(sites[0]["fn"]) else ""
 
 
