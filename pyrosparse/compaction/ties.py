@@ -33,6 +33,13 @@ class Tie:
     consumer: str
     units: Tensor
 
+    def __repr__(self) -> str:
+        tied = int((self.units >= 0).sum())
+        return (
+            f"Tie: {tied} of {len(self.units)} inputs of {self.consumer!r} are units of "
+            f"{self.producer!r}"
+        )
+
 
 def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     """Find which input features of each layer vanish with which unit of another.
