@@ -57,8 +57,9 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     Raises ValueError where the network cannot be traced.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
-    >>> unit_ties(net, (torch.ones(1, 1, 4, 4),))
-    [Tie(producer='0', consumer='3', units=tensor([0, 0, 0, 0, 1, 1, 1, 1]))]
+    >>> (tie,) = unit_ties(net, (torch.ones(1, 1, 4, 4),))
+    >>> tie, tie.units
+    (Tie: 8 of 8 inputs of '3' are units of '0', tensor([0, 0, 0, 0, 1, 1, 1, 1]))
     """
     plain = generic(net)
     inputs = tuple(x.detach().cpu().double() if isinstance(x, Tensor) else x for x in inputs)
