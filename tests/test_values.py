@@ -11,7 +11,7 @@ from pyrosparse import bench, data
 from pyrosparse.bench import tables
 from pyrosparse.bench.predictive import unpacked
 from pyrosparse.cli import app
-from pyrosparse.diagnostics.guides import AnyDraw
+from pyrosparse.evidence.given import AnyDraw
 from pyrosparse.recipes.setup import Setup
 
 SUITE = """

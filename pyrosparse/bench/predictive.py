@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyrosparse import data as data_sets
 from pyrosparse.diagnostics import PredictiveQuality, predictive_quality
-from pyrosparse.diagnostics.guides import AnyDraw
 from pyrosparse.evidence import normal_posteriors
+from pyrosparse.evidence.given import AnyDraw
 from pyrosparse.measure import regression_quality
 from pyrosparse.measure.report import point_quality
 from pyrosparse.models import around

@@ -24,7 +24,8 @@ from pyrosparse.lifting.together import (
     outputs_together,
 )
 from pyrosparse.models import guide_of
-from pyrosparse.prediction.prediction import ClassPrediction, Prediction, RealPrediction
+from pyrosparse.prediction.ensemble import Ensemble
+from pyrosparse.prediction.prediction import ClassPrediction, Prediction, RealPrediction, mixed
 from pyrosparse.storage import load
 
 Likelihood = Callable[[Any], Any]
@@ -45,8 +46,8 @@ def predict(
     .. math:: p(y \mid x) = \frac1S \sum_{s=1}^S p(y \mid f(x; w_s)), \qquad w_s \sim q
 
     network:    a lifted network, compact or not; any other, which has one draw: its weights; a
-                model that holds one as ``network``, such as ``ps.regressor``; or the path of a file
-                that ``ps.save`` wrote.
+                model that holds one as ``network``, such as ``ps.regressor``; the path of a file
+                that ``ps.save`` wrote; or an ``Ensemble``, whose members share the draws.
     x:          inputs (n, ...), or the sequence of the network's arguments, (n, ...) each.
     draws:      S.
     likelihood: a function from the network's output, (batch, ...), to the distribution of the data;
@@ -76,6 +77,16 @@ def predict(
             raise TypeError(f"a network is a module or the path of a file, got {network!r}")
         network = load(network)
     assert isinstance(network, nn.Module)
+    if isinstance(network, Ensemble):
+        if guide is not None:
+            raise ValueError("an ensemble has a guide for each member, and takes none")
+        each: dict[str, Any] = {"draws": -(-draws // len(network)), "batch_size": batch_size}
+        return mixed(
+            [
+                predict(member, x, likelihood=likelihood, seed=seed + number, **each)
+                for number, member in enumerate(network.members)
+            ]
+        )
     inputs = (x,) if isinstance(x, Tensor) else tuple(x)
     if not inputs or not len(inputs[0]) or draws < 1 or batch_size < 1:
         raise ValueError("there must be data to predict, and draws and batch_size of 1 or more")
