@@ -75,12 +75,8 @@ def _quality(report: Report) -> list[Cost]:
     if isinstance(before, RegressionQuality):
         scores, others = before.figures(), after.figures()
         return [
-            (
-                f"test {value_name(name)}",
-                *(value_text(name, one[name]) for one in (scores, others)),
-                "",
-            )
-            for name in scores
+            (f"test {value_name(k)}", value_text(k, scores[k]), value_text(k, others[k]), "")
+            for k in scores
         ]
     return [
         ("test accuracy", f"{100 * before.accuracy:.2f} %", f"{100 * after.accuracy:.2f} %", ""),
