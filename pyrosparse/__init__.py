@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         ordinal,
         regressor,
     )
-    from pyrosparse.prediction import conformal, predict  # type: ignore[no-redef]
+    from pyrosparse.prediction import conformal, ensemble, predict  # type: ignore[no-redef]
     from pyrosparse.recipes.run import compress
     from pyrosparse.sparse import sparse_inference
     from pyrosparse.storage import export_onnx, load, save  # type: ignore[no-redef]
@@ -102,6 +102,7 @@ __all__ = [
     "diagnostics",
     "distill",
     "distributions",
+    "ensemble",
     "evidence",
     "export_onnx",
     "ffn",
@@ -156,7 +157,7 @@ _PLACES = {
     "StructuredBayesianPruning TargetedDropout VariationalDropout generative",
     "models": "classifier counts distill heteroscedastic_regressor language_model multilabel "
     "ordinal regressor",
-    "prediction": "conformal predict",
+    "prediction": "conformal ensemble predict",
     "recipes.run": "compress",
     "sparse": "sparse_inference",
     "storage": "export_onnx load save",

@@ -11,7 +11,7 @@ from pyrosparse import bench, data
 from pyrosparse.bench import tables
 from pyrosparse.bench.predictive import unpacked
 from pyrosparse.cli import app
-from pyrosparse.diagnostics.guides import AnyDraw
+from pyrosparse.evidence.given import AnyDraw
 from pyrosparse.recipes.setup import Setup
 
 SUITE = """
@@ -121,13 +121,6 @@ def test_a_suite_of_values_is_run_and_shown(tmp_path: Path) -> None:
     command = ["bench", str(file), "--results", str(results), "--seeds", "2"]
     assert "nothing is missing" in CliRunner().invoke(app, command).output
     json.dumps(lines)
-
-
-def test_a_folder_with_a_report_refuses_values_before_it_trains(tmp_path: Path) -> None:
-    command = ["compress", "mean-field", "--dataset", "diabetes", "--output", str(tmp_path / "run")]
-    outcome = CliRunner().invoke(app, command)
-    assert outcome.exit_code == 2 and "pyrosparse bench" in outcome.stderr
-    assert not (tmp_path / "run").exists()
 
 
 def test_draws_of_a_sampler_are_each_as_probable() -> None:

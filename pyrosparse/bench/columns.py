@@ -91,6 +91,8 @@ COMPARED: list[Column] = [
     ("training, s", lambda cell: f"{mean(line['seconds'] for line in cell.lines):.0f}"),
 ]
 
+_CONFORMAL: Column = ("90 % sets cover, % (size)", lambda cell: _conformal(cell))
+
 PREDICTIVE: list[Column] = [
     ("predicts", lambda cell: cell.predicts),
     _SEEDS,
@@ -98,6 +100,7 @@ PREDICTIVE: list[Column] = [
     ("NLL", lambda cell: spread(cell.predictive("nll"), 4)),
     ("ECE", lambda cell: spread(cell.predictive("ece"), 4)),
     ("OOD AUROC", lambda cell: spread(cell.predictive("ood_auroc"), 4)),
+    _CONFORMAL,
     (
         "elpd (s.e.)",
         lambda cell: (
@@ -111,6 +114,14 @@ PREDICTIVE: list[Column] = [
         lambda cell: _difference(cell.against("mean-field", "posterior")),
     ),
 ]
+
+
+def _conformal(cell: Cell) -> str:
+    known = [line.get("predictive", {}).get(cell.predicts, {}) for line in cell.lines]
+    if not all("conformal_size" in one for one in known):  # of results before there were such
+        return ""
+    covered = spread([100 * one["conformal_coverage"] for one in known], 1)
+    return f"{covered} ({mean(one['conformal_size'] for one in known):.2f})"
 
 
 def _per_split(name: str, digits: int) -> Column:
@@ -146,7 +157,8 @@ def columns_of(cells: Sequence[Cell]) -> tuple[list[Column], list[Cell]]:
     if any("test_rmse" in line for cell in cells for line in cell.lines):
         return VALUES, list(cells)
     if any("predictive" in line for cell in cells for line in cell.lines):
-        return PREDICTIVE, list(cells)
+        known = any(map(_conformal, cells))
+        return [one for one in PREDICTIVE if known or one is not _CONFORMAL], list(cells)
     if any(cell.kept for cell in cells):
         return SIZE, along_the_knob(cells)
     structured = any("structure" in cell.paper for cell in cells)

@@ -10,16 +10,20 @@ import torch
 from torch import Tensor
 
 from pyrosparse import data as data_sets
-from pyrosparse.diagnostics import PredictiveQuality, predictive_quality
-from pyrosparse.diagnostics.guides import AnyDraw
+from pyrosparse.diagnostics import PredictiveQuality, log_probabilities, predictive_quality
 from pyrosparse.evidence import normal_posteriors
+from pyrosparse.evidence.given import AnyDraw
+from pyrosparse.infer import SWAG
 from pyrosparse.measure import regression_quality
 from pyrosparse.measure.report import point_quality
 from pyrosparse.models import around
+from pyrosparse.prediction import ClassPrediction, conformal
 from pyrosparse.recipes.named import load_data
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.setup import Setup
 
+COVERAGE = 0.9
+"""What conformal sets are asked for, calibrated on the validation data."""
 DRAWS = 100
 """Draws of a posterior: elpd is too low with few, and an ``fcn`` needs seconds for these."""
 
@@ -58,14 +62,32 @@ def predictive(result: Result, outside: str, x: Tensor, *, seed: int) -> dict[st
     ``network`` is the network as it predicts with its weights; where there is a normal posterior,
     ``posterior`` averages its probabilities over ``draws`` of it. Each has accuracy, NLL (nats per
     datum), Brier score, ECE, elpd with its standard error (nats), the AUROC of the predictive
-    entropy, and ``log_density``, the log predictive density of every test datum, as of ``packed``.
+    entropy; where there are validation data, the coverage and mean size on the test data of
+    conformal sets calibrated on them; and ``log_density``, the log predictive density of every
+    test datum, as of ``packed``.
     """
     networks: dict[str, torch.nn.Module] = {"network": result.whole}
+    guides = {}
+    if isinstance(result.guide, AnyDraw | SWAG):
+        networks["posterior"], guides["posterior"] = result.posterior, result.guide
     with suppress(ValueError):  # of other posteriors
         normal_posteriors(result.posterior)
         networks["posterior"] = result.posterior
-    found = predictive_quality(networks, result.data.test, outside=x, draws=DRAWS, seed=seed)
+    options: dict[str, Any] = {"draws": DRAWS, "seed": seed}
+    test, held_out = result.data.test, result.data.validation
+    found = predictive_quality(networks, test, outside=x, guide=guides, **options)
     figures: dict[str, Any] = {name: _figures(one) for name, one in found.items()}
+    for name, network in networks.items() if held_out is not None else ():
+        both = [
+            ClassPrediction(
+                log_probabilities(network, one.x, guide=guides.get(name), **options)[None]
+            )
+            for one in (held_out, test)
+        ]
+        sets = conformal(both[0], held_out.y, coverage=COVERAGE)
+        covered = sets.covers(both[1], test.y).double().mean()
+        size = sets(both[1]).sum(1).double().mean()
+        figures[name] |= {"conformal_coverage": float(covered), "conformal_size": float(size)}
     if "posterior" in figures:
         figures["posterior"]["draws"] = DRAWS
     return {"outside": outside, **figures}

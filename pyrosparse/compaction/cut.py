@@ -44,6 +44,10 @@ class Cut:
     positions: dict[str, Tensor]
     features: dict[str, tuple[Tensor, Tensor]]
 
+    def __repr__(self) -> str:
+        left = sum(parameter.numel() for parameter in self.net.parameters())
+        return f"Cut: a network of {left:,} parameters; {len(self.features)} modules are smaller"
+
 
 def cut(
     net: nn.Module,

@@ -33,6 +33,13 @@ class Tie:
     consumer: str
     units: Tensor
 
+    def __repr__(self) -> str:
+        tied = int((self.units >= 0).sum())
+        return (
+            f"Tie: {tied} of {len(self.units)} inputs of {self.consumer!r} are units of "
+            f"{self.producer!r}"
+        )
+
 
 def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     """Find which input features of each layer vanish with which unit of another.
@@ -50,8 +57,9 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     Raises ValueError where the network cannot be traced.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
-    >>> unit_ties(net, (torch.ones(1, 1, 4, 4),))
-    [Tie(producer='0', consumer='3', units=tensor([0, 0, 0, 0, 1, 1, 1, 1]))]
+    >>> (tie,) = unit_ties(net, (torch.ones(1, 1, 4, 4),))
+    >>> tie, tie.units
+    (Tie: 8 of 8 inputs of '3' are units of '0', tensor([0, 0, 0, 0, 1, 1, 1, 1]))
     """
     plain = generic(net)
     inputs = exact_inputs(inputs)

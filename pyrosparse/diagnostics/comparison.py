@@ -55,6 +55,12 @@ class ModelScore:
     loo_unreliable: int | None = None
     khat: float | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"ModelScore of {self.name}: elpd {self.elpd:.1f} +- {self.se:.1f} nats, "
+            f"{self.difference:.1f} +- {self.difference_se:.1f} from the best"
+        )
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -65,6 +71,10 @@ class Comparison:
 
     rows: list[ModelScore]
     n: int
+
+    def __repr__(self) -> str:
+        shown = [f"{row.name} {row.elpd:.1f} +- {row.se:.1f}" for row in self.rows]
+        return f"Comparison on {self.n:,} data, elpd in nats: {', '.join(shown)}"
 
     def __str__(self) -> str:
         names = ["model", "elpd", "se", "difference", "its se"]

@@ -54,6 +54,13 @@ class Draw:
         """log p of the draw, nats."""
         return sum(self.log_priors.values())
 
+    def __repr__(self) -> str:
+        likelihood = sum(float(part.double().sum()) for part in self.log_likelihood.values())
+        return (
+            f"Draw of {len(self.sites)} sites: log likelihood {likelihood:,.1f}, log prior "
+            f"{self.log_prior:,.1f}, log q {self.log_q:,.1f} nats"
+        )
+
     def known_data(self) -> dict[str, Tensor]:
         """By observed site, the data of which it knows something, boolean, (n,)."""
         return {

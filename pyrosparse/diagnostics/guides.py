@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import pyro.poutine as poutine
-import torch
-from torch import Tensor
 
 from pyrosparse.diagnostics.nuts import chosen_draws
+from pyrosparse.evidence.given import At
 from pyrosparse.util.errors import unknown_name
 
 Guide = Callable[..., Any]
@@ -39,40 +36,10 @@ def guides_by_name(guide: Any, names: Iterable[str]) -> Mapping[str, Guide]:
     return guide
 
 
-class At:
-    """A guide that gives the values of one draw made elsewhere, with density 1."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        self.values = values
-
-    def __call__(self, *args: Any) -> None:
-        for name, value in self.values.items():
-            pyro.sample(name, dist.Delta(value, event_dim=value.dim()))
-
-
-class AnyDraw:
-    """A guide that gives one of the draws of a sampler, each as often.
-
-    draws: (draws, ...) by site, as ``MCMC.get_samples()`` gives them.
-
-    >>> guide = AnyDraw({"weight": torch.ones(5, 2)})
-    >>> pyro.poutine.trace(guide).get_trace().nodes["weight"]["value"].shape
-    torch.Size([2])
-    """
-
-    def __init__(self, draws: Mapping[str, Tensor]) -> None:
-        self.draws = draws
-
-    def __call__(self, *args: Any) -> None:
-        count = len(next(iter(self.draws.values())))
-        chosen = int(torch.randint(count, ()))
-        At({name: value[chosen] for name, value in self.draws.items()})()
-
-
 class FromPrior:
     """A guide that draws the latent variables of a model from its prior.
 
-    >>> import pyrosparse as ps
+    >>> import pyro, torch, pyrosparse as ps
     >>> model = ps.regressor(torch.nn.Linear(2, 1), 5)
     >>> guide = FromPrior(model)
     >>> sorted(pyro.poutine.trace(guide).get_trace(torch.ones(5, 2), torch.ones(5, 1)).nodes)

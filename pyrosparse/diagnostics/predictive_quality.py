@@ -52,6 +52,10 @@ class PredictiveQuality:
 class PredictiveQualities(dict[str, PredictiveQuality]):
     """By the name of the network; printed as a table."""
 
+    def __repr__(self) -> str:
+        shown = [f"{name} {one.elpd:.1f} +- {one.elpd_se:.1f}" for name, one in self.items()]
+        return f"PredictiveQualities, elpd in nats: {', '.join(shown)}"
+
     def __str__(self) -> str:
         names = ["network", "accuracy", "NLL", "Brier", "ECE"]
         first = next(iter(self.values()))

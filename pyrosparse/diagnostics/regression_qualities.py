@@ -18,6 +18,10 @@ from pyrosparse.models.latents import guide_of
 class RegressionQualities(dict[str, RegressionQuality]):
     """By the name of the model; printed as a table."""
 
+    def __repr__(self) -> str:
+        shown = [f"{name} {one.elpd:.1f} +- {one.elpd_se:.1f}" for name, one in self.items()]
+        return f"RegressionQualities, elpd in nats: {', '.join(shown)}"
+
     def __str__(self) -> str:
         names = ["model", "RMSE", "NLL", "CRPS", *(f"{100 * level:g} %" for level in LEVELS)]
         rows = []

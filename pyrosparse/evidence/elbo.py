@@ -25,6 +25,9 @@ class ElboEstimate:
 
     draws:    one estimate a draw of the guide, (draws,) float64, nats, on all data.
     improper: the names of what has an improper prior, whose constant is arbitrary.
+
+    >>> ElboEstimate(torch.tensor([-12.0, -10.0]))
+    ElboEstimate: -11.0 +- 1 nats from 2 draws
     """
 
     draws: Tensor
@@ -39,6 +42,12 @@ class ElboEstimate:
     def standard_error(self) -> float:
         """The standard error of the mean, nats; 0 for a point guide."""
         return float(self.draws.std()) / math.sqrt(len(self.draws))
+
+    def __repr__(self) -> str:
+        return (
+            f"ElboEstimate: {self.mean:,.1f} +- {self.standard_error:.2g} nats from "
+            f"{len(self.draws)} draws{_but_for_constants(self.improper)}"
+        )
 
 
 def elbo(
@@ -144,6 +153,10 @@ def _subset(data: Any, size: int) -> tuple[Repeated, float]:
             "only data that are tensors can be subsampled: give Examples or a tuple, or no subset"
         )
     return Repeated(part), (len(data[0]) if isinstance(data, tuple) else len(data)) / len(index)
+
+
+def _but_for_constants(improper: tuple[str, ...]) -> str:
+    return f", but for the constant of improper priors ({', '.join(improper)})" if improper else ""
 
 
 def _devices() -> list[int]:

@@ -40,6 +40,14 @@ class LogPosterior:
         """log p(D | w) / n, nats."""
         return self.likelihood / self.n
 
+    def __repr__(self) -> str:
+        constant = f", but for the constant of {', '.join(self.improper)}" if self.improper else ""
+        return (
+            f"LogPosterior: {self.total:,.1f} nats, of which likelihood {self.likelihood:,.1f} "
+            f"({self.likelihood_per_datum:.4f} a datum of {self.n:,}) and prior "
+            f"{self.prior:,.1f}{constant}"
+        )
+
 
 @dataclass(frozen=True)
 class BayesFactor:
@@ -65,6 +73,12 @@ class BayesFactor:
     def per_datum(self) -> float:
         """log BF / n, nats per datum."""
         return self.total / self.n
+
+    def __repr__(self) -> str:
+        return (
+            f"BayesFactor: log BF {self.total:+.2f} nats, of which likelihood "
+            f"{self.likelihood:+.2f} and prior {self.prior:+.2f}; {self.n:,} data"
+        )
 
 
 def log_posterior(

@@ -3,15 +3,20 @@
 from pyrosparse.infer import schedules
 from pyrosparse.infer.alone import RankError
 from pyrosparse.infer.callback import Callback, Evaluation
+from pyrosparse.infer.iterates import SWAG, KeepDraws
 from pyrosparse.infer.loop import fit
 from pyrosparse.infer.non_finite import NonFiniteLossError
 from pyrosparse.infer.run import Fit
 from pyrosparse.infer.scaling import kl_scale
+from pyrosparse.infer.sgld import SGLD
 
 __all__ = [
+    "SGLD",
+    "SWAG",
     "Callback",
     "Evaluation",
     "Fit",
+    "KeepDraws",
     "NonFiniteLossError",
     "RankError",
     "fit",

@@ -83,6 +83,11 @@ class Fit:
         self.history: list[dict[str, Any]] = []
         self.finished = False
 
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "not finished"
+        loss = f", loss {self.history[-1]['loss']:,.1f} nats" if self.history else ""
+        return f"Fit, {state}: epoch {self.epoch} of {self.epochs}, step {self.step:,}{loss}"
+
     @property
     def lifted(self) -> Lifted:
         """The lifted network under training.

@@ -26,6 +26,7 @@ from pyrosparse.lifting.method import Method
 from pyrosparse.lifting.origin import sources
 from pyrosparse.lifting.param_store import announce
 from pyrosparse.lifting.target import Target, locate
+from pyrosparse.lifting.together import answered
 from pyrosparse.util.arguments import arguments
 from pyrosparse.util.errors import refuse_jit, unknown_name
 
@@ -135,6 +136,9 @@ class Lifted(PyroModule):
         refuse_jit()
         source, free = sources(), []
         wrapped = poutine.runtime.am_i_wrapped()
+        for handler in poutine.runtime._PYRO_STACK:
+            if isinstance(handler, answered) and handler.answers(self, args, kwargs):
+                return handler.output
         if wrapped:
             _refuse_plates()
             _refuse_second_call(self.targets)

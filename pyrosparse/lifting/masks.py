@@ -32,6 +32,12 @@ class Masks(dict[str, Tensor]):
         """The fraction of elements that goes, over all targets."""
         return 1.0 - self.kept / self.size if self.size else 0.0
 
+    def __repr__(self) -> str:
+        return (
+            f"Masks of {len(self)} targets: {self.kept:,} of {self.size:,} elements stay, sparsity "
+            f"{self.sparsity:.2%}"
+        )
+
     def table(self) -> str:
         """A text table: per target, elements kept, elements in all, and sparsity."""
         width = max(len(name) for name in ("target", *self))

@@ -41,6 +41,12 @@ class ActiveFeatures:
         """Which features pass for some input, boolean (features,): what memory must hold."""
         return self.frequency > 0
 
+    def __repr__(self) -> str:
+        return (
+            f"ActiveFeatures: {self.mean:.1f} of {len(self.frequency)} features pass for an input, "
+            f"{int(self.union.sum())} for some input"
+        )
+
     def class_correlation(self) -> Tensor:
         """The correlation of the mean gains of every two classes over the features that some input
         uses, (classes, classes): near 1 where classes share their features.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyro.poutine as poutine
@@ -39,8 +39,14 @@ class RegressionQuality:
     rmse: float
     nll: float
     crps: float
-    log_density: Tensor = field(repr=False)
-    pit: Tensor = field(repr=False)
+    log_density: Tensor
+    pit: Tensor
+
+    def __repr__(self) -> str:
+        return (
+            f"RegressionQuality of {len(self.log_density):,} data: RMSE {self.rmse:.4g}, CRPS "
+            f"{self.crps:.4g}, elpd {self.elpd:.1f} +- {self.elpd_se:.2g} nats"
+        )
 
     def coverage(self, level: float) -> float:
         """The share of the targets that lie in the central predictive interval of a probability.

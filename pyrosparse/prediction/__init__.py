@@ -1,6 +1,7 @@
 """Predictions of a posterior, their uncertainty, and sets that hold the truth as often as asked."""
 
 from pyrosparse.prediction.conformal import ConformalIntervals, ConformalSets, conformal
+from pyrosparse.prediction.ensemble import Ensemble, ensemble
 from pyrosparse.prediction.predict import predict
 from pyrosparse.prediction.prediction import ClassPrediction, Prediction, RealPrediction
 
@@ -8,8 +9,10 @@ __all__ = [
     "ClassPrediction",
     "ConformalIntervals",
     "ConformalSets",
+    "Ensemble",
     "Prediction",
     "RealPrediction",
     "conformal",
+    "ensemble",
     "predict",
 ]

@@ -66,6 +66,12 @@ class ConformalSets:
     threshold: float
     data: int
 
+    def __repr__(self) -> str:
+        return (
+            f"ConformalSets of coverage {self.coverage:g} from {self.data:,} data: classes of "
+            f"probability {1 - self.threshold:.3g} or more"
+        )
+
     def __call__(self, prediction: Prediction) -> Tensor:
         """Which classes are in the set of every datum, boolean, (n, classes)."""
         return 1 - _of_classes(prediction).probabilities <= self.threshold
@@ -88,6 +94,12 @@ class ConformalIntervals:
     coverage: float
     threshold: float
     data: int
+
+    def __repr__(self) -> str:
+        return (
+            f"ConformalIntervals of coverage {self.coverage:g} from {self.data:,} data: mean +- "
+            f"{self.threshold:.3g} standard deviations"
+        )
 
     def __call__(self, prediction: Prediction) -> Tensor:
         """The lower and upper ends, (2, n, ...)."""

@@ -15,7 +15,17 @@ from pyrosparse.diagnostics.draws import draw_seed
 from pyrosparse.evidence.latents import check_covered
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.lift import Lifted
-from pyrosparse.prediction.prediction import ClassPrediction, Prediction, RealPrediction
+from pyrosparse.lifting.together import (
+    Call,
+    answered,
+    calls_of_network,
+    close,
+    draws_a_pass,
+    outputs_together,
+)
+from pyrosparse.models import guide_of
+from pyrosparse.prediction.ensemble import Ensemble
+from pyrosparse.prediction.prediction import ClassPrediction, Prediction, RealPrediction, mixed
 from pyrosparse.storage import load
 
 Likelihood = Callable[[Any], Any]
@@ -36,14 +46,15 @@ def predict(
     .. math:: p(y \mid x) = \frac1S \sum_{s=1}^S p(y \mid f(x; w_s)), \qquad w_s \sim q
 
     network:    a lifted network, compact or not; any other, which has one draw: its weights; a
-                model that holds one as ``network``, such as ``ps.regressor``; or the path of a file
-                that ``ps.save`` wrote.
+                model that holds one as ``network``, such as ``ps.regressor``; the path of a file
+                that ``ps.save`` wrote; or an ``Ensemble``, whose members share the draws.
     x:          inputs (n, ...), or the sequence of the network's arguments, (n, ...) each.
     draws:      S.
     likelihood: a function from the network's output, (batch, ...), to the distribution of the data;
                 by default the model's own, and for networks and files ``Categorical`` of logits
                 (batch, classes). Of a regression file: ``lambda f: dist.Normal(f, noise)``.
-    guide:      that the model was trained with; by default the lifted network's own.
+    guide:      that the model was trained with; by default the model's own, as of ``ps.regressor``
+                with learned noise, or the lifted network's.
     seed:       of the draws; the caller's generators are left alone.
     batch_size: at how many data the network is run at a time. One draw serves all batches.
 
@@ -66,6 +77,16 @@ def predict(
             raise TypeError(f"a network is a module or the path of a file, got {network!r}")
         network = load(network)
     assert isinstance(network, nn.Module)
+    if isinstance(network, Ensemble):
+        if guide is not None:
+            raise ValueError("an ensemble has a guide for each member, and takes none")
+        each: dict[str, Any] = {"draws": -(-draws // len(network)), "batch_size": batch_size}
+        return mixed(
+            [
+                predict(member, x, likelihood=likelihood, seed=seed + number, **each)
+                for number, member in enumerate(network.members)
+            ]
+        )
     inputs = (x,) if isinstance(x, Tensor) else tuple(x)
     if not inputs or not len(inputs[0]) or draws < 1 or batch_size < 1:
         raise ValueError("there must be data to predict, and draws and batch_size of 1 or more")
@@ -73,23 +94,96 @@ def predict(
     program = network if likelihood is None or lifted is None else lifted
     if lifted is None and guide is not None:
         raise ValueError(f"{type(network).__name__} is not lifted: there is nothing to draw for it")
-    own = guide if guide is not None or lifted is None else lifted.guide
+    own = guide if guide is not None or lifted is None else guide_of(program, lifted)
     count = 1 if lifted is None else draws
     batches = list(zip(*(one.split(batch_size) for one in inputs), strict=True))
-    laws: list[list[Any]] = [[] for _ in batches]
-    devices = list(range(torch.cuda.device_count()))
     with (
-        torch.random.fork_rng(devices=devices),
+        torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))),
         torch.no_grad(),
         evaluation_mode(program, *([] if own is None else [own])),
         poutine.block(),
     ):
-        for number in range(count):
-            torch.manual_seed(draw_seed(seed, number))
-            drawn = poutine.Trace() if own is None else poutine.trace(own).get_trace(*batches[0])
-            for found, batch in zip(laws, batches, strict=True):
-                found.append(_law(program, drawn, batch, likelihood))
-    return _prediction(laws)
+        of_draws = _Laws(program, lifted, own, batches, likelihood, seed).all(count)
+    return _prediction([list(laws) for laws in zip(*of_draws, strict=True)])
+
+
+class _Laws:
+    """The distributions of the data under draws of a guide: one list of batches a draw."""
+
+    def __init__(
+        self,
+        program: nn.Module,
+        lifted: Lifted | None,
+        guide: Callable[..., Any] | None,
+        batches: list[tuple[Tensor, ...]],
+        likelihood: Likelihood | None,
+        seed: int,
+    ) -> None:
+        self._program = program
+        self._lifted = lifted
+        self._guide = guide
+        self._batches = batches
+        self._likelihood = likelihood
+        self._seed = seed
+
+    def all(self, count: int) -> list[list[Any]]:
+        if self._lifted is None:
+            return [self._one_by_one(self._drawn(0)) for _ in range(count)]
+        first = self._drawn(0)
+        with calls_of_network(self._lifted) as calls:
+            found = [self._one_by_one(first)]
+        size = 1
+        if len(calls) == len(self._batches):
+            kinds = {target.kind for target in self._lifted.targets}
+            device = self._batches[0][0].device
+            size = draws_a_pass(calls, weights="weight" in kinds, device=device)
+        while len(found) < count:
+            if size == 1:
+                found.append(self._one_by_one(self._drawn(len(found))))
+                continue
+            numbers = range(len(found), min(len(found) + size, count))
+            # The first draw goes along once, to see that it gives the same.
+            known = [first] if len(found) == 1 else []
+            traces = known + [self._drawn(number) for number in numbers]
+            together = self._together(traces, calls, checked=bool(known))
+            if together is None:
+                size = 1
+            else:
+                found += together[len(known) :]
+        return found
+
+    def _drawn(self, number: int) -> poutine.Trace:
+        torch.manual_seed(draw_seed(self._seed, number))
+        if self._guide is None:
+            return poutine.Trace()
+        return poutine.trace(self._guide).get_trace(*self._batches[0])
+
+    def _one_by_one(self, drawn: poutine.Trace) -> list[Any]:
+        return [self._law(drawn, batch) for batch in self._batches]
+
+    def _law(self, drawn: poutine.Trace, batch: tuple[Tensor, ...]) -> Any:
+        return _law(self._program, drawn, batch, self._likelihood)
+
+    def _together(
+        self, traces: list[poutine.Trace], calls: list[Call], *, checked: bool
+    ) -> list[list[Any]] | None:
+        """The laws of several draws whose network runs once a batch; None where it cannot."""
+        assert self._lifted is not None
+        found: list[list[Any]] = [[] for _ in traces]
+        for batch, call in zip(self._batches, calls, strict=True):
+            try:
+                outputs = outputs_together(self._lifted, traces, call)
+            except Exception:  # one by one it works, as the first draw has shown
+                return None
+            if checked and not close(outputs[0], call.output):
+                return None
+            for laws, drawn, output in zip(found, traces, outputs, strict=True):
+                if self._program is self._lifted:
+                    laws.append(_law_of_output(output, self._likelihood))
+                    continue
+                with answered(self._lifted, call, output):
+                    laws.append(self._law(drawn, batch))
+        return found
 
 
 def _law(
@@ -113,11 +207,21 @@ def _law(
         law: Any = own[0]["fn"]
     else:
         check_covered(replayed.trace, drawn)
-        if isinstance(output, Tensor):
-            _check_finite(output)  # before the likelihood, which may refuse it in other words
-        law = (likelihood or _categorical)(output)
-    _check_finite(law.logits if isinstance(law, torch.distributions.Categorical) else law.mean)
+        return _law_of_output(output, likelihood)
+    _check_law(law)
     return law
+
+
+def _law_of_output(output: Any, likelihood: Likelihood | None) -> Any:
+    if isinstance(output, Tensor):
+        _check_finite(output)  # before the likelihood, which may refuse it in other words
+    law = (likelihood or _categorical)(output)
+    _check_law(law)
+    return law
+
+
+def _check_law(law: Any) -> None:
+    _check_finite(law.logits if isinstance(law, torch.distributions.Categorical) else law.mean)
 
 
 def _check_finite(numbers: Tensor) -> None:

@@ -219,6 +219,33 @@ class RealPrediction(Prediction):
         )
 
 
+def mixed(parts: Sequence[Prediction]) -> Prediction:
+    """The equal mixture of several predictions of the same data, from equally many draws each.
+
+    Raises ValueError where they are not such.
+
+    >>> parts = [ClassPrediction(torch.tensor([[[p, 1 - p]]]).log()) for p in (0.25, 0.75)]
+    >>> mixed(parts).probabilities
+    tensor([[0.5000, 0.5000]])
+    """
+    if all(isinstance(part, ClassPrediction) for part in parts):
+        logs = [part.log_probabilities for part in parts]  # type: ignore[attr-defined]
+        if len({one.shape for one in logs}) == 1:
+            return ClassPrediction(torch.cat(logs))
+    elif all(isinstance(part, RealPrediction) for part in parts):
+        reals: list[Any] = list(parts)
+        if len({part.means.shape for part in reals}) == 1:
+            laws = [
+                [law for batch in batches for law in batch]
+                for batches in zip(*(part.laws for part in reals), strict=True)
+            ]
+            means, variances = (
+                torch.cat([getattr(part, key) for part in reals]) for key in ("means", "variances")
+            )
+            return RealPrediction(means, variances, laws)
+    raise ValueError("only predictions of one kind and shape, of equally many draws, can be mixed")
+
+
 def _mixture_cdf(laws: list[Any]) -> Callable[[Tensor], Tensor]:
     """The mean of the distribution functions of laws, (n, ...) each, at y, (..., n, ...)."""
     bases = []

@@ -56,6 +56,13 @@ class Candidate:
         """Whether the gain less two of its standard errors is positive."""
         return self.gain.mean - STANDARD_ERRORS * self.gain.standard_error > 0
 
+    def __repr__(self) -> str:
+        said = "accepted" if self.accepted else "refused"
+        return (
+            f"Candidate, {said}: {self.fraction:.1%} of what was left go for a gain of "
+            f"{self.gain.mean:+.2f} +- {self.gain.standard_error:.2g} nats"
+        )
+
 
 def ranked(bnn: Lifted, fraction: float, *, rows: bool = False, order: Order = "signal") -> Masks:
     r"""What stays where a fraction of what is left goes, over all targets together.

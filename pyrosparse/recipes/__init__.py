@@ -40,6 +40,7 @@ from pyrosparse.recipes.pruning import (
     Random,
 )
 from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.recipes.references import DeepEnsemble, Langevin, Swag
 from pyrosparse.recipes.selection import GroupHorseshoe, Polarization, SpikeAndSlab
 from pyrosparse.recipes.snip import Snip
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
@@ -101,7 +102,7 @@ RECIPES: tuple[type[Recipe], ...] = (
 PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor)
 """What other packages do, for ``compress`` and suites; each ``needs`` its package."""
 
-REFERENCES: tuple[type[Recipe], ...] = (Nuts,)
+REFERENCES: tuple[type[Recipe], ...] = (Nuts, DeepEnsemble, Swag, Langevin)
 """What takes nothing away and approximations are compared with, for ``compress`` and suites."""
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "Compaction",
     "ConcreteDropout",
     "Cut",
+    "DeepEnsemble",
     "Dense",
     "DependentBetaBernoulli",
     "FineTuning",
@@ -129,6 +131,7 @@ __all__ = [
     "InformationBottleneck",
     "Job",
     "L1Norm",
+    "Langevin",
     "Laplace",
     "Lottery",
     "Magnitude",
@@ -153,6 +156,7 @@ __all__ = [
     "Stage",
     "StartsTrained",
     "StructuredBayesianPruning",
+    "Swag",
     "TargetedDropout",
     "ThiNet",
     "TorchPruningMagnitude",

@@ -91,6 +91,7 @@ class Job:
         data: Any = None,
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
+        checkpoints: bool = True,
         **options: Any,
     ) -> Fit:
         """Train a lifted network by ``fit``, with the recipe's ``batch_size``, validation data,
@@ -98,6 +99,7 @@ class Job:
 
         stage: its name where a recipe has several; each has a folder of its own.
         data:  by default the training data; seed: by default the job's.
+        checkpoints: whether it may be resumed; not where a callback keeps tensors.
 
         Raises what ``fit`` raises.
         """
@@ -111,7 +113,7 @@ class Job:
             _taught(model, self.data.train if data is None else data),
             validation=self.data.validation,
             callbacks=[*callbacks, *self.callbacks],
-            checkpoint=folder / CHECKPOINT if folder else None,
+            checkpoint=folder / CHECKPOINT if folder and checkpoints else None,
             metrics=folder / "metrics.jsonl" if folder else None,
             seed=self.seed if seed is None else seed,
             progress=self.progress,

@@ -32,7 +32,7 @@ class Nuts(Recipe):
         from pyro.infer import MCMC, NUTS
         from pyro.infer.autoguide import init_to_sample
 
-        from pyrosparse.diagnostics.guides import AnyDraw
+        from pyrosparse.evidence.given import AnyDraw
         from pyrosparse.evidence.traces import evaluation_mode
         from pyrosparse.lifting.lift import lift
         from pyrosparse.lifting.target import weights

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pyrosparse.measure import Report
+from pyrosparse.measure import RegressionQuality, Report
 from pyrosparse.recipes.compaction import Compaction
-from pyrosparse.reports.summary import Summary
+from pyrosparse.reports.summary import Summary, value_name, value_text
 
 Cost = tuple[str, str, str, str]
 
@@ -72,6 +72,12 @@ def _quality(report: Report) -> list[Cost]:
     if report.quality is None:
         return []
     before, after = report.quality
+    if isinstance(before, RegressionQuality):
+        scores, others = before.figures(), after.figures()
+        return [
+            (f"test {value_name(k)}", value_text(k, scores[k]), value_text(k, others[k]), "")
+            for k in scores
+        ]
     return [
         ("test accuracy", f"{100 * before.accuracy:.2f} %", f"{100 * after.accuracy:.2f} %", ""),
         ("test NLL, nats per datum", f"{before.nll:.4f}", f"{after.nll:.4f}", ""),

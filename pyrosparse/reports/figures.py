@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrosparse.data import Examples
 from pyrosparse.diagnostics import calibration, to_datatree
-from pyrosparse.measure import active_features
+from pyrosparse.measure import active_features, regression_quality
 from pyrosparse.methods import BetaBernoulli
 from pyrosparse.plots import (
     calibration_plots,
@@ -20,6 +20,7 @@ from pyrosparse.plots import (
     input_plots,
     plots,
     posterior_plots,
+    regression_plots,
     size_plots,
     support_plots,
 )
@@ -42,6 +43,7 @@ def figures(result: Result, found: Mapping[str, Tensor] | None = None) -> dict[s
     history, units = result.history, result.compaction.units
     drawn: dict[str, Figure] = {}
     drawn |= _reliability(result, predictions(result) if found is None else found)
+    drawn |= _intervals(result)
     drawn |= _kept_inputs(result)
     if {"train_nll", "validation_nll"} & history[-1].keys():
         drawn["learning_curves"] = plots.learning_curves(history, threshold=_threshold(result))
@@ -75,6 +77,18 @@ def _reliability(result: Result, found: Mapping[str, Tensor]) -> dict[str, Figur
         return {}
     calibrations = {name: calibration(one, result.data.judged.y) for name, one in found.items()}
     return {"reliability_diagram": calibration_plots.reliability_diagram(calibrations)}
+
+
+def _intervals(result: Result) -> dict[str, Figure]:
+    """How well predicted values are calibrated, under the posterior."""
+    if "rmse" not in result.quality:
+        return {}
+    found = regression_quality(result.model, result.guide, result.data.judged, draws=100)
+    judged = {"posterior": found}
+    return {
+        "pit_histograms": regression_plots.pit_histograms(judged),
+        "interval_coverage": regression_plots.interval_coverage(judged),
+    }
 
 
 def _kept_inputs(result: Result) -> dict[str, Figure]:

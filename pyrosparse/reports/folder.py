@@ -19,14 +19,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrosparse import __version__
-from pyrosparse import data as data_sets
 from pyrosparse.plots import plots
 from pyrosparse.plots.trade_off_plots import trade_off
 from pyrosparse.recipes import Result
 from pyrosparse.recipes.job import CHECKPOINT
-from pyrosparse.recipes.named import load_data
 from pyrosparse.recipes.setup import Setup
-from pyrosparse.recipes.split import split
 from pyrosparse.reports import page as report
 from pyrosparse.reports.figures import figures
 from pyrosparse.reports.neighbours import neighbours, point
@@ -74,7 +71,6 @@ def run(
     ...     sorted(file.name for file in Path(folder).glob("*.safetensors"))
     ['checkpoint.safetensors', 'compact.safetensors', 'weights.safetensors']
     """
-    _refuse_values(setup)
     start = load_weights(weights) if weights is not None else None
     # Before a look at whose folder it is: of two that look at once, both would find it free.
     with _alone(folder):
@@ -113,20 +109,6 @@ def _trade_off(folder: Path, setup: Setup, summary: Summary) -> dict[str, Figure
     if here is None or not others:
         return {}
     return {"trade_off": trade_off(others, here, setup.recipe.knob)}
-
-
-def _refuse_values(setup: Setup) -> None:
-    """The report is of classes: say so before a training, and not after it."""
-    ready = setup.model in ("", "classifier") and setup.dataset in data_sets.SOURCES
-    if ready or setup.teacher:
-        return
-    own = split(load_data(setup)).batch[-1].is_floating_point()
-    if own or setup.model not in ("", "classifier"):
-        raise ValueError(
-            "a run's folder has a report of classes, and these data or this likelihood are of "
-            "another kind: use pyrosparse.compress in Python, whose result prints its scores, or "
-            "`pyrosparse bench` with a suite"
-        )
 
 
 def default_folder(setup: Setup) -> Path:

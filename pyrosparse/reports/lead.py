@@ -29,17 +29,29 @@ def answer(summary: Summary) -> str:
     """
     compaction = summary.compaction
     report = compaction.report if compaction is not None else None
+    now = _quality(summary)
     if report is None:
         return (
-            f"{100 * summary.test_accuracy:.2f} % with {summary.parameters:,} parameters, of which "
+            f"{now} with {summary.parameters:,} parameters, of which "
             f"{summary.nonzero_parameters:,} are not zero."
         )
     whole, left = report.parameters
     if report.quality is None or not summary.compared:
-        accuracy = f"{100 * summary.test_accuracy:.2f} %"
-        return f"{accuracy} with {left:,} of {whole:,} parameters."
-    before, after = (100 * one.accuracy for one in report.quality)
-    return f"{after:.2f} % with {left:,} of {whole:,} parameters; the dense network {before:.2f} %."
+        return f"{now} with {left:,} of {whole:,} parameters."
+    before, after = (
+        f"RMSE {one.rmse:.4f}" if summary.values else f"{100 * one.accuracy:.2f} %"
+        for one in report.quality
+    )
+    return f"{after} with {left:,} of {whole:,} parameters; the dense network {before}."
+
+
+def _quality(summary: Summary) -> str:
+    """How good the network is, in one number."""
+    if summary.values is not None:
+        return f"RMSE {summary.values['rmse']:.4f}"
+    if summary.test_accuracy is not None:
+        return f"{100 * summary.test_accuracy:.2f} %"
+    return f"NLL {summary.test_nll:.4f}"
 
 
 def size(summary: Summary) -> str:
@@ -94,8 +106,19 @@ def sentence(
         start = f", after {before} of pretraining,"
     return (
         f"The network {settings['network']} was trained on {summary.dataset} for {epochs}{start} "
-        f"{what}; it classifies {100 * summary.test_accuracy:.2f} % of the {summary.test:,} "
-        "test data correctly."
+        f"{what}; {_right(summary)}"
+    )
+
+
+def _right(summary: Summary) -> str:
+    if summary.test_accuracy is None:
+        return (
+            f"on the {summary.test:,} test data, in the unit of the targets in training, "
+            f"it has {_quality(summary)} and an NLL of {summary.test_nll:.4f} nats per datum."
+        )
+    return (
+        f"it classifies {100 * summary.test_accuracy:.2f} % of the {summary.test:,} test data "
+        "correctly."
     )
 
 

@@ -65,6 +65,15 @@ _CAPTIONS = {
         "chosen; on the diagonal a network is calibrated. Each point stands for ten data or more. "
         "Below, how many data there are."
     ),
+    "pit_histograms": (
+        "Where the test targets lie in their predictive distributions, over draws of the "
+        "posterior: flat where these are calibrated, a U where they are too sure, a hump where "
+        "they are too wide. The band holds 99 % of the bars of a calibrated model."
+    ),
+    "interval_coverage": (
+        "How many test targets lie in the central predictive intervals, by the intervals' "
+        "probability: on the diagonal predictions are calibrated, below it they are too sure."
+    ),
     "kept_inputs": "The pixels that the network still reads; what is white is not read.",
     "trade_off": (
         "Runs in the folders beside this one that differ in this option alone; this run is orange."
@@ -215,8 +224,12 @@ def _remarks(summary: Summary) -> list[str]:
 
 
 def _cards(summary: Summary) -> str:
-    cards = [
-        (f"{100 * summary.test_accuracy:.2f} %", "test accuracy"),
+    cards = []
+    if summary.test_accuracy is not None:
+        cards.append((f"{100 * summary.test_accuracy:.2f} %", "test accuracy"))
+    if summary.values is not None:
+        cards.append((f"{summary.values['rmse']:.4f}", "test RMSE"))
+    cards += [
         (f"{summary.test_nll:.4f}", "test NLL, nats per datum"),
         *_size_cards(summary),
     ]

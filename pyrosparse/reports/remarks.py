@@ -23,10 +23,11 @@ def remarks(summary: Summary) -> list[str]:
 
 def _guesses(summary: Summary) -> str:
     """That the network knows nothing of the data, and where that comes from."""
-    if summary.chance is None or not _at_chance(summary, summary.test_accuracy):
+    accuracy = summary.test_accuracy
+    if summary.chance is None or accuracy is None or not _at_chance(summary, accuracy):
         return ""
     found = (
-        f"The network guesses: it classifies {100 * summary.test_accuracy:.2f} % of the test data "
+        f"The network guesses: it classifies {100 * accuracy:.2f} % of the test data "
         f"correctly, and always naming the most frequent class {100 * summary.chance:.2f} %."
     )
     keep, before = summary.keeps_more, _accuracy_before(summary)

@@ -54,7 +54,7 @@ class Summary:
 
     dataset:            the data set's name for people.
     train, validation, test: numbers of data.
-    test_accuracy:      in [0, 1]; test_nll: nats per datum.
+    test_accuracy:      in [0, 1], of classifiers; test_nll: nats per datum.
     parameters, nonzero_parameters: over the whole network.
     layers:             the prunable tensors.
     dense_bytes, sparse_bytes: of the network's safetensors file, without and with sparse storage.
@@ -66,13 +66,15 @@ class Summary:
     chance:             the share of the most frequent class of the test data.
     compared:           whether it is compared with a network that nothing was taken from.
     keeps_more, takes_more: as of the recipe.
+    values:             of networks that predict values ``rmse``, ``crps`` and the coverage of
+                        intervals, ``coverage_50``, on the test data; None of classifiers.
     """
 
     dataset: str
     train: int
     validation: int
     test: int
-    test_accuracy: float
+    test_accuracy: float | None
     test_nll: float
     parameters: int
     nonzero_parameters: int
@@ -88,6 +90,7 @@ class Summary:
     compared: bool = False
     keeps_more: str = ""
     takes_more: str = ""
+    values: Mapping[str, float] | None = None
 
     @property
     def prunable(self) -> int:
@@ -108,6 +111,10 @@ class Summary:
         """All of it in JSON values, with what follows from it: ``sparsity``, ``mac_speedup`` and,
         by batch size, ``latency_speedup``."""
         values = asdict(self) | {"sparsity": self.sparsity}
+        report = self.compaction.report if self.compaction is not None else None
+        quality = report.quality if report is not None else None
+        if quality is not None and self.values is not None:  # which has tensors
+            values["compaction"]["report"]["quality"] = [one.figures() for one in quality]
         if self.compaction is None or self.compaction.report is None:
             return values
         before, after = self.compaction.report.total_macs
@@ -157,12 +164,14 @@ def summarize(result: Result, folder: Path) -> Summary:
     ]
     parameters = list(result.net.parameters())
     data = result.data
+    of_values = "rmse" in result.quality
+    values = {k: v for k, v in result.quality.items() if of_values and k != "nll"}
     return Summary(
         dataset=data.name,
         train=data.n,
         validation=count(data.validation),
         test=count(data.test),
-        test_accuracy=result.quality["accuracy"],
+        test_accuracy=result.quality.get("accuracy"),
         test_nll=result.quality["nll"],
         parameters=sum(parameter.numel() for parameter in parameters),
         nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in parameters),
@@ -173,11 +182,12 @@ def summarize(result: Result, folder: Path) -> Summary:
         last_round=_last_round(result.history, getattr(result.recipe, "likelihood", "sum")),
         compaction=compaction,
         compact_bytes=compact_bytes,
-        test_ece=result.quality["ece"],
-        chance=_chance(data.judged),
+        test_ece=result.quality.get("ece"),
+        chance=_chance(data.judged) if "accuracy" in result.quality else None,
         compared=result.original is not result.net,
         keeps_more=result.recipe.keeps_more,
         takes_more=result.recipe.takes_more,
+        values=values or None,
     )
 
 
@@ -190,13 +200,15 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
     """
     ratio = summary.dense_bytes / summary.sparse_bytes
     smaller = f" ({ratio:.1f} times smaller)" if ratio > 1.05 else ""
-    ece = []
+    rows = []
+    if summary.test_accuracy is not None:
+        rows.append(("test accuracy", f"{100 * summary.test_accuracy:.2f} % of {summary.test:,}"))
+    rows.append(("test negative log likelihood", f"{summary.test_nll:.4f} nats per datum"))
     if summary.test_ece is not None:
-        ece = [("test calibration error", f"{summary.test_ece:.4f}")]
-    rows = [
-        ("test accuracy", f"{100 * summary.test_accuracy:.2f} % of {summary.test:,}"),
-        ("test negative log likelihood", f"{summary.test_nll:.4f} nats per datum"),
-        *ece,
+        rows.append(("test calibration error", f"{summary.test_ece:.4f}"))
+    for name, value in (summary.values or {}).items():
+        rows.append((f"test {value_name(name)}", value_text(name, value)))
+    rows += [
         ("sparsity of the prunable weights", f"{100 * summary.sparsity:.2f} %"),
         ("prunable weights", f"{summary.prunable:,}, not zero {summary.nonzero:,}"),
         ("all parameters", f"{summary.parameters:,}, not zero {summary.nonzero_parameters:,}"),
@@ -214,6 +226,25 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
             ("of that, the prior", f"{last.prior:+.4g} nats"),
         ]
     return rows
+
+
+def value_name(score: str) -> str:
+    """A score of predicted values as people read it.
+
+    >>> value_name("rmse"), value_name("coverage_50")
+    ('RMSE', 'coverage of 50 % intervals')
+    """
+    _, covers, level = score.partition("coverage_")
+    return f"coverage of {level} % intervals" if covers else score.upper()
+
+
+def value_text(score: str, value: float) -> str:
+    """Its number as people read it.
+
+    >>> value_text("rmse", 0.25), value_text("coverage_50", 0.25)
+    ('0.2500', '25.0 %')
+    """
+    return f"{100 * value:.1f} %" if score.startswith("coverage_") else f"{value:.4f}"
 
 
 def _save_compact(result: Result, folder: Path) -> tuple[Compaction, int | None]:

@@ -28,6 +28,12 @@ batch_size = 647
 recipe = ["none", "mean-field", "model-reduction"]
 scale = 0.3
 [[grid]]
+recipe = ["ensemble", "swag", "sgld"]
+scale = 0.3
+members = 2
+iterates = 2
+samples = 2
+[[grid]]
 recipe = "gibbs"
 sparsity = 0.85
 augment = false
@@ -57,7 +63,7 @@ def test_a_line_gains_the_predictive_quality_of_network_and_posterior(folder: Pa
     n = len(data.load("digits").test)
     for method, line in lines(folder).items():
         found = line["predictive"]
-        posterior = method in ("mean-field", "model-reduction")
+        posterior = method in ("mean-field", "model-reduction", "ensemble", "swag", "sgld")
         assert found["outside"] == "digits" and ("posterior" in found) == posterior
         for figure in ("accuracy", "nll", "ece"):
             assert found["network"][figure] == pytest.approx(line[f"test_{figure}"], rel=1e-6)
@@ -66,6 +72,7 @@ def test_a_line_gains_the_predictive_quality_of_network_and_posterior(folder: Pa
             assert one["ood_auroc"] == pytest.approx(0.5, abs=1e-3)
             assert one["elpd"] == pytest.approx(-n * one["nll"])
             densities = bench.unpacked(one["log_density"])
+            assert 0.8 < one["conformal_coverage"] <= 1 and 1 <= one["conformal_size"] <= 10
             assert densities.sum() == pytest.approx(one["elpd"], rel=1e-3)
             assert math.sqrt(n) * densities.std() == pytest.approx(one["elpd_se"], rel=1e-3)
         if posterior:
@@ -88,7 +95,7 @@ def test_runs_are_resumed_and_refused_under_other_outside_data(
 def test_the_command_prints_the_table(folder: Path) -> None:
     words = ["table", str(folder / "tiny.toml"), "--results", str(folder / "tiny.jsonl")]
     text = CliRunner().invoke(app, [*words, "--markdown"]).output
-    assert text.startswith("| cell | predicts | seeds | accuracy, % | NLL | ECE | OOD AUROC |")
+    assert text.startswith("| cell | predicts | seeds | accuracy, % | NLL | ECE | OOD AUROC | 90 %")
     assert "| digits-fcn-model-reduction-0.3 | posterior | 1 |" in text
     assert "| digits-fcn-gibbs-85 | network | 1 |" in text
 
@@ -192,5 +199,5 @@ def test_the_suite_has_every_method_once_before_a_second_seed() -> None:
     assert suite.outside == "mnist"
     methods = {job.setup.recipe.name for job in suite.jobs}
     assert methods >= {"none", "mean-field", "model-reduction", "magnitude", "gibbs"}
-    assert "beta-bernoulli" in methods and len(suite.jobs) == 7
-    assert len(bench.load("evidence").jobs) == 21
+    assert "beta-bernoulli" in methods and len(suite.jobs) == 10
+    assert len(bench.load("evidence").jobs) == 30
