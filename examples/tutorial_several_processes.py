@@ -45,10 +45,7 @@ suite = folder / "tiny.toml"
 suite.write_text(f"""
 title = "Two recipes on digits"
 source = "ours"
-
-[settings]
-epochs = {epochs}
-network_options = {{ hidden = [{hidden}] }}
+settings = {{ epochs = {epochs}, network_options = {{ hidden = [{hidden}] }} }}
 
 [[grid]]
 dataset = "digits"

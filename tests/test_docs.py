@@ -175,7 +175,7 @@ def test_the_front_of_the_arena_has_what_no_other_beats():
         "magnitude",
         "beta-bernoulli",
     ]
-    assert "fcn on mnist: 4 of" in arena["page"](found)
+    assert "fcn on mnist: 4 of" in arena["runs"](found)
 
 
 def test_the_readme_has_the_table_of_the_home_page():
