@@ -30,6 +30,8 @@ copybutton_prompt_is_regexp = True
 myst_enable_extensions = ["amsmath", "dollarmath", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["house.css"]
 html_title = f"pyrosparse {release}"
 exclude_patterns = ["_build", "figures/*.md", "results/*.md"]  # included by pages
 

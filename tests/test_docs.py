@@ -3,6 +3,7 @@
 import ast
 import builtins
 import doctest
+import itertools
 import re
 import runpy
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from pyrosparse import bench
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PACKAGE = ROOT / "pyrosparse"
 FENCE = re.compile(r"^(\s*)```.*$", re.M)
 PAGES = [page for page in sorted(DOCS.glob("**/*.md")) if ">>>" in page.read_text()]
 
@@ -44,6 +48,41 @@ def test_page(page):
     assert not runner.failures, "".join(report)
 
 
+API = (DOCS / "api.md").read_text()
+MODULES = set(re.findall(r"automodule:: ([\w.]+)", API))
+NAMES = {name.split(".")[-1] for name in re.findall(r"auto(?:class|function):: ([\w.]+)", API)}
+
+
+def _silent(definition, said=False):
+    """Functions and methods of a definition that raise where no docstring says so."""
+    said = said or "aise" in (ast.get_docstring(definition) or "")
+    if isinstance(definition, ast.ClassDef):
+        for part in definition.body:
+            # Dunders of a class are part of how it is made.
+            if isinstance(part, ast.FunctionDef) and not re.match("_[^_]", part.name):
+                yield from _silent(part, said)
+    elif not said:
+        for node in ast.walk(definition):
+            # NotImplementedError says what a subclass must write.
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                told = "NotImplementedError" not in ast.unparse(node.exc)
+                yield from [f"{definition.name}, line {node.lineno}"] * told
+
+
+def test_the_reference_says_what_is_raised():
+    silent = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        module = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+        if module.startswith("pyrosparse.recipes."):
+            continue  # the options' ranges stand with the options
+        for one in ast.parse(file.read_text()).body:
+            if not isinstance(one, ast.ClassDef | ast.FunctionDef) or one.name.startswith("_"):
+                continue
+            if one.name in NAMES or module in MODULES:
+                silent += [f"{module}: {found}" for found in _silent(one)]
+    assert not silent
+
+
 def test_every_page_is_in_the_table_of_contents():
     index = (DOCS / "index.md").read_text()
     included = {"figures", "results"}
@@ -51,6 +90,29 @@ def test_every_page_is_in_the_table_of_contents():
         name = page.relative_to(DOCS)
         if name.parts[0] not in included | {"_build", "index.md"}:
             assert re.search(rf"^{name.with_suffix('').as_posix()}$", index, re.M), name
+
+
+def _unfenced(text):
+    """A page without its code and directives."""
+    return re.sub(r"^(`{3,})[^`\n]*\n.*?^\1`*$", "", text, flags=re.M | re.S)
+
+
+SOURCES = [*sorted(DOCS.glob("**/*.md")), ROOT / "README.md"]
+
+
+@pytest.mark.parametrize("page", SOURCES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_can_be_read_aloud(page):
+    text = page.read_text()
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", _unfenced(text), re.M)]
+    if page.parent.name not in ("figures", "results"):  # which other pages include
+        assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    for image in re.findall(r"^```\{(?:image|figure)\}.*\n(?:.*\n)*?```", text, re.M):
+        assert re.search(r"^:alt: \S", image, re.M), image
+    assert all(re.findall(r"!\[([^\]]*)\]\(", _unfenced(text)))
+    for cell in re.findall(r"^```\{code-cell\}.*\n((?:(?!```).*\n)*)```", text, re.M):
+        if "plt.show()" in cell:
+            assert '"alt": "' in cell.splitlines()[0], cell
 
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -74,6 +136,46 @@ def test_the_table_of_the_home_page_is_of_the_committed_results(tmp_path):
     assert home["main"](tmp_path) > 40
     assert (tmp_path / "home.md").read_text() == (DOCS / "figures" / "home.md").read_text()
     assert "<svg" in (tmp_path / "home.svg").read_text()
+
+
+def test_the_page_of_the_arena_is_of_the_committed_results(tmp_path):
+    arena = runpy.run_path(str(DOCS / "figures" / "arena.py"))
+    arena["main"](tmp_path)
+    for file in tmp_path.iterdir():
+        assert file.read_text() == (DOCS / "figures" / file.name).read_text()
+
+
+def test_the_front_of_the_arena_has_what_no_other_beats():
+    arena = runpy.run_path(str(DOCS / "figures" / "arena.py"))
+
+    def cell(recipe, macs, size, accuracy):
+        settings = {"dataset": "mnist", "network": "fcn", "recipe": recipe}
+        compact = {"macs": {"fc": [100, macs]}, "file_bytes": [9000, size]}
+        line = {
+            "settings": settings,
+            "test_accuracy": accuracy,
+            "test_ece": 0.01,
+            "compact": compact,
+        }
+        return bench.Cell(f"mnist-fcn-{recipe}", [line])
+
+    found = [
+        cell("none", 100, 9000, 0.98),
+        cell("magnitude", 100, 1000, 0.975),  # beaten in MACs by none
+        cell("beta-bernoulli", 50, 4000, 0.97),
+        cell("random", 60, 5000, 0.9),  # beaten in both
+    ]
+    names = [
+        [one.setup.recipe.name for one in arena["front"](found, size)] for size in arena["SIZES"]
+    ]
+    assert names == [["beta-bernoulli", "none"], ["magnitude", "none"]]
+    rows = arena["front_table"](found).splitlines()[2:]
+    assert [row.split("|")[2].strip(" `") for row in rows] == [
+        "none",
+        "magnitude",
+        "beta-bernoulli",
+    ]
+    assert "fcn on mnist: 4 of" in arena["runs"](found)
 
 
 def test_the_readme_has_the_table_of_the_home_page():

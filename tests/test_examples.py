@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pyrosparse as ps
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
@@ -26,6 +28,16 @@ TINY = {
     "predict_with_uncertainty": {"epochs": 1, "draws": 3, "hidden": 8},
     "diagnose": {"epochs": 40, "draws": 30, "hidden": 8},
     "sharded_gates": {"epochs": 1, "hidden": 8},
+    "train_on_ranks": {"epochs": 1, "hidden": 8},
+    "optuna_recipe": {"trials": 2, "pretrain": 1, "epochs": 1, "hidden": 8},
+    "lightning_module": {"epochs": 1, "hidden": 8},
+    "accelerate_loop": {"epochs": 1, "hidden": 8},
+}
+# What an example needs beside the package.
+NEEDS = {
+    "optuna_recipe": "optuna",
+    "lightning_module": "lightning",
+    "accelerate_loop": "accelerate",
 }
 
 
@@ -36,6 +48,8 @@ TUTORIALS = {
     "tutorial_regression": {"epochs": 3, "draws": 40},
     "tutorial_vision_deployment": {"epochs": 1, "images": 100},
     "tutorial_own_prior_and_recipe": {"epochs": 1, "hidden": 8},
+    "tutorial_which_method": {"epochs": 1, "pretrain": 1, "hidden": 8},
+    "tutorial_several_processes": {"epochs": 1, "hidden": 8},
 }
 
 
@@ -79,8 +93,34 @@ SLOW = {"compress_any_network", "compress_resnet", "diagnose"}
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TINY]
 )
 def test_runs(name):
-    result = load(name).main(**TINY[name])
+    with warnings.catch_warnings():
+        if name in NEEDS:
+            warnings.simplefilter("ignore")  # of other packages
+            pytest.importorskip(NEEDS[name])
+        result = load(name).main(**TINY[name])
     assert result and all(math.isfinite(value) for value in result.values())
+
+
+def test_optuna_stops_a_trial_that_does_worse_than_half_of_those_before_it():
+    optuna = pytest.importorskip("optuna")
+    example = load("optuna_recipe")
+    study = optuna.create_study(
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
+    )
+    data = ps.data.load("digits", validation=0.2)
+    net = ps.networks.fcn(data.image_shape, hidden=(8,))
+    prices = iter((0.0, 0.1))  # the second pays for its units
+
+    def objective(trial):
+        value = example.Value(trial, data.validation, next(prices))
+        recipe = ps.recipes.BetaBernoulli(pretrain=0, epochs=2)
+        ps.compress(net, data, recipe, callbacks=[value], progress=False)
+        return value.value
+
+    study.optimize(objective, n_trials=2)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    assert list(study.trials[1].intermediate_values) == [1]
 
 
 def test_pruning_reaches_the_sparsity_asked_for():

@@ -121,7 +121,9 @@ class Fit:
         return self.minibatches.an_epoch()
 
     def collect_parameters(self) -> tuple[poutine.Trace, tuple[Any, ...]]:
-        """Learn which parameters there are; returns the trace of the model on a batch, and it."""
+        """Learn which parameters there are; returns the trace of the model on a batch, and it.
+
+        Raises ValueError where there is none."""
         roots = modules(self.model, self.guide)
         refuse_sharded(
             (pair for root in roots for pair in root.named_parameters()),
@@ -141,7 +143,9 @@ class Fit:
 
     def try_once(self) -> tuple[poutine.Trace, poutine.Trace, tuple[Tensor, ...]]:
         """Run guide and model once, as SVI does, leaving no trace behind; returns the parameter
-        sites, the model's trace and its batch."""
+        sites, the model's trace and its batch.
+
+        Raises ValueError where there are no data."""
         batch = next(iter(self.batches()), None)
         if batch is None:
             raise ValueError("there are no data to train on")

@@ -33,6 +33,9 @@ class MaskedWeights(Method):
 
     annealed: the quantity that ``ps.prune.Annealing`` changes as training goes on, in the
               posterior's buffer of that name, with an underscore in front.
+
+    Raises ValueError where no weight of the network has its inputs in groups of the structure, and
+    on cutting a target whose mask is not final.
     """
 
     annealed: ClassVar[str] = "ramp"

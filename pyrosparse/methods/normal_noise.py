@@ -39,6 +39,8 @@ class NormalNoise(Method):
     gate_noise:    of a gate in training, ``example`` (one draw for each) or ``step`` (one for all).
                    The expected loss is the same; one draw for each has less gradient variance. In
                    evaluation mode there is one draw for all.
+
+    Raises ValueError on options out of range.
     """
 
     kl_scale: float | Mapping[str, float] = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import mean
@@ -10,7 +11,7 @@ from statistics import mean
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 from pyrosparse.bench import Cell
 from pyrosparse.plots.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE
@@ -40,7 +41,7 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 def fronts(rows: Sequence[Cell]) -> Figure:
     """Test error against multiply-accumulates and against bytes of the file, with the Pareto front
-    of all recipes; and calibration error against test error. A row of panels a network.
+    of all recipes; and calibration error against test error. A column of panels a network.
 
     rows: means over the seeds are drawn; those without a compact network in the last panel alone.
 
@@ -60,8 +61,10 @@ def fronts(rows: Sequence[Cell]) -> Figure:
     labels = dict.fromkeys(row.setup.recipe.label for row in rows)
     looks = dict(zip(labels, itertools.cycle(_LOOKS)))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(14.4, 4.6 * len(panels)), layout="constrained")
-        grid = figure.subplots(len(panels), 3, squeeze=False)
+        columns = 2 * len(panels)  # of the legend
+        height = 11 + 0.18 * math.ceil(len(labels) / columns)
+        figure = Figure(figsize=(4.6 * len(panels), height), layout="constrained")
+        grid = figure.subplots(3, len(panels), squeeze=False).T
         for (name, members), (*by_size, calibration) in zip(panels.items(), grid, strict=True):
             for axes, (label, size) in zip(by_size, _SIZES.items(), strict=True):
                 points = _curves(axes, members, looks, partial(_against, size=size))
@@ -69,7 +72,8 @@ def fronts(rows: Sequence[Cell]) -> Figure:
                     x, y = zip(*front, strict=True)
                     axes.step(x, y, where="post", color=INK, linewidth=1.2, label="front")
                 axes.set(title=name, xlabel=label, ylabel="test error (%)")
-                _logarithmic(axes, "x", "y")
+                _sizes(axes)
+                _logarithmic(axes, "y")
             _curves(calibration, members, looks, _calibration)
             calibration.set(xlabel="test error (%)", ylabel="expected calibration error")
             calibration.set_title(f"{name}: calibration")
@@ -84,7 +88,8 @@ def fronts(rows: Sequence[Cell]) -> Figure:
         figure.legend(
             [handles[label] for label in in_order],
             in_order,
-            loc="outside right upper",
+            loc="outside lower center",
+            ncols=columns,
             fontsize=8,
         )
     return figure
@@ -120,6 +125,13 @@ def _logarithmic(axes: Axes, *names: str) -> None:
     for name in names:
         axis = getattr(axes, f"{name}axis")
         axes.set(**{f"{name}scale": "log"})
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axis.set_minor_formatter(NullFormatter())
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+
+
+def _sizes(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(EngFormatter())  # 30 k, 1 M

@@ -41,7 +41,6 @@ def trade_off(points: Sequence[Point], here: Point, knob: str) -> Figure:
                 point[1:],
                 xytext=(4, 5),
                 textcoords="offset points",
-                color=colour,
                 fontsize=9,
             )
         axes.set_xscale("log")

@@ -263,7 +263,10 @@ def _section(title: str, content: str) -> str:
 
 def _figure(name: str, figure: Figure) -> str:
     caption = escape(_CAPTIONS.get(name.partition("-")[0], ""))
-    return f"<figure>{plots.svg(figure)}<figcaption>{caption}</figcaption></figure>"
+    # A screen reader says what the figure shows in place of its ticks.
+    label = caption or escape(name.replace("_", " "))
+    drawing = plots.svg(figure).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>"
 
 
 def _layers(summary: Summary) -> str:

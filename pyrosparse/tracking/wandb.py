@@ -16,6 +16,8 @@ class WandB(Tracker):
     Numbers have the epoch as ``epoch``, and not as the step of W&B, which must not fall from one
     stage of a recipe to the next.
 
+    Raises ValueError where ``run`` is no run of Weights & Biases.
+
     >>> WandB(wandb.init(mode="offline"))  # doctest: +SKIP
     """
 

@@ -1,5 +1,6 @@
 """The report and the plots: complete, escaped, and in need of no other file."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyrosparse.plots import plots
+from pyrosparse.plots import plots, style
 from pyrosparse.reports import lead
 from pyrosparse.reports import page as report
 from pyrosparse.reports.summary import Layer, Round, Summary, headline
@@ -62,10 +63,17 @@ class Page(HTMLParser):
         self.tags: set[str] = set()
         self.text = ""
         self.open: list[str] = []
+        self.headings: list[int] = []
+        self.labels: list[str | None] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "svg":
+            told = dict(attrs)
+            self.labels.append(told.get("aria-label") if told.get("role") == "img" else None)
         if tag not in self.VOID:
             self.open.append(tag)
         self._attributes(attrs)
@@ -104,6 +112,46 @@ def assert_self_contained(text: str) -> Page:
     return page
 
 
+def assert_readable_aloud(page: Page) -> None:
+    """One title, no level of headings left out, and words for every figure."""
+    assert page.headings[0] == 1 and page.headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(page.headings))
+    assert page.labels and all(page.labels)
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of luminances of WCAG 2: 1 of equal colours, 21 of black on white."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_contrast_of_colours_is_that_of_the_standard() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
+
+
+def test_text_stands_out_from_its_ground_in_light_and_dark_mode() -> None:
+    css = (Path(report.__file__).parent / "report.css").read_text()
+    modes = [dict(re.findall(r"--(\w+): (#\w{6})", mode)) for mode in css.split("@media", 2)[:2]]
+    assert [set(mode) for mode in modes] == [
+        {"ink", "soft", "paper", "card", "line", "accent"} for _ in range(2)
+    ]
+    for mode in modes:
+        for text in ("ink", "soft", "accent"):
+            for ground in ("paper", "card"):
+                assert contrast(mode[text], mode[ground]) >= 4.5, (text, ground)
+        # Curves need 3, on either paper.
+        for curve in (style.BLUE, style.ORANGE, style.GREEN, style.GREY):
+            assert contrast(curve, mode["paper"]) >= 3, curve
+    assert contrast(style.INK, "#ffffff") >= 4.5
+
+
 def page_of(
     history: list[dict[str, Any]], config: dict[str, Any] = CONFIG, summary: Summary = SUMMARY
 ) -> Page:
@@ -112,7 +160,9 @@ def page_of(
         figures["bayes_factor_parts"] = plots.bayes_factor_parts(history)
         figures["sparsity_by_layer"] = plots.sparsity_by_layer({"<fc1>.weight": 0.9})
     text = report.html(summary, history, figures, config, "pyrosparse compress --x '<y>'")
-    return assert_self_contained(text)
+    page = assert_self_contained(text)
+    assert_readable_aloud(page)
+    return page
 
 
 def test_report_is_complete_self_contained_and_escaped() -> None:
