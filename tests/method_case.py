@@ -44,6 +44,9 @@ from tests.nets import NETS, batch
 # Capturing takes a second and more: the smallest network is enough while one is at work.
 FEWER = [pytest.param(name, marks=[pytest.mark.slow] * (name != "mlp")) for name in NETS]
 
+# What a method keeps depends on the kind of a layer, dense or convolution, not on what joins them.
+EACH_KIND = pytest.mark.parametrize("name", ["mlp", "cnn"])
+
 
 class MethodCase:
     """What must hold of any method.
@@ -142,7 +145,7 @@ class MethodCase:
         # Without observations the loss is the KL divergence; of the same draws, its difference to
         # their log densities has the variance that the closed form takes away.
         with torch.no_grad():
-            for seed in range(200):
+            for seed in range(100):
                 torch.manual_seed(seed)
                 closed.append(elbo.loss(bnn, bnn.guide, x))
                 prior, guide = elbo.traces
@@ -190,12 +193,14 @@ class MethodCase:
             score = entry.method.score(entry.target, q).flatten()[order]
             assert (score.diff() > 0).all()
 
+    @EACH_KIND
     def test_state_dict_is_complete_before_the_first_step(self, name: str) -> None:
         bnn = self.lifted(name)
         before = {key: value.shape for key, value in bnn.state_dict().items()}
         train_eagerly(bnn, name)
         assert {key: value.shape for key, value in bnn.state_dict().items()} == before
 
+    @EACH_KIND
     def test_state_dict_round_trip_gives_the_same_network(self, name: str) -> None:
         bnn, other = self.moved(name).eval(), self.lifted(name).eval()
         x, _ = batch(name)
@@ -206,6 +211,7 @@ class MethodCase:
         for key, score in bnn.scores().items():
             assert torch.equal(score, other.scores()[key])
 
+    @EACH_KIND
     def test_copies_are_equal_and_independent(self, name: str) -> None:
         bnn = self.moved(name)
         x, _ = batch(name)
@@ -257,7 +263,7 @@ class MethodCase:
             torch.manual_seed(number)
             draws = []
             with torch.no_grad():
-                for _ in range(300):
+                for _ in range(100):
                     trace = poutine.trace(one.guide).get_trace(x)
                     draws.append(poutine.replay(one, trace=trace)(x).flatten())
             found.append(torch.stack(draws))
@@ -319,7 +325,7 @@ class MethodCase:
             optimizer = torch.optim.Adam(bnn.parameters(), lr=1e-3, fused=True)
             svi = ps.captured.CapturedSVI(model, bnn.guide, optimizer, elbo())
             losses = []
-            for step in range(60):
+            for step in range(15):
                 data = batches[step % len(batches)]
                 if captured:
                     losses.append(svi.step(*data))
