@@ -2,6 +2,8 @@
 param store."""
 
 import os
+from importlib import import_module
+from typing import Any
 
 import pyro
 import pytest
@@ -24,3 +26,19 @@ def fresh_state():
     pyro.clear_param_store()
     yield
     pyro.clear_param_store()
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is around training and measuring: ``fit`` captures no step, which takes as
+    long as a hundred small steps, and latencies are of one forward pass."""
+    from pyrosparse.infer import Fit
+
+    report = import_module("pyrosparse.measure.report")  # a function has its name
+    latency = report.latency
+
+    def shorter(nets: Any, *inputs: Any, repeats: int) -> list[float]:
+        return latency(nets, *inputs, repeats=min(repeats, 1), warm_up=0)
+
+    monkeypatch.setattr(Fit, "make_steps", lambda run: None)
+    monkeypatch.setattr(report, "latency", shorter)

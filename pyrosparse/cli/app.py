@@ -17,7 +17,18 @@ from typer.core import TyperGroup
 from pyrosparse import __version__
 
 
-class _Commands(TyperGroup):
+class Group(TyperGroup):
+    """Commands under one word."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            # Typer has pydantic convert a default of None, whose import takes longer than a help.
+            option.default = False
+        return option
+
+
+class _Commands(Group):
     """Says in one line what the user can put right; anything else keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -4,41 +4,64 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
 
-from pyrosparse.cli.app import app, log_on_stderr, say
-from pyrosparse.cli.options import RecipeCommand, RecipeGroup, given, with_parameters
-from pyrosparse.recipes import RECIPES
-from pyrosparse.recipes.recipe import Recipe
+from pyrosparse.cli.app import Group, app, log_on_stderr, say
 
-_recipes = typer.Typer(cls=RecipeGroup, add_completion=False)
+if TYPE_CHECKING:
+    from pyrosparse.recipes.recipe import Recipe
+
+
+class _Recipes(Group):
+    """A command for each recipe, made when it is asked for; without the word, the default one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from pyrosparse.recipes import names
+
+        return list(names())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        from pyrosparse.recipes import RECIPES
+
+        return next((_command(recipe) for recipe in RECIPES if recipe.name == cmd_name), None)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from pyrosparse.recipes import find, names
+
+        if not args or args[0].startswith("-"):
+            args = [names()[0], *args]
+        find(args[0])
+        return super().parse_args(ctx, args)
+
+
 app.add_typer(
-    _recipes,
+    typer.Typer(cls=_Recipes, add_completion=False),
     name="compress",
     help="Train a network, make it smaller, evaluate it, and leave a folder with a report.",
 )
 
 
-def _add(recipe: type[Recipe]) -> None:
+def _command(recipe: type[Recipe]) -> Any:
+    from pyrosparse.cli.options import RecipeCommand, with_parameters
+    from pyrosparse.recipes import names
+
     def command(
         weights: Path | None, output: Path | None, dense: bool, quiet: bool, **values: Any
     ) -> None:
         _compress(recipe, values, weights, output, dense, quiet)
 
-    others = ", ".join(one.name for one in RECIPES if one is not recipe)
+    others = ", ".join(name for name in names() if name != recipe.name)
     command.__doc__ = (
         f"{recipe.summary()}.\n\nTrains a network, makes it smaller, evaluates it, and leaves a "
         "folder with a report. The same command goes on where it was interrupted.\n\n"
         f"Other recipes: {others}. `pyrosparse compress RECIPE --help` has the options of each."
     )
-    _recipes.command(recipe.name, cls=RecipeCommand)(with_parameters(command, recipe))
-
-
-for _recipe in RECIPES:
-    _add(_recipe)
+    alone = typer.Typer(add_completion=False)
+    alone.command(recipe.name, cls=RecipeCommand)(with_parameters(command, recipe))
+    return typer.main.get_command(alone)
 
 
 def _compress(
@@ -49,6 +72,7 @@ def _compress(
     dense: bool,
     quiet: bool,
 ) -> None:
+    from pyrosparse.cli.options import given
     from pyrosparse.recipes.setup import Setup
     from pyrosparse.reports import folder as run_folder
     from pyrosparse.reports import tables

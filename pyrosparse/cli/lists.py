@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from pyrosparse.cli.app import app, say
-from pyrosparse.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _DATASETS = {
     "digits": "8 x 8 grey images of digits, 10 classes; comes with scikit-learn",
@@ -25,6 +26,8 @@ _DATASETS = {
 @app.command()
 def recipes() -> None:
     """List the recipes, each with the option that trades size for accuracy."""
+    from pyrosparse.recipes import RECIPES
+
     rows = [(one.name, one.knob.replace("_", "-"), one.summary()) for one in RECIPES]
     say(_listing("recipe", "knob", "what it does", rows=rows))
 
@@ -58,6 +61,8 @@ def networks() -> None:
 
 def _listing(*columns: str, rows: Sequence[Sequence[str]]) -> Table:
     """A plain table of names and what they mean."""
+    from rich.table import Table
+
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)

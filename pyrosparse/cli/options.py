@@ -9,23 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
-from pyrosparse.recipes import RECIPES, find, names
+from pyrosparse.recipes import RECIPES
 from pyrosparse.recipes.option import ANY, INT64, POSITIVE, Option
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.util.errors import unknown_name
-
-
-class RecipeGroup(TyperGroup):
-    """Commands by recipe; without the word, the default one."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0].startswith("-"):
-            args = [names()[0], *args]
-        find(args[0])
-        return super().parse_args(ctx, args)
 
 
 class RecipeCommand(TyperCommand):
@@ -56,8 +46,9 @@ def _no_such_option(command: Any, flag: str) -> ValueError:
 def with_parameters(function: Callable[..., None], recipe: type[Recipe]) -> Callable[..., None]:
     """The function with the options of a run and of a recipe as its parameters.
 
+    >>> from pyrosparse.recipes import Magnitude
     >>> def command(**values): ...
-    >>> "sparsity" in inspect.signature(with_parameters(command, find("magnitude"))).parameters
+    >>> "sparsity" in inspect.signature(with_parameters(command, Magnitude)).parameters
     True
     """
     own = [
@@ -126,7 +117,8 @@ def given(values: Mapping[str, Any], recipe: type[Recipe]) -> dict[str, Any]:
 
     Raises ValueError where numbers by name, or JSON, cannot be read.
 
-    >>> given({"epochs": 3, "kl_scale": "conv*=20,*=1", "seed": None}, find("beta-bernoulli"))
+    >>> from pyrosparse.recipes import BetaBernoulli
+    >>> given({"epochs": 3, "kl_scale": "conv*=20,*=1", "seed": None}, BetaBernoulli)
     {'epochs': 3, 'kl_scale': {'conv*': 20, '*': 1}}
     """
     known = Setup.options() | recipe.options()

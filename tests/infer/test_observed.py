@@ -153,7 +153,7 @@ def test_another_number_of_data_is_warned_of_with_both(n, batch_size, data):
     torch.manual_seed(0)
     bnn = ps.lift(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), ps.Gaussian())
     with pytest.warns(UserWarning, match=rf"there are {n} data .* trained on {N}: .*n={N}"):
-        train(ps.classifier(bnn, n), bnn, data, batch_size=batch_size)
+        train(ps.classifier(bnn, n), bnn, data, batch_size=batch_size, capture=False)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,10 @@ def test_loaders_that_take_some_of_the_data_may_count_either(options, counts):
     size = {} if "batch_sampler" in options else {"batch_size": SIZE}
     for n in counts:
         bnn = lifted()
-        train(ps.classifier(bnn, n), bnn, DataLoader(TensorDataset(X, Y), **size, **options))
+        loader = DataLoader(TensorDataset(X, Y), **size, **options)
+        train(ps.classifier(bnn, n), bnn, loader, capture=False)
     with pytest.warns(UserWarning, match="there are 10 data"):
-        train(ps.classifier(bnn, 10), bnn, DataLoader(TensorDataset(X, Y), **size, **options))
+        train(ps.classifier(bnn, 10), bnn, loader, capture=False)
 
 
 def test_a_part_of_the_data_counts_as_such():

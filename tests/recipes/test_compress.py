@@ -24,6 +24,13 @@ QUICK = {"epochs": 2, "batch_size": 96}
 PRUNED = ps.recipes.Magnitude(sparsity=0.3, **QUICK)
 
 
+@pytest.fixture(autouse=True)
+def mostly_short(request: pytest.FixtureRequest) -> None:
+    """Data in tensors are trained on by captured steps."""
+    if "tensors" not in request.node.name:
+        request.getfixturevalue("short_runs")
+
+
 class Own(nn.Module):
     """A network of one's own, with a shortcut."""
 
