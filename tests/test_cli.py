@@ -202,6 +202,30 @@ def test_a_stopped_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
+def test_processes_under_torchrun_train_together_and_the_first_writes(workplace: Path) -> None:
+    def launch(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "-m", "pyrosparse.cli", "compress", *words, "--output", "together",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+    done = launch("none", "--epochs", "2", "--network", "fcn")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("report.html") == 1
+    assert {"report.html", "compact.safetensors", "summary.json"} <= {
+        file.name for file in Path("together").iterdir()
+    }
+    # Both gave gradients: alone, a checkpoint of two ranks is refused.
+    saved = checkpoint.load(Path("together", "checkpoint.safetensors"))
+    assert saved["settings"]["ranks"] == 2
+    refused = launch("none", "--epochs", "3", "--network", "fcn")
+    assert refused.returncode
+    assert refused.stderr.count("epochs was 2, is 3") == 2
+
+
 def test_other_settings_in_the_same_folder_are_refused() -> None:
     succeed("compress", *SMALL, "--output", "run", "--quiet")
     text = fail("compress", *SMALL, "--output", "run", "--sparsity", "0.5")

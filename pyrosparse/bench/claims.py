@@ -38,8 +38,10 @@ class Claims:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def claim(self, run: str) -> Iterator[bool]:
+    def claim(self, run: str, command: str = "") -> Iterator[bool]:
         """Have a run for oneself until the block ends; False where another process has it.
+
+        command: what the note says of the command that the process works for.
 
         Raises FileNotFoundError where the folder is not there: on a machine that does not share it.
         """
@@ -54,14 +56,14 @@ class Claims:
             except BlockingIOError:
                 yield False
                 return
-            write_atomically(self._note(run), json.dumps(_who()))
+            write_atomically(self._note(run), json.dumps(_who() | {"command": command}))
             yield True
             # Not after an exception: whoever stops a run leaves it unfinished, as a kill does.
             self._note(run).unlink(missing_ok=True)
 
     def left_behind(self, run: str) -> dict[str, Any] | None:
-        """The note of a process that ended within a claim, whose ``host``, ``process`` and
-        ``started`` it names, and which is removed; None where there is none."""
+        """The note of a process that ended within a claim, whose ``host``, ``process``,
+        ``started`` and ``command`` it names, and which is removed; None where there is none."""
         note = self._note(run)
         if not note.exists():
             return None

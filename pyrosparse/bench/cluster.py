@@ -1,4 +1,4 @@
-"""A cluster that computes the runs of a suite: Dask, by joblib."""
+"""A cluster that computes the runs of a suite: Dask or Ray."""
 
 from __future__ import annotations
 
@@ -10,27 +10,35 @@ import joblib
 SCHEMES = ("tcp://", "tls://", "ws://", "wss://")
 """What the address of a Dask scheduler begins with."""
 
+_RAY = "ray://"
+
 
 @contextmanager
 def cluster(address: str) -> Iterator[None]:
-    """Within, joblib's tasks run on a Dask cluster.
+    """Within, the runs of suites are computed on a cluster.
 
-    address: of its scheduler, ``tcp://host:8786``.
+    address: of a Dask scheduler, ``tcp://host:8786``, or of a Ray cluster: ``ray://host:10001`` for
+             its client server, ``ray://auto`` for the one that this machine is part of.
 
-    Raises ValueError on another address, where there is no worker and where a worker has several
-    threads, ImportError where Dask is not installed, and OSError where no scheduler answers.
+    Raises ValueError on another address, where there is no worker and where a Dask worker has
+    several threads, ImportError where Dask or Ray is not installed, and OSError where nothing
+    answers.
 
     >>> with cluster("somewhere"):
     ...     pass
     Traceback (most recent call last):
-    ValueError: no cluster 'somewhere': give the address of a Dask scheduler, tcp://host:8786
+    ValueError: no cluster 'somewhere': give tcp://host:8786 of Dask, or ray://host:10001 of Ray
     """
-    if not address.startswith(SCHEMES):
+    if address.startswith(SCHEMES):
+        with _dask(address):
+            yield
+    elif address.startswith(_RAY):
+        with _ray(address):
+            yield
+    else:
         raise ValueError(
-            f"no cluster {address!r}: give the address of a Dask scheduler, tcp://host:8786"
+            f"no cluster {address!r}: give tcp://host:8786 of Dask, or ray://host:10001 of Ray"
         )
-    with _dask(address):
-        yield
 
 
 @contextmanager
@@ -51,3 +59,19 @@ def _dask(address: str) -> Iterator[None]:
                 )
         with joblib.parallel_config(backend="dask", client=client, n_jobs=-1):
             yield
+
+
+@contextmanager
+def _ray(address: str) -> Iterator[None]:
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError as error:
+        raise ImportError("Ray is not installed: pip install 'pyrosparse[ray]'") from error
+    ray.init("auto" if address == f"{_RAY}auto" else address, log_to_driver=False)
+    try:
+        register_ray()
+        with joblib.parallel_config(backend="ray"):
+            yield
+    finally:
+        ray.shutdown()

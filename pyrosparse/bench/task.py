@@ -8,7 +8,8 @@ import socket
 import tempfile
 import threading
 import traceback
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,13 @@ class Task:
 
     results, scratch: absolute, as ``run`` has them.
     outside: the data set that is not of the run's kind, or None.
+    command: what tells the command that computes these runs from others.
     """
 
     results: Path
     scratch: Path
     outside: str | None
+    command: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __call__(self, job: Job) -> Outcome:
         if not _ALONE.acquire(blocking=False):
@@ -68,8 +71,11 @@ class Task:
                 "(Dask: --nthreads 1), or take processes",
             )
         try:
-            self.note_killed(job)
-            with Claims(self.results).claim(job.id) as mine:
+            reason, command = self._note_killed(job)
+            if reason and command == self.command:
+                # A cluster that hands it over once more; what killed one worker may kill the next.
+                return Outcome(job.id, failure=reason)
+            with Claims(self.results).claim(job.id, self.command) as mine:
                 # Read anew: another process may have done it since the command began.
                 if not mine or any(line["id"] == job.id for line in read(self.results)):
                     return Outcome(job.id)
@@ -79,15 +85,27 @@ class Task:
         finally:
             _ALONE.release()
 
-    def note_killed(self, job: Job) -> str:
-        """Record that a process was killed or stopped within a run; "" where none was."""
+    def lost(self, job: Job, error: Exception) -> Outcome:
+        """Record that a run was lost with its worker.
+
+        error: how that came to be known."""
+        reason, _ = self._note_killed(job)
+        if not reason:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            failures.record(self.results, job.id, reason)
+        return Outcome(job.id, failure=reason)
+
+    def _note_killed(self, job: Job) -> tuple[str, str]:
+        """Record that a process was killed or stopped within a run; returns what is recorded and
+        the process's command, "" where none was."""
         note = Claims(self.results).left_behind(job.id)
         if note is None:
-            return ""
+            return "", ""
         reason = f"process {note['process']} on {note['host']} was killed or stopped in it"
+        command = note.pop("command", "")  # of a version before, none
         failures.record(self.results, job.id, reason, **note)
         log.warning("%s is unfinished: %s", job.id, reason)
-        return reason
+        return reason, command
 
     def _run(self, job: Job) -> Outcome:
         try:

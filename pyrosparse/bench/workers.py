@@ -1,10 +1,10 @@
-"""Where runs are computed: here, in processes side by side, or by joblib's backend on a cluster."""
+"""Where runs are computed: here, in processes side by side, or where joblib's backend says."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -13,8 +13,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from joblib.parallel import get_active_backend
 
-from pyrosparse.bench import failures
-from pyrosparse.bench.results import read
+from pyrosparse.bench.remote import by_dask, by_ray
 from pyrosparse.bench.suite import Job
 from pyrosparse.bench.task import Outcome, Task
 
@@ -22,14 +21,20 @@ log = logging.getLogger("pyrosparse")
 
 
 def compute(task: Task, runs: Sequence[Job], jobs: int | None) -> Iterator[Outcome]:
-    """Compute runs here, in processes side by side, or by the backend that joblib was given.
+    """Compute runs here, in processes side by side, or by the backend that joblib was given; on
+    Dask and Ray without joblib, whose call ends, or waits for ever, where a worker is killed.
 
     jobs: runs side by side; None for what the backend has, 1 here.
 
-    Raises RuntimeError where a worker refuses.
+    Raises RuntimeError where a worker refuses, or a cluster has gone.
     """
-    if type(get_active_backend()[0]).__name__ != "LokyBackend":
-        outcomes = _on_the_backend(task, runs, jobs)
+    backend: Any = get_active_backend()[0]
+    if (kind := type(backend).__name__) == "DaskDistributedBackend":
+        outcomes = by_dask(task, runs, jobs, backend.client)
+    elif kind == "RayBackend":
+        outcomes = by_ray(task, runs, jobs)
+    elif kind != "LokyBackend":
+        outcomes = _parallel(task, runs, jobs)
     elif (count := _processes(1 if jobs is None else jobs)) == 1:
         outcomes = map(task, runs)
     else:
@@ -63,7 +68,7 @@ def _side_by_side(task: Task, runs: Sequence[Job], jobs: int) -> Iterator[Outcom
                 except BrokenProcessPool as error:
                     pool.shutdown(wait=False)
                     pool = _process()
-                    outcome = _lost(task, job) or Outcome(job.id, failure=_first_line(error))
+                    outcome = task.lost(job, error)
                 idle.append(pool)
                 yield outcome
     finally:
@@ -75,61 +80,12 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(max_workers=1, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def _on_the_backend(task: Task, runs: Sequence[Job], jobs: int | None) -> Iterator[Outcome]:
-    """Outcomes from joblib's backend, which raises, and gives up all, where it loses a worker: the
-    run that the worker was lost in is recorded, and the others are taken up again."""
-    left = {job.id: job for job in runs}
-    while left:
-        count, failed = len(left), failures.read(task.results)
-        try:
-            for outcome in _parallel(task, list(left.values()), jobs):
-                del left[outcome.run]
-                yield outcome
-        except Exception as error:
-            for outcome in _since(task, left, failed):
-                del left[outcome.run]
-                yield outcome
-            if len(left) == count:
-                raise
-            log.warning("a worker was lost (%s); the other runs go on", _first_line(error))
-
-
 def _parallel(task: Task, runs: Sequence[Job], jobs: int | None) -> Iterator[Outcome]:
-    backend, _ = get_active_backend()
-    # Ray's says that it hands over results one by one, and does not.
-    streams = backend.supports_return_generator and type(backend).__name__ != "RayBackend"
+    streams = get_active_backend()[0].supports_return_generator
     parallel = joblib.Parallel(
         n_jobs=jobs, batch_size=1, return_as="generator_unordered" if streams else "list"
     )
     yield from parallel(joblib.delayed(task)(job) for job in runs)
-
-
-def _since(
-    task: Task, left: Mapping[str, Job], failed: Mapping[str, Mapping[str, Any]]
-) -> list[Outcome]:
-    """What the files say became of runs whose outcomes were lost.
-
-    failed: the failures that were known before.
-    """
-    lost = [one for job in left.values() if (one := _lost(task, job))]
-    known = {outcome.run for outcome in lost}
-    lines = {line["id"]: line for line in read(task.results)}
-    now = failures.read(task.results)
-    for run in left.keys() - known:
-        if run in lines:
-            lost.append(Outcome(run, lines[run]))
-        elif run in now and now[run] != failed.get(run):
-            lost.append(Outcome(run, failure=now[run]["reason"]))
-    return lost
-
-
-def _lost(task: Task, job: Job) -> Outcome | None:
-    reason = task.note_killed(job)
-    return Outcome(job.id, failure=reason) if reason else None
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _processes(jobs: int) -> int:

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from pyrosparse.cli.app import Group, app, log_on_stderr, say
+from pyrosparse.cli.launch import process_group
 
 if TYPE_CHECKING:
     from pyrosparse.recipes.recipe import Recipe
@@ -81,10 +82,14 @@ def _compress(
 
     setup = Setup.of(given(values, recipe) | {"recipe": recipe.name})
     folder = output or run_folder.default_folder(setup)
-    with nullcontext() if quiet else log_on_stderr():
-        summary = run_folder.run(
-            setup, folder, weights=weights, dense=dense, progress=False if quiet else None
-        )
+    with process_group() as first:
+        silent = quiet or not first
+        with nullcontext() if silent else log_on_stderr():
+            summary = run_folder.run(
+                setup, folder, weights=weights, dense=dense, progress=False if silent else None
+            )
+    if not first:
+        return
     if not quiet:
         say(tables.layers(summary))
         say(tables.numbers(summary))

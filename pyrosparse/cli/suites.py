@@ -33,7 +33,9 @@ def run_bench(
     ] = None,
     cluster: Annotated[
         str | None,
-        typer.Option(help="The Dask scheduler to compute with, `tcp://HOST:8786`."),
+        typer.Option(
+            help="Compute on the workers of Dask, `tcp://HOST:8786`, or Ray, `ray://HOST:10001`."
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Device, as torch names it: `cpu`, `cuda`.")

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrosparse import __version__
+from pyrosparse.infer.ranks import process_group
 from pyrosparse.plots import plots
 from pyrosparse.plots.trade_off_plots import trade_off
 from pyrosparse.recipes import Result
@@ -58,7 +59,7 @@ def run(
     ``compact.safetensors`` (``ps.load``) and ``account.txt``, ``summary.json``, PNG plots and
     ``report.html``, each whole or not at all; and of each stage ``metrics.jsonl`` and
     ``checkpoint.safetensors``, where there are several in a folder a stage. Where no compact
-    network can be made, the summary says why.
+    network can be made, the summary says why. Of several ranks the first writes all of it.
 
     Raises ValueError where the folder has a run of other options or another run is at work in it,
     OSError where it cannot be written to or is removed before the end, and what ``compress`` and
@@ -72,27 +73,38 @@ def run(
     ['checkpoint.safetensors', 'compact.safetensors', 'weights.safetensors']
     """
     start = load_weights(weights) if weights is not None else None
-    # Before a look at whose folder it is: of two that look at once, both would find it free.
-    with _alone(folder):
-        config = _prepare(folder, setup, weights)
+    ranks = process_group()
+    with ExitStack() as held:
+
+        def begin() -> dict[str, Any]:
+            # Before a look at whose folder it is: of two that look at once, both find it free.
+            held.enter_context(_alone(folder))
+            return _prepare(folder, setup, weights)
+
+        config = ranks.by_first(begin)
         result = setup.run(folder=folder, weights=start, dense=dense, progress=progress)
-        _refuse_another(folder, config)
-        summary = summarize(result, folder)
-        _write(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
-        found = predictions(result)
-        drawn = figures(result, found) | _trade_off(folder, setup, summary)
-        for name, figure in drawn.items():
-            _write(folder / f"{name}.png", plots.png(figure))
-        again = setup.command(*(["--weights", str(weights)] if weights is not None else []))
-        # With the numbers that the network and the data gave.
-        whole = config | {"settings": replace(setup, recipe=result.recipe).values()}
-        changes = _changes(result, found)
-        steps = next_steps(summary, setup)
-        page = report.html(
-            summary, result.history, drawn, whole, again, changes=changes, steps=steps
-        )
-        _write(folder / "report.html", page)
-        _refuse_another(folder, config)
+        return ranks.by_first(lambda: _report(folder, config, setup, weights, result))
+
+
+def _report(
+    folder: Path, config: dict[str, Any], setup: Setup, weights: Path | None, result: Result
+) -> Summary:
+    """Write what came of a run."""
+    _refuse_another(folder, config)
+    summary = summarize(result, folder)
+    _write(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
+    found = predictions(result)
+    drawn = figures(result, found) | _trade_off(folder, setup, summary)
+    for name, figure in drawn.items():
+        _write(folder / f"{name}.png", plots.png(figure))
+    again = setup.command(*(["--weights", str(weights)] if weights is not None else []))
+    # With the numbers that the network and the data gave.
+    whole = config | {"settings": replace(setup, recipe=result.recipe).values()}
+    changes = _changes(result, found)
+    steps = next_steps(summary, setup)
+    page = report.html(summary, result.history, drawn, whole, again, changes=changes, steps=steps)
+    _write(folder / "report.html", page)
+    _refuse_another(folder, config)
     return summary
 
 

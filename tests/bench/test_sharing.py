@@ -210,24 +210,72 @@ if __name__ == "__main__":
         sys.stdin.read()
 """
 
+RAY = """
+import sys, ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+print("ray://auto", flush=True)
+sys.stdin.read()
+"""
+
+
+def swept(folder: Path, cluster: str, *words: str) -> tuple[int, str]:
+    """Status and errors of a sweep on a cluster, which a script of its own holds meanwhile."""
+    (folder / "cluster.py").write_text(cluster)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    start = [sys.executable, "cluster.py", *words]
+    with subprocess.Popen(start, cwd=folder, **pipes) as held:  # type: ignore[call-overload]
+        sweep = command("--cluster", held.stdout.readline().strip())
+        _, err = sweep.communicate(timeout=1200)
+        held.stdin.close()
+    return sweep.returncode, err
+
+
+def check_two_lost(folder: Path, status: int, err: str) -> None:
+    assert status == 1, err
+    assert "2 of 4 runs failed" in err
+    assert seeds(folder) == {0: 1, 3: 1}
+    reasons = {one["id"][-1]: one for one in failures.read(folder / "all.jsonl").values()}
+    assert "ArithmeticError" in reasons["1"]["reason"]
+    assert "was killed or stopped in it" in reasons["2"]["reason"]
+    # Once: a cluster that hands a run over again kills no second worker, and computes none twice.
+    assert Counter(seed for seed, _, _ in started(folder)) == {0: 1, 1: 1, 2: 1, 3: 1}
+    assert [one["times"] for one in reasons.values()] == [1, 1]
+    assert os.getpid() not in {process for _, process, _ in started(folder)}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_dask(folder: Path, threads: int) -> None:
     pytest.importorskip("distributed", reason="Dask is not installed: pyrosparse[dask]")
-    (folder / "cluster.py").write_text(DASK)
     (folder / "fail-1").touch()
-    words = [sys.executable, "cluster.py", str(threads)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(words, cwd=folder, **pipes) as cluster:  # type: ignore[call-overload]
-        address = cluster.stdout.readline().strip()
-        sweep = command("--cluster", address)
-        _, err = sweep.communicate(timeout=1200)
-        cluster.stdin.close()
+    (folder / "kill-2").touch()
+    status, err = swept(folder, DASK, str(threads))
     if threads == 2:
-        assert sweep.returncode == 2 and "has 2 threads" in err
+        assert status == 2 and "has 2 threads" in err
         return
-    assert sweep.returncode == 1, err
-    assert "1 of 4 runs failed" in err
-    assert seeds(folder) == {0: 1, 2: 1, 3: 1}
-    assert os.getpid() not in {process for _, process, _ in started(folder)}
+    check_two_lost(folder, status, err)
+
+
+@pytest.mark.slow
+def test_ray(folder: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pyrosparse[ray]")
+    (folder / "fail-1").touch()
+    (folder / "kill-2").touch()
+    check_two_lost(folder, *swept(folder, RAY))
+
+
+def test_a_run_that_killed_its_process_is_not_begun_again_by_the_same_command(folder: Path) -> None:
+    """As a cluster would that hands over what a lost worker had; another command tries it."""
+    job = bench.load(str(folder / "suite.toml")).jobs[0]
+    task = Task(folder / "all.jsonl", folder / "scratch", None)
+    claims = Claims(task.results)
+    claims.prepare()
+    with pytest.raises(KeyboardInterrupt), claims.claim(job.id, task.command):
+        raise KeyboardInterrupt
+    assert "was killed or stopped" in task(job).failure
+    assert not (folder / "started").exists()
+    with pytest.raises(KeyboardInterrupt), claims.claim(job.id, "another"):
+        raise KeyboardInterrupt
+    assert task(job).line is not None
+    assert "MemoryError: gone" in task.lost(job, MemoryError("gone")).failure
+    assert failures.read(task.results)[job.id]["reason"] == "MemoryError: gone"
