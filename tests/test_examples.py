@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 import pyrosparse as ps
 
@@ -50,6 +51,7 @@ TUTORIALS = {
     "tutorial_own_prior_and_recipe": {"epochs": 1, "hidden": 8},
     "tutorial_which_method": {"epochs": 1, "pretrain": 1, "hidden": 8},
     "tutorial_several_processes": {"epochs": 1, "hidden": 8},
+    "tutorial_transformer": {"epochs": 1, "images": 100},
 }
 
 
@@ -61,7 +63,8 @@ def load(name):
 
 
 def test_all_are_listed():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == set(TINY) | set(TUTORIALS)
+    names = {file.stem for file in EXAMPLES.glob("*.py")}
+    assert names == {*TINY, *TUTORIALS, "compress_sentence_encoder"}
 
 
 @pytest.mark.slow
@@ -121,6 +124,42 @@ def test_optuna_stops_a_trial_that_does_worse_than_half_of_those_before_it():
     study.optimize(objective, n_trials=2)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
     assert list(study.trials[1].intermediate_values) == [1]
+
+
+@pytest.mark.slow
+def test_a_sentence_encoder_is_cut():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=24,
+        attn_implementation="eager",
+    )
+
+    def tokenizer(texts, **_):
+        ids = torch.tensor([[len(word) % 50 for word in text.split()[:5]] for text in texts])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    rows = load("compress_sentence_encoder").main(
+        keep=(0.5,),
+        calibration=16,
+        training=16,
+        held_out=16,
+        gate_epochs=1,
+        epochs=1,
+        repeats=1,
+        transformer=transformers.BertModel(config, add_pooling_layer=False),
+        tokenizer=tokenizer,
+    )
+    assert [row["way"] for row in rows] == ["original", "curvature", "gates", "distilled"]
+    assert rows[0]["cosine"] == pytest.approx(1) and rows[0]["spearman"] == pytest.approx(1)
+    layers = [row["of the layers"] for row in rows]
+    # Half of 4 heads of 4 features and of 24 neurons, in two layers of width 16; biases behind
+    # them and norms stay.
+    assert len(set(layers[1:])) == 1
+    assert layers[0] - layers[1] == 2 * (2 * 4 * (4 * 16 + 3) + 12 * (2 * 16 + 1))
 
 
 def test_pruning_reaches_the_sparsity_asked_for():

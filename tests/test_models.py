@@ -36,6 +36,17 @@ def test_labels_are_drawn_where_none_are_given():
     assert ps.regressor(net, 5, noise=0.1)(x).shape == (5, 3)
 
 
+def test_regressor_takes_several_inputs_and_its_means_by_name():
+    net = lambda ids, past=None, mask=None: {"values": ids * mask, "hidden": ids}  # noqa: E731
+    ids, mask, y = torch.randn(5, 2), torch.rand(5, 2), torch.randn(5, 2)
+    model = ps.regressor(net, 20, noise=0.3, output="values")
+    expected = Normal(ids * mask, 0.3).log_prob(y).sum() * 20 / 5
+    for batch in ((ids, None, mask, y), model.from_names({"y": y, "mask": mask, "ids": ids})):
+        assert torch.allclose(log_likelihood(model, *batch), expected)
+    with pytest.raises(TypeError, match="no tensor 'means'; there are: values, hidden"):
+        ps.regressor(net, 20, noise=0.3, output="means")(ids, None, mask, y)
+
+
 def test_regressor_refuses_to_broadcast():
     model = ps.regressor(nn.Linear(4, 1), 5, noise=0.1)
     with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -9,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrosparse.models.calls import named_output, separated, with_labels
 from pyrosparse.models.latents import Latent, ModelGuide
 from pyrosparse.models.likelihoods import Network, data_plate, positive_count
 
@@ -28,15 +30,19 @@ class regressor(nn.Module):
 
     .. math:: y_i \sim \mathcal N(f(x_i; w), \sigma^2), \quad i = 1 \dots n, \qquad \sigma \sim p
 
-    network: maps ``x``, (batch, ...), to means (batch, d) or (batch,).
+    network: maps ``x``, (batch, ...), and further inputs to means (batch, d) or (batch,), or to a
+             mapping or object that has them.
     n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+    output:  the name of the means in what the network gives, such as ``"logits"``; None where it
+             gives a tensor.
     noise:   the standard deviation sigma > 0, where it is known; or a prior on it, a distribution
              over positive numbers, (), or (d,) for one a target, by ``.to_event(1)``. By default
              LogNormal(-1, 1), which suits targets of standard deviation 1.
 
     The model takes ``x`` and ``y``, (batch, d) or (batch,) floating point, or None to draw them;
-    it returns the targets. Its site is ``y``. It is a torch module that holds the network, where
-    that is one.
+    it returns the targets. With further inputs the targets come last: ``model(x, mask, y)``. Data
+    that are dicts have the network's arguments by their names, and the targets as ``y`` or
+    ``labels``. Its site is ``y``. It is a torch module that holds the network, where that is one.
 
     Where the noise is learned, it is a latent variable, the site ``noise``, and ``guide`` is the
     guide to train with: it calls the network's own, and draws ``noise`` from a log-normal (of
@@ -44,7 +50,7 @@ class regressor(nn.Module):
 
     Raises ValueError when n is not a positive whole number or the noise is not positive, and when
     ``y`` has another shape than the network's output; TypeError where the noise is no number or
-    distribution.
+    distribution, and where the network gives no tensor, or nothing of that name.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -60,10 +66,13 @@ class regressor(nn.Module):
 
     noise: float | Latent
 
-    def __init__(self, network: Network, n: int, *, noise: Any = None) -> None:
+    def __init__(
+        self, network: Network, n: int, *, noise: Any = None, output: str | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.n = positive_count(n)
+        self.output = output
         if isinstance(noise, int | float):
             if not noise > 0:
                 raise ValueError(f"noise must be positive, got {noise}")
@@ -73,8 +82,13 @@ class regressor(nn.Module):
             _refuse_negative(self.noise.prior)
             self.guide = ModelGuide(network, [self.noise])
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        mean = self.network(x)
+    def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The model's positional arguments from some by name."""
+        return with_labels(named, self.network)
+
+    def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
+        inputs, y = separated(x, more, y)
+        mean = named_output(self.network(*inputs), self.output)
         check_values(y, mean)
         noise = self._noise(mean)
         likelihood = dist.Normal(mean, noise).to_event(mean.dim() - 1)

@@ -88,8 +88,9 @@ def compress(
     callbacks:  of every stage, beside the recipe's own; ``run.stage`` says which one it is.
     progress:   show progress bars; by default on a terminal only.
 
-    Raises TypeError and ValueError on data that do not fit, ValueError where both ``start`` and
-    the recipe's ``pretrain`` are given, what the recipe's methods raise, and what ``fit`` raises.
+    Raises TypeError and ValueError on data that do not fit, TypeError on dicts and where the model
+    names the output of the network, ValueError where both ``start`` and the recipe's ``pretrain``
+    are given, what the recipe's methods raise, and what ``fit`` raises.
 
     >>> import pyrosparse as ps
     >>> _ = torch.manual_seed(0)
@@ -119,6 +120,7 @@ def compress(
             callbacks,
         )
         started = None
+        _refuse_named_output(job.model(job.net))
         if start is not None:
             job.stage(start, "start")
             started = copy.deepcopy(job.net)
@@ -128,6 +130,18 @@ def compress(
         if job.original is None:
             job.original = _dense(job, first, dense)
         return _result(job, bnn)
+
+
+def _refuse_named_output(model: Any) -> None:
+    """Raise TypeError where a network gives its output by a name: before training, as what is
+    measured in the end are networks that give tensors."""
+    output = getattr(model, "output", None)
+    if output is not None:
+        raise TypeError(
+            f"compress measures networks that give a tensor, and the model takes {output!r} of "
+            f"what this one gives: put the network into a module that returns {output!r} alone; "
+            "or lift it and train it by ps.fit, and cut it by ps.compact"
+        )
 
 
 def default_model(data: Split) -> Likelihood:

@@ -114,8 +114,8 @@ def split(
     test:       likewise; of data in memory a fifth by default. A loader holds out nothing.
     device:     where data in memory go; by default they stay.
 
-    Raises TypeError on data of another kind, ValueError on shares outside [0, 1) and where there is
-    nothing to hold out from.
+    Raises TypeError on data of another kind, such as dicts, ValueError on shares outside [0, 1)
+    and where there is nothing to hold out from.
 
     >>> found = split((np.zeros((10, 3)), np.arange(10) % 2), validation=0.25)
     >>> len(found.train), len(found.validation), len(found.test), found.train.x.dtype
@@ -162,12 +162,27 @@ def _part(data: Any) -> Any:
         classes = y.dtype == torch.int64 and y.dim() == 1
         fits = x.is_floating_point() and x.dim() > 1
         return Examples(x, y) if len(tensors) == 2 and classes and fits else tensors
+    if isinstance(data, Mapping):
+        refuse_named(data)
     batches = hasattr(data, "__iter__") and hasattr(data, "__len__")
-    if batches and not isinstance(data, (Tensor, np.ndarray, str, Mapping)):
+    if batches and not isinstance(data, (Tensor, np.ndarray, str)):
+        with torch.random.fork_rng():  # a loader shuffles by the caller's generator
+            first = next(iter(data), None)
+        if isinstance(first, Mapping):
+            refuse_named(first)
         return data
     raise TypeError(
         "data must be a DataSet, Examples, tensors or arrays (inputs, targets), or a loader of "
         f"such batches that has a length; got {type(data).__name__}"
+    )
+
+
+def refuse_named(data: Mapping[str, Any]) -> None:
+    """Raise TypeError: recipes call networks by position, and measure tensors."""
+    raise TypeError(
+        f"compress takes no data by name, and these have {', '.join(map(repr, data))}: give a "
+        "tuple of tensors in the order of the network's arguments, the targets last; or lift the "
+        "network and train it by ps.fit, which takes dicts, and cut it by ps.compact"
     )
 
 

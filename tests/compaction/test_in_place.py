@@ -291,3 +291,11 @@ def test_arguments_by_name() -> None:
     assert small.num_heads == 4
     assert same(small(draw(1, 3, 8)), net(draw(1, 3, 8)))
     assert Called(net)({"x": draw(1, 3, 8)})[0].shape == (1, 3, 8)
+
+
+def test_gains_that_round_as_they_are_folded_do_not_stop_a_cut():
+    layer = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True)
+    net = randomise(nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)).float()
+    gains = torch.linspace(0.31, 0.97, 12) * (torch.arange(12) < 7)
+    small = ps.compact(net, {"layers.0.linear2.input": gains}, torch.randn(2, 5, 8))
+    assert small.layers[0].linear1.out_features == 7
