@@ -238,7 +238,7 @@ def _predicts(job: Job, net: nn.Module) -> str:
     with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(net), poutine.block():
         sites = observed_sites(poutine.trace(model).get_trace(*job.data.batch))
     if isinstance(model, classifier):
-        return "" if model.output is not None or sites[0]["fn"].event_dim else "classes"
+        return "" if sites[0]["fn"].event_dim else "classes"
     return "values" if len(sites) == 1 and predicts_values(sites[0]["fn"]) else ""
 
 
