@@ -11,15 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pyrosparse.compaction.compact import (
-    CompactNet,
-    account_of,
-    learn,
-    refuse_empty,
-    rewrite,
-    want,
-)
+from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.compaction.copies import put_masks
+from pyrosparse.compaction.graph import account_of, learn, refuse_empty, rewrite, want
 from pyrosparse.compaction.layers import MIXING, NORMS, is_plain
 from pyrosparse.compaction.masked import fold, gains_of
 from pyrosparse.compaction.rules import find

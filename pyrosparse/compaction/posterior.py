@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pyrosparse.compaction.check import CompactionError, difference
-from pyrosparse.compaction.compact import arguments_of
 from pyrosparse.compaction.cut import Cut, cut, take
+from pyrosparse.compaction.request import arguments_of
 from pyrosparse.lifting.guide import Contents, Entry
 from pyrosparse.lifting.lift import Lifted, mean_gates
 from pyrosparse.util.modes import evaluating

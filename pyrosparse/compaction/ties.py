@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pyrosparse.compaction.compact import learn
 from pyrosparse.compaction.cut import exact_inputs, generic
+from pyrosparse.compaction.graph import learn
 from pyrosparse.compaction.rules import find
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule

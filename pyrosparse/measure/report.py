@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from pyrosparse.compaction.account import Account
+from pyrosparse.compaction.compact import compact
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.evidence.repeated import Repeated
-from pyrosparse.measure.costs import batch_of, file_bytes, latency, macs
+from pyrosparse.measure.costs import file_bytes, macs
 from pyrosparse.measure.paper_counts import PaperCounts, beta_bernoulli_counts
 from pyrosparse.measure.quality import quality
 from pyrosparse.measure.regression import RegressionQuality, regression_quality
 from pyrosparse.models.latents import ModelGuide
 from pyrosparse.util.arguments import arguments
+from pyrosparse.util.timing import batch_of, latency
 
 Pair = tuple[int, int]
 
@@ -36,6 +38,8 @@ class Report:
                 other than its layers.
     quality:    accuracy, negative log likelihood and calibration error, or what ``judge`` gave; of
                 models of values RMSE, likelihood, CRPS and coverage; None without data.
+    exact:      of a compact network whose widths were rounded, the report of the same network with
+                exact widths; None of any other.
 
     >>> print(Report("3-2", (23, 14), {"0": (12, 6), "2": (6, 4)}, (300, 260), {1: (2e-3, 1e-3)}))
     structure   3-2
@@ -54,6 +58,7 @@ class Report:
     seconds: Mapping[int, tuple[float, float]]
     paper: tuple[PaperCounts, PaperCounts] | None = None
     quality: tuple[Any, Any] | None = None
+    exact: Report | None = None
 
     @property
     def total_macs(self) -> Pair:
@@ -78,18 +83,29 @@ class Report:
                 ("paper's FLOPs", _change((before.flops, after.flops))),
                 ("paper's memory", memory),
             ]
-        rows += [
+        rows += self._latencies()
+        if self.exact is not None:
+            rows += [
+                ("exact widths", self.exact.structure),
+                ("  parameters", _change(self.exact.parameters)),
+                ("  bytes", _change(self.exact.bytes)),
+                ("  MACs", _change(self.exact.total_macs)),
+            ]
+            rows += [(f"  {name}", times) for name, times in self.exact._latencies()]
+        if self.quality is not None:
+            first, second = self.quality
+            rows += first.rows(second)
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _latencies(self) -> list[tuple[str, str]]:
+        return [
             (
                 f"batch {size}",
                 f"{1e3 * first:.3f} ms -> {1e3 * second:.3f} ms ({first / second:.2f}x)",
             )
             for size, (first, second) in self.seconds.items()
         ]
-        if self.quality is not None:
-            first, second = self.quality
-            rows += first.rows(second)
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def report(
@@ -108,7 +124,8 @@ def report(
     """Measure a network and its compact form: parameters, MACs, bytes of the file, latency.
 
     Networks of dense layers, convolutions and batch normalisations are also counted as the
-    beta-Bernoulli paper counts. With data, both are judged as classifiers, or by a model of values.
+    beta-Bernoulli paper counts. Where ``compact`` rounded widths, the network with exact ones is
+    measured, too. With data, both are judged as classifiers, or by a model of values.
 
     example:         what the networks are called with, a tensor, several, or a dict of them by the
                      names of the network's arguments; its first datum is repeated to the batch
@@ -144,11 +161,34 @@ def report(
     else:
         inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     account = getattr(small, "account", None)
+    compacts = [small]
+    if isinstance(account, Account) and account.round_to > 1:
+        compacts.append(compact(small, None, example, at_least=0))
+    seconds: dict[int, list[float]] = {
+        size: latency([net, *compacts], *batch_of(inputs, size), repeats=repeats)
+        for size in batch_sizes
+    }
+    costs = [
+        _costs(net, one, inputs, {size: (taken[0], taken[n]) for size, taken in seconds.items()})
+        for n, one in enumerate(compacts, 1)
+    ]
+    return replace(
+        costs[0],
+        quality=None
+        if data is None
+        else _quality(net, small, data, data_batch_size, model, output, judge),
+        exact=costs[1] if len(costs) > 1 else None,
+    )
+
+
+def _costs(
+    net: nn.Module,
+    small: nn.Module,
+    inputs: tuple[Any, ...],
+    seconds: Mapping[int, tuple[float, float]],
+) -> Report:
+    account = getattr(small, "account", None)
     first, second = macs(net, *inputs), macs(small, *inputs)
-    seconds = {}
-    for size in batch_sizes:
-        before, after = latency([net, small], *batch_of(inputs, size), repeats=repeats)
-        seconds[size] = (before, after)
     return Report(
         account.structure if isinstance(account, Account) else "",
         (parameter_count(net), parameter_count(small)),
@@ -156,7 +196,6 @@ def report(
         (file_bytes(net), file_bytes(small)),
         seconds,
         _paper(net, small, inputs),
-        None if data is None else _quality(net, small, data, data_batch_size, model, output, judge),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.compaction import CompactionError, CompactNet, compact
+from pyrosparse.compaction import CompactionError, compact
 from pyrosparse.lifting.masks import Masks
 from pyrosparse.measure import PaperCounts, Report, report
 
@@ -69,7 +69,7 @@ def compacted(
     gates: Mapping[str, nn.Module] | None = None,
     model: Callable[[Any], Any] | None = None,
     **known: Any,
-) -> tuple[CompactNet | None, Compaction]:
+) -> tuple[nn.Module | None, Compaction]:
     """Make the compact form of a network, where there is one, and measure it.
 
     net:      with exact zeros, or the network that masks are of; it is left as it is.

@@ -28,7 +28,7 @@ def positions(
     before a dense layer. By the gate's key."""
     import torch
 
-    from pyrosparse.measure.costs import evaluating
+    from pyrosparse.util.modes import evaluating
 
     found: dict[str, int] = {}
 

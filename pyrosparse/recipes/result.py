@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from pyrosparse.compaction import CompactNet
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.measure import Report
 from pyrosparse.recipes.compaction import Compaction
@@ -31,7 +30,7 @@ class Result:
     model:      the Pyro model it was trained in.
     guide:      what draws all latent variables of it: the model's own guide where it learns more
                 than the network, else the posterior's; of ``nuts`` one of its draws.
-    small:      the compact network; None where there is none.
+    small:      the compact network, with its ``account``; None where there is none.
     compaction: what it costs, or why there is none.
     scores:     of ``before``, ``after`` and ``compact`` on the test data (without any, on the
                 training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``; of
@@ -47,7 +46,7 @@ class Result:
     posterior: Lifted
     model: Any
     guide: Any
-    small: CompactNet | None
+    small: nn.Module | None
     compaction: Compaction
     scores: Mapping[str, Mapping[str, float]]
     stages: list[Stage]

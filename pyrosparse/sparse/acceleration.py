@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from pyrosparse.compaction import compact
 from pyrosparse.compaction.masked import masked
-from pyrosparse.measure.costs import batch_of, best_latency
 from pyrosparse.sparse.choices import Choices
 from pyrosparse.sparse.inference import sparse_inference
 from pyrosparse.util.modes import evaluating
 from pyrosparse.util.threads import threads
+from pyrosparse.util.timing import batch_of, best_latency
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.compaction.check import difference
-from pyrosparse.measure.costs import best_latency
 from pyrosparse.sparse.choices import Choice, Choices
 from pyrosparse.sparse.layers import candidates
+from pyrosparse.util.timing import best_latency
 
 FASTER = 1.2  # than the dense layer, by which another must be
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from pyrosparse.compaction.compact import CompactNet
+from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.compaction.rules.registry import REGISTERED
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.lifting.method import Method

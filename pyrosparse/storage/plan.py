@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.account import Account, Layer
-from pyrosparse.compaction.compact import CompactNet
+from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.storage import modules
 from pyrosparse.storage.graph import describe_graph, read_graph
 from pyrosparse.storage.modules import named_tensors
@@ -194,8 +194,15 @@ def account_of(entry: Mapping[str, Any]) -> Account:
         pairs = {key: tuple(layer[key]) for key in ("inputs", "outputs", "parameters")}
         layers.append(Layer(**{**layer, **pairs}))
     before, after = entry["parameters"]
-    kept_class = entry.get("kept_class", "")
-    account = Account(layers, entry["barriers"], (before, after), entry["error"], kept_class)
+    account = Account(
+        layers,
+        entry["barriers"],
+        (before, after),
+        entry["error"],
+        entry.get("kept_class", ""),
+        entry.get("round_to", 1),
+        {int(number): time for number, time in entry.get("times", {}).items()},
+    )
     str(account)  # raises where something in it is of a wrong type
     return account
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.compaction.compact import CompactNet
+from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.lifting.guide import Contents, check_target
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.lifting.target import Target, inputs, outputs

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pyrosparse as ps
 from pyrosparse import networks
-from pyrosparse.measure.costs import file_bytes, latency, macs
+from pyrosparse.measure.costs import file_bytes, macs
 from tests.compaction.cases import Separable
 
 
@@ -65,4 +65,19 @@ def test_tied_tensors_and_bad_arguments() -> None:
     net[1].weight = net[0].weight
     assert file_bytes(net) > 4 * (16 + 8)
     with pytest.raises(ValueError, match="repeats"):
-        latency([net], torch.zeros(1, 4), repeats=0)
+        ps.measure.latency([net], torch.zeros(1, 4), repeats=0)
+
+
+def test_rounded_widths_are_told_beside_exact_ones() -> None:
+    net = nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 2))
+    net[2].weight.data[:, 9:] = 0
+    x = torch.ones(2, 3)
+    rounded, exact = ps.compact(net, None, x, round_to=8), ps.compact(net, None, x)
+    measured = ps.report(net, rounded, x, repeats=1, batch_sizes=(1,))
+    alone = ps.report(net, exact, x, batch_sizes=())
+    assert measured.parameters[1] == 16 * 4 + 17 * 2
+    assert measured.exact.parameters == alone.parameters == (242, 9 * 4 + 10 * 2)
+    assert (measured.exact.macs, measured.exact.bytes) == (alone.macs, alone.bytes)
+    assert measured.exact.seconds[1][0] == measured.seconds[1][0] and alone.exact is None
+    assert "exact widths    9-2\n  parameters    242 -> 56" in str(measured)
+    assert "exact" not in str(alone)

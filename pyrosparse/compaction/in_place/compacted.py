@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor, nn
+from torch import nn
 
 from pyrosparse.compaction.account import Account
 from pyrosparse.compaction.check import check
@@ -15,32 +12,22 @@ from pyrosparse.compaction.in_place.engine import cut_in_place
 from pyrosparse.compaction.in_place.layers import is_mixing, weight_of
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
+from pyrosparse.compaction.request import Network, Request
 
 
-def compacted_in_place(
-    net: nn.Module,
-    masks: Mapping[str, Tensor] | None,
-    gates: Mapping[str, nn.Module] | None,
-    expected: nn.Module,
-    inputs: tuple[Any, ...],
-    at_least: int | None,
-    round_to: int = 1,
-) -> nn.Module:
+def compacted_in_place(request: Request[Network]) -> Network:
     """A copy of a network with smaller layers, in the mode of each module, with an ``account``.
-
-    net, masks, gates, at_least, round_to: as ``compact`` takes them.
-    expected: the masked network.
-    inputs:   what it is called with; one mapping for keyword arguments.
 
     Raises ValueError as ``cut_in_place`` does; CompactionError where the outputs differ.
     """
+    net, inputs = request.net, request.inputs
     # Cuts are judged against the network with its gains folded into the weights: what folding
     # rounds in float32 is no difference of a cut, but shows in float64, in which they are judged.
-    folded, uncut = (masked(net, masks, gates) for _ in range(2))
-    result = cut_in_place(folded, uncut, inputs, at_least, round_to)
+    folded, uncut = (masked(net, request.masks, request.gates) for _ in range(2))
+    result = cut_in_place(folded, uncut, inputs, request.at_least, request.round_to)
     small = result.net
     follow(small, net, result.cuts)
-    error = check(Called(expected), Called(small), inputs, resize=True)
+    error = check(Called(request.expected), Called(small), inputs, resize=True)
     modes = {name: module.training for name, module in net.named_modules()}
     for name, module in small.named_modules():
         module.training = modes.get(name, net.training)
@@ -52,7 +39,9 @@ def compacted_in_place(
         (parameter_count(net), parameter_count(small)),
         error,
         type(net).__name__,
+        request.round_to,
     )
+    assert isinstance(small, type(net))
     return small
 
 
