@@ -43,7 +43,7 @@ def test_no_more_than_there_were() -> None:
     net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
     net[2].weight.data[:, 5] = 0
     assert ps.compact(net, round_to=8).get_submodule("2").in_features == 6
-    with pytest.raises(ValueError, match="a number of features, 1 or more.*; got 0"):
+    with pytest.raises(ValueError, match=r"a number of features, 1 or more.*; got 0"):
         ps.compact(net, None, torch.ones(1, 3), round_to=0)
 
 
