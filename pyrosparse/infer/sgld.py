@@ -28,6 +28,8 @@ class SGLD(Optimizer):
     params: tensors or parameter groups.
     lr:     epsilon, positive.
 
+    Raises ValueError where ``lr`` is not positive and finite.
+
     Source: Welling and Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics",
     eq. 4.
 

@@ -72,8 +72,8 @@ def thinet(
     >>> _ = nn.init.eye_(net[0].weight), nn.init.zeros_(net[0].bias)
     >>> _ = nn.init.ones_(net[1].weight)
     >>> x = torch.tensor([[1.0, 2.0], [2.0, 4.0]])
-    >>> thinet(net, (x,), 0.5)  # the second input is twice the first: 1.5 of it is both
-    {'1.input': tensor([0.0000, 1.5000])}
+    >>> thinet(net, (x,), 0.5)["1.input"]  # the second input is twice the first: 1.5 of it is both
+    tensor([0.0000, 1.5000])
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")

@@ -235,7 +235,13 @@ def _predicts(job: Job, net: nn.Module) -> str:
     model = job.model(net)
     if isinstance(model, distill):
         return "classes"
-    with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(net), poutine.block():
+    cuda = range(torch.cuda.device_count())
+    with (
+        torch.random.fork_rng(devices=cuda),
+        torch.no_grad(),
+        evaluation_mode(net),
+        poutine.block(),
+    ):
         sites = observed_sites(poutine.trace(model).get_trace(*job.data.batch))
     if isinstance(model, classifier):
         return "" if sites[0]["fn"].event_dim else "classes"

@@ -58,7 +58,9 @@ class Split:
             return self.train.x[:2], self.train.y[:2]
         if isinstance(self.train, tuple):
             return tuple(part[:2] for part in self.train)
-        with torch.random.fork_rng():  # a loader shuffles by the caller's generator
+        with torch.random.fork_rng(
+            devices=range(torch.cuda.device_count())
+        ):  # a loader shuffles by the caller's generator
             return tuple(part[:2] for part in next(iter(self.train)))
 
     def some(self, count: int, seed: int) -> tuple[Tensor, ...]:
@@ -166,7 +168,9 @@ def _part(data: Any) -> Any:
         refuse_named(data)
     batches = hasattr(data, "__iter__") and hasattr(data, "__len__")
     if batches and not isinstance(data, (Tensor, np.ndarray, str)):
-        with torch.random.fork_rng():  # a loader shuffles by the caller's generator
+        with torch.random.fork_rng(
+            devices=range(torch.cuda.device_count())
+        ):  # a loader shuffles by the caller's generator
             first = next(iter(data), None)
         if isinstance(first, Mapping):
             refuse_named(first)
@@ -235,7 +239,7 @@ def count(part: Any) -> int:
     dataset = getattr(part, "dataset", None)
     if dataset is not None and not getattr(part, "drop_last", False):
         return len(dataset)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         return sum(len(batch[0]) for batch in part)
 
 
