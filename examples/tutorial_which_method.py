@@ -71,11 +71,14 @@ start = ps.recipes.Pretraining(epochs=pretrain)  # the same for all
 recipes = {
     "beta-bernoulli": ps.recipes.BetaBernoulli(epochs=epochs),
     "magnitude": ps.recipes.Magnitude(sparsity=0.9, epochs=epochs),
-    "model-reduction": ps.recipes.ModelReduction(epochs=epochs),
+    "turbo-vbi": ps.recipes.TurboVBI(active=0.1, epochs=epochs, fine_tune=epochs),
 }
 for name, recipe in recipes.items():
     result = ps.compress(net, data, recipe, start=start, progress=False)
     accuracy, ece = result.quality["accuracy"], result.quality["ece"]
+    if result.report is None:  # nothing is left of a layer, and the account says of which
+        print(f"{name}: {result.account}")
+        continue
     macs = result.report.total_macs[1]
     print(f"{name}: accuracy {accuracy:.3f}, ECE {ece:.3f}, {macs:,} MACs")
     print(f"  {result.sparsity:.0%} of the weights are zero")
