@@ -130,7 +130,14 @@ def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | 
             raise ValueError(f"its entry {entry!r} is no list of tables")
     jobs: dict[str, Job] = {}
     problems = content.get("problem", [{}])
-    for grid in ({**problem, **grid} for grid in content["grid"] for problem in problems):
+    own = {"dataset", "network"}
+    # A grid with a problem of its own takes nothing of the others, such as their options.
+    grids = [
+        {**problem, **grid}
+        for grid in content["grid"]
+        for problem in ([{}] if own <= grid.keys() else problems)
+    ]
+    for grid in grids:
         for job in _expand(content.get("settings", {}), grid, seeds, MOST_RUNS - len(jobs)):
             if device is not None:
                 job = replace(job, setup=replace(job.setup, device=device))
