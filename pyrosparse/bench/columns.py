@@ -91,7 +91,11 @@ COMPARED: list[Column] = [
     ("training, s", lambda cell: f"{mean(line['seconds'] for line in cell.lines):.0f}"),
 ]
 
-_CONFORMAL: Column = ("90 % sets cover, % (size)", lambda cell: _conformal(cell))
+_ON_NEWER_LINES: list[Column] = [
+    ("90 % sets cover, % (size)", lambda cell: _conformal(cell)),
+    ("rotated by 45 degrees: accuracy, % (NLL)", lambda cell: _rotated(cell, 45)),
+]
+"""Left out where no line has them, as of results before there were such."""
 
 PREDICTIVE: list[Column] = [
     ("predicts", lambda cell: cell.predicts),
@@ -100,7 +104,7 @@ PREDICTIVE: list[Column] = [
     ("NLL", lambda cell: spread(cell.predictive("nll"), 4)),
     ("ECE", lambda cell: spread(cell.predictive("ece"), 4)),
     ("OOD AUROC", lambda cell: spread(cell.predictive("ood_auroc"), 4)),
-    _CONFORMAL,
+    *_ON_NEWER_LINES,
     (
         "elpd (s.e.)",
         lambda cell: (
@@ -116,9 +120,20 @@ PREDICTIVE: list[Column] = [
 ]
 
 
+def _rotated(cell: Cell, angle: float) -> str:
+    known = [
+        line.get("predictive", {}).get(cell.predicts, {}).get("rotated", {}).get(f"{angle:g}")
+        for line in cell.lines
+    ]
+    if not all(known):
+        return ""
+    accuracies = spread([100 * one["accuracy"] for one in known], 1)
+    return f"{accuracies} ({mean(one['nll'] for one in known):.2f})"
+
+
 def _conformal(cell: Cell) -> str:
     known = [line.get("predictive", {}).get(cell.predicts, {}) for line in cell.lines]
-    if not all("conformal_size" in one for one in known):  # of results before there were such
+    if not all("conformal_size" in one for one in known):
         return ""
     covered = spread([100 * one["conformal_coverage"] for one in known], 1)
     return f"{covered} ({mean(one['conformal_size'] for one in known):.2f})"
@@ -157,8 +172,8 @@ def columns_of(cells: Sequence[Cell]) -> tuple[list[Column], list[Cell]]:
     if any("test_rmse" in line for cell in cells for line in cell.lines):
         return VALUES, list(cells)
     if any("predictive" in line for cell in cells for line in cell.lines):
-        known = any(map(_conformal, cells))
-        return [one for one in PREDICTIVE if known or one is not _CONFORMAL], list(cells)
+        unknown = [one for one in _ON_NEWER_LINES if not any(map(one[1], cells))]
+        return [one for one in PREDICTIVE if one not in unknown], list(cells)
     if any(cell.kept for cell in cells):
         return SIZE, along_the_knob(cells)
     structured = any("structure" in cell.paper for cell in cells)

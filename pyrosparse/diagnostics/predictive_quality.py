@@ -24,13 +24,13 @@ class PredictiveQuality:
 
     calibration: on the data.
     ood_auroc:   of the predictive entropy, between the data and the others; None without those.
-    rotation:    by angle in degrees, the accuracy on the data rotated.
+    rotation:    by angle in degrees, the calibration on the data rotated.
     log_density: the log predictive density of every datum's class, (n,) float64, nats.
     """
 
     calibration: Calibration
     ood_auroc: float | None
-    rotation: dict[float, float]
+    rotation: dict[float, Calibration]
     log_density: Tensor
 
     @property
@@ -67,7 +67,8 @@ class PredictiveQualities(dict[str, PredictiveQuality]):
             found = one.calibration
             numbers = [found.accuracy, found.nll, found.brier, found.ece]
             numbers += [] if one.ood_auroc is None else [one.ood_auroc]
-            rows.append([name, *(f"{v:.4f}" for v in (*numbers, *one.rotation.values()))])
+            numbers += [turned.accuracy for turned in one.rotation.values()]
+            rows.append([name, *(f"{v:.4f}" for v in numbers)])
         return text_table(names, rows)
 
 
@@ -82,7 +83,7 @@ def predictive_quality(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> PredictiveQualities:
-    """Calibration, out-of-distribution AUROC and accuracy under rotation of several networks.
+    """Calibration, also under rotation, and out-of-distribution AUROC of several networks.
 
     networks: by name; a lifted network predicts with ``draws`` of its posterior, any other (a
               compact one, the mean ``bnn.net``) with its weights.
@@ -126,7 +127,7 @@ def predictive_quality(
                 predictive_entropy(log_probabilities(net, outside, **options)),
             )
         turned = {
-            angle: calibration(log_probabilities(net, rotated(x, angle), **options), y).accuracy
+            angle: calibration(log_probabilities(net, rotated(x, angle), **options), y)
             for angle in angles
         }
         density = inside.gather(1, y.cpu()[:, None])[:, 0]

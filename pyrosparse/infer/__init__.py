@@ -4,6 +4,7 @@ from pyrosparse.infer import schedules
 from pyrosparse.infer.alone import RankError
 from pyrosparse.infer.callback import Callback, Evaluation
 from pyrosparse.infer.iterates import SWAG, KeepDraws
+from pyrosparse.infer.last_layer_laplace import LastLayerLaplace
 from pyrosparse.infer.loop import fit
 from pyrosparse.infer.non_finite import NonFiniteLossError
 from pyrosparse.infer.run import Fit
@@ -17,6 +18,7 @@ __all__ = [
     "Evaluation",
     "Fit",
     "KeepDraws",
+    "LastLayerLaplace",
     "NonFiniteLossError",
     "RankError",
     "fit",

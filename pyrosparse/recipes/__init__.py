@@ -40,7 +40,7 @@ from pyrosparse.recipes.pruning import (
     Random,
 )
 from pyrosparse.recipes.recipe import Recipe
-from pyrosparse.recipes.references import DeepEnsemble, Langevin, Swag
+from pyrosparse.recipes.references import DeepEnsemble, Langevin, LastLayerLaplace, Swag
 from pyrosparse.recipes.selection import GroupHorseshoe, Polarization, SpikeAndSlab
 from pyrosparse.recipes.snip import Snip
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
@@ -102,7 +102,7 @@ RECIPES: tuple[type[Recipe], ...] = (
 PEERS: tuple[type[Recipe], ...] = (TorchPruningMagnitude, TorchPruningTaylor)
 """What other packages do, for ``compress`` and suites; each ``needs`` its package."""
 
-REFERENCES: tuple[type[Recipe], ...] = (Nuts, DeepEnsemble, Swag, Langevin)
+REFERENCES: tuple[type[Recipe], ...] = (Nuts, DeepEnsemble, Swag, Langevin, LastLayerLaplace)
 """What takes nothing away and approximations are compared with, for ``compress`` and suites."""
 
 __all__ = [
@@ -133,6 +133,7 @@ __all__ = [
     "L1Norm",
     "Langevin",
     "Laplace",
+    "LastLayerLaplace",
     "Lottery",
     "Magnitude",
     "MeanField",

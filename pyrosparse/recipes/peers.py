@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyrosparse.recipes import shared
@@ -29,12 +29,16 @@ def missing_package(recipe: Recipe) -> str:
     >>> missing_package(Magnitude())
     ''
     """
-    if not recipe.needs or find_spec(recipe.needs.replace("-", "_")) is not None:
+    if not recipe.needs:
         return ""
-    return (
-        f"{recipe.name} runs the package {recipe.needs}, which is not installed: "
-        f"pip install {recipe.needs}"
-    )
+    try:
+        distribution(recipe.needs)
+    except PackageNotFoundError:
+        return (
+            f"{recipe.name} runs the package {recipe.needs}, which is not installed: "
+            f"pip install {recipe.needs}"
+        )
+    return ""
 
 
 @dataclass(frozen=True)

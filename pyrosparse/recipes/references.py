@@ -1,11 +1,11 @@
-"""What keeps all weights and knows how unsure it is: deep ensembles, SWAG and SGLD."""
+"""What keeps all weights and knows how unsure it is: deep ensembles, SWAG, SGLD, Laplace."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pyrosparse.recipes import shared
 from pyrosparse.recipes.option import POSITIVE, option
@@ -27,19 +27,24 @@ class _Point(Recipe):
     learning_rate: float = shared.learning_rate(1e-3)
     scale: float = shared.scale(0.3)
 
+    def check(self, model: Any, job: Job) -> None:
+        """Refuse, before the training, a model whose posterior this is not."""
+        from pyrosparse.models.latents import ModelGuide
+
+        if isinstance(getattr(model, "guide", None), ModelGuide):
+            raise ValueError(
+                f"{self.name} draws the network's weights alone, and this model learns more, such "
+                "as its noise: give a model whose noise is known"
+            )
+
     def _fitted(self, job: Job, net: Any, seed: int) -> Lifted:
         from pyrosparse.infer import schedules
         from pyrosparse.lifting.lift import lift
         from pyrosparse.lifting.target import weights
         from pyrosparse.methods import Gaussian
-        from pyrosparse.models.latents import ModelGuide
 
         bnn = lift(net, Gaussian(scale=self.scale), weights(net, "*"))
-        if isinstance(getattr(job.model(bnn), "guide", None), ModelGuide):
-            raise ValueError(
-                f"{self.name} draws the network's weights alone, and this model learns more, such "
-                "as its noise: give a model whose noise is known"
-            )
+        self.check(job.model(bnn), job)
         job.fit(
             bnn,
             stage=f"start-{seed}",
@@ -139,4 +144,32 @@ class Langevin(_Point):
         )
         bnn.match_moments(kept.draws)
         job.guide = kept.guide
+        return bnn
+
+
+@dataclass(frozen=True)
+class LastLayerLaplace(_Point):
+    """Approximate the posterior of the last layer by a normal law (Daxberger et al. 2021)."""
+
+    name: ClassVar[str] = "last-layer-laplace"
+    needs: ClassVar[str] = "laplace-torch"
+    structure: Literal["full", "kron", "diag"] = option(
+        "kron", "structure of the precision: a Kronecker product, or without approximation"
+    )
+
+    def check(self, model: Any, job: Job) -> None:
+        from pyrosparse.infer.last_layer_laplace import last_layer, likelihood
+        from pyrosparse.recipes.peers import missing_package
+
+        super().check(model, job)
+        if reason := missing_package(self):
+            raise ValueError(reason)
+        likelihood(model)
+        last_layer(job.net, *job.data.example)
+
+    def train(self, job: Job) -> Lifted:
+        from pyrosparse.infer import LastLayerLaplace
+
+        bnn = self._fitted(job, job.net, job.seed)
+        job.guide = LastLayerLaplace(job.fitted, job.data.train, structure=self.structure)
         return bnn

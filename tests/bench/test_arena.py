@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,11 @@ def test_a_grid_is_run_on_every_problem_unless_it_names_its_own(tmp_path: Path) 
 def test_runs_of_packages_that_are_missing_are_left_out_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+
+    def nothing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(peers, "distribution", nothing)
     names = [peer.name for peer in PEERS]
     text = TINY[: TINY.index("[[grid]]")] + f"[[grid]]\nrecipe = {names}\n"
     runs = bench.run(suite(tmp_path, text), results=tmp_path / "a.jsonl", scratch=tmp_path)

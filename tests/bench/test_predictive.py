@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from pyrosparse import bench, data
 from pyrosparse.bench.predictive import outside_inputs, packed
 from pyrosparse.cli import app
 from pyrosparse.recipes.setup import Setup
+
+REFERENCES = ["ensemble", "swag", "sgld"]
+if find_spec("laplace"):  # of laplace-torch, an extra
+    REFERENCES.append("last-layer-laplace")
+
+# Of the packages that laplace-torch imports.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
 
 SUITE = """
 title = "Tiny"
@@ -37,7 +45,7 @@ samples = 2
 recipe = "gibbs"
 sparsity = 0.85
 augment = false
-"""
+""".replace('["ensemble", "swag", "sgld"]', json.dumps(REFERENCES))
 
 
 def declared(folder: Path, text: str = SUITE) -> bench.Suite:
@@ -63,13 +71,15 @@ def test_a_line_gains_the_predictive_quality_of_network_and_posterior(folder: Pa
     n = len(data.load("digits").test)
     for method, line in lines(folder).items():
         found = line["predictive"]
-        posterior = method in ("mean-field", "model-reduction", "ensemble", "swag", "sgld")
+        posterior = method in ("mean-field", "model-reduction", *REFERENCES)
         assert found["outside"] == "digits" and ("posterior" in found) == posterior
         for figure in ("accuracy", "nll", "ece"):
             assert found["network"][figure] == pytest.approx(line[f"test_{figure}"], rel=1e-6)
         for one in (found[name] for name in ("network", "posterior") if name in found):
             # Nothing tells data from themselves.
             assert one["ood_auroc"] == pytest.approx(0.5, abs=1e-3)
+            assert list(one["rotated"]) == ["15", "30", "45", "60"]
+            assert all(turned["nll"] > 0 for turned in one["rotated"].values())
             assert one["elpd"] == pytest.approx(-n * one["nll"])
             densities = bench.unpacked(one["log_density"])
             assert 0.8 < one["conformal_coverage"] <= 1 and 1 <= one["conformal_size"] <= 10
@@ -199,5 +209,5 @@ def test_the_suite_has_every_method_once_before_a_second_seed() -> None:
     assert suite.outside == "mnist"
     methods = {job.setup.recipe.name for job in suite.jobs}
     assert methods >= {"none", "mean-field", "model-reduction", "magnitude", "gibbs"}
-    assert "beta-bernoulli" in methods and len(suite.jobs) == 10
-    assert len(bench.load("evidence").jobs) == 30
+    assert "beta-bernoulli" in methods and len(suite.jobs) == 11
+    assert len(bench.load("evidence").jobs) == 33

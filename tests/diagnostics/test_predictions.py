@@ -180,7 +180,7 @@ def test_one_table_of_networks_before_and_after():
         expected = calibration(logs, data.test.y)
         assert found[name].calibration.nll == expected.nll
         # A turn by 0 moves nothing but the last bits.
-        assert found[name].rotation[0] == pytest.approx(expected.accuracy, abs=0.003)
+        assert found[name].rotation[0].accuracy == pytest.approx(expected.accuracy, abs=0.003)
         scores = (
             predictive_entropy(logs),
             predictive_entropy(log_probabilities(network, outside, draws=3)),

@@ -1,0 +1,228 @@
+"""A normal posterior of the last layer around its maximum: the Laplace approximation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyrosparse.evidence.batches import prepared
+from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.lifting.guide import Entry
+from pyrosparse.lifting.lift import Lifted
+from pyrosparse.methods.gaussian import Gaussian
+from pyrosparse.models import classifier, regressor
+
+
+class LastLayerLaplace:
+    r"""The Laplace approximation of a network's last layer; all other weights stay points.
+
+    .. math:: w_L \sim \mathcal N(\hat w_L, P^{-1}), \qquad
+        P = -\sum_i \nabla^2 \log p(y_i \mid f(x_i; \hat w)) + \operatorname{diag}(s^{-2})
+
+    The Hessian is that of the package laplace-torch (extra ``laplace``). It is exact in the last
+    layer, whose weights enter the outputs linearly.
+
+    model:     ``ps.classifier``, or ``ps.regressor`` with known noise, of a lifted network that was
+               trained with ``ps.Gaussian(scale=s)``, posterior ``point``, on all its weights and
+               biases: ``ps.weights(net, "*")``. It is left as it is.
+    data:      that it was trained on: ``Examples``, (x, y), or a ``DataLoader`` of such batches.
+    structure: of P over the d numbers of the last layer: ``full``, d^2 numbers and d^3 operations;
+               ``kron``, a Kronecker product of a matrix of inputs and one of outputs, which is an
+               approximation; or ``diag``.
+    batch_size: at how many data the Hessian is computed at a time, where the data are tensors.
+
+    It is a guide: ``ps.predict(model, x, guide=laplace)``. Its auxiliary site ``laplace``, (d,), is
+    standard normal, and the last layer's weights are a linear function of it.
+
+    layer: the name of the last layer.
+
+    Raises ImportError without laplace-torch; TypeError for other models; ValueError where anything
+    is drawn that is no weight of a point posterior under ``ps.Gaussian``, where weights of the last
+    layer are frozen, and where the network's output is not that of a linear layer.
+
+    Source: Daxberger et al. (2021), "Laplace redux: effortless Bayesian deep learning", section 2
+    and 3.1.
+
+    >>> import pyrosparse as ps
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> bnn = ps.lift(net, ps.Gaussian(scale=1.0), ps.weights(net, "*"))
+    >>> data = (torch.randn(20, 4), torch.zeros(20, dtype=torch.int64))
+    >>> model = ps.classifier(bnn, 20)
+    >>> run = ps.fit(model, bnn.guide, data, epochs=5, progress=False)
+    >>> laplace = LastLayerLaplace(model, data)  # doctest: +SKIP
+    >>> len(ps.predict(model, data[0], guide=laplace, draws=10))  # doctest: +SKIP
+    20
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        *,
+        structure: Literal["full", "kron", "diag"] = "kron",
+        batch_size: int = 1000,
+    ) -> None:
+        # What is wrong is said before a package is asked for.
+        if structure not in ("full", "kron", "diag"):
+            raise ValueError(f"structure must be 'full', 'kron' or 'diag', got {structure!r}")
+        kind, noise = likelihood(model)
+        lifted = model.network
+        if not isinstance(lifted, Lifted):
+            raise TypeError(f"the model's network must be lifted, got {type(lifted).__name__}")
+        for entry in lifted.guide.entries:
+            _check_point(entry)
+        self._entries = list(lifted.guide.entries)
+        data = _loader(data, batch_size)
+        self.layer = last_layer(lifted.net, next(iter(data))[0])
+        last = dict(lifted.net.get_submodule(self.layer).named_parameters())
+        by_parameter = {id(entry.parameter()): entry for entry in self._entries}
+        self._last = [by_parameter.get(id(parameter)) for parameter in last.values()]
+        if None in self._last:
+            raise ValueError(
+                f"{self.layer} has parameters that are not lifted: lift all weights and biases, "
+                "ps.lift(net, ps.Gaussian(scale=...), ps.weights(net, '*'))"
+            )
+        if any(entry.frozen for entry in self._last if entry is not None):
+            raise ValueError(
+                f"weights of {self.layer} are frozen at zero, and this posterior would draw them: "
+                "take it of the network before they were, or leave the last layer whole"
+            )
+        precisions = [
+            torch.full_like(parameter.detach().flatten(), float(entry.method.scale) ** -2)  # type: ignore[union-attr, attr-defined]
+            for parameter, entry in zip(last.values(), self._last, strict=True)
+        ]
+        if structure == "kron":  # which takes one number a tensor, the others one a weight
+            precisions = [one[:1] for one in precisions]
+        self._laplace = _laplace(
+            lifted.net,
+            kind,
+            sigma_noise=noise,
+            hessian_structure=structure,
+            prior_precision=torch.cat(precisions),
+            last_layer_name=self.layer,
+        )
+        with evaluation_mode(lifted.net):
+            self._laplace.fit(data)
+        self._mean = self._laplace.mean.detach()
+        self._points = {
+            entry.target.site: entry.parameter().detach().clone()
+            for entry in self._entries
+            if entry not in self._last
+        }
+        self._structure = structure
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance P^-1 of the last layer's parameters, flat in the order of
+        ``named_parameters``, (d, d)."""
+        root = self._times_root(torch.eye(len(self._mean)).to(self._mean))
+        return root.T @ root
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        standard = dist.Normal(torch.zeros_like(self._mean), 1.0).to_event(1)
+        z = pyro.sample("laplace", standard, infer={"is_auxiliary": True})
+        drawn = self._mean + self._times_root(z[None])[0]
+        # The density of the weights is that of z over the root's determinant, which stands once.
+        log_density = 0.5 * self._laplace.log_det_posterior_precision
+        start = 0
+        for entry in self._last:
+            assert entry is not None
+            shape = entry.target.shape
+            size = math.prod(shape)
+            value = drawn[start : start + size].view(shape)
+            start += size
+            law = dist.Delta(value, log_density=log_density, event_dim=value.dim())
+            pyro.sample(entry.target.site, law)
+            log_density = torch.zeros_like(log_density)
+        for site, value in self._points.items():
+            pyro.sample(site, dist.Delta(value, event_dim=value.dim()))
+
+    def _times_root(self, z: Tensor) -> Tensor:
+        """Rows (m, d) times a root of the covariance: the law of standard normal ones is
+        N(0, P^-1)."""
+        if self._structure == "kron":
+            return self._laplace.posterior_precision.bmm(z, exponent=-0.5).reshape(z.shape)
+        scale = self._laplace.posterior_scale
+        return z @ scale.T if self._structure == "full" else z * scale
+
+
+def likelihood(model: Any) -> tuple[str, float]:
+    """The likelihood of a model as laplace-torch names it, and the noise's standard deviation.
+
+    Raises TypeError for other models.
+    """
+    plain = isinstance(model, classifier | regressor) and model.output is None
+    if plain and isinstance(model, classifier) and model.class_dim in (-1, 1):
+        return "classification", 1.0
+    if plain and isinstance(model, regressor) and isinstance(model.noise, int | float):
+        return "regression", float(model.noise)
+    raise TypeError(
+        "the Laplace approximation needs ps.classifier, or ps.regressor with known noise, "
+        f"noise=0.1, of a network that gives a tensor; got {type(model).__name__}"
+    )
+
+
+def _check_point(entry: Entry) -> None:
+    method = entry.method
+    if not isinstance(method, Gaussian) or method.posterior != "point":
+        raise ValueError(
+            f"the Laplace approximation is taken around a point under a Gaussian prior, and "
+            f"{entry.target.key} has {type(method).__name__} with another posterior: lift with "
+            "ps.lift(net, ps.Gaussian(scale=...), ps.weights(net, '*'))"
+        )
+
+
+def _loader(data: Any, batch_size: int) -> DataLoader[Any]:
+    if isinstance(data, DataLoader):
+        return data
+    data = prepared(data)
+    columns = (data.x, data.y) if hasattr(data, "x") else data
+    if not isinstance(columns, tuple) or len(columns) != 2:
+        raise TypeError(
+            f"data must be Examples, (x, y) or a DataLoader of such batches; got "
+            f"{type(data).__name__}"
+        )
+    return DataLoader(TensorDataset(*columns), batch_size=batch_size)
+
+
+def last_layer(net: nn.Module, *inputs: Tensor) -> str:
+    """The name of the linear layer whose output is the network's, given its inputs (n, ...).
+
+    Raises ValueError where there is none.
+    """
+    gave: dict[str, Any] = {}
+    handles = [
+        module.register_forward_hook(lambda *call, name=name: gave.update({name: call[2]}))
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        with torch.no_grad(), evaluation_mode(net):
+            output = net(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, own in gave.items():
+        if own is output or (isinstance(output, Tensor) and torch.equal(own, output)):
+            return name
+    raise ValueError(
+        "the network's output is not that of a linear layer, whose posterior this is: give the "
+        "network without what comes after its last layer, such as a softmax"
+    )
+
+
+def _laplace(net: nn.Module, kind: str, **options: Any) -> Any:
+    try:
+        from laplace import Laplace
+    except ImportError as error:
+        raise ImportError(
+            f"the Laplace approximation needs the package laplace-torch ({error}): "
+            "pip install 'pyrosparse[laplace]'"
+        ) from error
+    return Laplace(net, kind, subset_of_weights="last_layer", **options)
