@@ -30,7 +30,8 @@ class Shrink:
 
     alive: what is left of each target of the whole network, boolean, by the target's name.
 
-    Raises what ``cut`` raises, ValueError where gates are of heads, and TypeError where there is no
+    Raises what ``cut`` raises, ValueError where gates are of heads and where the network does not
+    use all targets, and TypeError where there is no
     lifted network.
     """
 
@@ -48,7 +49,13 @@ class Shrink:
         self.alive = {entry.target.key: entry.mask.clone() for entry in self.whole.entries}
         self.positions: dict[str, Tensor] = {}
         # What cannot be cut should say so now, and not after an epoch.
-        cut(self.whole.net, {}, inputs)
+        made = cut(self.whole.net, {}, inputs)
+        unused = [e.target.key for e in self.whole.entries if features_of(made, e) is None]
+        if unused:
+            raise ValueError(
+                f"compact_every cannot cut {', '.join(unused)}, which the network does not use on "
+                "these data: leave them out of the targets, or delete their layers"
+            )
 
     def after_epoch(self) -> dict[str, Any]:
         """Cut where it is time, and put all back where training has ended; returns what to record

@@ -50,7 +50,7 @@ def lift(
 
     Raises ValueError where a target is named twice, is of a kind that the method does not take,
     is not of this network, or where the network is lifted already; TypeError where its module
-    computes past hooks and replaced weights, or is compiled.
+    computes past hooks and replaced weights, or is compiled or scripted.
 
     >>> import torch
     >>> from torch import nn
@@ -62,6 +62,11 @@ def lift(
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"a network is a torch.nn.Module, got {type(net).__name__}")
+    if isinstance(net, torch.jit.ScriptModule):
+        raise TypeError(
+            "the network is a program of torch.jit, which runs past gates and drawn weights: lift "
+            "the module that it was made from"
+        )
     if any(isinstance(module, Lifted) for module in net.modules()):
         raise ValueError(
             "the network is lifted already, or a part of it is: lift the network itself, bnn.net, "

@@ -71,7 +71,7 @@ class GammaSpikeAndSlab(Method):
     Targets: weights. ``score`` is the log-odds of the support, and a weight stays where they
     are positive.
 
-    Raises ValueError on options out of range.
+    Raises ValueError on options out of range, and on weights in bfloat16 or float16.
 
     Sources: Xia, Tsang and Lau (2023), eqs. 1 to 6 and 30 to 35; rates at the weights' scale, the
     structured posterior and the curvature are ours.
@@ -156,6 +156,12 @@ class GammaSpikeAndSlab(Method):
         weight = target.value
         assert weight is not None
         loc = weight.detach()
+        if loc.dtype in (torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"{target.key} is {str(loc.dtype).removeprefix('torch.')}, whose digits are too "
+                "few for messages and precisions: give the network as net.float(), and make the "
+                "compact one half again"
+            )
         q = {"loc": weight}
         if self.likelihood == "activations":
             q["log_scale"] = torch.full_like(loc, math.log(self.initial_scale))

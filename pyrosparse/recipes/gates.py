@@ -79,16 +79,20 @@ class Gates(StartsTrained):
             schedule=self.schedule(),
             kl_warmup=kl_warmup,
             callbacks=self.callbacks(),
-            compact_every=self._epochs_between_cuts(job),
+            compact_every=self._epochs_between_cuts(job, bnn),
         )
 
-    def _epochs_between_cuts(self, job: Job) -> int | None:
-        """None where the network cannot be traced, which is then trained whole."""
+    def _epochs_between_cuts(self, job: Job, bnn: Lifted) -> int | None:
+        """None where the network cannot be traced, or does not use all gates: it is then trained
+        whole."""
         from pyrosparse.compaction.cut import cut
+        from pyrosparse.compaction.posterior import features_of
 
         try:
-            cut(job.net, {}, job.data.batch[:-1])
+            made = cut(job.net, {}, job.data.batch[:-1])
         except ValueError:
+            return None
+        if any(features_of(made, entry) is None for entry in bnn.guide.entries):
             return None
         return math.ceil(_STEPS_BETWEEN_CUTS / job.data.steps(self.batch_size))
 

@@ -94,7 +94,7 @@ class HardConcrete(Gates):
 
         return [*super().callbacks(), GainSums()]
 
-    def _epochs_between_cuts(self, job: Job) -> int | None:
+    def _epochs_between_cuts(self, job: Job, bnn: Lifted) -> int | None:
         # A gate whose gain has come to 0 still opens in 31 % of the steps, and may return.
         return None
 

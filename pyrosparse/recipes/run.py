@@ -32,6 +32,7 @@ from pyrosparse.models.distillation import distill
 from pyrosparse.models.latents import ModelGuide, guide_of
 from pyrosparse.models.likelihoods import classifier
 from pyrosparse.models.regression import regressor
+from pyrosparse.recipes.check_network import check_network, copied
 from pyrosparse.recipes.compaction import compacted
 from pyrosparse.recipes.fine_tuning import fine_tuned
 from pyrosparse.recipes.job import Job, Likelihood
@@ -88,9 +89,10 @@ def compress(
     callbacks:  of every stage, beside the recipe's own; ``run.stage`` says which one it is.
     progress:   show progress bars; by default on a terminal only.
 
-    Raises TypeError and ValueError on data that do not fit, TypeError on dicts and where the model
-    names the output of the network, ValueError where both ``start`` and the recipe's ``pretrain``
-    are given, what the recipe's methods raise, and what ``fit`` raises.
+    Raises TypeError and ValueError on data that do not fit, ValueError where the network cannot be
+    copied or run on them, and where targets are one-hot without a model, TypeError on dicts and
+    where the model names the output of the network, ValueError where both ``start`` and the
+    recipe's ``pretrain`` are given, what the recipe's methods raise, and what ``fit`` raises.
 
     >>> import pyrosparse as ps
     >>> _ = torch.manual_seed(0)
@@ -107,7 +109,8 @@ def compress(
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        first = copy.deepcopy(net).to(device)
+        first = copied(net).to(device)
+        check_network(first, parts.batch[:-1])
         job = Job(
             copy.deepcopy(first),
             parts,
@@ -145,8 +148,21 @@ def _refuse_named_output(model: Any) -> None:
 
 
 def default_model(data: Split) -> Likelihood:
-    """``classifier`` for targets of a whole-number type, ``regressor`` for others."""
-    return regressor if data.batch[-1].is_floating_point() else classifier
+    """``classifier`` for targets of a whole-number type, ``regressor`` for others.
+
+    Raises ValueError where the others are one-hot, as classes are for other losses.
+    """
+    targets = data.some(100, seed=0)[-1]
+    if not targets.is_floating_point():
+        return classifier
+    ones = targets == 1
+    binary = bool(((targets == 0) | ones).all())
+    if binary and targets.dim() == 2 and targets.shape[1] > 1 and (ones.sum(1) == 1).all():
+        raise ValueError(
+            f"the targets are one-hot, {tuple(targets.shape[1:])}: give the classes, "
+            "y.argmax(1); or say that they are values, model=ps.regressor"
+        )
+    return regressor
 
 
 def _train(job: Job, recipe: Recipe) -> Lifted:
