@@ -1,6 +1,7 @@
 """One run at a time in a folder, which must be there until the end."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,15 @@ from pyrosparse.recipes import NoPruning
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports import folder as run_folder
 from pyrosparse.util.locks import locked_folder
+from tests.short import short_runs
 
 SETUP = Setup(network_options={"hidden": (4,)}, recipe=NoPruning(epochs=2))
+
+
+@pytest.fixture(autouse=True)
+def short() -> Iterator[None]:
+    with short_runs():
+        yield
 
 
 def other_process(path: str, go: object, done: object) -> None:
