@@ -7,7 +7,7 @@ and less.
 
 | test                                       | normal | collapsed gates |
 | ------------------------------------------ | -----: | --------------: |
-| captured steps train as eager ones         |   0.65 |            1.60 |
+| captured steps train as eager ones         |   0.60 |            1.25 |
 | planted support is recovered               |   0.35 |            1.50 |
 | mean-field KL equals Monte Carlo           |   0.25 |            0.55 |
 | compact posterior has the frozen moments   |   0.15 |            0.70 |
@@ -16,7 +16,7 @@ and less.
 | ELBO is finite                             |   0.03 |            0.04 |
 | compact network computes what it should    |   0.03 |            0.04 |
 | gradients reach every parameter            |   0.01 |            0.03 |
-| all, on all networks                       |   2.15 |            5.65 |
+| all, on all networks                       |   2.10 |            5.30 |
 
 Making a capture is most of the first. There are two, and none for other networks unless
 ``-m slow`` asks for them.
