@@ -96,6 +96,17 @@ def test_a_network_that_cannot_be_traced_is_compressed_all_the_same(
     assert int((state["fc1.weight"] != 0).any(0).sum()) == inputs < 64
 
 
+def test_gates_that_closed_are_frozen_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A network that is cut while it trains has them frozen by then; this one is trained whole.
+    monkeypatch.setattr(networks, "create", lambda *_, **__: Wayward())
+    posterior = TINY.run(progress=False).posterior
+    masks = posterior.masks()
+    for entry in posterior.guide.entries:
+        if entry.target.kind == "input":
+            assert torch.equal(entry.mask, masks[entry.target.key] != 0)
+    assert not all(entry.mask.all() for entry in posterior.guide.entries)
+
+
 def test_a_compact_network_that_cannot_be_saved_is_said_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
