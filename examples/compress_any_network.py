@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 
 import torch
-import torchvision
 from torch import Tensor, nn
+from torchvision.models import squeezenet1_1
 
 import pyrosparse as ps
 from pyrosparse.recipes import BetaBernoulli, Magnitude, TurboVBI
@@ -35,27 +35,23 @@ class Residual(nn.Module):
 
 def main(epochs: int = 20, hidden: int = 64, images: int = 400) -> dict[str, float]:
     digits = ps.data.load("digits")
+    x, y = digits.train.x[:images], digits.train.y[:images]
+    # Data are a data set of the package, or your own tensors: a fifth is held out as test data.
+    own = Residual(hidden), digits, epochs
+    theirs = squeezenet1_1(num_classes=10), (x.repeat(1, 3, 4, 4), y), max(1, epochs // 10)
+
     found = {}
-
-    # A network of your own, on a data set of the package, by three recipes.
-    for recipe in (
-        Magnitude(epochs=epochs, sparsity=0.9),
-        BetaBernoulli(pretrain=epochs, epochs=2 * epochs),
-        TurboVBI(pretrain=epochs, epochs=2 * epochs, fine_tune=epochs, active=0.1),
-    ):
-        result = ps.compress(Residual(hidden), digits, recipe)
-        print(result, end="\n\n")
-        found[f"accuracy, {recipe.name}"] = result.quality["accuracy"]
-
-    # A network of torchvision, on your own tensors: a fifth is held out as test data.
-    x, y = digits.train.x[:images].repeat(1, 3, 4, 4), digits.train.y[:images]
-    net = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
-    gates = BetaBernoulli(pretrain=max(1, epochs // 10), epochs=max(1, epochs // 5))
-    result = ps.compress(net, (x, y), gates)
-    print(result)
-    if result.small is not None:  # an ordinary module, which ps.save and ps.load keep
-        assert result.small(x[:2]).shape == (2, 10)
-    found["accuracy, torchvision"] = result.quality["accuracy"]
+    for net, data, few in (own, theirs):
+        for recipe in (
+            Magnitude(epochs=few, sparsity=0.9),
+            BetaBernoulli(pretrain=few, epochs=2 * few),
+            TurboVBI(pretrain=few, epochs=2 * few, fine_tune=few, active=0.1),
+        ):
+            result = ps.compress(net, data, recipe)
+            print(result, end="\n\n")
+            found[f"accuracy, {type(net).__name__}, {recipe.name}"] = result.quality["accuracy"]
+            if result.small is not None:  # an ordinary module, which ps.save and ps.load keep
+                assert result.small(*result.data.example).shape == (1, 10)
     return found
 
 

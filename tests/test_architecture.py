@@ -35,26 +35,23 @@ def module_of(file: Path) -> str:
 FILES = {module_of(file): file for file in sorted(ROOT.rglob("*.py"))}
 
 
+def is_run(node: ast.AST) -> bool:
+    """Whether what is in it is imported with the file: not what is for the type checker alone, and
+    what a function imports when it is called makes no circle."""
+    checked = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+    return not checked and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def inside(node: ast.AST, *, running: bool) -> Iterator[ast.AST]:
+    for one in ast.iter_child_nodes(node):
+        if not running or is_run(one):
+            yield one
+            yield from inside(one, running=running)
+
+
 def imports(module: str, *, running: bool) -> Iterator[str]:
     """Our modules that a file imports; without those for the type checker alone if running."""
-    tree = ast.parse(FILES[module].read_text())
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if running and isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    # What a function imports when it is called makes no circle.
-    if running:
-        skipped |= {
-            id(inner)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            for inner in ast.walk(node)
-        }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    for node in inside(ast.parse(FILES[module].read_text()), running=running):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module} has a relative import"
             for alias in node.names:

@@ -1,5 +1,6 @@
 """The command line, as a person calls it."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ import pyrosparse
 from pyrosparse import bench, data, networks
 from pyrosparse.cli import app
 from pyrosparse.infer import checkpoint
-from pyrosparse.plots import plots
 from pyrosparse.recipes import RECIPES, BayesianMagnitude
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports import folder as run_folder
 from pyrosparse.storage.storage import load_sparse
+from tests.short import short_runs
 
 # One size of batch only, because a step of every other size is captured anew.
 NET = ["--batch-size", "647", "--network-options", '{"hidden": [8]}']
@@ -47,11 +49,9 @@ def whole() -> None:
 
 
 @pytest.fixture(autouse=True)
-def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "whole" not in request.fixturenames:
-        request.getfixturevalue("short_runs")
-        monkeypatch.setattr(plots, "png", lambda figure: b"")
-        monkeypatch.setattr(plots, "svg", lambda figure: "<svg></svg>")
+def short(request: pytest.FixtureRequest) -> Iterator[None]:
+    with contextlib.nullcontext() if "whole" in request.fixturenames else short_runs():
+        yield
 
 
 def call(*words: str) -> Any:

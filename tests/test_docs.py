@@ -22,6 +22,9 @@ PAGES = [page for page in sorted(DOCS.glob("**/*.md")) if ">>>" in page.read_tex
 
 # Pages that train for long; .ci/run runs them.
 SLOW = {
+    "index.md",
+    "recipes.md",
+    "structured-bayesian-pruning.md",
     "beta-bernoulli.md",
     "turbo-vbi.md",
     "model-reduction.md",

@@ -89,7 +89,7 @@ def test_the_scripts_of_the_tutorials_are_those_of_the_pages():
 
 
 # Those that train torchvision's networks, or for long.
-SLOW = {"compress_any_network", "compress_resnet", "diagnose"}
+SLOW = {"compress_any_network", "compress_resnet", "diagnose", "arviz_gallery"}
 
 
 @pytest.mark.parametrize(

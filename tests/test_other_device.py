@@ -43,6 +43,7 @@ from pyrosparse.reports import folder as run_folder
 from pyrosparse.robustness import adversarial_fine_tune, fgsm
 from pyrosparse.supports import Chain, Grid, Tree, UnitFactor
 from tests.other_device import OTHER, available, other_device, register
+from tests.short import short_runs
 
 pytestmark = pytest.mark.skipif(not available(), reason="this torch has no devices in Python")
 
@@ -317,7 +318,7 @@ outside = "digits"
 [settings]
 network_options = {hidden = [8]}
 epochs = 1
-batch_size = 256
+batch_size = 647
 dataset = "digits"
 network = "fcn"
 [[grid]]
@@ -338,8 +339,10 @@ def benchmarked(problem: Problem, folder: Path) -> Any:
 
 
 def _setup(recipe: str, problem: Problem) -> Setup:
-    values: dict[str, Any] = {"epochs": 1, "network_options": {"hidden": (8,)}, "batch_size": 256}
+    # Two steps an epoch, and as few trainings as a recipe can do with.
+    values: dict[str, Any] = {"epochs": 1, "network_options": {"hidden": (8,)}, "batch_size": 647}
     values |= {"pretrain": 1, "second_epochs": 1, "unit_epochs": 1, "active": 0.3}
+    values |= {"cuts": 2, "fraction": 0.7}
     if recipe != "dependent-beta-bernoulli":
         values["fine_tune"] = 1
     return Setup.of(values | {"recipe": recipe, "device": problem[3][0].device.type})
@@ -385,7 +388,7 @@ def compare(case: str, folder: Path) -> None:
 
     # No step is captured: tensors of that device have no address.
     eager = mock.patch.object(svi, "trace", side_effect=RuntimeError("not here"))
-    with eager, warnings.catch_warnings():
+    with eager, short_runs(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="CapturedSVI takes eager steps")
         expected = results(lambda thing: thing, folder / "cpu")
         with other_device():

@@ -1,39 +1,47 @@
 """One run at a time in a folder, which must be there until the end."""
 
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyrosparse.recipes import NoPruning
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports import folder as run_folder
-from pyrosparse.util.locks import locked_folder
+from tests.short import short_runs
 
+ROOT = Path(__file__).parents[1]
 SETUP = Setup(network_options={"hidden": (4,)}, recipe=NoPruning(epochs=2))
 
 
-def other_process(path: str, go: object, done: object) -> None:
-    with locked_folder(path):
-        go.set()  # type: ignore[attr-defined]
-        done.wait()  # type: ignore[attr-defined]
+@pytest.fixture(autouse=True)
+def short() -> Iterator[None]:
+    with short_runs():
+        yield
+
+
+OTHER_PROCESS = """
+import sys
+from pyrosparse.util.locks import locked_folder
+with locked_folder(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_second_run_in_a_folder_is_refused_and_leaves_it_alone(tmp_path: Path) -> None:
-    import multiprocessing
-
-    context = multiprocessing.get_context("spawn")
-    go, done = context.Event(), context.Event()
-    process = context.Process(target=other_process, args=(str(tmp_path / "run"), go, done))
-    process.start()
-    assert go.wait(60)
-    try:
+    words = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "run")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
         with pytest.raises(ValueError, match=r"another run is at work in .*run.*--output"):
             run_folder.run(SETUP, tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
-    finally:
-        done.set()
-        process.join()
     assert run_folder.run(SETUP, tmp_path / "run", progress=False)
 
 

@@ -61,6 +61,7 @@ def with_parameters(function: Callable[..., None], recipe: type[Recipe]) -> Call
             "where nothing is pretrained, train an unpruned network too, to compare with. "
             "Default: yes",
             True,
+            show_default=False,
         ),
         _keyword("quiet", bool, "print only the report's path", False, flag="--quiet"),
         *(_parameter(one, f"Options of {recipe.name}") for one in recipe.options().values()),

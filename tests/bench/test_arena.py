@@ -18,6 +18,7 @@ from pyrosparse.bench.columns import along_the_knob, contents
 from pyrosparse.cli import app
 from pyrosparse.plots import front_plots, plots
 from pyrosparse.recipes import PEERS, peers
+from tests.short import short_runs
 
 TINY = """
 title = "Three on digits"
@@ -78,8 +79,9 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("arena")
     options = {"results": folder / "tiny.jsonl", "scratch": folder / "scratch"}
     made = suite(folder)
-    runs = bench.run(replace(made, jobs=made.jobs[:2]), **options)
-    none, magnitude = json.loads(json.dumps(list(runs)))
+    with short_runs():
+        runs = list(bench.run(replace(made, jobs=made.jobs[:2]), **options))
+    none, magnitude = json.loads(json.dumps(runs))
     third = copy.deepcopy(magnitude)
     job = made.jobs[2]
     third |= {"id": job.id, "cell": job.cell, "settings": job.setup.values()}

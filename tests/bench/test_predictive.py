@@ -15,6 +15,7 @@ from pyrosparse import bench, data
 from pyrosparse.bench.predictive import outside_inputs, packed
 from pyrosparse.cli import app
 from pyrosparse.recipes.setup import Setup
+from tests.short import short_runs
 
 REFERENCES = ["ensemble", "swag", "sgld"]
 if find_spec("laplace"):  # of laplace-torch, an extra
@@ -57,7 +58,7 @@ def declared(folder: Path, text: str = SUITE) -> bench.Suite:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("predictive")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, short_runs():
         patch.setattr("pyrosparse.bench.predictive.DRAWS", 3)
         list(bench.run(declared(folder), results=folder / "tiny.jsonl", scratch=folder))
     return folder

@@ -41,6 +41,7 @@ def train(svi: CapturedSVI, steps: int = 30) -> list[float]:
     return [svi.step(x, y) for _ in range(steps)]
 
 
+@pytest.mark.slow  # the compiler takes 20 seconds
 @compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of what inductor imports
 def test_compiled_steps_train_as_others_do():
@@ -51,6 +52,27 @@ def test_compiled_steps_train_as_others_do():
     found, reference = (svi.model.network.state_dict() for svi in (compiled, plain))
     for name, value in found.items():
         torch.testing.assert_close(value, reference[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_compiled_program_takes_the_place_of_the_graphs_own(monkeypatch):
+    runs = 0
+
+    def counted(graph, inputs):
+        run = make_program(graph)
+
+        def program(inputs):
+            nonlocal runs
+            runs += 1
+            return run(inputs)
+
+        return program
+
+    monkeypatch.setattr(compilation, "compiled", counted)
+    svi = make(compile=True)
+    losses = train(svi)
+    assert compilation.INDUCTOR in svi.explain()
+    assert runs >= 29  # all but the first, which is eager
+    assert losses == train(make())
 
 
 @pytest.mark.parametrize("fault", ["raises", "wrong"])

@@ -18,7 +18,7 @@ from torch import Tensor
 from pyrosparse.captured import CapturedSVI
 from tests.captured.foreign_models import BUILDERS
 
-STEPS = 200
+STEPS = 60
 
 # What runs eagerly: TraceGraph_ELBO has no differentiable loss; the others branch on a draw.
 NOT_CAPTURED = {"score-graph", "branching", "stopping"}

@@ -33,6 +33,7 @@ def assert_equal_trees(one, two, where: str = "") -> None:
         assert one == two, where
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path: Path):
     seed = random.SystemRandom().randrange(10**6)  # other moments in every run of the tests

@@ -31,8 +31,8 @@ def planted(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     ("posterior", "likelihood"),
     [
         ("structured", "point"),
-        ("structured", "curvature"),
-        ("structured", "activations"),
+        pytest.param("structured", "curvature", marks=pytest.mark.slow),
+        pytest.param("structured", "activations", marks=pytest.mark.slow),
         ("mean-field", "point"),
     ],
 )

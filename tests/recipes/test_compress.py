@@ -1,6 +1,7 @@
 """``ps.compress``: any network, any data, any likelihood; and what it leaves alone."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyrosparse as ps
 from pyrosparse.infer import Callback
 from pyrosparse.recipes.split import split
+from tests.short import short_runs
 
 X = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long() + (X[:, 1] > 0).long()
@@ -25,10 +27,10 @@ PRUNED = ps.recipes.Magnitude(sparsity=0.3, **QUICK)
 
 
 @pytest.fixture(autouse=True)
-def mostly_short(request: pytest.FixtureRequest) -> None:
+def short(request: pytest.FixtureRequest) -> Iterator[None]:
     """Data in tensors are trained on by captured steps."""
-    if "tensors" not in request.node.name:
-        request.getfixturevalue("short_runs")
+    with contextlib.nullcontext() if "tensors" in request.node.name else short_runs():
+        yield
 
 
 class Own(nn.Module):

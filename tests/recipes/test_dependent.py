@@ -9,6 +9,7 @@ import torch
 import pyrosparse as ps
 from pyrosparse.recipes import Result, find
 from pyrosparse.recipes.setup import Setup
+from tests.short import short_runs
 
 
 def setup(**options: Any) -> Setup:
@@ -31,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(folder: Path) -> Result:
-    return setup().run(folder=folder, progress=False)
+    with short_runs():
+        return setup().run(folder=folder, progress=False)
 
 
 def test_the_compact_network_predicts_what_the_second_stage_does(result: Result) -> None:

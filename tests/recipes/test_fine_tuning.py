@@ -16,6 +16,7 @@ from pyrosparse.recipes import RECIPES, FineTuning, Pretraining
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.recipes.split import digest
 from tests.recipes.test_parts import COSINE, ONE, X, Y, along, net, rates, record
+from tests.short import short_runs
 from tests.stopped import stopped_after
 
 START = Pretraining(epochs=2, batch_size=ONE)
@@ -46,7 +47,8 @@ def test_a_rate_and_a_prior_that_are_called_so_are_those_of_the_weights(recipe: 
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool with the start in it."""
     folder = tmp_path_factory.mktemp("pool")
-    record(START, pool=folder)
+    with short_runs():
+        record(START, pool=folder)
     return folder
 
 

@@ -12,6 +12,7 @@ from pyrosparse import networks
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports import folder as run_folder
 from pyrosparse.storage.storage import load_sparse
+from tests.short import short_runs
 from tests.stopped import stopped_after
 
 # One size of batch only, because a step of every other size is captured anew.
@@ -51,26 +52,34 @@ def read(folder: Path, name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The folder of a whole run, and its summary."""
+    folder = tmp_path_factory.mktemp("whole")
+    with short_runs():
+        return folder, run_folder.run(TINY, folder, progress=False)
+
+
 @pytest.mark.parametrize("saves", [1, 4], ids=["in the pretraining", "with gates"])
-def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path, saves: int) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_folder.run(TINY, whole, progress=False)
+def test_a_stopped_run_ends_like_a_whole_one(
+    tmp_path: Path, saves: int, finished: tuple[Path, Any]
+) -> None:
     with stopped_after(saves):
-        run_folder.run(TINY, stopped, progress=False)
-    assert (stopped / "checkpoint.safetensors").exists() == (saves > 2)
+        run_folder.run(TINY, tmp_path, progress=False)
+    assert (tmp_path / "checkpoint.safetensors").exists() == (saves > 2)
     with pytest.raises(ValueError, match="pretrain was 2, is 3"):
-        run_folder.run(tiny(pretrain=3), stopped, progress=False)
-    run_folder.run(TINY, stopped, progress=False)
+        run_folder.run(tiny(pretrain=3), tmp_path, progress=False)
+    run_folder.run(TINY, tmp_path, progress=False)
     for name in ("weights.safetensors", "compact.safetensors", "account.txt"):
-        assert read(whole, name) == read(stopped, name)
+        assert read(finished[0], name) == read(tmp_path, name)
 
 
-def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
-    first = run_folder.run(TINY, tmp_path, progress=False)
-    files = {name: read(tmp_path, name) for name in ("metrics.jsonl", "compact.safetensors")}
-    again = run_folder.run(TINY, tmp_path, progress=False)
+def test_a_finished_run_is_not_repeated(finished: tuple[Path, Any]) -> None:
+    folder, first = finished
+    files = {name: read(folder, name) for name in ("metrics.jsonl", "compact.safetensors")}
+    again = run_folder.run(TINY, folder, progress=False)
     assert again.test_nll == first.test_nll and again.seconds == first.seconds
-    assert files == {name: read(tmp_path, name) for name in files}
+    assert files == {name: read(folder, name) for name in files}
 
 
 def test_a_network_that_cannot_be_traced_is_compressed_all_the_same(
@@ -85,6 +94,17 @@ def test_a_network_that_cannot_be_traced_is_compressed_all_the_same(
     (inputs, _), _ = summary.compaction.units.values()
     state = load_sparse(tmp_path / "weights.safetensors")
     assert int((state["fc1.weight"] != 0).any(0).sum()) == inputs < 64
+
+
+def test_gates_that_closed_are_frozen_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A network that is cut while it trains has them frozen by then; this one is trained whole.
+    monkeypatch.setattr(networks, "create", lambda *_, **__: Wayward())
+    posterior = TINY.run(progress=False).posterior
+    masks = posterior.masks()
+    for entry in posterior.guide.entries:
+        if entry.target.kind == "input":
+            assert torch.equal(entry.mask, masks[entry.target.key] != 0)
+    assert not all(entry.mask.all() for entry in posterior.guide.entries)
 
 
 def test_a_compact_network_that_cannot_be_saved_is_said_to(

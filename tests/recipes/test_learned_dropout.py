@@ -18,6 +18,7 @@ from tests.recipes.test_parts import COSINE, ONE, N, X, Y, along, net, rates, re
 SMALL: dict[str, Any] = {"pretrain": 2, "epochs": 4, "batch_size": ONE}
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize(
     ("recipe", "schedule"),
     [
@@ -83,6 +84,7 @@ def test_the_papers_sum_of_gains_stands_beside_the_units_that_are_kept() -> None
         assert 0 < last["gain_sum"][key] < kept
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_high_price_closes_gates_and_units_are_cut() -> None:
     recipe = recipes.HardConcrete(pretrain=50, epochs=100, batch_size=ONE, cost=0.5, gate_rate=0.1)
     _, result = record(recipe)
@@ -93,6 +95,7 @@ def test_a_high_price_closes_gates_and_units_are_cut() -> None:
     assert all("kept" not in entry for entry in result.history)
 
 
+@pytest.mark.usefixtures("whole")
 def test_noise_drowns_units_that_are_not_needed() -> None:
     recipe = recipes.StructuredBayesianPruning(
         pretrain=50, epochs=150, batch_size=ONE, kl_scale=8.0, gate_rate=0.1
@@ -101,6 +104,7 @@ def test_noise_drowns_units_that_are_not_needed() -> None:
     assert result.history[-1]["units"]["2.input"] < 10
 
 
+@pytest.mark.usefixtures("whole")
 def test_concrete_dropout_trains_rates_with_the_weights_and_prunes_nothing() -> None:
     recipe = recipes.ConcreteDropout(**SMALL, learning_rate=0.05, initial=0.2)
     found, result = record(recipe)
@@ -142,6 +146,7 @@ def test_a_network_with_batch_normalisation_is_gated_behind_it() -> None:
         pytest.param("concrete-dropout", "without pruning", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.usefixtures("whole")
 def test_a_run_has_a_report_that_says_where_its_knob_stood(
     tmp_path: Path, name: str, told: str
 ) -> None:

@@ -31,6 +31,7 @@ def zeros(net: nn.Module) -> list[float]:
     ]
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("method", MASKING)
 def test_every_one_is_as_sparse_as_asked_for(method: str) -> None:
     outcome = tiny(recipe=method).run(progress=False)

@@ -29,6 +29,7 @@ def falling(progress: float) -> float:
     return 1.0 if progress < 0.5 else 2 - 2 * progress
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("name", ["variational-dropout", "group-variational-dropout"])
 def test_the_path_of_variational_dropout(name: str) -> None:
     found, result = record(recipes.find(name).of(OPTIONS | {"log_alpha": -4.0}))
@@ -136,6 +137,7 @@ def test_the_bottleneck_weighs_each_gate_by_data_and_positions() -> None:
     assert "units" in result.stages[1].history[-1]
 
 
+@pytest.mark.usefixtures("whole")
 def test_the_bottleneck_falls_along_a_cosine_and_closes_more_gates_for_more_gamma() -> None:
     options = {"pretrain": 1, "epochs": 40, "batch_size": ONE, "gate_rate": 0.5}
     found, result = record(recipes.InformationBottleneck.of(options | {"gamma": 10.0}))

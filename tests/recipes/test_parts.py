@@ -85,6 +85,7 @@ def along(schedule: Any, base: float, steps: int) -> Any:
 COSINE = schedules.cosine(0.01)
 
 
+@pytest.mark.usefixtures("whole")
 def test_gates_have_a_rate_of_their_own_and_all_rates_fall_along_a_cosine() -> None:
     recipe = recipes.BetaBernoulli(
         pretrain=3, epochs=5, batch_size=ONE, learning_rate=0.004, gate_rate=0.3, kl_warmup=2
@@ -118,6 +119,7 @@ def test_gamma_is_the_weight_of_the_gates_divergence() -> None:
     assert methods["0.weight"].scale == pytest.approx((1e-4 * N) ** -0.5)
 
 
+@pytest.mark.usefixtures("whole")
 def test_the_second_stage_of_gates_has_no_warm_up_and_keeps_what_is_closed_closed() -> None:
     recipe = recipes.DependentBetaBernoulli(
         pretrain=1, epochs=40, second_epochs=3, batch_size=ONE, gate_rate=1.5, kl_scale=4.0
@@ -135,6 +137,7 @@ def test_the_second_stage_of_gates_has_no_warm_up_and_keeps_what_is_closed_close
     assert rates(found, "dependent-beta-bernoulli", guide=True) == along(COSINE, 1.5, 3)
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("name", ["turbo-vbi", "independent-support"])
 def test_the_path_of_turbo_vbi(name: str) -> None:
     recipe = recipes.find(name).of(
@@ -186,12 +189,14 @@ def test_turbo_vbi_takes_few_exchanges_where_epochs_are_many_and_its_own_grid() 
         assert recipe.pair == pair
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_normal_posterior_has_ten_times_the_rate_for_its_scales() -> None:
     found, _ = record(recipes.MeanField(epochs=4, batch_size=ONE, learning_rate=0.003))
     assert rates(found, "mean-field") == along(COSINE, 0.003, 4)
     assert rates(found, "mean-field", guide=True) == along(COSINE, 0.03, 4)
 
 
+@pytest.mark.usefixtures("whole")
 def test_model_reduction_waits_for_its_warm_up() -> None:
     recipe = recipes.ModelReduction(epochs=6, warmup=3, batch_size=ONE, learning_rate=0.05)
     found, result = record(recipe)
@@ -201,6 +206,7 @@ def test_model_reduction_waits_for_its_warm_up() -> None:
     assert first >= 3
 
 
+@pytest.mark.usefixtures("whole")
 def test_pruning_rises_along_its_ramp_and_is_frozen_or_not() -> None:
     recipe = recipes.Magnitude(epochs=5, batch_size=ONE, sparsity=0.8, ramp=0.6)
     found, result = record(recipe)
@@ -227,6 +233,7 @@ def test_the_bayes_factor_gate_has_its_options() -> None:
     assert default.criterion is ps.prune.magnitude and default.freeze
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("rate_schedule", ["steps", "cosine"])
 def test_masks_are_annealed_by_the_step_and_the_rate_falls(rate_schedule: str) -> None:
     recipe = recipes.Gibbs(

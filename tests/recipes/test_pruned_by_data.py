@@ -37,6 +37,7 @@ def on_images(recipe: recipes.Recipe, **options: Any) -> tuple[Record, recipes.R
     return found, ps.compress(images_net(), (IMAGES, LABELS), recipe, callbacks=[found], **options)
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("weights", ["kept", "redrawn"])
 def test_snip_scores_the_first_weights_and_trains_them_or_others(weights: Any) -> None:
     recipe = recipes.Snip(
@@ -85,6 +86,7 @@ def test_snip_keeps_the_most_sensitive_two_of_every_four() -> None:
         ).all()
 
 
+@pytest.mark.usefixtures("whole")
 def test_han_cuts_in_equal_steps_at_the_fine_tuning_rate() -> None:
     recipe = recipes.Han(
         epochs=5, batch_size=ONE, sparsity=0.8, cuts=4, fine_tune=3, fine_tune_rate=2e-4

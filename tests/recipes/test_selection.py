@@ -64,6 +64,7 @@ def test_laplace_trains_under_l1_and_fine_tunes_what_is_large() -> None:
     assert two == methods.Gaussian(scale=result.recipe.scale)
 
 
+@pytest.mark.usefixtures("whole")
 def test_laplace_makes_weights_smaller_than_no_penalty_does() -> None:
     def size(penalty: float) -> float:
         _, result = train(recipes.Laplace(
@@ -77,6 +78,7 @@ def test_laplace_makes_weights_smaller_than_no_penalty_does() -> None:
     assert size(0.1) < 0.5 * size(1e-9)
 
 
+@pytest.mark.usefixtures("whole")
 def test_polarization_of_gates_starts_where_the_network_is() -> None:
     recipe = recipes.Polarization(
         pretrain=2, epochs=3, fine_tune=2, batch_size=ONE, penalty=0.01, t=1.3, gate_rate=0.2
@@ -95,6 +97,7 @@ def test_polarization_of_gates_starts_where_the_network_is() -> None:
     assert set(seen.methods["fine-tuning"]) == {"0.weight", "2.weight"}
 
 
+@pytest.mark.usefixtures("whole")
 def test_polarization_of_scales_starts_a_new_network_at_a_half() -> None:
     recipe = recipes.Polarization(
         on="scales", epochs=40, fine_tune=4, batch_size=20, penalty=0.05, gate_rate=0.03
@@ -144,6 +147,7 @@ def test_scales_that_cannot_start_at_a_half_are_refused() -> None:
     assert recipes.Polarization().resolve(net(), split).pretrain == 1000
 
 
+@pytest.mark.usefixtures("whole")
 def test_the_horseshoe_knows_the_data_and_the_guess() -> None:
     recipe = recipes.GroupHorseshoe(
         pretrain=1, epochs=4, kl_warmup=2, fine_tune=1, batch_size=ONE, active=0.3, kl_scale=0.5
@@ -159,6 +163,7 @@ def test_the_horseshoe_knows_the_data_and_the_guess() -> None:
     assert recipes.GroupHorseshoe().resolve(net(), split).kl_scale == pytest.approx(N / 90)
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("structure", ["weight", "unit"])
 def test_the_spike_and_slab_is_on_weights_or_units(structure: Any) -> None:
     recipe = recipes.SpikeAndSlab(
@@ -176,6 +181,7 @@ def test_the_spike_and_slab_is_on_weights_or_units(structure: Any) -> None:
         assert found["0.weight"].scale == 0.5 and recipe.label == "spike-and-slab-unit"
 
 
+@pytest.mark.usefixtures("whole")
 def test_what_is_not_selected_is_gone_and_stays_gone() -> None:
     recipe = recipes.SpikeAndSlab(
         pretrain=80, epochs=60, fine_tune=3, batch_size=20, learning_rate=0.01, inclusion=0.3

@@ -46,6 +46,7 @@ def test_targeted_dropout_has_the_papers_settings() -> None:
     assert [entry["ramp"] for entry in result.history] == [1.0, 1.0]
 
 
+@pytest.mark.usefixtures("whole")
 def test_its_ramp_rises_with_every_step() -> None:
     recipe = recipes.TargetedDropout(sparsity=0.5, ramp=0.8, epochs=5, batch_size=ONE)
     _, result = record(recipe)
@@ -62,6 +63,7 @@ def test_two_of_every_four_inputs_stay(name: str) -> None:
     assert ((weight != 0).view(8, 1, 4, 3, 3).sum(2) == 2).all()
 
 
+@pytest.mark.usefixtures("whole")
 def test_movement_starts_trained_and_its_scores_have_a_rate_of_their_own() -> None:
     recipe = recipes.Movement(
         pretrain=2, epochs=5, batch_size=ONE, learning_rate=0.004, score_rate=0.3, sparsity=0.5

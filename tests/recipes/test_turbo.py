@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyrosparse.recipes import Split, TurboVBI
+from pyrosparse.recipes import Result, Split, TurboVBI
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports.figures import figures
 from tests.stopped import stopped_after
@@ -28,6 +28,12 @@ def tiny(**changes: Any) -> Setup:
     return Setup.of(VALUES | changes)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted() -> Result:
+    return tiny().run(progress=False)
+
+
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("method", ["turbo-vbi", "independent-support"])
 def test_what_is_taken_stays_zero_through_the_fine_tuning(method: str) -> None:
     result = tiny(recipe=method).run(progress=False)
@@ -45,17 +51,18 @@ def test_what_is_taken_stays_zero_through_the_fine_tuning(method: str) -> None:
     assert len(support) == 4
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize(
     "saves", [0, 1, 3, 5], ids=["at once", "before the support", "between exchanges", "at the end"]
 )
-def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path, saves: int) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    expected = tiny().run(folder=whole, progress=False)
+def test_a_stopped_run_ends_like_a_whole_one(
+    tmp_path: Path, saves: int, uninterrupted: Result
+) -> None:
     with stopped_after(saves):
-        tiny().run(folder=stopped, progress=False)
-    resumed = tiny().run(folder=stopped, progress=False)
+        tiny().run(folder=tmp_path, progress=False)
+    resumed = tiny().run(folder=tmp_path, progress=False)
     for key, value in resumed.net.state_dict().items():
-        assert torch.equal(value, expected.net.state_dict()[key])
+        assert torch.equal(value, uninterrupted.net.state_dict()[key])
 
 
 def test_epochs_follow_the_data() -> None:

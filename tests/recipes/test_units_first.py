@@ -15,6 +15,7 @@ from pyrosparse.models import distill
 from pyrosparse.recipes.named import Teacher
 from pyrosparse.supports import Grid
 from tests.recipes.test_parts import COSINE, ONE, N, Record, X, Y, along, rates
+from tests.short import short_runs
 from tests.stopped import stopped_after
 
 OPTIONS: dict[str, Any] = {
@@ -54,6 +55,7 @@ def test_it_ends_with_the_units_and_the_weights_that_were_wanted(kind: str) -> N
         assert torch.equal(result.net.get_parameter(name) != 0, mask)
 
 
+@pytest.mark.usefixtures("whole")
 def test_rates_and_weights_of_the_divergence_by_stage() -> None:
     found, result = run(learning_rate=0.01, unit_rate=0.004, kl_scale=0.2, unit_kl_scale=0.7)
     assert rates(found, "pretraining") == along(COSINE, 0.004, 2)
@@ -134,18 +136,25 @@ def test_another_teacher_stays_the_teacher() -> None:
         assert (found.runs[stage].model.weight, found.runs[stage].model.temperature) == (0.4, 3.0)
 
 
-@pytest.mark.parametrize("saves", [6, 16, 20, 24], ids=["units", "weights", "settling", "tuning"])
-def test_a_stopped_run_ends_like_a_whole_one(tmp_path: Path, saves: int) -> None:
-    def compressed(folder: Path) -> nn.Module:
-        recipe = recipes.TurboUnitsFirst(**OPTIONS)
-        return ps.compress(net(), (X, Y), recipe, folder=folder, progress=False).net
+def compressed(folder: Path | None = None) -> nn.Module:
+    recipe = recipes.TurboUnitsFirst(**OPTIONS)
+    return ps.compress(net(), (X, Y), recipe, folder=folder, progress=False).net
 
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    expected = compressed(whole)
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> nn.Module:
+    with short_runs():
+        return compressed()
+
+
+@pytest.mark.parametrize("saves", [6, 16, 20, 24], ids=["units", "weights", "settling", "tuning"])
+def test_a_stopped_run_ends_like_a_whole_one(
+    tmp_path: Path, saves: int, uninterrupted: nn.Module
+) -> None:
     with stopped_after(saves):
-        compressed(stopped)
-    for key, value in compressed(stopped).state_dict().items():
-        assert torch.equal(value, expected.state_dict()[key])
+        compressed(tmp_path)
+    for key, value in compressed(tmp_path).state_dict().items():
+        assert torch.equal(value, uninterrupted.state_dict()[key])
 
 
 def test_epochs_follow_the_data() -> None:

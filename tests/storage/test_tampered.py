@@ -1,6 +1,7 @@
 """Files of networks that were changed, damaged or of others: refused in words, and nothing runs."""
 
 import contextlib
+import functools
 import json
 import tempfile
 import time
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 import pyrosparse as ps
@@ -28,12 +29,19 @@ from tests.compaction.cases import kinds
 Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 
 
+@functools.cache
+def saved() -> tuple[str, bytes]:
+    """The JSON of a file of ``kinds``, and its tensors as a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = ps.save(Path(folder, "a"), kinds())
+        with safe_open(path, framework="pt") as file:
+            return file.metadata()[FORMAT], path.read_bytes()
+
+
 def tampered(path: Path, change: Change) -> Path:
     """A file of ``kinds`` with its JSON and its tensors changed."""
-    ps.save(path, kinds())
-    with safe_open(path, framework="pt") as file:
-        content = json.loads(file.metadata()[FORMAT])
-    parts = load_file(path)
+    text, tensors = saved()
+    content, parts = json.loads(text), load(tensors)
     change(content, parts)
     # With the digest of what it now is: whoever changes a file on purpose can write that as well.
     tensor_file.save(path, parts, {FORMAT: json.dumps(content)})
