@@ -148,3 +148,41 @@ def test_a_folder_that_is_removed_ends_training(tmp_path: Path, name: str):
         train(watch, **{name: tmp_path / "run" / "a"})
     assert watch.steps == 1
     assert not (tmp_path / "run").exists()
+
+
+class Memory(Callback):
+    """Remembers the loss of every epoch, in a state of its own."""
+
+    def __init__(self, stop: int = 0) -> None:
+        self.stop = stop
+        self.seen: list[float] = []
+
+    def on_epoch_end(self, run: Fit) -> None:
+        if run.epoch == self.stop:
+            raise KeyboardInterrupt
+        self.seen.append(run.history[-1]["loss"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = list(state["seen"])
+
+
+def test_a_callback_goes_on_from_its_state(tmp_path: Path):
+    data = (torch.randn(20, 3), torch.arange(20) % 2)
+
+    def train(memory: Memory, file: Path | None) -> list[float]:
+        torch.manual_seed(0)
+        bnn = ps.lift(torch.nn.Linear(3, 2), ps.Gaussian())
+        ps.fit(
+            ps.classifier(bnn, 20), bnn.guide, data, epochs=4, callbacks=[memory], checkpoint=file,
+            capture=False, progress=False,
+        )  # fmt: skip
+        return memory.seen
+
+    file = tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(Memory(stop=3), file)
+    resumed = train(Memory(), file)
+    assert len(resumed) == 4 and resumed == train(Memory(), None)
