@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyrosparse.recipes import shared
-from pyrosparse.recipes.option import POSITIVE, Auto, option
+from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import Pretraining, StartsTrained
 from pyrosparse.recipes.turbo import has_units
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pyrosparse.infer.schedules import Schedule
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
+    from pyrosparse.recipes.split import Split
     from pyrosparse.supports import SupportPrior
 
 # The units' stage: from the first of these shares of it until the second, layers lose units.
@@ -67,8 +71,13 @@ class TurboUnitsFirst(StartsTrained):
     unit_cost: float | Mapping[str, float] = option(
         1000.0, "evidence that a unit needs to stay, in nats; one number, or numbers by layer"
     )
-    least_units: int | Mapping[str, int] = option(
-        4, "units that a layer keeps; one number, or numbers by layer", within="1.."
+    least_units: Auto[int | Mapping[str, int]] = option(
+        Rule(
+            f"of each layer's units the share sqrt(active / {_ACTIVE_OF_KEPT})",
+            lambda recipe, net, data: _units_by_layer(recipe.active, net, data),
+        ),
+        "units that a layer keeps; one number, or numbers by layer",
+        within="1..",
     )
     distillation: float = option(
         0.9,
@@ -226,6 +235,20 @@ class TurboUnitsFirst(StartsTrained):
         bnn = lift(job.net, Gaussian(scale=self.scale), targets)
         bnn.freeze({one.key: job.net.get_parameter(one.key) != 0 for one in targets})
         return bnn
+
+
+def _units_by_layer(active: float, net: nn.Module, data: Split) -> int | dict[str, int]:
+    """How many units each layer keeps, so that about ``_ACTIVE_OF_KEPT`` of the weights between
+    kept units are active in the end; 1 where there are no units."""
+    from pyrosparse.lifting.target import weights
+    from pyrosparse.prune.turbo.ends import units_of
+
+    try:
+        size = units_of(net, weights(net), data.example).size
+    except ValueError:  # training says why
+        return 1
+    share = min(1.0, math.sqrt(active / _ACTIVE_OF_KEPT))
+    return {layer: math.ceil(share * units) for layer, units in size.items()}
 
 
 def _part(schedule: Schedule, start: float, end: float) -> Schedule:

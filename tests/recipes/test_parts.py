@@ -104,7 +104,8 @@ def test_gates_are_cut_every_five_hundred_steps() -> None:
         job = recipes.Job(
             net(), recipes.Split((X[:N], Y[:N]), None, None, N), ps.classifier, recipe
         )
-        assert recipe._epochs_between_cuts(job) == every
+        bnn = ps.lift(job.net, ps.BetaBernoulli())
+        assert recipe._epochs_between_cuts(job, bnn) == every
 
 
 def test_gamma_is_the_weight_of_the_gates_divergence() -> None:
