@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -35,6 +35,10 @@ class LanguageQuality:
     def perplexity(self) -> float:
         """exp(nll)."""
         return math.exp(self.nll)
+
+    def figures(self) -> dict[str, float]:
+        """Its numbers by name: also ``perplexity``."""
+        return {"perplexity": self.perplexity, **asdict(self)}
 
     def rows(self, after: LanguageQuality) -> list[tuple[str, str]]:
         """The rows of a report that compare this network with another."""

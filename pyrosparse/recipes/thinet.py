@@ -56,6 +56,7 @@ class ThiNet(Sparse):
     def train(self, job: Job) -> Lifted:
         import torch
 
+        from pyrosparse.evidence.batches import Columns
         from pyrosparse.infer import schedules
         from pyrosparse.lifting.target import inputs
         from pyrosparse.prune import thinet
@@ -67,7 +68,7 @@ class ThiNet(Sparse):
             seed = job.seed + number
             gains = thinet(
                 job.net,
-                job.data.some(self.examples, seed),
+                Columns(job.data.some(self.examples, seed)),
                 self.sparsity,
                 on=inputs(job.net, layer),
                 places=self.places,
