@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,8 +37,8 @@ class LanguageQuality:
         return math.exp(self.nll)
 
     def figures(self) -> dict[str, float]:
-        """Its numbers by name: also ``perplexity``."""
-        return {"perplexity": self.perplexity, **asdict(self)}
+        """Its scores by name: ``perplexity``, ``nll`` and ``accuracy``."""
+        return {"perplexity": self.perplexity, "nll": self.nll, "accuracy": self.accuracy}
 
     def rows(self, after: LanguageQuality) -> list[tuple[str, str]]:
         """The rows of a report that compare this network with another."""

@@ -62,6 +62,7 @@ class ThiNet(Sparse):
         from pyrosparse.prune import thinet
 
         targets = self.targets(job.net)
+        job.data.some(self.examples, job.seed)  # what cannot be put together is said now
         bnn = self.trained(job)
         for number, target in enumerate(targets, 1):
             layer = target.name.rpartition(".")[0]
