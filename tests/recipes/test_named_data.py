@@ -66,6 +66,21 @@ class Rows(Dataset[Any]):
         return {name: column[place] for name, column in NAMED.items()}
 
 
+class Table:
+    """Rows as Hugging Face's datasets give them, with lists and numbers."""
+
+    column_names = list(NAMED)
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return {name: column[place].tolist() for name, column in NAMED.items()}
+
+    def __iter__(self) -> Any:
+        return (self[place] for place in range(N))
+
+
 def network(kind: type[Words] = Words, outputs: int = 3) -> Words:
     torch.manual_seed(0)
     return kind(outputs)
@@ -90,6 +105,7 @@ FORMS = {
     "dict": lambda: NAMED,
     "another mapping": lambda: UserDict({name: one.numpy() for name, one in NAMED.items()}),
     "dataset": Rows,
+    "table": Table,
     "loader": lambda: DataLoader(Rows(), batch_size=32, shuffle=True),
     "list": lambda: [{name: one[k::2] for name, one in NAMED.items()} for k in range(2)],
 }
