@@ -69,7 +69,7 @@ class Rows(Dataset[Any]):
 class Table:
     """Rows as Hugging Face's datasets give them, with lists and numbers."""
 
-    column_names = list(NAMED)
+    column_names = tuple(NAMED)
 
     def __len__(self) -> int:
         return N
