@@ -104,3 +104,67 @@ def test_bad_arguments_are_refused() -> None:
     x, y = data()
     with pytest.raises(ValueError, match="must be of the same classes"):
         ps.distill(bnn, nn.Linear(4, 2), 30)(x, y)
+
+
+class Two(nn.Module):
+    """Two inputs, and logits by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, past: Any = None, scale: Tensor | None = None) -> Any:
+        assert scale is not None
+        return {"logits": self.layer(x * scale), "hidden": x}
+
+
+class Swapped(Two):
+    def forward(self, x: Tensor, scale: Tensor | None = None, past: Any = None) -> Any:  # type: ignore[override]
+        return super().forward(x, past, scale)
+
+
+def test_logits_by_name_of_several_inputs_give_the_likelihood_of_plain_ones() -> None:
+    torch.manual_seed(1)
+    net, teacher = Two(), Two()
+    x, y = data()
+    scale = torch.rand(30, 1)
+    plain = ps.distill(net.layer, teacher.layer, 90)
+    nothing = ps.lift(net.layer, ps.Gaussian())  # a guide of the same sites, for log_joint
+    expected = log_joint(ps.distill(nothing, teacher.layer, 90), nothing, x * scale, y)
+    bnn = ps.lift(net, ps.Gaussian())
+    model = ps.distill(bnn, teacher, 90, output="logits")
+    taught = model.teach(x, None, scale, batch_size=7)
+    torch.testing.assert_close(taught, plain.teach(x * scale))
+    by_name = {"labels": y, "scale": scale, "x": x}
+    batches = [
+        (x, None, scale, y),
+        (x, None, scale, y, taught),
+        model.from_names(by_name),
+        model.from_names(by_name | {"teacher_logits": taught}),
+    ]
+    assert [len(batch) for batch in batches] == [4, 5, 4, 5]
+    for batch in batches:
+        torch.testing.assert_close(log_joint(model, bnn, *batch), expected)
+    # A teacher that gives a tensor needs no name.
+    mixed = ps.distill(bnn, Plain(teacher), 90, output="logits")
+    torch.testing.assert_close(log_joint(mixed, bnn, *batches[0]), expected)
+
+
+class Plain(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.net(*inputs)["logits"]
+
+
+def test_a_teacher_with_other_places_and_logits_of_many_labels_are_refused() -> None:
+    x, y = data()
+    named = {"x": x, "scale": torch.rand(30, 1), "labels": y}
+    with pytest.raises(TypeError, match="Swapped takes x, scale, labels in other places"):
+        ps.distill(Two(), Swapped(), 30, output="logits").from_names(named)
+    with pytest.raises(ValueError, match=r"one class of each datum.*\(2, 5, 3\)"):
+        ps.distill(nn.Linear(4, 3), nn.Linear(4, 3), 30)(torch.ones(2, 5, 4))
+    with pytest.raises(TypeError, match=r"no tensor but dict with logits, hidden"):
+        ps.distill(Two(), Two(), 30)(x, None, named["scale"], y)

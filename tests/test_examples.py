@@ -22,6 +22,7 @@ TINY = {
     "own_support_prior": {"epochs": 2, "series": 16, "kernel": 9},
     "compare_with_nuts": {"epochs": 2, "samples": 3, "warmup": 3, "hidden": 2},
     "compress_any_network": {"epochs": 1, "hidden": 8, "images": 40},
+    "compress_hugging_face": {"epochs": 1, "count": 40},
     "compress_resnet": {"pretrain": 1, "epochs": 1, "size": 16, "digits": 60},
     "evidence": {"epochs": 1, "draws": 2, "hidden": 8},
     "prune_by_evidence": {"epochs": 2, "draws": 2, "hidden": 4},
@@ -36,6 +37,7 @@ TINY = {
 }
 # What an example needs beside the package.
 NEEDS = {
+    "compress_hugging_face": "transformers",
     "optuna_recipe": "optuna",
     "lightning_module": "lightning",
     "accelerate_loop": "accelerate",

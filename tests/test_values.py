@@ -95,11 +95,11 @@ def test_labels_of_images_have_one_output_a_class_or_one_in_order() -> None:
         images = load_data(setup)
         net = load_network(setup, images)
         assert net[-1].out_features == outputs
-        make = load_likelihood(setup, images)
+        make = load_likelihood(setup, images, net)
         assert make is not None
         assert make(net, 5)(images.train.x[:5]).shape == (5,)
     with pytest.raises(ValueError, match="did you mean 'regressor'"):
-        load_likelihood(Setup.of({"model": "regresor"}), images)
+        load_likelihood(Setup.of({"model": "regresor"}), images, net)
 
 
 def test_a_suite_of_values_is_run_and_shown(tmp_path: Path) -> None:

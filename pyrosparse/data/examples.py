@@ -79,6 +79,7 @@ class Examples:
         >>> Examples(torch.zeros(5, 2), torch.arange(5)).subset(torch.tensor([3, 1])).y
         tensor([3, 1])
         """
+        indices = indices.to(self.y.device)
         return Examples(self.x[indices], self.y[indices])
 
     def batches(

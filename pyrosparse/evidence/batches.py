@@ -69,14 +69,13 @@ def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
     if is_array(data):
         return _columns({"tensor 0": data})
     if isinstance(data, Mapping):
-        tensors = _columns({f"{name!r}": column for name, column in data.items()})
-        return _Columns.ordered(dict(zip(data, tensors, strict=True)), model)
+        return ordered(columns(data), model)
     if isinstance(data, IterableDataset):
         raise TypeError(
             f"{type(data).__name__} gives one datum at a time, and batches are needed: give "
             "DataLoader(dataset, batch_size=...)"
         )
-    if isinstance(data, Dataset):
+    if is_map_style(data):
         return _Rows(data, model)
     if isinstance(data, str | bytes) or not isinstance(data, Iterable):
         parts = [part for part in ("train", "test") if hasattr(data, part)]
@@ -90,6 +89,28 @@ def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
     return data
 
 
+def columns(data: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Columns by name as tensors; takes and raises what ``prepared`` does.
+
+    >>> columns({"x": [[0.5], [1.0]], "y": [0, 1]})["y"]
+    tensor([0, 1])
+    """
+    tensors = _columns({f"{name!r}": column for name, column in data.items()})
+    return dict(zip(data, tensors, strict=True))
+
+
+def is_map_style(data: Any) -> bool:
+    """Whether data give each datum by its index: a torch ``Dataset``, or a table of Hugging Face's
+    datasets, which are of no class of torch's.
+
+    >>> is_map_style(TensorDataset(torch.zeros(3))), is_map_style([(torch.zeros(3),)])
+    (True, False)
+    """
+    if isinstance(data, Dataset):
+        return not isinstance(data, IterableDataset)
+    return hasattr(data, "column_names") and hasattr(data, "__getitem__")
+
+
 def as_batch(batch: Any, model: Callable[..., Any] | None = None) -> Batch:
     """One minibatch of an iterable as the positional arguments of a model: arrays become tensors,
     a dict is put in the order of the arguments, and what is not a sequence is the only one."""
@@ -100,29 +121,88 @@ def as_batch(batch: Any, model: Callable[..., Any] | None = None) -> Batch:
     return tuple(_converted(part, f"tensor {place}") for place, part in enumerate(batch))
 
 
-class _Columns:
-    """Columns by name for a model that has other arguments between them."""
+class Columns:
+    """What a model is called with for all data: columns with one datum a row, and between them
+    what is the same for every datum, such as defaults.
 
-    def __init__(self, columns: Mapping[str, Tensor], model: Callable[..., Any]) -> None:
-        self.columns = columns
-        self.model = model
+    parts: the positional arguments; a tensor is a column.
 
-    @classmethod
-    def ordered(cls, columns: Mapping[str, Tensor], model: Callable[..., Any] | None) -> Any:
-        """A plain tuple where the columns are all that the model is called with."""
-        positional = arguments(columns, model)
-        if all(isinstance(one, Tensor) for one in positional):
-            return positional
-        assert model is not None
-        return cls(columns, model)
+    Raises ValueError where columns differ in length, and where there is none.
+
+    >>> columns = Columns((torch.eye(3), None, torch.arange(3)))
+    >>> len(columns), next(columns.batches(2))[1:]
+    (3, (None, tensor([0, 1])))
+    """
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self.parts = parts
+        lengths = [len(one) for one in self.tensors]
+        if len(set(lengths)) != 1:
+            raise ValueError(
+                f"the tensors of the data have different numbers of rows: {lengths}"
+                if lengths
+                else "there are no data: nothing that the model is called with is a tensor"
+            )
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The columns, in the order of the arguments."""
+        return [one for one in self.parts if isinstance(one, Tensor)]
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return len(self.tensors[0])
+
+    def subset(self, indices: Tensor) -> Columns:
+        """The data at some indices, (M,) int64.
+
+        >>> Columns((torch.arange(5), None)).subset(torch.tensor([3, 1])).parts
+        (tensor([3, 1]), None)
+        """
+        return Columns(
+            tuple(
+                one[indices.to(one.device)] if isinstance(one, Tensor) else one
+                for one in self.parts
+            )
+        )
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """Minibatches in order, or shuffled by a CPU generator."""
         for index in _order(len(self), generator).split(size):
-            rows = {name: column[index.to(column.device)] for name, column in self.columns.items()}
-            yield arguments(rows, self.model)
+            yield self.subset(index).parts
+
+
+def ordered(named: Mapping[str, Tensor], model: Callable[..., Any] | None) -> Any:
+    """Columns by name in the order of a model's arguments: a tuple of tensors, or ``Columns`` where
+    the model has other arguments between them."""
+    columns = Columns(arguments(named, model))
+    return columns.parts if len(columns.tensors) == len(columns.parts) else columns
+
+
+class Loader:
+    """A loader of batches by name, each as the positional arguments of a model.
+
+    What else it is asked, such as its data set and its sampler, the loader answers.
+
+    >>> loader = Loader([{"y": 2, "x": 1}], lambda x, mask=None, y=None: None)
+    >>> list(loader), len(loader)
+    ([(1, None, 2)], 1)
+    """
+
+    def __init__(self, loader: Any, model: Callable[..., Any]) -> None:
+        self._loader = loader
+        self._model = model
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            yield as_batch(batch, self._model)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # as copy and pickle ask before there is a loader
+            raise AttributeError(name)
+        return getattr(self._loader, name)
 
 
 class _Rows:
@@ -163,6 +243,12 @@ def _order(n: int, generator: torch.Generator | None) -> Tensor:
 def _stack(values: Any, name: str) -> Tensor:
     values = list(values)
     if isinstance(values[0], Tensor):
+        if len({one.shape for one in values}) > 1:
+            shapes = ", ".join(str(tuple(one.shape)) for one in values[:3])
+            raise ValueError(
+                f"{name} of the data has rows of different shapes, {shapes}, ...: give rows of one "
+                "shape, or DataLoader(dataset, collate_fn=...) that pads them"
+            )
         return torch.stack(values)
     return rows(values, name)
 

@@ -147,7 +147,7 @@ def _subset(data: Any, size: int) -> tuple[Repeated, float]:
         part: Any = tuple(tensor[index.to(tensor.device)] for tensor in data)
     elif hasattr(data, "subset"):
         index = torch.randperm(len(data))[:size]
-        part = data.subset(index.to(data.y.device))
+        part = data.subset(index)
     else:
         raise ValueError(
             "only data that are tensors can be subsampled: give Examples or a tuple, or no subset"

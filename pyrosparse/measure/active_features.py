@@ -15,6 +15,7 @@ from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.measure.paper_counts import PaperCounts, dependent_counts
+from pyrosparse.models.calls import separated
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def active_features(
     A feature passes for an input where its mean gain is not 0: for gates that do not depend on the
     input, what ``masks`` keeps.
 
-    data:    (x,) or (x, y), ``Examples``, or an iterable of such batches; int64 y for means by
-             class.
+    data:    (x,), or inputs and labels, (x, y) or (ids, mask, y), ``Examples``, or an iterable of
+             such batches; int64 y for means by class.
     classes: how many there are; needed for the means by class.
 
     Raises ValueError where the network has no gates, or there are no data.
@@ -112,8 +113,9 @@ def active_features(
             module = bnn.net.get_submodule(entry.target.name)
             hooks.enter_context(_before_gate(module, entry.target.kind, watch(entry)))
         for batch in batches(data, batch_size):
-            labels = batch[1] if len(batch) > 1 and batch[1].dtype == torch.int64 else None
-            bnn.mean_forward(batch[0])
+            inputs, given = separated(batch[0], batch[1:], None)
+            labels = given if given is not None and given.dtype == torch.int64 else None
+            bnn.mean_forward(*inputs)
             n += len(batch[0])
             if classes and labels is not None:
                 counts += torch.bincount(labels.cpu(), minlength=classes)

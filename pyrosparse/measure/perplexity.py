@@ -36,6 +36,10 @@ class LanguageQuality:
         """exp(nll)."""
         return math.exp(self.nll)
 
+    def figures(self) -> dict[str, float]:
+        """Its scores by name: ``perplexity``, ``nll`` and ``accuracy``."""
+        return {"perplexity": self.perplexity, "nll": self.nll, "accuracy": self.accuracy}
+
     def rows(self, after: LanguageQuality) -> list[tuple[str, str]]:
         """The rows of a report that compare this network with another."""
         return [

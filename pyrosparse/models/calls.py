@@ -77,19 +77,30 @@ def named_output(result: Any, output: str | None) -> Tensor:
         found = getattr(result, output, None)
     if isinstance(found, Tensor):
         return found
-    kind = type(result).__name__
-    if isinstance(result, Mapping):
-        names = [str(name) for name, value in result.items() if isinstance(value, Tensor)]
-    else:
-        own = getattr(result, "_fields", None) or getattr(result, "__dict__", {})
-        names = [name for name in own if isinstance(getattr(result, name), Tensor)]
+    kind, names = type(result).__name__, tensor_names(result)
+    if isinstance(result, Tensor):
+        raise TypeError(
+            f"the network gives a tensor and no {output!r}: leave output={output!r} out"
+        )
     if output is None:
-        name = names[0] if names else "logits"
         raise TypeError(
             f"the network gives no tensor but {kind}"
-            f"{' with ' + ', '.join(names) if names else ''}: name the tensor, output={name!r}"
+            f"{' with ' + ', '.join(names) if names else ''}: name the tensor, "
+            f"output={names[0] if names else 'logits'!r}"
         )
     raise TypeError(
         f"the network gives {kind}, in which there is no tensor {output!r}; there are: "
         f"{', '.join(names) or 'none'}"
     )
+
+
+def tensor_names(result: Any) -> list[str]:
+    """The names of the tensors in a mapping or object that a network gives.
+
+    >>> tensor_names({"loss": None, "logits": Tensor([1.0])})
+    ['logits']
+    """
+    if isinstance(result, Mapping):
+        return [str(name) for name, value in result.items() if isinstance(value, Tensor)]
+    own = getattr(result, "_fields", None) or getattr(result, "__dict__", {})
+    return [name for name in own if isinstance(getattr(result, name), Tensor)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrosparse.models.calls import named_output, separated, with_labels
 from pyrosparse.models.likelihoods import Network, check_labels, data_plate, positive_count
+
+TEACHER_LOGITS = "teacher_logits"
+"""What the teacher's logits are called in data by name."""
 
 
 class distill(nn.Module):
@@ -28,20 +32,27 @@ class distill(nn.Module):
     where t are the teacher's logits. Use it in place of ``classifier``, with any method and guide.
     In evaluation mode the teacher is left out: likelihoods are then those of the labels.
 
-    network:     a lifted network that maps ``x``, (batch, ...), to logits (batch, classes).
+    network:     a lifted network that maps ``x``, (batch, ...), and further inputs to logits
+                 (batch, classes), or to a mapping or object that has them.
     teacher:     the dense network, with logits for the same classes; copied as it is now, so that
-                 it may be the network that is lifted.
+                 it may be the network that is lifted. It is called as the network is.
     n:           how many data there are in all.
     weight:      lambda in [0, 1]; 0 is ``classifier``.
     temperature: T > 0; above 1 it brings out what the teacher thinks of the wrong classes.
+    output:      the name of the logits in what network and teacher give, such as ``"logits"``; of
+                 one that gives a tensor, that is taken.
 
-    The model takes ``x``, labels ``y``, (batch,) int64 or None, and optionally the logits of the
-    teacher, (batch, classes), which ``data = (x, y, model.teach(x))`` computes once for all
-    epochs. Its sites are ``y`` and ``teacher``. It is a torch module that holds the network, where
-    that is one.
+    The model takes ``x``, further inputs, labels ``y``, (batch,) int64 or None, and optionally the
+    logits of the teacher, (batch, classes) floating point, which
+    ``data = (x, y, model.teach(x))`` computes once for all epochs. Data that are dicts have the
+    network's arguments by their names, the labels as ``y`` or ``labels``, and the teacher's logits
+    as ``teacher_logits``. Its sites are ``y`` and ``teacher``. It is a torch module that holds the
+    network, where that is one.
 
     Raises ValueError when n is not a positive whole number or an option is out of range, and where
-    the logits of the two networks have different shapes, and on labels as ``classifier`` does.
+    the logits of the two networks are not (batch, classes) of one shape, and on labels as
+    ``classifier`` does; TypeError when a network gives no tensor, or nothing of that name, and
+    where the teacher has the arguments of a dict in another order than the network.
 
     Source: Hinton, Vinyals and Dean (2015), section 2.
 
@@ -60,6 +71,7 @@ class distill(nn.Module):
         *,
         weight: float = 0.5,
         temperature: float = 2.0,
+        output: str | None = None,
     ) -> None:
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be in [0, 1], got {weight}")
@@ -72,11 +84,35 @@ class distill(nn.Module):
         self.n = positive_count(n)
         self.weight = weight
         self.temperature = temperature
+        self.output = output
+
+    def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The model's positional arguments from some by name."""
+        data = {name: value for name, value in named.items() if name != TEACHER_LOGITS}
+        batch = with_labels(data, self.network)
+        if TEACHER_LOGITS in named:
+            return (*batch, named[TEACHER_LOGITS])
+        taken = with_labels(data, self.teacher)
+        if len(taken) != len(batch) or any(
+            one is not other for one, other in zip(taken, batch, strict=True)
+        ):
+            raise TypeError(
+                f"{type(self.teacher).__name__} takes {', '.join(data)} in other places than the "
+                "network does: put the teacher into a module that has the network's arguments"
+            )
+        return batch
 
     def forward(
-        self, x: Tensor, y: Tensor | None = None, teacher_logits: Tensor | None = None
+        self,
+        x: Tensor,
+        *more: Any,
+        y: Tensor | None = None,
+        teacher_logits: Tensor | None = None,
     ) -> Tensor:
-        logits = self.network(x)
+        if teacher_logits is None and len(more) > 1 and _are_logits(more[-1]):
+            *more, teacher_logits = more  # type: ignore[assignment]
+        inputs, y = separated(x, more, y)
+        logits = self._logits(self.network, inputs)
         check_labels(y, logits)
         training = getattr(self.network, "training", self.training)
         if not training or self.weight == 0:
@@ -84,7 +120,7 @@ class distill(nn.Module):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
         if teacher_logits is None:
             with torch.no_grad():
-                teacher_logits = self.teacher(x)
+                teacher_logits = self._logits(self.teacher, inputs)
         if teacher_logits.shape != logits.shape:
             raise ValueError(
                 f"the teacher's logits have shape {tuple(teacher_logits.shape)}, the network's "
@@ -113,7 +149,29 @@ class distill(nn.Module):
         self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def teach(self, x: Tensor, *, batch_size: int = 256) -> Tensor:
-        """The teacher's logits, (N, classes), for ``x``, (N, ...)."""
+    def teach(self, x: Tensor, *more: Any, batch_size: int = 256) -> Tensor:
+        """The teacher's logits, (N, classes), for ``x``, (N, ...), and further inputs: tensors with
+        a row for each datum; what is no tensor is the same for all data."""
+
+        def some(start: int) -> tuple[Any, ...]:
+            rows = slice(start, start + batch_size)
+            return tuple(one[rows] if isinstance(one, Tensor) else one for one in (x, *more))
+
         with torch.no_grad():
-            return torch.cat([self.teacher(part) for part in x.split(batch_size)])
+            starts = range(0, len(x), batch_size)
+            return torch.cat([self._logits(self.teacher, some(start)) for start in starts])
+
+    def _logits(self, network: Any, inputs: tuple[Any, ...]) -> Tensor:
+        result = network(*inputs)
+        logits = result if isinstance(result, Tensor) else named_output(result, self.output)
+        if logits.dim() != 2:
+            raise ValueError(
+                f"distill is for one class of each datum, logits (batch, classes); got "
+                f"{tuple(logits.shape)}"
+            )
+        return logits
+
+
+def _are_logits(value: Any) -> bool:
+    """Whether what comes last is the teacher's logits: labels are whole numbers."""
+    return isinstance(value, Tensor) and value.is_floating_point()

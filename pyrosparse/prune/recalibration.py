@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from pyrosparse.evidence.batches import batches
+from pyrosparse.models.calls import separated
 from pyrosparse.util.modes import evaluating
 
 
@@ -19,8 +20,9 @@ def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
     Pruning a trained network moves the activations; what the normalisations remember of the network
     before is then wrong, and much of the loss in accuracy comes from that alone.
 
-    net:        called with the first tensor of each batch; its other modules are in evaluation
-                mode meanwhile, and every module gets back the mode that it was in.
+    net:        called with all of a batch but what comes last, the labels, or with all there is;
+                its other modules are in evaluation mode meanwhile, and every module gets back the
+                mode that it was in.
     data:       training data: ``Examples``, a tuple of tensors, or an iterable of batches.
     batch_size: where data are tensors; the averages are of whole batches, so that the last one is
                 left out where it is smaller and not the only one.
@@ -41,10 +43,11 @@ def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
                 norm.reset_running_stats()
                 norm.momentum = None  # a cumulative average
                 norm.train()
-            for x, *_ in batches(data, batch_size):
+            for x, *more in batches(data, batch_size):
                 if seen and len(x) < seen:
                     continue
-                net(x)
+                inputs, _ = separated(x, more, None)
+                net(*inputs)
                 seen = len(x)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -15,6 +15,7 @@ from pyrosparse.evidence.batches import batches, prepared
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.masks import Masks
 from pyrosparse.lifting.target import Target, inputs
+from pyrosparse.models.calls import separated
 from pyrosparse.prune.contributions import contributions
 
 _NOISE = 1e-10
@@ -46,8 +47,8 @@ def thinet(
     bias. Channels go greedily, by :math:`X^T X` alone.
 
     net:         a network, or ``bnn.net``; it is run in evaluation mode and left as it is.
-    data:        of which the first tensor goes into the network: ``Examples``, a tuple of tensors
-                 or a loader. A few examples of each class are enough.
+    data:        what goes into the network, and labels behind it, if any: ``Examples``, a tuple of
+                 tensors or a loader. A few examples of each class are enough.
     sparsity:    the fraction of the channels of each layer that goes, in [0, 1).
     on:          the layers, from ``inputs(net, ...)``, dense or convolutions without groups; by
                  default all convolutions but the first and those of 1 x 1, or, where there are
@@ -87,8 +88,9 @@ def thinet(
         layer = _layer(net, target)
         seen = _Contributions(layer, places, generator)
         with torch.no_grad(), evaluation_mode(net), _gained(net, masks), seen.hooked():
-            for x, *_ in batches(data, batch_size):
-                net(x)
+            for x, *more in batches(data, batch_size):
+                inputs, _ = separated(x, more, None)
+                net(*inputs)
         if not seen.samples:
             raise ValueError(
                 f"{target.name!r} did not run, or there are no data: nothing is known of its inputs"

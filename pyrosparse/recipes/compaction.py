@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pyrosparse.compaction import CompactionError, compact
 from pyrosparse.lifting.masks import Masks
@@ -62,28 +62,27 @@ class Compaction:
 def compacted(
     net: nn.Module,
     original: nn.Module,
-    example: tuple[Tensor, ...],
-    data: Any,
+    example: tuple[Any, ...],
     *,
     masks: Masks | None = None,
     gates: Mapping[str, nn.Module] | None = None,
-    model: Callable[[Any], Any] | None = None,
+    reported: Mapping[str, Any] | None = None,
     **known: Any,
 ) -> tuple[nn.Module | None, Compaction]:
     """Make the compact form of a network, where there is one, and measure it.
 
     net:      with exact zeros, or the network that masks are of; it is left as it is.
     original: what the compact network is compared with.
-    data:     what both predict; None where they predict neither classes nor values.
-    model:    makes the model of a network that predicts values; None of classifiers.
+    example:  what both are called with, for one datum.
     masks, gates: as for ``compact``.
+    reported: what ``report`` judges both networks by; None where it cannot.
     known:    ``active`` and ``counts``, as in ``Compaction``.
 
     Both are timed in torch's own memory layout, which is how ``load`` gives a network back.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> _ = net[0].weight.data[:2].zero_()
-    >>> small, compaction = compacted(net, net, (torch.ones(1, 4),), None)
+    >>> small, compaction = compacted(net, net, (torch.ones(1, 4),))
     >>> compaction.report.structure
     '1-2'
     """
@@ -95,7 +94,7 @@ def compacted(
         # The training is not lost because of it, and says so.
         return None, Compaction(None, "", str(error), units, **known)
     small = _plain(small)
-    measured = report(_plain(original), small, example, data=data, model=model)
+    measured = report(_plain(original), small, example, **reported or {})
     return small, Compaction(measured, str(small.account), "", units, **known)
 
 

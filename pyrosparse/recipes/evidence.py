@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyrosparse.infer import Callback
     from pyrosparse.lifting.lift import Lifted
     from pyrosparse.recipes.job import Job
+    from pyrosparse.recipes.split import Split
 
 # Standard deviations move by their logarithm, and have further to go than locations.
 _SCALE_RATE = 10.0
@@ -30,7 +31,7 @@ class MeanField(Recipe):
     learning_rate: float = shared.learning_rate(1e-3)
     scale: float = shared.scale(0.3)
 
-    def callbacks(self) -> list[Callback]:
+    def callbacks(self, data: Split) -> list[Callback]:
         """What happens after every epoch."""
         return []
 
@@ -46,7 +47,7 @@ class MeanField(Recipe):
             epochs=self.epochs,
             learning_rate={"guide.*": _SCALE_RATE * self.learning_rate, "*": self.learning_rate},
             schedule=schedules.cosine(0.01),
-            callbacks=self.callbacks(),
+            callbacks=self.callbacks(job.data),
         )
         return bnn
 
@@ -73,8 +74,9 @@ class ModelReduction(MeanField):
     def label(self) -> str:
         return self.name + ("-rows" if self.rows else "")
 
-    def callbacks(self) -> list[Callback]:
+    def callbacks(self, data: Split) -> list[Callback]:
         from pyrosparse.prune import ReductionPruner
+        from pyrosparse.recipes.parts import in_memory
 
         pruner = ReductionPruner(
             fraction=self.fraction,
@@ -83,6 +85,7 @@ class ModelReduction(MeanField):
             # Where there are many short epochs, some lie between two batches.
             every=max(1, self.epochs // 30),
             draws=64,
-            subset=5000,
+            # Of loaders all data: no others can be drawn from them again.
+            subset=5000 if in_memory(data.train) else None,
         )
         return [pruner]

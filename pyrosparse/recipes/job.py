@@ -16,6 +16,7 @@ from torch import nn
 
 from pyrosparse import __version__
 from pyrosparse.data.examples import Examples
+from pyrosparse.evidence.batches import Columns
 from pyrosparse.infer import Callback, Fit, fit
 from pyrosparse.infer.ranks import process_group
 from pyrosparse.lifting.lift import Lifted
@@ -190,10 +191,11 @@ def _carry(fitted: nn.Module, model: nn.Module, network: Any) -> None:
 
 def _taught(model: Any, data: Any) -> Any:
     """Training data with what the teacher of a model says of them, once for all epochs; data that
-    are other ones in each epoch, or have it already, as they are."""
-    parts = (data.x, data.y) if isinstance(data, Examples) else data
+    may be other ones in each epoch as they are."""
     if not isinstance(model, distill) or not model.weight:
         return data
-    if not isinstance(parts, tuple) or len(parts) != 2:
-        return data
-    return (*parts, model.teach(parts[0]))
+    if isinstance(data, Examples):
+        return data.x, data.y, model.teach(data.x)
+    if isinstance(data, Columns):
+        return Columns((*data.parts, model.teach(*data.parts[:-1])))
+    return (*data, model.teach(*data[:-1])) if isinstance(data, tuple) else data

@@ -137,8 +137,13 @@ class Dense(Recipe):
         rates = {"steps": schedules.steps(0.4, 0.6, 0.8), "cosine": schedules.cosine(0.01)}
         data = job.data.train
         images = isinstance(data, Examples) and data.x.dim() == 4
+        if self.augment and not images:
+            raise ValueError(
+                f"{self.name} augments images (N, C, H, W) in memory that a network takes alone, "
+                "and these data are none: leave augment out, or augment in the loader"
+            )
         own: dict[str, Any] = {
-            "data": Augmented(data, flip=self.flip) if self.augment and images else data,
+            "data": Augmented(data, flip=self.flip) if self.augment else data,
             "epochs": self.epochs,
             "learning_rate": self.learning_rate,
             "schedule": rates[self.rate_schedule],

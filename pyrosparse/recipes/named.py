@@ -70,23 +70,28 @@ def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None =
 
     weights: a state dict to start from instead.
 
-    A function of the user's own is given ``image_shape`` and ``classes`` where it takes them.
+    A function of the user's own is given ``image_shape`` and ``classes`` where it takes them, but
+    for data by name.
 
-    Raises ValueError where the weights do not fit the network, and what ``networks.create`` raises.
+    Raises ValueError where the weights do not fit the network, where data by name have no network
+    of the user's own, and what ``networks.create`` raises.
     """
     parts = split(data)
-    shape = tuple(parts.batch[0].shape[1:])
-    classes = _outputs(setup.model, parts)
+    function = own_function(setup.network)
+    known = {} if parts.names else _sizes(setup, parts)
+    if function is None and parts.names:
+        raise ValueError(
+            f"the data are by name ({', '.join(parts.names)}), and {setup.network} takes images or "
+            "rows of numbers: name a network of your own, --network package.module:function"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.seed)
-        function = own_function(setup.network)
         if function is not None:
-            known = {"image_shape": shape, "classes": classes}
             net = _call(function, dict(setup.network_options), known)
             if not isinstance(net, nn.Module):
                 raise ValueError(f"{setup.network} gives no module, but {type(net).__name__}")
         else:
-            net = networks.create(setup.network, shape, classes, **setup.network_options)
+            net = networks.create(setup.network, *known.values(), **setup.network_options)
     if any(parameter.dim() == 4 for parameter in net.parameters()):
         # Convolutions and, above all, max-pooling are faster in this layout on a CPU.
         net = net.to(memory_format=torch.channels_last)
@@ -95,10 +100,10 @@ def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None =
     return net
 
 
-def load_likelihood(setup: Setup, data: Any) -> Callable[[Any, int], Any] | None:
+def load_likelihood(setup: Setup, data: Any, net: nn.Module) -> Callable[[Any, int], Any] | None:
     """What makes the model of a setup's network; None for the default of ``compress``.
 
-    Raises ValueError on an unknown name.
+    Raises ValueError on an unknown name, and on a language model.
     """
     from pyrosparse import models
 
@@ -106,6 +111,11 @@ def load_likelihood(setup: Setup, data: Any) -> Callable[[Any, int], Any] | None
         return None
     function = own_function(setup.model)
     if function is not None:
+        if isinstance(function(net, 1), models.language_model):
+            raise ValueError(
+                f"{setup.model} is a language model, and folders and suites tell of classes and "
+                "values alone: call ps.compress in Python, whose result has the perplexity"
+            )
         return function
     ready: dict[str, Callable[[Any, int], Any]] = {
         "classifier": models.classifier,
@@ -113,11 +123,31 @@ def load_likelihood(setup: Setup, data: Any) -> Callable[[Any, int], Any] | None
         "heteroscedastic": models.heteroscedastic_regressor,
         "counts": models.counts,
         "multilabel": models.multilabel,
-        "ordinal": functools.partial(models.ordinal, classes=max(2, _classes(split(data)))),
+        "ordinal": functools.partial(_ordinal, data),
     }
     if setup.model not in ready:
         raise unknown_name("model", setup.model, [*ready, "<package.module:function>"])
     return ready[setup.model]
+
+
+def _ordinal(data: Any, network: Any, n: int) -> Any:
+    from pyrosparse.models import ordinal
+
+    parts = split(data)
+    if parts.names:
+        raise ValueError(
+            "the number of classes is not known of data by name: name a model of your own, "
+            "--model package.module:function"
+        )
+    return ordinal(network, n, classes=max(2, _classes(parts)))
+
+
+def _sizes(setup: Setup, data: Split) -> dict[str, Any]:
+    """What networks are made for: the shape of a datum, and how many numbers they give."""
+    return {
+        "image_shape": tuple(data.batch[0].shape[1:]),
+        "classes": _outputs(setup.model, data),
+    }
 
 
 def _outputs(likelihood: str, data: Split) -> int:
@@ -162,18 +192,22 @@ def load_teacher(setup: Setup, net: nn.Module) -> Teacher:
 class Teacher:
     """Makes the likelihood ``distill`` of a network, with a teacher.
 
-    key: what tells it from others, for pools of stages.
+    output: the name of the logits in what both give; None where they give tensors.
+    key:    what tells it from others, for pools of stages.
     """
 
-    def __init__(self, teacher: nn.Module, weight: float, temperature: float) -> None:
+    def __init__(
+        self, teacher: nn.Module, weight: float, temperature: float, output: str | None = None
+    ) -> None:
         self.teacher, self.weight, self.temperature = teacher, weight, temperature
+        self.output = output
         self.key = f"distill {weight} {temperature} {digest(teacher.state_dict().values())}"
 
     def __call__(self, network: Any, n: int) -> distill:
         from pyrosparse.models.distillation import distill
 
         options = {"weight": self.weight, "temperature": self.temperature}
-        return distill(network, self.teacher, n, **options)
+        return distill(network, self.teacher, n, output=self.output, **options)
 
 
 def fill(net: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -67,6 +67,13 @@ class TorchPruningMagnitude(StartsTrained):
         reason = missing_package(self)
         if reason:
             raise ValueError(reason)
+        output = getattr(job.model(job.net), "output", None)
+        if output is not None:
+            raise ValueError(
+                f"{self.name} takes networks that give a tensor, and this one gives {output!r} by "
+                f"name: put it into a module that returns {output!r} alone, or choose another "
+                "recipe"
+            )
         self.pretrained(job)
         self._prune(job)
         # What is left trains on as under any other recipe.
@@ -127,5 +134,5 @@ class TorchPruningTaylor(TorchPruningMagnitude):
 
         from pyrosparse.evidence.batches import batches
 
-        x, y = next(iter(batches(job.data.train, _DATA)))
-        torch.nn.functional.cross_entropy(net(x), y).backward()
+        *inputs, y = next(iter(batches(job.data.train, _DATA)))
+        torch.nn.functional.cross_entropy(net(*inputs), y).backward()

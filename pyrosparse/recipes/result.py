@@ -34,7 +34,8 @@ class Result:
     compaction: what it costs, or why there is none.
     scores:     of ``before``, ``after`` and ``compact`` on the test data (without any, on the
                 training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``; of
-                values ``rmse``, ``crps`` and the coverage of intervals, ``coverage_50``.
+                values ``rmse``, ``crps`` and the coverage of intervals, ``coverage_50``; of
+                language models ``perplexity``, and ``nll`` and ``accuracy`` per token.
     stages:     each training with its name and history.
     """
 

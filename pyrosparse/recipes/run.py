@@ -5,37 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyro.poutine as poutine
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyrosparse.compaction.masked import masked
-from pyrosparse.evidence import evaluate
-from pyrosparse.evidence.sites import observed_sites
-from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.data.examples import Examples
 from pyrosparse.infer import Callback
 from pyrosparse.lifting.lift import Lifted
-from pyrosparse.measure import (
-    Quality,
-    RegressionQuality,
-    beta_bernoulli_counts,
-    predicts_values,
-    quality,
-)
+from pyrosparse.measure import beta_bernoulli_counts
 from pyrosparse.measure.active_features import active_features, mean_counts
-from pyrosparse.measure.report import point_quality
-from pyrosparse.models.distillation import distill
-from pyrosparse.models.latents import ModelGuide, guide_of
+from pyrosparse.models.calls import Called
+from pyrosparse.models.latents import guide_of
 from pyrosparse.models.likelihoods import classifier
 from pyrosparse.models.regression import regressor
 from pyrosparse.recipes.check_network import check_network, copied
 from pyrosparse.recipes.compaction import compacted
 from pyrosparse.recipes.fine_tuning import fine_tuned
 from pyrosparse.recipes.job import Job, Likelihood
+from pyrosparse.recipes.judging import Judging, check_output, figures
 from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import Split, split
@@ -63,15 +54,17 @@ def compress(
 
     net:        any module, trained or not; it is copied, and stays as it is. Where it is trained
                 already, give recipes that begin with a trained network ``pretrain=0``.
-    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row;
-                or a loader of such batches.
+    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row; a
+                dict of them by the names of the network's arguments, with ``labels``; a torch
+                ``Dataset``; or a loader of such batches.
     recipe:     one of ``pyrosparse.recipes``; by default ``BetaBernoulli()``.
     model:      makes the Pyro model of a network and the number of data; by default ``classifier``
                 for targets of a whole-number type, ``regressor``, which learns the noise, for
                 others. ``lambda bnn, n: ps.regressor(bnn, n, noise=0.3)``, ``ps.counts`` or your
-                own.
+                own. A network that gives its logits by name needs one that names them:
+                ``lambda bnn, n: ps.classifier(bnn, n, output="logits")``.
     validation: data, or the share of the training data that is held out.
-    test:       likewise; by default that of the data set, or a fifth of data in memory.
+    test:       likewise; by default that of the data set, or a fifth of data that are no loader.
     folder:     where each stage keeps ``checkpoint.safetensors`` and ``metrics.jsonl``; the same
                 call goes on where it was stopped, and ends as an uninterrupted one, bit for bit.
     pool:       a folder of stages that several runs share, by what determines them (weights, data,
@@ -89,10 +82,11 @@ def compress(
     callbacks:  of every stage, beside the recipe's own; ``run.stage`` says which one it is.
     progress:   show progress bars; by default on a terminal only.
 
-    Raises TypeError and ValueError on data that do not fit, ValueError where the network cannot be
-    copied or run on them, and where targets are one-hot without a model, TypeError on dicts and
-    where the model names the output of the network, ValueError where both ``start`` and the
-    recipe's ``pretrain`` are given, what the recipe's methods raise, and what ``fit`` raises.
+    Raises TypeError and ValueError on data that do not fit, TypeError where the network has no
+    argument of a name, ValueError where the network cannot be copied or run on the data, where it
+    gives no tensor and the model names none, where targets are one-hot without a model, and where
+    both ``start`` and the recipe's ``pretrain`` are given, what the recipe's methods raise, and
+    what ``fit`` raises.
 
     >>> import pyrosparse as ps
     >>> _ = torch.manual_seed(0)
@@ -110,11 +104,15 @@ def compress(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         first = copied(net).to(device)
+        likelihood = model or default_model(parts.ordered(Called(first)))
+        asked = likelihood(first, parts.n)
+        parts = parts.ordered(asked)
         check_network(first, parts.batch[:-1])
+        check_output(asked, first, parts.example)
         job = Job(
             copy.deepcopy(first),
             parts,
-            model or default_model(parts),
+            likelihood,
             recipe,
             seed,
             None if folder is None else Path(folder),
@@ -123,7 +121,6 @@ def compress(
             callbacks,
         )
         started = None
-        _refuse_named_output(job.model(job.net))
         if start is not None:
             job.stage(start, "start")
             started = copy.deepcopy(job.net)
@@ -135,26 +132,20 @@ def compress(
         return _result(job, bnn)
 
 
-def _refuse_named_output(model: Any) -> None:
-    """Raise TypeError where a network gives its output by a name: before training, as what is
-    measured in the end are networks that give tensors."""
-    output = getattr(model, "output", None)
-    if output is not None:
-        raise TypeError(
-            f"compress measures networks that give a tensor, and the model takes {output!r} of "
-            f"what this one gives: put the network into a module that returns {output!r} alone; "
-            "or lift it and train it by ps.fit, and cut it by ps.compact"
-        )
-
-
 def default_model(data: Split) -> Likelihood:
     """``classifier`` for targets of a whole-number type, ``regressor`` for others.
 
     Raises ValueError where the others are one-hot, as classes are for other losses.
     """
-    targets = data.some(100, seed=0)[-1]
+    targets = data.batch[-1]
     if not targets.is_floating_point():
         return classifier
+    if isinstance(data.train, (Examples, tuple)):  # of two rows of a loader it may be chance
+        _refuse_one_hot(data.train.y if isinstance(data.train, Examples) else data.train[-1])
+    return regressor
+
+
+def _refuse_one_hot(targets: Tensor) -> None:
     ones = targets == 1
     binary = bool(((targets == 0) | ones).all())
     if binary and targets.dim() == 2 and targets.shape[1] > 1 and (ones.sum(1) == 1).all():
@@ -162,7 +153,6 @@ def default_model(data: Split) -> Likelihood:
             f"the targets are one-hot, {tuple(targets.shape[1:])}: give the classes, "
             "y.argmax(1); or say that they are values, model=ps.regressor"
         )
-    return regressor
 
 
 def _train(job: Job, recipe: Recipe) -> Lifted:
@@ -198,15 +188,14 @@ def _result(job: Job, bnn: Lifted) -> Result:
     net = masked(job.net, masks) if masks is not None else job.net
     whole = masked(job.net, masks, gates) if gates else net
     original = job.original if job.original is not None else net
-    kind = _predicts(job, net)
+    judging = Judging.of(job, net)
     small, compaction = compacted(
         job.net,
         original,
         data.example,
-        data.judged if kind else None,
         masks=masks,
         gates=gates,
-        model=job.model if kind == "values" else None,
+        reported=judging.reported,
         **(_for_the_data(job, bnn, net, original) if gates else {}),
     )
     before_and_compact = compaction.report.quality if compaction.report else None
@@ -215,9 +204,9 @@ def _result(job: Job, bnn: Lifted) -> Result:
         if one is None or (name == "before" and original is net):
             continue
         if before_and_compact is not None and name != "after":
-            scores[name] = _figures(before_and_compact[name == "compact"])
+            scores[name] = figures(before_and_compact[name == "compact"])
         else:
-            scores[name] = _scores(job, one, kind)
+            scores[name] = judging.scores(one)
     model = job.model(bnn)
     return Result(
         job.recipe,
@@ -243,40 +232,3 @@ def _for_the_data(job: Job, bnn: Lifted, net: nn.Module, original: nn.Module) ->
         whole = beta_bernoulli_counts(original, *example)
         counts = whole, mean_counts(job.net, active, *example)
     return {"active": {key: gate.mean for key, gate in active.items()}, "counts": counts}
-
-
-def _predicts(job: Job, net: nn.Module) -> str:
-    """What a network predicts in its model: ``classes``, given by rows of logits, ``values``, or ""
-    where it is neither, such as classes in an order, or of each pixel."""
-    model = job.model(net)
-    if isinstance(model, distill):
-        return "classes"
-    cuda = range(torch.cuda.device_count())
-    with (
-        torch.random.fork_rng(devices=cuda),
-        torch.no_grad(),
-        evaluation_mode(net),
-        poutine.block(),
-    ):
-        sites = observed_sites(poutine.trace(model).get_trace(*job.data.batch))
-    if isinstance(model, classifier):
-        return "" if sites[0]["fn"].event_dim else "classes"
-    return "values" if len(sites) == 1 and predicts_values(sites[0]["fn"]) else ""
-
-
-def _figures(found: Quality | RegressionQuality) -> Mapping[str, float]:
-    return asdict(found) if isinstance(found, Quality) else found.figures()
-
-
-def _scores(job: Job, net: nn.Module, kind: str) -> Mapping[str, float]:
-    if kind == "classes":
-        return asdict(quality(net, job.data.judged))
-    model = job.model(net)
-    if kind == "values":
-        return point_quality(model, job.data.judged).figures()
-    guide = model.guide if isinstance(getattr(model, "guide", None), ModelGuide) else _no_guide
-    return evaluate(model, guide, job.data.judged)
-
-
-def _no_guide(*_: Any) -> None:
-    """The guide of a network whose weights are what they are."""

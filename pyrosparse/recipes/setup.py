@@ -182,7 +182,7 @@ class Setup:
             net,
             data,
             recipe,
-            model=load_teacher(self, net) if self.teacher else load_likelihood(self, data),
+            model=load_teacher(self, net) if self.teacher else load_likelihood(self, data, net),
             validation=self.validation if self.validation and _undivided(data) else None,
             folder=folder,
             pool=pool,
@@ -205,5 +205,7 @@ def _pair(size: Any) -> tuple[int, int] | None:
 
 
 def _undivided(data: Any) -> bool:
-    """Whether the data are in memory and not in parts yet."""
-    return isinstance(data, (tuple, list))
+    """Whether the data can be divided, and are not yet."""
+    from pyrosparse.evidence.batches import is_map_style
+
+    return isinstance(data, (tuple, list, Mapping)) or is_map_style(data)

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyrosparse.data import DataSet, Examples
+from pyrosparse.recipes.parts import (
+    by_index,
+    count,
+    few,
+    first,
+    generators_left_alone,
+    in_memory,
+    moved,
+    names_of,
+    ordered,
+    part_of,
+    subset,
+    tensors,
+    together,
+)
 from pyrosparse.util.arrays import raw_bytes
 
 HELD_OUT = 0.2
-"""The share of tensors that become test data where none are given."""
+"""The share of data that become test data where none are given, but for those of loaders."""
 
 
 @dataclass(frozen=True)
 class Split:
     """Training, validation and test data; None for those that there are not.
 
-    Each part is ``Examples``, a tuple of tensors (inputs, targets), or a re-iterable of batches.
+    Each part is ``Examples``, a tuple of tensors (inputs, targets), an object whose ``batches``
+    makes such minibatches, or a re-iterable of them. Data by name are ``ordered`` first.
 
     n:       how many training data there are.
     name:    for people.
@@ -38,57 +53,74 @@ class Split:
     classes: tuple[str, ...] = ()
     flip: bool = False
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the training data, of which none has a place yet; empty of others."""
+        return names_of(self.train)
+
+    def ordered(self, model: Any) -> Split:
+        """The same, with data by name in the order of a model's arguments: its inputs, with the
+        defaults between them, and the targets last.
+
+        Raises TypeError where the model has no argument of a name, ValueError where there are no
+        targets.
+
+        >>> data = {"y": torch.arange(10) % 2, "x": torch.zeros(10, 3)}
+        >>> split(data).ordered(lambda x, y=None: None).train
+        Examples(8 x (3,), torch.float32, cpu)
+        """
+        parts = (ordered(part, model) for part in (self.train, self.validation, self.test))
+        train, validation, test = parts
+        return replace(self, train=train, validation=validation, test=test)
+
     def steps(self, batch_size: int) -> int:
         """Steps an epoch; loaders have batches of their own size.
 
         >>> split((torch.zeros(100, 4), torch.zeros(100).long())).steps(30)  # 80 to train on
         3
         """
-        return -(-self.n // batch_size) if _in_memory(self.train) else len(self.train)
+        return -(-self.n // batch_size) if by_index(self.train) else len(self.train)
 
     @property
-    def example(self) -> tuple[Tensor, ...]:
+    def example(self) -> tuple[Any, ...]:
         """What the network is called with, for one datum."""
-        return tuple(part[:1] for part in self.batch[:-1])
+        return first(self.batch[:-1], 1)
 
     @property
-    def batch(self) -> tuple[Tensor, ...]:
+    def batch(self) -> tuple[Any, ...]:
         """A few training data, (inputs, targets)."""
-        if isinstance(self.train, Examples):
-            return self.train.x[:2], self.train.y[:2]
-        if isinstance(self.train, tuple):
-            return tuple(part[:2] for part in self.train)
-        with torch.random.fork_rng(
-            devices=range(torch.cuda.device_count())
-        ):  # a loader shuffles by the caller's generator
-            return tuple(part[:2] for part in next(iter(self.train)))
+        return few(self.train)
 
-    def some(self, count: int, seed: int) -> tuple[Tensor, ...]:
+    def some(self, count: int, seed: int) -> tuple[Any, ...]:
         """So many training data, (inputs, targets), chosen by the seed; fewer where there are not
         as many.
+
+        Raises ValueError where the batches of a loader have data of different shapes.
 
         >>> data = split((torch.zeros(100, 4), torch.zeros(100).long()))
         >>> [len(part) for part in data.some(30, seed=0)]
         [30, 30]
         """
-        if _in_memory(self.train):
-            generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(self.train, tuple):
             chosen = torch.randperm(self.n, generator=generator)[:count]
-            return tuple(part[chosen.to(part.device)] for part in _tensors(self.train))
-        found: list[Any] = []
-        with torch.random.fork_rng(devices=[]):  # a loader shuffles by the caller's generator
+            return tuple(part[chosen.to(part.device)] for part in self.train)
+        with generators_left_alone():
+            if hasattr(self.train, "batches"):
+                return next(iter(self.train.batches(count, generator)))  # type: ignore[no-any-return]
             torch.manual_seed(seed)
+            found: list[Any] = []
             for batch in self.train:
                 found.append(batch)
                 if sum(len(one[0]) for one in found) >= count:
                     break
-        return tuple(torch.cat(columns)[:count] for columns in zip(*found, strict=True))
+        return first([together(column) for column in zip(*found, strict=True)], count)
 
     @property
     def shift(self) -> bool:
-        """Whether the data are images of which a tenth is a pixel or more: smaller ones change too
-        much with every shift."""
-        shape = self.batch[0].shape[1:]
+        """Whether the data are images in memory of which a tenth is a pixel or more: smaller ones
+        change too much with every shift."""
+        shape = self.train.x.shape[1:] if isinstance(self.train, Examples) else ()
         return len(shape) == 3 and min(shape[1:]) >= 10
 
     @property
@@ -98,11 +130,11 @@ class Split:
 
     @property
     def key(self) -> str | None:
-        """What tells these data from others; None of loaders."""
-        parts = [self.train, self.validation]
-        if not all(part is None or _in_memory(part) for part in parts):
+        """What tells these data from others; None of loaders and ``Dataset``."""
+        parts = [part for part in (self.train, self.validation) if part is not None]
+        if not all(map(in_memory, parts)):
             return None
-        return digest(tensor for part in parts if part is not None for tensor in _tensors(part))
+        return digest(tensor for part in parts for tensor in tensors(part))
 
 
 def split(
@@ -110,16 +142,17 @@ def split(
 ) -> Split:
     """Data in three parts.
 
-    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row;
-                or a loader of such batches.
+    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row; a
+                dict of them by the names of the network's arguments, with ``labels``; a torch
+                ``Dataset``; or a loader of such batches.
     validation: likewise, or the share of the training data to hold out, at random by the seed.
-    test:       likewise; of data in memory a fifth by default. A loader holds out nothing.
+    test:       likewise; a fifth by default. A loader holds out nothing.
     device:     where data in memory go; by default they stay.
 
-    Raises TypeError on data of another kind, such as dicts, ValueError on shares outside [0, 1)
-    and where there is nothing to hold out from.
+    Raises TypeError on data of another kind, ValueError on shares outside [0, 1), where there is
+    nothing to hold out from, and where columns differ in length or hold what is no number.
 
-    >>> found = split((np.zeros((10, 3)), np.arange(10) % 2), validation=0.25)
+    >>> found = split((torch.zeros(10, 3), torch.arange(10) % 2), validation=0.25)
     >>> len(found.train), len(found.validation), len(found.test), found.train.x.dtype
     (6, 2, 2, torch.float32)
     """
@@ -131,13 +164,33 @@ def split(
         validation = data.validation if validation is None else validation
         test = data.test if test is None else test
         data = data.train
-    train = _part(data)
-    if test is None and _in_memory(train):
+    train = part_of(data)
+    if test is None and by_index(train):
         test = HELD_OUT
     train, test = _held_out(train, test, "test", seed)
     train, validation = _held_out(train, validation, "validation", seed)
-    train, validation, test = (_to(part, device) for part in (train, validation, test))
+    train, validation, test = (moved(part, device) for part in (train, validation, test))
     return Split(train, validation, test, count(train), name, classes, flip)
+
+
+def _held_out(train: Any, part: Any, what: str, seed: int) -> tuple[Any, Any]:
+    """What is left to train on, and the part; a share is taken at random by the seed."""
+    if part is None:
+        return train, None
+    if not isinstance(part, float | int):
+        return train, part_of(part)
+    if not 0 <= part < 1:
+        raise ValueError(f"{what} is data or a share of the data, in [0, 1); got {part}")
+    if part == 0:
+        return train, None
+    if not by_index(train):
+        raise ValueError(f"nothing can be held out of a loader: give {what} data of their own")
+    n = count(train)
+    some = max(1, round(part * n))
+    if some >= n:
+        raise ValueError(f"{n} data leave nothing to train on: give {what} data of their own")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return subset(train, order[some:].sort().values), subset(train, order[:some].sort().values)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -151,111 +204,3 @@ def digest(tensors: Iterable[Tensor]) -> str:
         code.update(f"{tuple(tensor.shape)} {tensor.dtype} {tensor.device}".encode())
         code.update(raw_bytes(tensor))
     return code.hexdigest()
-
-
-def _part(data: Any) -> Any:
-    if isinstance(data, Examples):
-        return data
-    if isinstance(data, (tuple, list)) and data and all(_is_array(part) for part in data):
-        tensors = tuple(_tensor(part) for part in data)
-        if len(tensors) < 2:
-            raise TypeError("data must be (inputs, targets); got inputs alone")
-        x, y = tensors[0], tensors[-1]
-        classes = y.dtype == torch.int64 and y.dim() == 1
-        fits = x.is_floating_point() and x.dim() > 1
-        return Examples(x, y) if len(tensors) == 2 and classes and fits else tensors
-    if isinstance(data, Mapping):
-        refuse_named(data)
-    batches = hasattr(data, "__iter__") and hasattr(data, "__len__")
-    if batches and not isinstance(data, (Tensor, np.ndarray, str)):
-        with torch.random.fork_rng(
-            devices=range(torch.cuda.device_count())
-        ):  # a loader shuffles by the caller's generator
-            first = next(iter(data), None)
-        if isinstance(first, Mapping):
-            refuse_named(first)
-        return data
-    raise TypeError(
-        "data must be a DataSet, Examples, tensors or arrays (inputs, targets), or a loader of "
-        f"such batches that has a length; got {type(data).__name__}"
-    )
-
-
-def refuse_named(data: Mapping[str, Any]) -> None:
-    """Raise TypeError: recipes call networks by position, and measure tensors."""
-    raise TypeError(
-        f"compress takes no data by name, and these have {', '.join(map(repr, data))}: give a "
-        "tuple of tensors in the order of the network's arguments, the targets last; or lift the "
-        "network and train it by ps.fit, which takes dicts, and cut it by ps.compact"
-    )
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray))
-
-
-def _tensor(value: Any) -> Tensor:
-    """As a tensor of float32 or int64, unless it is one already."""
-    if isinstance(value, Tensor):
-        return value
-    tensor = torch.as_tensor(value)
-    if tensor.is_floating_point():
-        return tensor.to(torch.get_default_dtype())
-    return tensor.long() if tensor.dtype != torch.bool else tensor
-
-
-def _held_out(train: Any, part: Any, what: str, seed: int) -> tuple[Any, Any]:
-    """What is left to train on, and the part; a share is taken at random by the seed."""
-    if part is None:
-        return train, None
-    if not isinstance(part, float | int):
-        return train, _part(part)
-    if not 0 <= part < 1:
-        raise ValueError(f"{what} is data or a share of the data, in [0, 1); got {part}")
-    if part == 0:
-        return train, None
-    if not _in_memory(train):
-        raise ValueError(f"nothing can be held out of a loader: give {what} data of their own")
-    n = count(train)
-    some = max(1, round(part * n))
-    if some >= n:
-        raise ValueError(f"{n} data leave nothing to train on: give {what} data of their own")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return _rows(train, order[some:].sort().values), _rows(train, order[:some].sort().values)
-
-
-def _in_memory(part: Any) -> bool:
-    return isinstance(part, (Examples, tuple))
-
-
-def count(part: Any) -> int:
-    """How many data a part has; 0 where there is none."""
-    if part is None:
-        return 0
-    if isinstance(part, tuple):
-        return len(part[0])
-    if isinstance(part, Examples):
-        return len(part)
-    dataset = getattr(part, "dataset", None)
-    if dataset is not None and not getattr(part, "drop_last", False):
-        return len(dataset)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        return sum(len(batch[0]) for batch in part)
-
-
-def _rows(part: Any, index: Tensor) -> Any:
-    if isinstance(part, Examples):
-        return part.subset(index.to(part.y.device))
-    return tuple(tensor[index.to(tensor.device)] for tensor in part)
-
-
-def _tensors(part: Any) -> tuple[Tensor, ...]:
-    return (part.x, part.y) if isinstance(part, Examples) else part
-
-
-def _to(part: Any, device: Any) -> Any:
-    if device is None or not _in_memory(part):
-        return part
-    if isinstance(part, Examples):
-        return part.to(device)
-    return tuple(tensor.to(device) for tensor in part)

@@ -56,18 +56,20 @@ class ThiNet(Sparse):
     def train(self, job: Job) -> Lifted:
         import torch
 
+        from pyrosparse.evidence.batches import Columns
         from pyrosparse.infer import schedules
         from pyrosparse.lifting.target import inputs
         from pyrosparse.prune import thinet
 
         targets = self.targets(job.net)
+        job.data.some(self.examples, job.seed)  # what cannot be put together is said now
         bnn = self.trained(job)
         for number, target in enumerate(targets, 1):
             layer = target.name.rpartition(".")[0]
             seed = job.seed + number
             gains = thinet(
                 job.net,
-                job.data.some(self.examples, seed),
+                Columns(job.data.some(self.examples, seed)),
                 self.sparsity,
                 on=inputs(job.net, layer),
                 places=self.places,

@@ -119,16 +119,18 @@ class TurboUnitsFirst(StartsTrained):
         return bnn
 
     def taught(self, job: Job) -> Job:
-        """The same job with the likelihood that also imitates the trained network. A likelihood of
-        the user's own, and that of a teacher of his, stay."""
+        """The same job with the likelihood that also imitates the trained network, where a datum
+        has one class. Another likelihood, and that of a teacher of the user's, stay."""
         from pyrosparse.models import classifier
         from pyrosparse.recipes.named import Teacher
 
-        if not self.distillation or job.likelihood is not classifier:
+        model = job.model(job.net)
+        one_class = isinstance(model, classifier) and job.data.batch[-1].dim() == 1
+        if not self.distillation or not one_class:
             return job
         assert job.original is not None
         taught = copy.copy(job)
-        taught.likelihood = Teacher(job.original, self.distillation, 2.0)
+        taught.likelihood = Teacher(job.original, self.distillation, 2.0, model.output)
         return taught
 
     def take_units(self, job: Job) -> None:

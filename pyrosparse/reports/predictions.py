@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrosparse.data import Examples
 from pyrosparse.diagnostics import log_probabilities
+from pyrosparse.models.calls import named_output
 from pyrosparse.recipes import Result
 
 
@@ -50,7 +51,22 @@ def predictions(result: Result) -> dict[str, Tensor]:
     data = result.data.judged
     if "accuracy" not in result.quality or not isinstance(data, Examples):
         return {}
-    return {name: log_probabilities(net, data.x) for name, net in networks.items()}
+    output = getattr(result.model, "output", None)
+    return {
+        name: log_probabilities(net if output is None else _Logits(net, output), data.x)
+        for name, net in networks.items()
+    }
+
+
+class _Logits(nn.Module):
+    """A network that gives its logits by name, as one that gives them alone."""
+
+    def __init__(self, net: nn.Module, output: str) -> None:
+        super().__init__()
+        self.net, self.output = net, output
+
+    def forward(self, x: Tensor) -> Tensor:
+        return named_output(self.net(x), self.output)
 
 
 def class_changes(

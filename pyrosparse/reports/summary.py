@@ -183,7 +183,7 @@ def summarize(result: Result, folder: Path) -> Summary:
         compaction=compaction,
         compact_bytes=compact_bytes,
         test_ece=result.quality.get("ece"),
-        chance=_chance(data.judged) if "accuracy" in result.quality else None,
+        chance=_chance(data.judged) if "ece" in result.quality else None,
         compared=result.original is not result.net,
         keeps_more=result.recipe.keeps_more,
         takes_more=result.recipe.takes_more,

@@ -378,20 +378,3 @@ def test_pretraining_has_as_many_epochs_as_make_a_thousand_steps() -> None:
     assert (resolved.pretrain, resolved.epochs) == (1000, 2000)
     assert resolved.kl_warmup == round(2000 / 15)
     assert math.isclose(resolved.scale, (1e-4 * N) ** -0.5)
-
-
-@pytest.mark.parametrize("loader", [False, True])
-def test_compress_refuses_data_by_name(loader):
-    data: Any = {"x": X, "y": Y}
-    with pytest.raises(TypeError, match="no data by name, and these have 'x', 'y'"):
-        ps.compress(nn.Linear(6, 3), [data] if loader else data, progress=False)
-
-
-def test_compress_refuses_outputs_by_name_before_it_trains():
-    with pytest.raises(TypeError, match="takes 'logits' of what this one gives"):
-        ps.compress(
-            nn.Linear(6, 3),
-            (X, Y),
-            model=lambda net, n: ps.classifier(net, n, output="logits"),
-            progress=False,
-        )

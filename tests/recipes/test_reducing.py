@@ -57,8 +57,9 @@ def test_rows_make_a_network_that_is_really_smaller() -> None:
 
 @pytest.mark.parametrize(("n", "expected"), [(1294, (308, 77, 10)), (54_000, (30, 8, 1))])
 def test_epochs_and_batches_follow_the_data(n: int, expected: tuple[int, int, int]) -> None:
-    recipe = ModelReduction().resolve(None, Split((), None, None, n))
-    (pruner,) = recipe.callbacks()
+    data = Split((), None, None, n)
+    recipe = ModelReduction().resolve(None, data)
+    (pruner,) = recipe.callbacks(data)
     assert (recipe.epochs, pruner.warmup, pruner.every) == expected
     assert recipe.resolve(None, None) == recipe
 

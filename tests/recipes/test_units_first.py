@@ -159,7 +159,7 @@ def test_a_stopped_run_ends_like_a_whole_one(
 
 def test_epochs_follow_the_data() -> None:
     few, many = (
-        recipes.recipes.TurboUnitsFirst().resolve(net(), recipes.Split((), None, None, n))
+        recipes.TurboUnitsFirst().resolve(net(), recipes.Split((), None, None, n))
         for n in (N, 54_000)
     )
     assert (many.pretrain, many.unit_epochs, many.epochs, many.fine_tune) == (8, 16, 60, 60)
@@ -219,4 +219,4 @@ def test_each_layer_keeps_a_share_of_its_units_by_default() -> None:
     found = recipes.TurboUnitsFirst(active=0.03).resolve(net, parts).least_units
     assert found == {"0": 16, "2": 7}  # sqrt(0.03 / 0.3) = 0.316 of 50 and of 20
     assert recipes.TurboUnitsFirst(active=0.9).resolve(net, parts).least_units == {"0": 50, "2": 20}
-    assert TurboUnitsFirst().resolve(nn.Linear(6, 3), parts).least_units == 1
+    assert recipes.TurboUnitsFirst().resolve(nn.Linear(6, 3), parts).least_units == 1

@@ -1,0 +1,220 @@
+"""Data of one kind, such as test data, from whatever form they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
+
+from pyrosparse.data import Examples
+from pyrosparse.evidence.batches import (
+    Columns,
+    Loader,
+    as_batch,
+    columns,
+    is_map_style,
+    prepared,
+)
+from pyrosparse.util.arrays import as_tensor
+
+ONE_BY_ONE = (
+    "the data ({}) come one by one, and batches are needed: give DataLoader(data, batch_size=...)"
+)
+
+
+def part_of(data: Any) -> Any:
+    """Data of any form as ``Examples``, a tuple or dict of tensors, a ``Dataset``, or the loader
+    that they are; raises TypeError where they are of none.
+
+    >>> part_of((np.zeros((4, 3)), np.arange(4)))
+    Examples(4 x (3,), torch.float32, cpu)
+    """
+    if isinstance(data, Examples):
+        return data
+    if isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__:
+        data = data.tensors
+    if isinstance(data, (tuple, list)) and data and all(_is_array(part) for part in data):
+        tensors = tuple(as_tensor(part, f"tensor {place}") for place, part in enumerate(data))
+        if len(tensors) < 2:
+            raise TypeError(
+                "data must be (inputs, targets); got inputs alone. Tokens that a language model "
+                "predicts go by name: {'input_ids': tokens}"
+            )
+        return _examples(tensors)
+    if isinstance(data, Mapping):
+        return columns(data)
+    if is_map_style(data):
+        return data
+    batches = hasattr(data, "__iter__") and hasattr(data, "__len__")
+    if batches and not isinstance(data, (Tensor, np.ndarray, str)):
+        return data
+    raise TypeError(
+        "data must be a DataSet, Examples, tensors or arrays (inputs, targets), a dict of them, a "
+        "torch Dataset, or a loader of such batches that has a length; got "
+        f"{type(data).__name__}"
+    )
+
+
+def _examples(tensors: Any) -> Any:
+    """A floating input with classes as ``Examples``, anything else as it is."""
+    if not isinstance(tensors, tuple) or len(tensors) != 2:
+        return tensors
+    x, y = tensors
+    classes = y.dtype == torch.int64 and y.dim() == 1
+    return Examples(x, y) if classes and x.is_floating_point() and x.dim() > 1 else tensors
+
+
+def ordered(part: Any, model: Any) -> Any:
+    """Data by name in the order of a model's arguments, and a ``Dataset`` as batches of its rows;
+    other data as they are.
+
+    Raises TypeError where the model has no argument of a name, ValueError where there are no
+    targets.
+
+    >>> named = {"labels": torch.arange(4), "mask": torch.ones(4, 3), "ids": torch.zeros(4, 3)}
+    >>> [len(one) for one in ordered(named, lambda ids, mask, labels: None)]
+    [4, 4, 4]
+    """
+    names = names_of(part)
+    if isinstance(part, Mapping) or is_map_style(part):
+        found = _examples(prepared(part, model))
+    elif not names:
+        return part
+    elif isinstance(part, list):
+        found = [as_batch(batch, model) for batch in part]
+    else:
+        found = Loader(part, model)
+    if names:
+        _check_targets(few(found)[-1], names)
+    return found
+
+
+def names_of(part: Any) -> list[str]:
+    """The names of data that are not in the order of a model's arguments yet; empty of others."""
+    if isinstance(part, Mapping):
+        return list(part)
+    if part is None or isinstance(part, (Examples, tuple)) or hasattr(part, "batches"):
+        return []
+    with generators_left_alone():
+        found = part[0] if is_map_style(part) else next(iter(part), None)
+    return list(found) if isinstance(found, Mapping) else []
+
+
+def _check_targets(targets: Any, names: list[str]) -> None:
+    if targets is None:
+        raise ValueError(
+            f"the data have no targets, only {', '.join(map(repr, names))}: give them as 'labels'"
+        )
+    if not isinstance(targets, Tensor) or not targets.dim():
+        raise ValueError(ONE_BY_ONE.format(", ".join(map(repr, names))))
+
+
+def few(part: Any) -> tuple[Any, ...]:
+    """The first two data of a part that is in order, (inputs, targets)."""
+    if isinstance(part, tuple):
+        return first(part, 2)
+    with generators_left_alone():
+        if hasattr(part, "batches"):
+            return tuple(next(iter(part.batches(2))))
+        return first(next(iter(part)), 2)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def by_index(part: Any) -> bool:
+    """Whether any datum can be had, rather than batches as they come."""
+    return isinstance(part, (tuple, Mapping)) or hasattr(part, "batches") or is_map_style(part)
+
+
+def in_memory(part: Any) -> bool:
+    """Whether a part that is in order is tensors."""
+    return isinstance(part, (Examples, tuple, Columns))
+
+
+def count(part: Any) -> int:
+    """How many data a part has; 0 where there is none."""
+    if part is None:
+        return 0
+    if isinstance(part, tuple):
+        return len(part[0])
+    if isinstance(part, Mapping):
+        return len(next(iter(part.values())))
+    if by_index(part):
+        return len(part)
+    dataset = getattr(part, "dataset", None)
+    if dataset is not None and not getattr(part, "drop_last", False):
+        return len(dataset)
+    with generators_left_alone():
+        return sum(_rows(batch) for batch in part)
+
+
+def _rows(batch: Any) -> int:
+    found = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
+    if isinstance(found, Tensor) and not found.dim():
+        raise ValueError(ONE_BY_ONE.format("list or loader"))
+    return len(found)
+
+
+def subset(part: Any, index: Tensor) -> Any:
+    """The data of a part at some indices."""
+    if isinstance(part, Examples):
+        return part.subset(index)
+    if isinstance(part, tuple):
+        return tuple(tensor[index.to(tensor.device)] for tensor in part)
+    if isinstance(part, Mapping):
+        return {name: tensor[index.to(tensor.device)] for name, tensor in part.items()}
+    return Subset(part, index.tolist())
+
+
+def tensors(part: Any) -> Iterable[Tensor]:
+    """All that tells a part in memory from others."""
+    if isinstance(part, Columns):
+        places = [place for place, one in enumerate(part.parts) if isinstance(one, Tensor)]
+        return [torch.tensor(places), *part.tensors]
+    return (part.x, part.y) if isinstance(part, Examples) else part
+
+
+def moved(part: Any, device: Any) -> Any:
+    """A part on a device, where it is in memory."""
+    if device is None:
+        return part
+    if isinstance(part, Examples):
+        return part.to(device)
+    if isinstance(part, tuple):
+        return tuple(tensor.to(device) for tensor in part)
+    if isinstance(part, Mapping):
+        return {name: tensor.to(device) for name, tensor in part.items()}
+    return part
+
+
+def first(batch: Any, count: int) -> tuple[Any, ...]:
+    """The first data of a batch; what is the same for all data as it is."""
+    return tuple(part[:count] if isinstance(part, Tensor) else part for part in batch)
+
+
+def together(parts: Sequence[Any]) -> Any:
+    """One argument of several batches in one piece."""
+    if not isinstance(parts[0], Tensor):
+        return parts[0]
+    shapes = sorted({tuple(part.shape[1:]) for part in parts})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the batches of the loader have data of different shapes, such as {shapes[0]} and "
+            f"{shapes[-1]}, and this recipe needs several batches in one piece: pad all of them to "
+            "one length"
+        )
+    return torch.cat(tuple(parts))
+
+
+@contextmanager
+def generators_left_alone() -> Iterator[None]:
+    """A loader shuffles by the caller's generators, and a ``Dataset`` may draw from them."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
