@@ -106,7 +106,7 @@ class BetaBernoulli(Gates):
     )
     kl_scale: float | Mapping[str, float] = option(
         1.0,
-        "gamma, the weight of the gates' KL divergence: a larger value leaves fewer units",
+        "weight gamma of the gates' KL divergence: a larger value leaves fewer units",
         within=POSITIVE,
     )
     temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)

@@ -35,7 +35,7 @@ def guesses(summary: Summary) -> bool:
 def _guesses(summary: Summary) -> str:
     """That the network knows nothing of the data, and where that comes from."""
     accuracy = summary.test_accuracy
-    if accuracy is None or not guesses(summary):
+    if accuracy is None or summary.chance is None or not guesses(summary):
         return ""
     found = (
         f"The network guesses: it classifies {100 * accuracy:.2f} % of the test data correctly. "

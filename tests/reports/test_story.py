@@ -146,7 +146,7 @@ def test_a_network_that_guesses_is_neither_used_nor_made_smaller() -> None:
 
 
 def test_without_a_compact_network_the_dense_one_is_still_told(tmp_path: Path) -> None:
-    options = {"pretrain": 5, "epochs": 5, "kl_scale": 1e4, "gate_rate": 0.5}
+    options = {"pretrain": 40, "epochs": 5, "kl_scale": 1e4, "gate_rate": 0.5}
     small = {"network_options": {"hidden": (8,)}, "recipe": "beta-bernoulli"}
     summary = run(Setup.of(small | options), tmp_path, progress=False)
     assert summary.compaction is not None and summary.compaction.problem
