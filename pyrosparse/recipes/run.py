@@ -138,9 +138,9 @@ def _refuse_named_output(model: Any) -> None:
     output = getattr(model, "output", None)
     if output is not None:
         raise TypeError(
-            f"compress measures networks that give a tensor, and the model takes {output!r} of "
-            f"what this one gives: put the network into a module that returns {output!r} alone; "
-            "or lift it and train it by ps.fit, and cut it by ps.compact"
+            f"compress needs a network that returns one tensor, but the model reads {output!r} of "
+            f"its output: wrap the network in a module that returns only {output!r}; or lift it, "
+            "train it by ps.fit, and cut it by ps.compact"
         )
 
 

@@ -184,9 +184,9 @@ def _part(data: Any) -> Any:
 def refuse_named(data: Mapping[str, Any]) -> None:
     """Raise TypeError: recipes call networks by position, and measure tensors."""
     raise TypeError(
-        f"compress takes no data by name, and these have {', '.join(map(repr, data))}: give a "
+        f"compress does not support dicts; the data have {', '.join(map(repr, data))}: pass a "
         "tuple of tensors in the order of the network's arguments, the targets last; or lift the "
-        "network and train it by ps.fit, which takes dicts, and cut it by ps.compact"
+        "network, train it by ps.fit, which supports dicts, and cut it by ps.compact"
     )
 
 
@@ -215,11 +215,11 @@ def _held_out(train: Any, part: Any, what: str, seed: int) -> tuple[Any, Any]:
     if part == 0:
         return train, None
     if not _in_memory(train):
-        raise ValueError(f"nothing can be held out of a loader: give {what} data of their own")
+        raise ValueError(f"no data can be held out of a loader: pass {what} data")
     n = count(train)
     some = max(1, round(part * n))
     if some >= n:
-        raise ValueError(f"{n} data leave nothing to train on: give {what} data of their own")
+        raise ValueError(f"none of the {n} data would be left for training: pass {what} data")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return _rows(train, order[some:].sort().values), _rows(train, order[:some].sort().values)
 

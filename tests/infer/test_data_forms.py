@@ -122,7 +122,9 @@ def test_values_that_are_not_finite_are_refused_in_every_column():
     model = ps.regressor(bnn, N, noise=0.1)
     options = {"epochs": 1, "progress": False}
     for data in ((x, target), {"x": x, "y": target.numpy()}, TensorDataset(x, target)):
-        with pytest.raises(ValueError, match="tensor 1 of the data has 1 values not finite"):
+        with pytest.raises(
+            ValueError, match="tensor 1 of the data has 1 values that are NaN or infinite"
+        ):
             ps.fit(model, bnn.guide, data, **options)
     with pytest.raises(ValueError, match=r"y has 1 values that are NaN .* y\[3\]"):
         Examples(x, target)

@@ -255,8 +255,8 @@ def test_what_cannot_be_hashed_is_not_pooled(tmp_path: Path) -> None:
         ("digits", {}, "got str"),
         ((x for x in X), {}, "a loader of such batches that has a length"),
         ((X, Y), {"validation": 1.0}, "validation is data or a share"),
-        ((X[:1], Y[:1]), {}, "leave nothing to train on"),
-        (loader(X, Y), {"validation": 0.1}, "nothing can be held out of a loader"),
+        ((X[:1], Y[:1]), {}, "would be left for training"),
+        (loader(X, Y), {"validation": 0.1}, "no data can be held out of a loader"),
         (loader(X, Y), {"test": 0.1}, "give test data of their own"),
     ],
 )
