@@ -244,7 +244,8 @@ JIT = [JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_E
 @pytest.mark.parametrize("elbo", JIT)
 def test_jit_elbos_are_refused_with_their_plain_form(elbo):
     plain = elbo.__name__.removeprefix("Jit")
-    with pytest.raises(TypeError, match=rf"fit takes no {elbo.__name__}.*give {plain}\(\).*Capt"):
+    message = rf"fit does not support {elbo.__name__}.*pass {plain}\(\).*Capt"
+    with pytest.raises(TypeError, match=message):
         train((X, Y), elbo=elbo())
 
 

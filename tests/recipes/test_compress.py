@@ -257,7 +257,7 @@ def test_what_cannot_be_hashed_is_not_pooled(tmp_path: Path) -> None:
         ((X, Y), {"validation": 1.0}, "validation is data or a share"),
         ((X[:1], Y[:1]), {}, "would be left for training"),
         (loader(X, Y), {"validation": 0.1}, "no data can be held out of a loader"),
-        (loader(X, Y), {"test": 0.1}, "give test data of their own"),
+        (loader(X, Y), {"test": 0.1}, "pass test data"),
     ],
 )
 def test_data_that_are_none(data: Any, options: dict[str, Any], message: str) -> None:
@@ -282,7 +282,7 @@ def test_a_result_says_that_nothing_went() -> None:
     data = (x, (x[:, 0] > 0).long())
     shy = ps.recipes.BetaBernoulli(pretrain=1, epochs=1, kl_scale=1e-6)
     result = ps.compress(net, data, shy, progress=False)
-    assert result.took_nothing and "more goes with a higher --kl-scale" in str(result)
+    assert result.took_nothing and "nothing; try a higher --kl-scale" in str(result)
     keen = ps.recipes.HardConcrete(pretrain=1, epochs=60, cost=5.0, gate_rate=0.5)
     result = ps.compress(net, data, keen, progress=False)
-    assert not result.took_nothing and "taken away" not in str(result)
+    assert not result.took_nothing and "nothing; try" not in str(result)
