@@ -1,6 +1,7 @@
 """A lifted network in a loop of Hugging Face Accelerate.
 
     pip install accelerate && accelerate launch --cpu examples/accelerate_loop.py --epochs 20
+    torchrun --standalone --nproc-per-node 2 examples/accelerate_loop.py  # two processes on CPUs
 
 On several processes the loss must be what a wrapped module returns: gradients are averaged when its
 `forward` was called. So the module here is the loss, which holds the model and the guide.
@@ -55,7 +56,10 @@ def main(epochs: int = 20, hidden: int = 64, seed: int = 0) -> dict[str, float]:
     trained = accelerator.unwrap_model(loss_of).eval()
     test = data.test.to(accelerator.device)
     scores = ps.evidence.evaluate(trained.model, bnn.guide, test)
-    accelerator.print(f"test accuracy {scores['accuracy']:.3f}, last loss {loss.item():.3f} nats")
+    accelerator.print(
+        f"{accelerator.num_processes} process(es): test accuracy {scores['accuracy']:.3f}, "
+        f"last loss {loss.item():.3f} nats"
+    )
     return {"accuracy": scores["accuracy"], "loss": loss.item()}
 
 

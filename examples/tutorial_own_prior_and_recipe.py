@@ -1,4 +1,4 @@
-"""Write a prior of your own, and a recipe.
+"""Write your own prior and recipe.
 
     python examples/tutorial_own_prior_and_recipe.py
 

@@ -441,14 +441,14 @@ def test_a_run_that_guesses_says_so_and_what_to_try() -> None:
     words[1] = "cut"
     words += ["--sparsity", "0.995", "--epochs", "30", "--learning-rate", "0.01"]
     text = succeed("compress", "one-shot", *words)
-    assert "too much was taken: try a lower --sparsity" in text
+    assert "too much was pruned: try a lower --sparsity" in text
 
 
 def test_a_run_in_which_no_gate_closed_says_so_and_what_to_try() -> None:
     words = ["compress", *NET, "--pretrain", "2", "--epochs", "1"]
     text = succeed(*words, "--output", "run")
-    assert "No gate closed: all 72 units are kept" in text
-    assert "a higher --kl-scale, or with more --epochs" in text
+    assert "No gate closed: all 72 units stay" in text
+    assert "a higher --kl-scale, or more --epochs" in text
     assert "No gate closed" in Path("run", "report.html").read_text()
 
 

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import doctest
+import inspect
 import itertools
 import re
 import runpy
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import pyrosparse as ps
 from pyrosparse import bench
 
 ROOT = Path(__file__).parents[1]
@@ -51,9 +53,11 @@ def test_page(page):
     assert not runner.failures, "".join(report)
 
 
-API = (DOCS / "api.md").read_text()
+API = "".join(page.read_text() for page in sorted((DOCS / "api").glob("*.md")))
 MODULES = set(re.findall(r"automodule:: ([\w.]+)", API))
-NAMES = {name.split(".")[-1] for name in re.findall(r"auto(?:class|function):: ([\w.]+)", API)}
+NAMES = {
+    name.split(".")[-1] for name in re.findall(r"auto(?:class|function|exception):: ([\w.]+)", API)
+}
 
 
 def _silent(definition, said=False):
@@ -86,8 +90,26 @@ def test_the_reference_says_what_is_raised():
     assert not silent
 
 
+def test_the_reference_lists_every_public_name():
+    missing = []
+    for module in [ps, *(getattr(ps, name) for name in ps.__all__)]:
+        for name in getattr(module, "__all__", ()) if inspect.ismodule(module) else ():
+            one = getattr(module, name)
+            documented = inspect.isclass(one) or inspect.isfunction(one)
+            if documented and name not in NAMES and module.__name__ not in MODULES:
+                missing.append(f"{module.__name__}.{name}")
+    assert not missing
+
+
+def test_the_reference_says_of_every_page_how_stable_it_is():
+    table = re.findall(
+        r"^\| \[\]\(api/(\w+)\.md\) \|.*\| (firm|open) \|$", (DOCS / "api.md").read_text(), re.M
+    )
+    assert sorted(name for name, _ in table) == sorted(p.stem for p in (DOCS / "api").glob("*.md"))
+
+
 def test_every_page_is_in_the_table_of_contents():
-    index = (DOCS / "index.md").read_text()
+    index = (DOCS / "index.md").read_text() + (DOCS / "api.md").read_text()
     included = {"figures", "results"}
     for page in DOCS.glob("**/*.md"):
         name = page.relative_to(DOCS)
@@ -116,6 +138,13 @@ def test_a_page_can_be_read_aloud(page):
     for cell in re.findall(r"^```\{code-cell\}.*\n((?:(?!```).*\n)*)```", text, re.M):
         if "plt.show()" in cell:
             assert '"alt": "' in cell.splitlines()[0], cell
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_a_page_outside_the_documentation_lead_somewhere(name):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", _unfenced((ROOT / name).read_text()))
+    local = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
+    assert local and all((ROOT / link).exists() for link in local)
 
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import matplotlib
 import torch
 
 import pyrosparse as ps
 from pyrosparse.evidence import evaluate, log_bayes_factor, log_posterior
+from pyrosparse.plots.style import BLUE, GREY, ORANGE, STYLE
 
 SPARSITIES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99)
 
@@ -65,29 +67,27 @@ def table(rows: list[dict[str, float]]) -> str:
 
 
 def draw(rows: list[dict[str, float]], file: Path) -> None:
-    import matplotlib
-
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # Fixed ids and no date, so that the same numbers give the same file.
-    pyplot.rcParams["svg.hashsalt"] = "pyrosparse"
     sparsity = [row["sparsity"] for row in rows]
-    figure, (parts, totals) = pyplot.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    parts.plot(sparsity, [-row["likelihood"] for row in rows], "o-", label="likelihood loses")
-    parts.plot(sparsity, [row["prior"] for row in rows], "s-", label="prior gains")
-    parts.set(xlabel="sparsity", ylabel="nats", yscale="symlog", title="the two parts")
-    parts.legend()
-    sums = [row["likelihood"] + row["prior"] for row in rows]
-    totals.plot(sparsity, sums, "o-", label="likelihood summed")
-    totals.plot(sparsity, [row["mean"] for row in rows], "s-", label="likelihood averaged")
-    totals.axhline(0, color="grey", linewidth=0.8)
-    totals.set(
-        xlabel="sparsity", ylabel="log BF, nats", yscale="symlog", title="what the gate sees"
-    )
-    totals.legend()
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
+    with matplotlib.rc_context(STYLE):
+        figure, (parts, totals) = pyplot.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+        loss = [-row["likelihood"] for row in rows]
+        parts.plot(sparsity, loss, "o-", color=ORANGE, label="loss of likelihood")
+        gain = [row["prior"] for row in rows]
+        parts.plot(sparsity, gain, "s-", color=BLUE, label="gain of prior")
+        parts.set(xlabel="sparsity", ylabel="nats", yscale="symlog", title="The two parts")
+        parts.legend()
+        sums = [row["likelihood"] + row["prior"] for row in rows]
+        totals.plot(sparsity, sums, "o-", color=ORANGE, label="likelihood summed")
+        means = [row["mean"] for row in rows]
+        totals.plot(sparsity, means, "s-", color=BLUE, label="likelihood averaged")
+        totals.axhline(0, color=GREY, linewidth=0.8)
+        totals.set(xlabel="sparsity", ylabel="nats", yscale="symlog", title="Log Bayes factor")
+        totals.legend(loc="lower left")
+        figure.savefig(file, metadata={"Date": None})
+        pyplot.close(figure)
 
 
 def main(epochs: int = 40, folder: Path = Path(__file__).parent) -> None:

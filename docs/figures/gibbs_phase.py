@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import matplotlib
 import torch
 from torch import Tensor
 
 from pyrosparse.distributions import BipartiteGibbsMask, GibbsMask
 from pyrosparse.distributions.quantile import quantile
+from pyrosparse.plots.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE
 
 RATES = (0.5, 0.75, 0.9)
 FILTERS, WEIGHTS, DEVIATION = 32, 288, 0.05
@@ -56,33 +58,27 @@ def draw(
     block: dict[str, list[float]],
     file: Path,
 ) -> None:
-    import matplotlib
-
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # Fixed ids and no date, so that the same numbers give the same file.
-    pyplot.rcParams["svg.hashsalt"] = "pyrosparse"
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(8, 3.2), sharey=True, layout="constrained"
-    )
-    for p, rates in single.items():
-        left.plot(u, rates, label=f"p = {p:g}")
-    left.set(
-        xscale="log",
-        xlabel=r"$\beta \sigma^2$",
-        ylabel="fraction removed",
-        ylim=(0, 1),
-        title="single weights",
-    )
-    left.legend()
-    for (name, rates), style in zip(block.items(), ("k-", "o-", "s-"), strict=True):
-        right.plot(betas, rates, style, label=name, markersize=3)
-    right.axhline(0.75, color="grey", linewidth=0.8)
-    right.set(xscale="log", xlabel=r"$\beta$", title=rf"filters, $c = 1$, $\sigma = {DEVIATION}$")
-    right.legend()
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
+    with matplotlib.rc_context(STYLE):
+        figure, (left, right) = pyplot.subplots(
+            1, 2, figsize=(8, 3.4), sharey=True, layout="constrained"
+        )
+        for (p, rates), colour in zip(single.items(), (BLUE, ORANGE, GREEN), strict=True):
+            left.plot(u, rates, color=colour, label=f"p = {p:g}")
+        left.set(xscale="log", ylim=(0, 1), title="Single weights")
+        left.set(xlabel=r"$\beta \sigma^2$", ylabel="fraction removed")
+        left.legend()
+        lines = ((INK, "-"), (BLUE, "o-"), (ORANGE, "s-"))
+        for (name, rates), (colour, line) in zip(block.items(), lines, strict=True):
+            right.plot(betas, rates, line, color=colour, label=name)
+        right.axhline(0.75, color=GREY, linewidth=0.8)
+        title = rf"Filters, $c = 1$, $\sigma = {DEVIATION}$"
+        right.set(xscale="log", xlabel=r"$\beta$", title=title)
+        right.legend()
+        figure.savefig(file, metadata={"Date": None})
+        pyplot.close(figure)
 
 
 def main(sweeps: int = 50, draws: int = 20, folder: Path = Path(__file__).parent) -> None:

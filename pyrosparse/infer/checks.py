@@ -53,8 +53,8 @@ def check_elbo(elbo: Any) -> None:
     if isinstance(elbo, _JIT):
         plain = type(elbo).__name__.removeprefix("Jit")
         raise TypeError(
-            f"fit takes no {type(elbo).__name__}, as torch.jit cannot trace a lifted network: give "
-            f"{plain}(), whose steps fit captures with ps.captured.CapturedSVI"
+            f"fit does not support {type(elbo).__name__}, because torch.jit cannot trace a lifted "
+            f"network: pass {plain}(), whose steps fit captures with ps.captured.CapturedSVI"
         )
 
 
@@ -65,4 +65,6 @@ def check_finite(data: Any) -> None:
     for position, tensor in enumerate(data):
         if tensor.is_floating_point() and not tensor.isfinite().all():
             count = int((~tensor.isfinite()).sum())
-            raise ValueError(f"tensor {position} of the data has {count} values not finite")
+            raise ValueError(
+                f"tensor {position} of the data has {count} values that are NaN or infinite"
+            )

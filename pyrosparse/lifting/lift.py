@@ -75,7 +75,9 @@ def lift(
     if isinstance(method, Method):
         pairs = [(method, method.targets(net) if on is None else list(on))]
     elif on is not None:
-        raise ValueError("with several methods give each its targets as a pair, not `on`")
+        raise ValueError(
+            "several methods need their targets as pairs, [(method, targets), ...], not as `on`"
+        )
     else:
         pairs = [(one, list(targets)) for one, targets in method]
     assigned = [(one, replace(target, prefix=name)) for one, targets in pairs for target in targets]
@@ -187,7 +189,8 @@ class Lifted(PyroModule):
                 if score.isnan().any():
                     raise ValueError(
                         f"{int(score.isnan().sum())} scores of {entry.target.key!r} are NaN: the "
-                        "posterior has diverged, and nothing can be pruned by it"
+                        "posterior has diverged, so there are no masks; train again with a lower "
+                        "learning rate"
                     )
                 result[entry.target.key] = score.detach()
         return result

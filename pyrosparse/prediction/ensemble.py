@@ -111,8 +111,8 @@ def ensemble(
         program = model(lifted, n)
         if isinstance(getattr(program, "guide", None), ModelGuide):
             raise ValueError(
-                f"{type(program).__name__} learns more than the network, of which a point is no "
-                "posterior: give noise that is known, or heteroscedastic_regressor"
+                f"{type(program).__name__} has latent variables outside the network, which an "
+                "ensemble does not draw: pass a known noise, or use heteroscedastic_regressor"
             )
         fit(program, lifted.guide, data, seed=start, **options)
         plain = isinstance(program, classifier)

@@ -54,7 +54,7 @@ class MeanField(Recipe):
 
 @dataclass(frozen=True)
 class ModelReduction(MeanField):
-    """Prune weights as far as the evidence goes, to a sparsity that nobody chooses."""
+    """Prune weights as long as the evidence grows; the data choose the sparsity."""
 
     name: ClassVar[str] = "model-reduction"
     unpruned: ClassVar[type[Recipe] | None] = MeanField

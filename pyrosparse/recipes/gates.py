@@ -105,12 +105,12 @@ class BetaBernoulli(Gates):
     knob: ClassVar[str] = "kl_scale"
     keeps_more: ClassVar[str] = "a lower --kl-scale"
     takes_more: ClassVar[str] = (
-        "a higher --kl-scale, or with more --epochs (gates move by --gate-rate a step and need "
+        "a higher --kl-scale, or more --epochs (gates move by --gate-rate a step and need "
         "some 2,000 steps)"
     )
     kl_scale: float | Mapping[str, float] = option(
         1.0,
-        "gamma, the weight of the gates' KL divergence: a larger value leaves fewer units",
+        "weight gamma of the gates' KL divergence: a larger value leaves fewer units",
         within=POSITIVE,
     )
     temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)

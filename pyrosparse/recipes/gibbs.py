@@ -39,21 +39,24 @@ class Gibbs(Masked):
     """Draw masks in every step, annealed to those of magnitude (Labach and Valaee 2020)."""
 
     name: ClassVar[str] = "gibbs"
-    relative: bool = option(False, "measure weights in units of their layer's deviation")
+    relative: bool = option(False, "divide weights by the root mean square of their layer")
     coupling: Auto[float] = option(
-        Rule("0, of kernels 0.01, of filters 1", _by_structure(_COUPLING, -1)),
-        "c, the coupling of weights that go together",
+        Rule("0, or 0.01 for kernels, or 1 for filters", _by_structure(_COUPLING, -1)),
+        "coupling c of the weights of one kernel or filter",
     )
     beta_start: Auto[float] = option(
         Rule(
-            "0.7, of filters 0.003",
+            "0.7, or 0.003 for filters",
             _by_structure({key: pair[0] for key, pair in _BETAS.items()}, 1),
         ),
         "inverse temperature at the start",
         within=POSITIVE,
     )
     beta_end: Auto[float] = option(
-        Rule("1e4, of filters 1", _by_structure({key: pair[1] for key, pair in _BETAS.items()}, 1)),
+        Rule(
+            "1e4, or 1 for filters",
+            _by_structure({key: pair[1] for key, pair in _BETAS.items()}, 1),
+        ),
         "inverse temperature at the end",
         within=POSITIVE,
     )
@@ -100,7 +103,7 @@ class Gibbs(Masked):
 
 @dataclass(frozen=True)
 class Reinitialised(Gibbs):
-    """Train what gibbs leaves once more, from new weights."""
+    """Train the masks of gibbs once more, from new weights."""
 
     name: ClassVar[str] = "reinitialised"
 

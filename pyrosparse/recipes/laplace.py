@@ -22,11 +22,11 @@ class Laplace(Masked):
 
     name: ClassVar[str] = "laplace"
     penalty: float = option(
-        1e-3, "lambda, the weight of the l1 norm beside the mean loss", within=POSITIVE
+        1e-3, "weight lambda of the l1 norm, added to the mean loss", within=POSITIVE
     )
     laplace_scale: Auto[float] = option(
         Rule("1 / (lambda n)", lambda recipe, net, data: 1 / (recipe.penalty * data.n)),
-        "b, the scale of the Laplace prior that is such a penalty",
+        "scale b of the Laplace prior",
         within=POSITIVE,
     )
     fine_tune: Auto[int] = option(

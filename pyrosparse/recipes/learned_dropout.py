@@ -27,7 +27,7 @@ _NOISE = "draw gates once a step, or for each example"
 
 @dataclass(frozen=True)
 class StructuredBayesianPruning(Gates):
-    """Drown units in multiplicative noise (Neklyudov et al. 2017)."""
+    """Prune units whose gain has more noise than mean (Neklyudov et al. 2017)."""
 
     name: ClassVar[str] = "structured-bayesian-pruning"
     knob: ClassVar[str] = "kl_scale"

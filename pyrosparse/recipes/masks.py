@@ -61,17 +61,19 @@ class Dense(Recipe):
     )
     initial_scale: float = option(
         0.0,
-        "draw the weights that may go from He's normal law first, times this; 0: leave them as the "
-        "network has them",
+        "factor on He's normal distribution, from which prunable weights are drawn first; 0: keep "
+        "the network's own weights",
         within="[0, inf)",
     )
     augment: Auto[bool] = option(
-        Rule("those of 10 pixels or more", lambda recipe, net, data: _shifts(recipe, data)),
+        Rule(
+            "only if they have 10 pixels or more", lambda recipe, net, data: _shifts(recipe, data)
+        ),
         "shift training images by up to a tenth",
     )
     flip: Auto[bool] = option(
         Rule(
-            "where the data set says that a mirror image keeps its class",
+            "if the data set says that a mirror image keeps its class",
             lambda recipe, net, data: recipe.augment and data.flip,
         ),
         "mirror half of the images",
@@ -220,7 +222,7 @@ class OneShot(Masked):
 
 @dataclass(frozen=True)
 class OneShotRecalibrated(OneShot):
-    """Cut as one-shot does, then take the statistics of batch normalisation anew."""
+    """Prune as one-shot does, then recompute the statistics of batch normalisation."""
 
     name: ClassVar[str] = "one-shot-recalibrated"
 

@@ -93,13 +93,15 @@ class BayesianMagnitude(Magnitude):
     name: ClassVar[str] = "bayesian-magnitude"
     threshold: float = option(
         -0.105,
-        "prune where the last log Bayes factor exceeds this, in nats; log 0.9",
+        "least log Bayes factor of an accepted round, in nats (the default is log 0.9)",
         within=ANY,
     )
     likelihood: Literal["sum", "mean"] = option(
-        "sum", "the likelihood's part of the Bayes factor, over the training data"
+        "sum", "sum or mean of the log likelihood over the training data, in the Bayes factor"
     )
-    per_datum: bool = option(True, "compare the log Bayes factor per datum; otherwise in all")
+    per_datum: bool = option(
+        True, "divide the log Bayes factor by the number of data before it is compared"
+    )
 
     def callback(self, job: Job) -> Callback:
         from pyrosparse.prune import BayesFactorPruner

@@ -102,7 +102,7 @@ class Result:
         if self.compaction.kept:
             rows.append(("units kept", self.compaction.kept))
         if self.took_nothing:
-            rows.append(("taken away", f"nothing; more goes with {self.recipe.takes_more}"))
+            rows.append(("pruned", f"nothing; try {self.recipe.takes_more}"))
         for name in self.quality:
             told = [f"{which} {scores[name]:.4f}" for which, scores in self.scores.items()]
             rows.append((f"test {name}" if self.data.test is not None else name, ", ".join(told)))

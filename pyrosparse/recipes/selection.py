@@ -157,14 +157,12 @@ class Polarization(Selection):
     knob: ClassVar[str] = "penalty"
     keeps_more: ClassVar[str] = "a lower --penalty"
     takes_more: ClassVar[str] = "a higher --penalty"
-    kl_scale: float = option(
-        1.0, "weight of penalty and prior beside the likelihood", within="[0, inf)"
-    )
+    kl_scale: float = option(1.0, "factor on penalty and prior", within="[0, inf)")
     penalty: float = option(
-        1e-4, "lambda, the weight of the penalty beside the mean loss", within=POSITIVE
+        1e-4, "weight lambda of the penalty, added to the mean loss", within=POSITIVE
     )
     t: float = option(
-        1.2, "pull to zero against push from the mean; (2 - t) / 4 of what is free goes to 1",
+        1.2, "t: weight of the term |gate| in the penalty; larger values send more gates to 0",
         within="[0, 2)",
     )  # fmt: skip
     on: Literal["gates", "scales"] = option(
@@ -173,7 +171,7 @@ class Polarization(Selection):
         "start at 0.5 in a new one, as in the paper",
     )
     mean_over: Literal["network", "tensor"] = option(
-        "network", "what the mean is of: all scales, or those of a layer"
+        "network", "take the mean gate over the network, or over each layer"
     )
     drop_shift: bool = option(
         False, "drop the shift of a removed channel too, as the paper's code does"

@@ -32,13 +32,13 @@ class Setup:
     """
 
     network: str = option(
-        "fcn", "see `pyrosparse networks`; torchvision:MODEL; or package.module:function"
+        "fcn", "a name of `pyrosparse networks`, torchvision:MODEL, or package.module:function"
     )
     network_options: Mapping[str, Any] = option(
-        {}, "what the network's function takes, as JSON: '{\"hidden\": [100, 50]}'"
+        {}, "options of the network's function, as JSON: '{\"hidden\": [100, 50]}'"
     )
     dataset: str = option(
-        "digits", "see `pyrosparse datasets`; a folder of images; or package.module:function"
+        "digits", "a name of `pyrosparse datasets`, a folder of images, or package.module:function"
     )
     size: tuple[int, int] | None = option(
         None,
@@ -48,13 +48,15 @@ class Setup:
     normalise: Literal["standard", "unit"] = option(
         "standard", "images of mean 0 and variance 1, or pixels in [0, 1]"
     )
-    validation: float = option(0.1, "share of the training data that is held out", within="[0, 1)")
+    validation: float = option(
+        0.1, "share of the training data held out for validation", within="[0, 1)"
+    )
     seed: int = option(0, "seed of all random numbers", within=INT64)
     device: str = option("cpu", "device, as torch names it: cpu, cuda")
     model: str = option(
         "",
-        "classifier, regressor, heteroscedastic, counts, multilabel, ordinal; or "
-        "package.module:function; by default classifier for classes, regressor for values",
+        "model of the data: classifier, regressor, heteroscedastic, counts, multilabel, ordinal "
+        "or package.module:function; by default classifier for classes, regressor for values",
     )
     teacher: str = option(
         "",

@@ -20,7 +20,7 @@ class TargetedDropout(Masked):
     name: ClassVar[str] = "targeted-dropout"
     rate: Auto[float] = option(
         Rule(
-            "0.75, of filters 0.9",
+            "0.75, or 0.9 for filters",
             lambda recipe, net, data: 0.9 if recipe.structure == "filter" else 0.75,
         ),
         "probability that a candidate is dropped in a step",
@@ -31,7 +31,7 @@ class TargetedDropout(Masked):
     )
     ramp: float = option(
         0.0,
-        "share of training over which candidates and rate rise; 0: none, all from the start",
+        "share of training in which candidates and rate rise; 0: both are full from the start",
         within="[0, 1]",
     )
 

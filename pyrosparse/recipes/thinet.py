@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ThiNet(Sparse):
-    """Take input channels of a trained network layer by layer (Luo et al. 2017)."""
+    """Prune input channels of a trained network, layer by layer (Luo et al. 2017)."""
 
     name: ClassVar[str] = "thinet"
     sparsity: float = option(

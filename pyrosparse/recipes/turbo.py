@@ -25,7 +25,7 @@ _EXCHANGES = 40
 
 @dataclass(frozen=True)
 class IndependentSupport(StartsTrained):
-    """The prior of turbo-vbi with no structure in it: take weights one by one."""
+    """Prune single weights as turbo-vbi does, with a prior that has no clusters."""
 
     name: ClassVar[str] = "independent-support"
     knob: ClassVar[str] = "active"
@@ -103,7 +103,7 @@ class IndependentSupport(StartsTrained):
 
 @dataclass(frozen=True)
 class TurboVBI(IndependentSupport):
-    """Take weights in clusters, and whole units, by messages (Xia et al. 2023)."""
+    """Prune clusters of weights and whole units by message passing (Xia et al. 2023)."""
 
     name: ClassVar[str] = "turbo-vbi"
     pair: ClassVar[tuple[float, float]] = (0.4, 0.4)

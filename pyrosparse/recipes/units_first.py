@@ -33,7 +33,7 @@ _CONTRAST = (100.0, 1000.0)
 
 @dataclass(frozen=True)
 class TurboUnitsFirst(StartsTrained):
-    """Take whole units by messages, then single weights (Xia et al. 2023, in an order of ours)."""
+    """Prune whole units by message passing, then single weights (after Xia et al. 2023)."""
 
     name: ClassVar[str] = "turbo-units-first"
     knob: ClassVar[str] = "active"

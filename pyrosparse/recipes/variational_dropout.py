@@ -1,4 +1,4 @@
-"""Weights, or whole units, drown in noise of their own."""
+"""Weights or whole units are pruned that have more noise than signal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fine_tune(recipe: Any, job: Job, bnn: Lifted, **options: Any) -> None:
 
 @dataclass(frozen=True)
 class VariationalDropout(StartsTrained):
-    """Take the weights that drown in noise of their own (Molchanov et al. 2017)."""
+    """Prune the weights with more noise than signal (Molchanov et al. 2017)."""
 
     name: ClassVar[str] = "variational-dropout"
     knob: ClassVar[str] = "kl_scale"
@@ -156,7 +156,7 @@ class VariationalDropout(StartsTrained):
 
 @dataclass(frozen=True)
 class GroupVariationalDropout(VariationalDropout):
-    """Take the units and inputs that drown in noise of their own (Louizos et al. 2017)."""
+    """Prune the units and inputs with more noise than signal (Louizos et al. 2017)."""
 
     name: ClassVar[str] = "group-variational-dropout"
     log_alpha: float | Mapping[str, float] = option(

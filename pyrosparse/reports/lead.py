@@ -31,10 +31,12 @@ def answer(summary: Summary) -> str:
     report = compaction.report if compaction is not None else None
     now = _quality(summary)
     if report is None:
-        return (
+        text = (
             f"{now} with {summary.parameters:,} parameters, of which "
-            f"{summary.nonzero_parameters:,} are not zero."
+            f"{summary.nonzero_parameters:,} are not zero"
         )
+        dense = summary.accuracy_before
+        return text + (f"; the dense network {100 * dense:.2f} %." if dense is not None else ".")
     whole, left = report.parameters
     if report.quality is None or not summary.compared:
         return f"{now} with {left:,} of {whole:,} parameters."
@@ -67,17 +69,17 @@ def size(summary: Summary) -> str:
     )
     more = (
         f" The sparse file ({summary.sparse_bytes:,} bytes) holds the network at its old shape, "
-        "without its zeros: it is small on disk and as slow as the dense network."
+        "without its zeros: small on disk, and as slow as the dense network."
     )
     if left > summary.nonzero_parameters:
         more += (
-            f" It has fewer numbers ({summary.nonzero_parameters:,} are not zero), as zeros that "
-            "stand alone cannot be cut out of a layer."
+            f" Only {summary.nonzero_parameters:,} parameters are not zero, but single zeros "
+            "cannot be cut out of a layer."
         )
     elif left < summary.nonzero_parameters:
         more += (
-            f" It has more numbers ({summary.nonzero_parameters:,} are not zero): some of them "
-            "feed units that are cut out."
+            f" It stores more parameters ({summary.nonzero_parameters:,} are not zero): some "
+            "belong to units that the compact network does without."
         )
     return text + more
 
@@ -85,7 +87,7 @@ def size(summary: Summary) -> str:
 def sentence(
     summary: Summary, settings: Mapping[str, Any], weights: Mapping[str, Any] | None
 ) -> str:
-    """What was done, and how right the network is.
+    """What was done, and how often the network is right.
 
     weights: the ``file`` that the run started from; None where it began at random.
     """
@@ -106,18 +108,18 @@ def sentence(
         start = f", after {before} of pretraining,"
     return (
         f"The network {settings['network']} was trained on {summary.dataset} for {epochs}{start} "
-        f"{what}; {_right(summary)}"
+        f"{what}. {_right(summary)}"
     )
 
 
 def _right(summary: Summary) -> str:
     if summary.test_accuracy is None:
         return (
-            f"on the {summary.test:,} test data, in the unit of the targets in training, "
-            f"it has {_quality(summary)} and an NLL of {summary.test_nll:.4f} nats per datum."
+            f"On the {summary.test:,} test data it has {_quality(summary)}, in the unit of the "
+            f"targets in training, and an NLL of {summary.test_nll:.4f} nats per datum."
         )
     return (
-        f"it classifies {100 * summary.test_accuracy:.2f} % of the {summary.test:,} test data "
+        f"It classifies {100 * summary.test_accuracy:.2f} % of the {summary.test:,} test data "
         "correctly."
     )
 
@@ -133,8 +135,8 @@ def _gates_sentence(summary: Summary, settings: Mapping[str, Any]) -> str:
     assert summary.compaction is not None
     kept, of = (sum(pair[side] for pair in summary.compaction.units.values()) for side in (0, 1))
     return (
-        f"with gates on its units ({settings['recipe']}{_level(settings)}), of which "
-        f"{kept:,} of {of:,} stayed"
+        f"with gates on its units ({settings['recipe']}{_level(settings)}); "
+        f"{kept:,} of the {of:,} units stayed"
     )
 
 

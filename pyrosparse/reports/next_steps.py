@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pyrosparse.recipes.setup import Setup
+from pyrosparse.reports.remarks import guesses
 from pyrosparse.reports.summary import Summary
 
 Step = tuple[str, str]
+KEEP, TAKE = "Keep more:", "Prune more:"
 
 
 def next_steps(summary: Summary, setup: Setup) -> list[Step]:
     """What a reader of a report may do next: (a sentence, the code or the command).
+
+    A network that guesses is not used, and not made smaller.
 
     >>> toy = Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [], 800, 400, 2.0, None)
     >>> for sentence, command in next_steps(toy, Setup.of({"recipe": "magnitude"})):
@@ -20,9 +24,11 @@ def next_steps(summary: Summary, setup: Setup) -> list[Step]:
     ...     print(command)
     Keep more:
     pyrosparse compress magnitude --sparsity 0.8
-    Take more:
+    Prune more:
     pyrosparse compress magnitude --sparsity 0.95
     """
+    if guesses(summary):
+        return [step for step in _other_sizes(setup) if step[0] == KEEP]
     return [*_use(summary), *_other_sizes(setup)]
 
 
@@ -30,7 +36,8 @@ def _use(summary: Summary) -> Iterator[Step]:
     if summary.compact_bytes is None:
         return
     yield (
-        "Use the compact network, from this folder; it needs no code of the network it came from:",
+        "Use the compact network, from this folder. It does not need the code that defined the "
+        "network:",
         'import pyrosparse as ps\n\nsmall = ps.load("compact.safetensors")\n'
         'ps.export_onnx("small.onnx", small, x[:1])  # x: inputs as in training',
     )
@@ -46,7 +53,7 @@ def _other_sizes(setup: Setup) -> Iterator[Step]:
         return
     option = recipe.options()[knob]
     lower_keeps_more = recipe.keeps_more.startswith("a lower")
-    for sentence, more in (("Keep more:", 2.0), ("Take more:", 0.5)):
+    for sentence, more in ((KEEP, 2.0), (TAKE, 0.5)):
         if option.share and lower_keeps_more:  # the share that goes
             value = 1 - more * (1 - level)
         else:

@@ -36,69 +36,76 @@ _EPOCHS = {
 
 _CAPTIONS = {
     "learning_curves": (
-        "Training and validation loss by epoch, after its round of pruning. The training loss is "
-        "the negative ELBO: it is noisy, and rises while the weight of the KL divergence grows. "
-        "Where the run pruned by Bayes factors: each round's, and the sparsity after it."
+        "Left: negative log likelihood at the end of each epoch, after pruning. Right: the "
+        "negative ELBO of training, which is noisy and rises while the weight of the KL divergence "
+        "grows; or, of pruning in rounds, each round's log Bayes factor and the sparsity after it."
     ),
     "bayes_factor_parts": (
-        "The log Bayes factor is the sum of what the likelihood and the prior have to say. The "
-        "axis is linear up to one nat from zero, logarithmic beyond."
+        "The log Bayes factor is the sum of a likelihood part and a prior part. The axis is linear "
+        "between -1 and 1 nat, and logarithmic beyond."
     ),
     "elbo_gains": (
-        "What the ELBO on all training data gained by each batch of weights, with two standard "
-        "errors; the first batch that is refused is the last. The axis is linear up to one nat "
-        "from zero, logarithmic beyond."
+        "Change of the ELBO on all training data with each batch of weights that is removed, with "
+        "two standard errors. Pruning ends at the first batch that is refused. The axis is linear "
+        "between -1 and 1 nat, and logarithmic beyond."
     ),
     "convergence": (
-        "Turbo-VBI by iteration: the loss, how much the support's prior changed, and the share of "
-        "the weights that is left."
+        "Turbo-VBI by iteration: the loss, the change of the support's prior, and the share of "
+        "weights left."
     ),
-    "kernels": "The kernels of the first convolution; what is pruned is grey.",
-    "sparsity_by_layer": "The share of each layer's weights that is exactly zero.",
+    "kernels": "The kernels of the first convolution; pruned weights are grey.",
+    "sparsity_by_layer": "The share of exact zeros among each layer's weights.",
     "class_correlations": (
-        "How alike two classes are in the mean gains of their gates, over the test data: near 1 "
-        "where they use the same units."
+        "Correlation between classes of their mean gains on the test data: near 1 where two "
+        "classes use the same units."
     ),
-    "input_regions": "The mean gain of every pixel, by class: where it is 0 the pixel is not read.",
+    "input_regions": "The mean gain of every pixel, by class. A pixel of gain 0 is not read.",
     "reliability_diagram": (
-        "The fraction of the test data that is classified rightly, by the probability of the class "
-        "chosen; on the diagonal a network is calibrated. Each point stands for ten data or more. "
-        "Below, how many data there are."
+        "Accuracy on the test data against confidence, the probability of the predicted class. A "
+        "calibrated network lies on the diagonal. Each point is the mean of ten or more examples, "
+        "with its standard error. Below: the number of examples by confidence."
     ),
     "pit_histograms": (
-        "Where the test targets lie in their predictive distributions, over draws of the "
-        "posterior: flat where these are calibrated, a U where they are too sure, a hump where "
-        "they are too wide. The band holds 99 % of the bars of a calibrated model."
+        "Quantiles of the test targets in their predictive distributions. Flat: calibrated; a U: "
+        "the distributions are too narrow; a hump: too wide. 99 % of the bars of a calibrated "
+        "model lie in the band."
     ),
     "interval_coverage": (
-        "How many test targets lie in the central predictive intervals, by the intervals' "
-        "probability: on the diagonal predictions are calibrated, below it they are too sure."
+        "Share of the test targets in the central predictive intervals, against the probability of "
+        "the intervals. On the diagonal: calibrated; below it: intervals too narrow."
     ),
-    "kept_inputs": "The pixels that the network still reads; what is white is not read.",
+    "kept_inputs": "Dark pixels are read by the network; white ones are not.",
     "trade_off": (
-        "Runs in the folders beside this one that differ in this option alone; this run is orange."
+        "Runs in neighbouring folders that differ from this one in this option only. This run is "
+        "orange."
     ),
     "gate_forest": (
-        "The probability that a gate passes its unit: mean, 50 % and 94 % intervals of the "
-        "posterior, for at most 20 units of each layer, at even steps of rank."
+        "Probability that a gate passes its unit: posterior mean, 50 % and 94 % intervals. At most "
+        "20 units of a layer are shown, evenly spaced in the order of their means."
     ),
-    "kept_units": "The share of its units that each gate keeps; what is cut out stays gone.",
+    "kept_units": "The share of units that the gates keep, by layer.",
 }
 
 _NOTES = (
-    "It compares the posterior density at two points, the network before and after a round, not "
-    "two models with their weights integrated out. It says which of the two points is the more "
-    "probable one under this prior and these data, and not how sure one may be of a structure.",
-    "A Gaussian prior centred at zero rewards every weight that becomes zero, whatever the data "
-    "say. Where its part outweighs the likelihood's by far, the gate is open because of the prior.",
-    "After the last epoch the network is pruned once more to the wanted sparsity, and no Bayes "
-    "factor is asked then. A network whose gate stayed closed ends at that sparsity all the same.",
+    "The Bayes factor here compares the posterior density at two points, the network before and "
+    "after a round. It does not compare two models with their weights integrated out. It says "
+    "which of the two networks is more probable under this prior and these data. It does not say "
+    "how certain a structure is.",
+    "A Gaussian prior centred at zero favours every weight that becomes zero, whatever the data. "
+    "If the prior part is much larger than the likelihood part, a round is accepted because of the "
+    "prior.",
+    "After the last epoch the network is pruned once more to the requested sparsity, without a "
+    "Bayes factor. So the run ends at that sparsity even if no round was accepted.",
 )
 _MEAN_NOTE = (
-    "Here the likelihood's part is divided by the number of data, and the prior's part is not: the "
-    "prior counts as if there were one datum, and nearly always decides (--likelihood sum)."
+    "Here the likelihood part is divided by the number of examples, and the prior part is not. So "
+    "the prior counts as if there were one example, and nearly always decides. --likelihood sum "
+    "changes this."
 )
-_TEST_NOTE = "The test data served for the numbers above alone; they decided nothing."
+_TEST_NOTE = (
+    "The test data were used for the numbers above only. They did not influence training or "
+    "pruning."
+)
 
 
 def html(
@@ -154,7 +161,7 @@ def html(
         _section("Numbers", _pairs(headline(summary))),
         _section("Layers", _layers(summary)),
         _section(
-            "What the Bayes factor can say, and cannot" if pruned else "Note",
+            "What the Bayes factor means" if pruned else "Note",
             "".join(f"<p>{escape(note)}</p>" for note in notes),
         ),
         _section("Epochs", f"<details><summary>Every epoch</summary>{_epochs(history)}</details>"),
@@ -180,7 +187,7 @@ def _compact(summary: Summary) -> list[str]:
     if not rows:
         return []
     account = (
-        "<details><summary>What was taken away, layer by layer</summary>"
+        "<details><summary>What was removed, layer by layer</summary>"
         f"<pre>{escape(compaction.account)}</pre></details>"
     )
     table = _table(["cost", "before", "compact", "change"], rows)

@@ -21,14 +21,25 @@ def remarks(summary: Summary) -> list[str]:
     return [one for one in found if one]
 
 
+def guesses(summary: Summary) -> bool:
+    """Whether a classifier is hardly better than one that always names the most frequent class.
+
+    >>> toy = Summary("Toy", 9, 0, 90, 0.12, 2.3, 23, 0, [], 300, 280, 2.0, None, chance=0.11)
+    >>> guesses(toy)
+    True
+    """
+    accuracy = summary.test_accuracy
+    return accuracy is not None and summary.chance is not None and _at_chance(summary, accuracy)
+
+
 def _guesses(summary: Summary) -> str:
     """That the network knows nothing of the data, and where that comes from."""
     accuracy = summary.test_accuracy
-    if summary.chance is None or accuracy is None or not _at_chance(summary, accuracy):
+    if accuracy is None or summary.chance is None or not guesses(summary):
         return ""
     found = (
-        f"The network guesses: it classifies {100 * accuracy:.2f} % of the test data "
-        f"correctly, and always naming the most frequent class {100 * summary.chance:.2f} %."
+        f"The network guesses: it classifies {100 * accuracy:.2f} % of the test data correctly. "
+        f"Always naming the most frequent class gives {100 * summary.chance:.2f} %."
     )
     keep, before = summary.keeps_more, _accuracy_before(summary)
     if before is None:
@@ -36,13 +47,13 @@ def _guesses(summary: Summary) -> str:
         return f"{found} Try more --epochs, another --learning-rate{more}."
     if _at_chance(summary, before):
         return (
-            f"{found} So does the network before anything was taken away: try more --epochs (and "
-            "--pretrain, where the recipe has it), another --learning-rate or another --network, "
-            "and check the labels."
+            f"{found} The dense network guesses, too: try more --epochs (and --pretrain, where "
+            "the recipe has it), another --learning-rate or another --network, and check the "
+            "labels."
         )
     return (
-        f"{found} The network before anything was taken away classifies {100 * before:.2f} % "
-        f"correctly, so too much was taken: try {keep} or more --epochs."
+        f"{found} The dense network has {100 * before:.2f} %, so too much was pruned: try {keep} "
+        "or more --epochs."
     )
 
 
@@ -58,7 +69,7 @@ def _at_chance(summary: Summary, accuracy: float) -> bool:
 def _accuracy_before(summary: Summary) -> float | None:
     compaction = summary.compaction
     if not summary.compared or compaction is None or compaction.report is None:
-        return None
+        return summary.accuracy_before
     quality = compaction.report.quality
     return None if quality is None else quality[0].accuracy
 
@@ -71,12 +82,12 @@ def _nothing_taken(summary: Summary) -> str:
         if kept < of:
             return ""
         return (
-            f"No gate closed: all {of:,} units are kept, and the network is as large as it was. "
-            f"More go with {summary.takes_more}."
+            f"No gate closed: all {of:,} units stay, and the network is as large as before. "
+            f"To remove some, try {summary.takes_more}."
         )
     if not summary.takes_more or summary.sparsity > 0:
         return ""
-    return f"No weight was taken away. More go with {summary.takes_more}."
+    return f"No weight was pruned. To prune some, try {summary.takes_more}."
 
 
 def _compact(summary: Summary) -> str:
@@ -87,7 +98,7 @@ def _compact(summary: Summary) -> str:
     if compaction.problem:
         closed = [key for key, (kept, _) in compaction.units.items() if not kept]
         advice = (
-            f" The gates closed all of {', '.join(closed)}: {summary.keeps_more} keeps more."
+            f" All gates of {', '.join(closed)} closed: {summary.keeps_more} keeps more."
             if closed and summary.keeps_more
             else ""
         )
@@ -96,8 +107,9 @@ def _compact(summary: Summary) -> str:
     before, after = compaction.report.total_macs
     if summary.sparsity > 0 and after > 1.5 * before * (1 - summary.sparsity):
         return (
-            f"Of the weights {100 * summary.sparsity:.4g} % are zero, but of the work "
-            f"{100 * after / before:.3g} % stays: the zeros are scattered, and only units without "
-            "any other weight can be cut out. The recipe beta-bernoulli closes whole units."
+            f"{100 * summary.sparsity:.4g} % of the weights are zero, but "
+            f"{100 * after / before:.3g} % of the multiply-accumulates remain: the zeros are "
+            "scattered, and only units whose weights are all zero can be cut out. The recipe "
+            "beta-bernoulli removes whole units."
         )
     return ""

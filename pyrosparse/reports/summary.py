@@ -14,6 +14,7 @@ from pyrosparse.measure import file_bytes
 from pyrosparse.recipes.compaction import Compaction
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import count
+from pyrosparse.reports.predictions import predictions
 from pyrosparse.storage import Stored, save, save_sparse
 from pyrosparse.util.files import write_atomically
 
@@ -66,6 +67,7 @@ class Summary:
     chance:             the share of the most frequent class of the test data.
     compared:           whether it is compared with a network that nothing was taken from.
     keeps_more, takes_more: as of the recipe.
+    accuracy_before:    the test accuracy of that network, where there is no compact one.
     values:             of networks that predict values ``rmse``, ``crps`` and the coverage of
                         intervals, ``coverage_50``, on the test data; None of classifiers.
     """
@@ -90,6 +92,7 @@ class Summary:
     compared: bool = False
     keeps_more: str = ""
     takes_more: str = ""
+    accuracy_before: float | None = None
     values: Mapping[str, float] | None = None
 
     @property
@@ -187,6 +190,7 @@ def summarize(result: Result, folder: Path) -> Summary:
         compared=result.original is not result.net,
         keeps_more=result.recipe.keeps_more,
         takes_more=result.recipe.takes_more,
+        accuracy_before=_accuracy_before(result) if compaction.report is None else None,
         values=values or None,
     )
 
@@ -256,6 +260,13 @@ def _save_compact(result: Result, folder: Path) -> tuple[Compaction, int | None]
     except ValueError as error:
         return replace(result.compaction, problem=str(error)), None
     return result.compaction, file.stat().st_size
+
+
+def _accuracy_before(result: Result) -> float | None:
+    found = predictions(result).get("before")
+    if found is None:
+        return None
+    return float((found.argmax(1).cpu() == result.data.judged.y.cpu()).double().mean())
 
 
 def _chance(data: Any) -> float:

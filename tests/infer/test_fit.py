@@ -609,5 +609,7 @@ def test_data_that_are_not_finite_or_do_not_match_are_refused_before_training():
     with pytest.raises(ValueError, match=r"different numbers of rows: \[4, 3\]"):
         ps.fit(model, bnn.guide, (x, y[:3]), epochs=1)
     x[1, 2] = torch.inf
-    with pytest.raises(ValueError, match="tensor 0 of the data has 1 values not finite"):
+    with pytest.raises(
+        ValueError, match="tensor 0 of the data has 1 values that are NaN or infinite"
+    ):
         ps.fit(model, bnn.guide, (x, y), epochs=1)

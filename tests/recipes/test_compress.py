@@ -257,9 +257,9 @@ def test_what_cannot_be_hashed_is_not_pooled(tmp_path: Path) -> None:
         ("digits", {}, "got str"),
         ((x for x in X), {}, "a loader of such batches that has a length"),
         ((X, Y), {"validation": 1.0}, "validation is data or a share"),
-        ((X[:1], Y[:1]), {}, "leave nothing to train on"),
-        (loader(X, Y), {"validation": 0.1}, "nothing can be held out of a loader"),
-        (loader(X, Y), {"test": 0.1}, "give test data of their own"),
+        ((X[:1], Y[:1]), {}, "would be left for training"),
+        (loader(X, Y), {"validation": 0.1}, "no data can be held out of a loader"),
+        (loader(X, Y), {"test": 0.1}, "pass test data"),
     ],
 )
 def test_data_that_are_none(data: Any, options: dict[str, Any], message: str) -> None:
@@ -284,7 +284,7 @@ def test_a_result_says_that_nothing_went() -> None:
     data = (x, (x[:, 0] > 0).long())
     shy = ps.recipes.BetaBernoulli(pretrain=1, epochs=1, kl_scale=1e-6)
     result = ps.compress(net, data, shy, progress=False)
-    assert result.took_nothing and "more goes with a higher --kl-scale" in str(result)
+    assert result.took_nothing and "nothing; try a higher --kl-scale" in str(result)
     keen = ps.recipes.HardConcrete(pretrain=1, epochs=60, cost=5.0, gate_rate=0.5)
     result = ps.compress(net, data, keen, progress=False)
-    assert not result.took_nothing and "taken away" not in str(result)
+    assert not result.took_nothing and "nothing; try" not in str(result)

@@ -179,8 +179,8 @@ def test_report_is_complete_self_contained_and_escaped() -> None:
         "2024-02-03",
         "00ff",
         "10 × 10",
-        "they decided nothing",
-        "as if there were one datum",
+        "They did not influence training",
+        "as if there were one example",
         "+4 nats",
         "-1 nats, mean over the data",
     ):
@@ -194,7 +194,7 @@ def test_report_without_pruning_says_nothing_of_bayes_factors() -> None:
         CONFIG | {"settings": {"network": "fcn", "recipe": "none", "epochs": 1}, "weights": None},
         whole,
     )
-    assert "Bayes factor can say" not in page.text
+    assert "Bayes factor means" not in page.text
     assert "without pruning" in page.text
 
 

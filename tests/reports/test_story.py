@@ -19,9 +19,11 @@ from pyrosparse.recipes import Compaction
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.reports import Summary, lead
 from pyrosparse.reports.figures import figures
+from pyrosparse.reports.folder import run
 from pyrosparse.reports.neighbours import neighbours
 from pyrosparse.reports.next_steps import next_steps
 from pyrosparse.reports.predictions import class_changes
+from pyrosparse.reports.remarks import remarks
 
 QUALITY = Quality(0.992, 0.1, 0.01), Quality(0.989, 0.2, 0.02)
 REPORT = Report("3-2", (301066, 2398), {"0": (12, 6)}, (300, 260), {1: (2e-3, 1e-3)}, None, QUALITY)
@@ -39,10 +41,10 @@ def test_the_answer_names_its_baseline_where_there_is_one() -> None:
 
 def test_the_size_that_counts_is_explained_against_the_others() -> None:
     assert lead.size(TOY) == ""
-    assert "fewer numbers (2,000 are not zero)" in lead.size(WHOLE)
-    assert "more numbers (3,000" in lead.size(replace(WHOLE, nonzero_parameters=3000))
+    assert "Only 2,000 parameters are not zero" in lead.size(WHOLE)
+    assert "more parameters (3,000" in lead.size(replace(WHOLE, nonzero_parameters=3000))
     same = lead.size(replace(WHOLE, nonzero_parameters=2398))
-    assert "numbers" not in same and "270 bytes" in same and "280 bytes" in same
+    assert "not zero" not in same and "270 bytes" in same and "280 bytes" in same
 
 
 def test_classes_by_what_they_lost_against_a_loop() -> None:
@@ -133,3 +135,22 @@ def test_pixels_that_are_read_are_those_with_a_weight() -> None:
         assert (torch.tensor(axes.images[0].get_array().data) == expected).all()
     with pytest.raises(ValueError, match="channels, height, width"):
         kept_inputs(kept[0])
+
+
+def test_a_network_that_guesses_is_neither_used_nor_made_smaller() -> None:
+    guessing = replace(TOY, test=1000, test_accuracy=0.11, chance=0.1, compact_bytes=9)
+    setup = Setup.of({"recipe": "magnitude", "sparsity": 0.9})
+    assert [sentence for sentence, _ in next_steps(guessing, setup)] == ["Keep more:"]
+    knowing = replace(guessing, test_accuracy=0.9)
+    assert len(next_steps(knowing, setup)) == 3
+
+
+def test_without_a_compact_network_the_dense_one_is_still_told(tmp_path: Path) -> None:
+    options = {"pretrain": 40, "epochs": 5, "kl_scale": 1e4, "gate_rate": 0.5}
+    small = {"network_options": {"hidden": (8,)}, "recipe": "beta-bernoulli"}
+    summary = run(Setup.of(small | options), tmp_path, progress=False)
+    assert summary.compaction is not None and summary.compaction.problem
+    assert summary.accuracy_before is not None and summary.accuracy_before > 0.7
+    told = f"the dense network {100 * summary.accuracy_before:.2f} %."
+    assert lead.answer(summary).endswith(told) and told in (tmp_path / "report.html").read_text()
+    assert f"The dense network has {100 * summary.accuracy_before:.2f} %" in remarks(summary)[0]

@@ -36,4 +36,4 @@ def test_the_page_says_how_good_it_is_in_their_terms(folder: Path) -> None:
     assert "accuracy" not in page and "classifies" not in page
     for name in ("pit_histograms", "interval_coverage"):
         assert (folder / f"{name}.png").stat().st_size > 1000
-    assert "a U where they are too sure" in page
+    assert "a U: the distributions are too narrow" in page
