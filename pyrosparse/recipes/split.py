@@ -184,11 +184,11 @@ def _held_out(train: Any, part: Any, what: str, seed: int) -> tuple[Any, Any]:
     if part == 0:
         return train, None
     if not by_index(train):
-        raise ValueError(f"nothing can be held out of a loader: give {what} data of their own")
+        raise ValueError(f"no data can be held out of a loader: pass {what} data")
     n = count(train)
     some = max(1, round(part * n))
     if some >= n:
-        raise ValueError(f"{n} data leave nothing to train on: give {what} data of their own")
+        raise ValueError(f"none of the {n} data would be left for training: pass {what} data")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return subset(train, order[some:].sort().values), subset(train, order[:some].sort().values)
 

@@ -111,11 +111,6 @@ FORMS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def short(short_runs: None) -> None:
-    """Steps are not captured: they are held to eager ones elsewhere."""
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_data_by_name_of_any_form_are_trained_on_and_scored(form: str) -> None:
     recipe = recipes.OneShot(epochs=2, batch_size=32, sparsity=0.5, structure="filter")

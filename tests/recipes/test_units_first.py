@@ -159,7 +159,7 @@ def test_a_stopped_run_ends_like_a_whole_one(
 
 def test_epochs_follow_the_data() -> None:
     few, many = (
-        recipes.TurboUnitsFirst().resolve(net(), recipes.Split((), None, None, n))
+        recipes.TurboUnitsFirst().resolve(net(), recipes.Split((X, Y), None, None, n))
         for n in (N, 54_000)
     )
     assert (many.pretrain, many.unit_epochs, many.epochs, many.fine_tune) == (8, 16, 60, 60)
