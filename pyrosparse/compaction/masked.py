@@ -36,7 +36,9 @@ def masked(
 
     gates: as of ``Lifted.gates()``, put before or behind their modules; of the masks of these only
            counts where they are 0, as their gains are in the gates.
-    unfolded: the names of modules whose weights are to stay as they are.
+    unfolded: the names of modules whose weights are to stay as they are. Name those whose weights
+           the network also uses outside their calls, as ``F.linear(x, self.layer.weight)`` does: a
+           folded gain would act there too. ``compact`` finds them itself.
 
     Where a gain cannot be folded it is a module of its own: before layer or group normalisation,
     and on a module that is not ``is_plain``. Parametrizations are made permanent.

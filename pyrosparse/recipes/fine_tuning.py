@@ -88,8 +88,9 @@ def fold_and_fine_tune(
     """Fold masks and gains into the network of a job, and train what is left of it, as
     ``train_what_is_left`` does."""
     from pyrosparse.compaction.masked import masked
+    from pyrosparse.compaction.read_elsewhere import read_elsewhere
 
-    job.net.load_state_dict(masked(job.net, masks).state_dict())
+    job.net = masked(job.net, masks, unfolded=read_elsewhere(job.net, job.data.example))
     parameters = dict(job.net.named_parameters())
     # Scales and shifts of normalisations that masks are of; masks of gates are in the weights now.
     others = {key: mask for key, mask in masks.items() if key in parameters}
@@ -112,6 +113,7 @@ def fine_tuned(job: Job, bnn: Lifted) -> Lifted:
     Raises ValueError where gates depend on the input, which no weights can hold.
     """
     from pyrosparse.compaction.masked import masked
+    from pyrosparse.compaction.read_elsewhere import read_elsewhere
 
     recipe = job.recipe
     if bnn.gates():
@@ -120,7 +122,8 @@ def fine_tuned(job: Job, bnn: Lifted) -> Lifted:
             "an ordinary network: set fine_tune to 0, and give its own stages more epochs"
         )
     if any(target.kind != "weight" for target in bnn.targets):
-        job.net = masked(job.net, bnn.masks())
+        elsewhere = read_elsewhere(job.net, job.data.example)
+        job.net = masked(job.net, bnn.masks(), unfolded=elsewhere)
     left = [target.name for target in bnn.targets if target.kind == "weight"]
     parameters = dict(job.net.named_parameters())
     stage = FineTuning.of(recipe.values() | {"epochs": recipe.fine_tune, "fine_tune": 0})

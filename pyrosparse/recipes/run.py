@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.compaction.masked import masked
+from pyrosparse.compaction.read_elsewhere import read_elsewhere
 from pyrosparse.data.examples import Examples
 from pyrosparse.infer import Callback
 from pyrosparse.lifting.lift import Lifted
@@ -185,8 +186,9 @@ def _result(job: Job, bnn: Lifted) -> Result:
     data = job.data
     gated = any(target.kind != "weight" for target in bnn.targets)
     masks, gates = (bnn.masks(), bnn.gates()) if gated else (None, {})
-    net = masked(job.net, masks) if masks is not None else job.net
-    whole = masked(job.net, masks, gates) if gates else net
+    unfolded = read_elsewhere(job.net, data.example) if gated else ()
+    net = masked(job.net, masks, unfolded=unfolded) if masks is not None else job.net
+    whole = masked(job.net, masks, gates, unfolded=unfolded) if gates else net
     original = job.original if job.original is not None else net
     judging = Judging.of(job, net)
     small, compaction = compacted(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyrosparse.compaction import compact
 from pyrosparse.compaction.masked import masked
+from pyrosparse.compaction.read_elsewhere import read_elsewhere
 from pyrosparse.sparse.choices import Choices
 from pyrosparse.sparse.inference import sparse_inference
 from pyrosparse.util.modes import evaluating
@@ -109,7 +110,7 @@ def acceleration(
     if repeats < 1:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
-    with_zeros = masked(net, masks, gates)
+    with_zeros = masked(net, masks, gates, unfolded=read_elsewhere(net, inputs))
     small = compact(net, masks, example, gates=gates, at_least=at_least).eval()
     seconds: dict[int, dict[str, float]] = {}
     kernels: dict[int, Choices] = {}

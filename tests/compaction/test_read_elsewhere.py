@@ -1,0 +1,57 @@
+"""Weights that a network also uses outside their layer's call: gains stay out of them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pyrosparse as ps
+from pyrosparse.compaction.masked import masked
+from pyrosparse.compaction.read_elsewhere import read_elsewhere
+
+
+class Tied(nn.Module):
+    """An autoencoder's weights, there and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(6, 5)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        back = F.linear(F.relu(self.into(x)), self.into.weight.t())
+        return self.last(F.relu(back))
+
+
+def test_it_names_layers_that_are_called_and_read() -> None:
+    x = torch.randn(2, 6)
+    assert read_elsewhere(Tied(), (x,)) == {"into"}
+    assert read_elsewhere(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)), (x,)) == set()
+    # Attention reads the weights of its last layer, which it never calls.
+    attention = nn.MultiheadAttention(6, 2, batch_first=True)
+    steps = torch.randn(2, 4, 6)
+    assert read_elsewhere(attention, (steps, steps, steps)) == set()
+    recurrent = nn.LSTM(6, 5)
+    assert read_elsewhere(recurrent, (steps,)) == set()
+
+
+def test_gains_act_at_the_call_alone() -> None:
+    net, x, gain = Tied().eval(), torch.randn(4, 6), torch.rand(6)
+    hidden = F.relu(net.into(gain * x))
+    expected = net.last(F.relu(F.linear(hidden, net.into.weight.t())))
+    found = masked(net, {"into.input": gain}, unfolded=read_elsewhere(net, (x,)))
+    assert torch.allclose(found(x), expected, atol=1e-6)
+    small = ps.compact(net, {"into.input": gain}, x)
+    assert torch.allclose(small(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("fine_tune", [0, 2])
+def test_a_recipe_measures_what_it_trained(fine_tune: int) -> None:
+    x = torch.randn(60, 6)
+    data = x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    recipe = ps.recipes.BetaBernoulli(pretrain=1, epochs=15, kl_scale=20.0, fine_tune=fine_tune)
+    result = ps.compress(Tied(), data, recipe, progress=False)
+    assert result.small is not None
+    expected = result.posterior.eval().mean_forward(x)
+    assert torch.allclose(result.whole.eval()(x), expected, atol=1e-5)
+    assert torch.allclose(result.small.eval()(x), expected, atol=1e-5)
