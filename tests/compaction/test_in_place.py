@@ -299,3 +299,28 @@ def test_gains_that_round_as_they_are_folded_do_not_stop_a_cut():
     gains = torch.linspace(0.31, 0.97, 12) * (torch.arange(12) < 7)
     small = ps.compact(net, {"layers.0.linear2.input": gains}, torch.randn(2, 5, 8))
     assert small.layers[0].linear1.out_features == 7
+
+
+class Attended(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.places = nn.Parameter(torch.randn(3, 8))
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 3, 8) + self.places
+        return self.last(self.attention(x, x, x)[0] if len(x) else x)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_constant_on_the_example_alone_stays(seed: int) -> None:
+    # Without keys a head gives the mean of its values: the same at all places of one example.
+    net = Attended().eval()
+    with torch.no_grad():
+        net.attention.in_proj_weight[12:16] = 0
+        net.attention.in_proj_bias[12:16] = 0
+    x = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(seed))
+    small = ps.compact(net, {}, x)
+    other = torch.randn(5, 3, 8)
+    assert torch.allclose(small(other), net(other), atol=1e-5)

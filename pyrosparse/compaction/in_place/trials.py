@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pyrosparse.compaction.check import difference, random_like, tolerance_of
+from pyrosparse.compaction.check import OTHERS, difference, random_like, tolerance_of
 from pyrosparse.compaction.in_place.counts import ATTEMPTS, Counts, Sizes, set_counts
 from pyrosparse.compaction.in_place.edit import Edit, cut_unit
 from pyrosparse.compaction.in_place.layers import weight_of
@@ -28,7 +28,7 @@ class Judge:
     """
 
     def __init__(self, reference: nn.Module, inputs: tuple[Any, ...]) -> None:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(OTHERS)
         self.tolerance = tolerance_of(reference)
         self.cases: list[tuple[tuple[Any, ...], Any]] = []
         with torch.no_grad():
