@@ -14,8 +14,8 @@ from pyrosparse.compaction.other_sizes import other_sizes
 
 SMALLEST = 1e-3  # outputs below this are compared with this
 OTHERS = 7_348_201
-"""The seed of inputs beside the example. Of a common seed they may be the example itself, where that
-was drawn by the same: what is constant on the one would then count as constant on all."""
+"""The seed of inputs beside the example. An example may have been drawn with a common seed, and the
+others would be the same: what is constant on it would then count as constant on all."""
 
 
 class CompactionError(RuntimeError):
