@@ -13,10 +13,9 @@ from pyrosparse import data as data_sets
 from pyrosparse.diagnostics import PredictiveQuality, log_probabilities, predictive_quality
 from pyrosparse.evidence import normal_posteriors
 from pyrosparse.evidence.given import AnyDraw
-from pyrosparse.infer import SWAG, LastLayerLaplace
 from pyrosparse.measure import regression_quality
 from pyrosparse.measure.report import point_quality
-from pyrosparse.models import around
+from pyrosparse.models import around, guide_of
 from pyrosparse.prediction import ClassPrediction, conformal
 from pyrosparse.recipes.named import load_data
 from pyrosparse.recipes.result import Result
@@ -65,13 +64,12 @@ def predictive(result: Result, outside: str, x: Tensor, *, seed: int) -> dict[st
     ``posterior`` averages its probabilities over ``draws`` of it. Each has accuracy, NLL (nats per
     datum), Brier score, ECE, elpd with its standard error (nats), the AUROC of the predictive
     entropy, and by angle the accuracy, NLL and ECE on the test images rotated; where there are
-    validation data, the coverage and mean size on the test data of
-    conformal sets calibrated on them; and ``log_density``, the log predictive density of every
-    test datum, as of ``packed``.
+    validation data, the coverage and mean size on the test data of conformal sets calibrated on
+    them; and ``log_density``, the log predictive density of every test datum, as of ``packed``.
     """
     networks: dict[str, torch.nn.Module] = {"network": result.whole}
     guides = {}
-    if isinstance(result.guide, AnyDraw | SWAG | LastLayerLaplace):
+    if result.guide is not guide_of(result.model, result.posterior):  # made after the training
         networks["posterior"], guides["posterior"] = result.posterior, result.guide
     with suppress(ValueError):  # of other posteriors
         normal_posteriors(result.posterior)

@@ -21,17 +21,29 @@ def copied(net: nn.Module) -> nn.Module:
     """
     for name, module in net.named_modules():
         _refuse_uncopyable(name or "the network itself", module, set(net.modules()))
-    # Hooks leave computed tensors in modules (weight_norm, spectral_norm): a deepcopy refuses them.
-    computed = {
-        id(tensor): tensor.detach().clone()
-        for module in net.modules()
-        for tensor in vars(module).values()
-        if isinstance(tensor, Tensor) and not tensor.is_leaf
-    }
+    # A deepcopy refuses them.
+    computed = {id(one): one.detach().clone() for one in computed_tensors(net).values()}
     try:
         return copy.deepcopy(net, computed).eval()  # type: ignore[arg-type]
     except RuntimeError as error:
         raise ValueError(f"the network cannot be copied: {error}") from error
+
+
+def computed_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors that hooks compute anew in every call and leave in their modules, by name, as
+    torch's old ``weight_norm`` and ``spectral_norm`` and its pruning do.
+
+    >>> net = nn.Linear(3, 2)
+    >>> _ = torch.nn.utils.prune.random_unstructured(net, "weight", 0.5)
+    >>> list(computed_tensors(net))
+    ['weight']
+    """
+    return {
+        f"{name}.{key}" if name else key: tensor
+        for name, module in net.named_modules()
+        for key, tensor in vars(module).items()
+        if isinstance(tensor, Tensor) and not tensor.is_leaf
+    }
 
 
 def put_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -104,6 +104,12 @@ def features_of(made: Cut, entry: Entry) -> Tensor | None:
     everything = torch.ones(target.shape, dtype=torch.bool)
     both = made.features.get(target.name, (everything, everything))
     return both[target.kind == "output"].nonzero().flatten()
+
+
+def unreached(made: Cut, entries: Iterable[Entry]) -> list[str]:
+    """The targets of which a cut leaves nothing, by name: of a cut of nothing, those that the
+    network does not use."""
+    return [entry.target.key for entry in entries if features_of(made, entry) is None]
 
 
 def check_draws(whole: Lifted, small: Lifted, made: Cut, inputs: tuple[Any, ...]) -> float:

@@ -77,24 +77,23 @@ class LastLayerLaplace:
             raise TypeError(f"the model's network must be lifted, got {type(lifted).__name__}")
         for entry in lifted.guide.entries:
             _check_point(entry)
-        self._entries = list(lifted.guide.entries)
         data = _loader(data, batch_size)
         self.layer = last_layer(lifted.net, next(iter(data))[0])
         last = dict(lifted.net.get_submodule(self.layer).named_parameters())
-        by_parameter = {id(entry.parameter()): entry for entry in self._entries}
-        self._last = [by_parameter.get(id(parameter)) for parameter in last.values()]
-        if None in self._last:
+        others = {id(entry.parameter()): entry for entry in lifted.guide.entries}
+        if not all(id(parameter) in others for parameter in last.values()):
             raise ValueError(
                 f"{self.layer} has parameters that are not lifted: lift all weights and biases, "
                 "ps.lift(net, ps.Gaussian(scale=...), ps.weights(net, '*'))"
             )
-        if any(entry.frozen for entry in self._last if entry is not None):
+        self._last = [others.pop(id(parameter)) for parameter in last.values()]
+        if any(entry.frozen for entry in self._last):
             raise ValueError(
                 f"weights of {self.layer} are frozen at zero, and this posterior would draw them: "
                 "take it of the network before they were, or leave the last layer whole"
             )
         precisions = [
-            torch.full_like(parameter.detach().flatten(), float(entry.method.scale) ** -2)  # type: ignore[union-attr, attr-defined]
+            torch.full_like(parameter.detach().flatten(), float(entry.method.scale) ** -2)  # type: ignore[attr-defined]
             for parameter, entry in zip(last.values(), self._last, strict=True)
         ]
         if structure == "kron":  # which takes one number a tensor, the others one a weight
@@ -111,9 +110,7 @@ class LastLayerLaplace:
             self._laplace.fit(data)
         self._mean = self._laplace.mean.detach()
         self._points = {
-            entry.target.site: entry.parameter().detach().clone()
-            for entry in self._entries
-            if entry not in self._last
+            entry.target.site: entry.parameter().detach().clone() for entry in others.values()
         }
         self._structure = structure
 
@@ -132,7 +129,6 @@ class LastLayerLaplace:
         log_density = 0.5 * self._laplace.log_det_posterior_precision
         start = 0
         for entry in self._last:
-            assert entry is not None
             shape = entry.target.shape
             size = math.prod(shape)
             value = drawn[start : start + size].view(shape)

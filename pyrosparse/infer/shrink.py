@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrosparse.compaction.cut import Cut, cut, put, take
-from pyrosparse.compaction.posterior import features_of, part_of
+from pyrosparse.compaction.posterior import features_of, part_of, unreached
 from pyrosparse.lifting.guide import Contents
 from pyrosparse.lifting.lift import Lifted
 
@@ -31,8 +31,7 @@ class Shrink:
     alive: what is left of each target of the whole network, boolean, by the target's name.
 
     Raises what ``cut`` raises, ValueError where gates are of heads and where the network does not
-    use all targets, and TypeError where there is no
-    lifted network.
+    use all targets, and TypeError where there is no lifted network.
     """
 
     def __init__(self, run: Fit, every: int = 1) -> None:
@@ -50,8 +49,7 @@ class Shrink:
         self.positions: dict[str, Tensor] = {}
         # What cannot be cut should say so now, and not after an epoch.
         made = cut(self.whole.net, {}, inputs)
-        unused = [e.target.key for e in self.whole.entries if features_of(made, e) is None]
-        if unused:
+        if unused := unreached(made, self.whole.entries):
             raise ValueError(
                 f"compact_every cannot cut {', '.join(unused)}, which the network does not use on "
                 "these data: leave them out of the targets, or delete their layers"

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pyrosparse.compaction.copies import computed_tensors
 from pyrosparse.evidence.traces import evaluation_mode
 
 
-def copied(net: nn.Module) -> nn.Module:
-    """A copy of a network.
+def trainable_copy(net: nn.Module) -> nn.Module:
+    """A copy of a network, in its modes, that can be trained and copied again.
 
     Raises ValueError where torch cannot copy it.
 
-    >>> copied(nn.Linear(3, 2))
+    >>> trainable_copy(nn.Linear(3, 2))
     Linear(in_features=3, out_features=2, bias=True)
     """
     if isinstance(net, torch.jit.ScriptModule):
@@ -30,7 +30,7 @@ def copied(net: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(net)
     except Exception as error:
-        made = list(_computed_attributes(net))
+        made = list(computed_tensors(net))
         if not made:
             raise ValueError(f"the network cannot be copied: {error}") from error
         raise ValueError(
@@ -41,14 +41,15 @@ def copied(net: nn.Module) -> nn.Module:
         ) from error
 
 
-def check_network(net: nn.Module, inputs: tuple[Any, ...]) -> None:
+def check_network(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
     """Run a network once on a few data, before any training; a lazy one gets its shapes.
 
     Warns of weights that the output does not depend on: they count in sparsities and sizes.
 
-    Raises ValueError where the network cannot be run on them.
+    Returns what the network gives. Raises ValueError where it cannot be run on them.
 
-    >>> check_network(nn.Linear(3, 2), (torch.ones(2, 3),))
+    >>> check_network(nn.Linear(3, 2), (torch.ones(2, 3),)).shape
+    torch.Size([2, 2])
     >>> check_network(nn.Linear(3, 2), (torch.ones(2, 4),))
     Traceback (most recent call last):
     ValueError: the network cannot be run on these data: mat1 and mat2 shapes cannot be multiplied \
@@ -69,13 +70,7 @@ def check_network(net: nn.Module, inputs: tuple[Any, ...]) -> None:
             "sparsities and sizes: delete layers that nothing uses, del net.layer",
             stacklevel=3,
         )
-
-
-def _computed_attributes(net: nn.Module) -> Iterator[str]:
-    for name, module in net.named_modules():
-        for key, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                yield f"{name}.{key}" if name else key
+    return output
 
 
 def _unused(net: nn.Module, output: Any) -> list[str]:

@@ -86,13 +86,13 @@ class Gates(StartsTrained):
         """None where the network cannot be traced, or does not use all gates: it is then trained
         whole."""
         from pyrosparse.compaction.cut import cut
-        from pyrosparse.compaction.posterior import features_of
+        from pyrosparse.compaction.posterior import unreached
 
         try:
             made = cut(job.net, {}, job.data.batch[:-1])
         except ValueError:
             return None
-        if any(features_of(made, entry) is None for entry in bnn.guide.entries):
+        if unreached(made, bnn.guide.entries):
             return None
         return math.ceil(_STEPS_BETWEEN_CUTS / job.data.steps(self.batch_size))
 

@@ -94,15 +94,12 @@ def figures(found: Quality | LanguageQuality | RegressionQuality) -> Mapping[str
     return asdict(found) if isinstance(found, Quality) else found.figures()
 
 
-def check_output(model: Any, net: nn.Module, example: tuple[Any, ...]) -> None:
-    """Refuse a network that gives something else than its model takes, before it is trained.
+def check_output(model: Any, result: Any) -> None:
+    """Refuse what a network gives where its model takes something else, before it is trained.
 
     Raises ValueError where it gives no tensor, or none of the name that the model has."""
     if not hasattr(model, "output"):  # a model of the user's own
         return
-    cuda = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=cuda), torch.no_grad(), evaluation_mode(net):
-        result = net(*example)
     if model.output is None and not isinstance(result, Tensor):
         names = tensor_names(result)
         what = f"the network gives no tensor but {type(result).__name__}"

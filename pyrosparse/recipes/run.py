@@ -23,7 +23,7 @@ from pyrosparse.models.calls import Called
 from pyrosparse.models.latents import guide_of
 from pyrosparse.models.likelihoods import classifier
 from pyrosparse.models.regression import regressor
-from pyrosparse.recipes.check_network import check_network, copied
+from pyrosparse.recipes.check_network import check_network, trainable_copy
 from pyrosparse.recipes.compaction import compacted
 from pyrosparse.recipes.fine_tuning import fine_tuned
 from pyrosparse.recipes.job import Job, Likelihood
@@ -104,12 +104,11 @@ def compress(
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        first = copied(net).to(device)
+        first = trainable_copy(net).to(device)
         likelihood = model or default_model(parts.ordered(Called(first)))
         asked = likelihood(first, parts.n)
         parts = parts.ordered(asked)
-        check_network(first, parts.batch[:-1])
-        check_output(asked, first, parts.example)
+        check_output(asked, check_network(first, parts.batch[:-1]))
         job = Job(
             copy.deepcopy(first),
             parts,
