@@ -9,6 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pyrosparse.compaction.in_place.called import Called
 from pyrosparse.util.modes import evaluating
 
 
@@ -16,7 +17,8 @@ def read_elsewhere(net: nn.Module, inputs: tuple[Any, ...]) -> set[str]:
     """The modules that a network calls and whose own parameters it also reads outside these calls,
     as ``F.linear(x, self.layer.weight)`` does: a gain in these parameters would act there too.
 
-    inputs: what the network is called with; it is run once, in evaluation mode.
+    inputs: what the network is called with, one mapping for keyword arguments; it is run once, in
+            evaluation mode.
 
     >>> class Tied(nn.Module):
     ...     def __init__(self):
@@ -37,7 +39,7 @@ def read_elsewhere(net: nn.Module, inputs: tuple[Any, ...]) -> set[str]:
     devices = list(range(torch.cuda.device_count()))
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad(), evaluating(net), watch:
-            net(*inputs)
+            Called(net)(*inputs)
     finally:
         for handle in handles:
             handle.remove()

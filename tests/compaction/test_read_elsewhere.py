@@ -23,6 +23,13 @@ class Tied(nn.Module):
         return self.last(F.relu(back))
 
 
+class Branching(Tied):
+    """One that torch.fx cannot trace, and that is cut in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() < 1e9 else x
+
+
 def test_it_names_layers_that_are_called_and_read() -> None:
     x = torch.randn(2, 6)
     assert read_elsewhere(Tied(), (x,)) == {"into"}
@@ -35,8 +42,9 @@ def test_it_names_layers_that_are_called_and_read() -> None:
     assert read_elsewhere(recurrent, (steps,)) == set()
 
 
-def test_gains_act_at_the_call_alone() -> None:
-    net, x, gain = Tied().eval(), torch.randn(4, 6), torch.rand(6)
+@pytest.mark.parametrize("kind", [Tied, Branching])
+def test_gains_act_at_the_call_alone(kind: type[Tied]) -> None:
+    net, x, gain = kind().eval(), torch.randn(4, 6), torch.rand(6)
     hidden = F.relu(net.into(gain * x))
     expected = net.last(F.relu(F.linear(hidden, net.into.weight.t())))
     found = masked(net, {"into.input": gain}, unfolded=read_elsewhere(net, (x,)))

@@ -14,6 +14,7 @@ from pyrosparse.compaction.in_place.engine import cut_in_place
 from pyrosparse.compaction.in_place.layers import is_mixing, weight_of
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
+from pyrosparse.compaction.read_elsewhere import read_elsewhere
 from pyrosparse.compaction.request import Network, Request
 
 
@@ -25,7 +26,10 @@ def compacted_in_place(request: Request[Network]) -> Network:
     net, inputs = request.net, request.inputs
     # Cuts are judged against the network with its gains folded into the weights: what folding
     # rounds in float32 is no difference of a cut, but shows in float64, in which they are judged.
-    folded, uncut = (masked(net, request.masks, request.gates) for _ in range(2))
+    elsewhere = read_elsewhere(net, inputs) if request.masks or request.gates else set()
+    folded, uncut = (
+        masked(net, request.masks, request.gates, unfolded=elsewhere) for _ in range(2)
+    )
     result = cut_in_place(folded, uncut, inputs, request.at_least, request.round_to)
     small = result.net
     follow(small, net, result.cuts)
