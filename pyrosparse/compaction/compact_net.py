@@ -35,9 +35,9 @@ class CompactNet(fx.GraphModule):
         return new
 
     def __reduce__(self) -> Any:
-        return _rebuild, (*super().__reduce__(), self.account, self.training)
+        return _rebuild, (*super().__reduce__(), self.account)
 
 
-def _rebuild(build: Any, parts: Any, account: Account, training: bool) -> CompactNet:
+def _rebuild(build: Any, parts: Any, account: Account) -> CompactNet:
     plain = build(*parts)
-    return CompactNet(plain, plain.graph, account).train(training)
+    return CompactNet(plain, plain.graph, account)

@@ -20,13 +20,14 @@ from pyrosparse.compaction.rules import find
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.trace import shapes, trace
+from pyrosparse.util.modes import copy_modes
 
 
 @dataclass(frozen=True)
 class Cut:
     """A smaller network whose tensors are pieces of another's.
 
-    net:       the smaller network, in training mode where the other is.
+    net:       the smaller network, each module in the mode of the whole network's.
     positions: by the name of a parameter or floating-point buffer, where its elements lie in the
                other network's tensor of that name, counted in row-major order; int64, of its
                shape.
@@ -97,7 +98,8 @@ def cut(
     }
     _fill(small, whole, positions)
     account = account_of(net, small, rules, barriers, flow, math.nan)
-    made = CompactNet(small, flow.graph, account).train(net.training)
+    made = CompactNet(small, flow.graph, account)
+    copy_modes(net, made)
     return Cut(made, positions, _features(rules, live, flow))
 
 

@@ -22,6 +22,7 @@ from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
 from pyrosparse.compaction.trace import TraceError, shapes, trace
+from pyrosparse.util.modes import copy_modes
 
 
 def compacted_graph(request: Request[Any]) -> CompactNet:
@@ -66,7 +67,9 @@ def _compacted(request: Request[Any], layers_only: bool = False) -> CompactNet:
     small = rewrite(graph, rules, live, flow)
     error = check(request.expected, small, inputs, resize)
     account = account_of(net, small, rules, barriers, flow, error)
-    return CompactNet(small, flow.graph, account).train(net.training)
+    made = CompactNet(small, flow.graph, account)
+    copy_modes(net, made)
+    return made
 
 
 def learn(

@@ -17,7 +17,7 @@ from pyrosparse.compaction.cut import Cut, cut, take
 from pyrosparse.compaction.request import arguments_of
 from pyrosparse.lifting.guide import Contents, Entry
 from pyrosparse.lifting.lift import Lifted, mean_gates
-from pyrosparse.util.modes import evaluating
+from pyrosparse.util.modes import copy_modes, evaluating
 
 
 def compact_posterior(
@@ -57,7 +57,7 @@ def compact_posterior(
         )
     small = Lifted(contents, name=whole.targets[0].prefix)
     small.guide.find_frozen()
-    small.train(bnn.training)
+    copy_modes(bnn, small)
     made.net.account = replace(made.net.account, error=check_draws(whole, small, made, inputs))
     return small
 

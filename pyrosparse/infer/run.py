@@ -19,6 +19,7 @@ from pyrosparse.evidence.traces import evaluation_mode, modules, used_modules
 from pyrosparse.infer.agreement import check_agreement
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.minibatches import Minibatches, OneShare
+from pyrosparse.infer.modes import frozen_layers, warn_where_trained
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
 from pyrosparse.infer.ranks import process_group
 from pyrosparse.infer.shrink import Shrink
@@ -163,12 +164,14 @@ class Fit:
 
     def start(self, callbacks: Sequence[Callback], resumed: bool) -> None:
         """Make ready for the next step, be it the first or the first after resuming."""
+        frozen = frozen_layers(part.net for part in _lifted_in(modules(self.model, self.guide)))
         for module in (self.model, self.guide, *modules(self.model, self.guide)):
             if isinstance(module, torch.nn.Module):
                 module.train()
         with self.ranks.together():
             for callback in callbacks:
                 callback.on_start(self)
+            warn_where_trained(frozen)
             if not resumed:
                 for lifted in self.projected():
                     lifted.project()

@@ -1,4 +1,4 @@
-"""Networks in evaluation mode for a while."""
+"""Training and evaluation mode, module by module."""
 
 from __future__ import annotations
 
@@ -27,3 +27,18 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def copy_modes(source: nn.Module, target: nn.Module) -> None:
+    """Put every module of a network in the mode of the module of the same name in another network,
+    or of the whole other network where it has none of that name.
+
+    >>> frozen = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
+    >>> other = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1), nn.ReLU())
+    >>> copy_modes(frozen, other)
+    >>> [module.training for module in other]
+    [True, False, True]
+    """
+    modes = {name: module.training for name, module in source.named_modules()}
+    for name, module in target.named_modules():
+        module.training = modes.get(name, source.training)

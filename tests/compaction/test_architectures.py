@@ -122,6 +122,18 @@ def test_full_masks_change_nothing_and_a_second_pass_neither(name: str) -> None:
     assert twice.account.structure == once.account.structure
 
 
+def test_every_layer_stays_in_its_mode() -> None:
+    net, x = make("resnet_pad")
+    frozen = {name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name in frozen:
+        net.get_submodule(name).eval()
+    small = ps.compact(net, masks_of(net, "both", 0.5, 0), x, at_least=0)
+    for other in (small, copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        modes = {name: module.training for name, module in other.named_modules()}
+        assert modes[""] and {name for name, training in modes.items() if not training} <= frozen
+        assert any(not training for training in modes.values())
+
+
 def test_result_is_an_ordinary_module() -> None:
     net, x = make("resnet_pad")
     masks = masks_of(net, "both", 0.5, 0)

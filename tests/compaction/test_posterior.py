@@ -107,6 +107,17 @@ def test_it_trains_on_and_goes_to_arviz() -> None:
     assert ps.compact(small.net, small.masks(0.0), x, at_least=1).account.error <= 1e-9
 
 
+def test_layers_stay_in_their_modes() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)).eval()
+    bnn = ps.lift(net, ps.Gaussian(posterior="normal"))
+    bnn.freeze({"0.weight": torch.arange(8).lt(5)[:, None].expand(8, 6)})
+    small = ps.compact(bnn, None, torch.randn(2, 6))
+    assert small.training and not any(module.training for module in small.net.modules())
+    net.train()[1].eval()
+    small = ps.compact(bnn, None, torch.randn(2, 6))
+    assert {name for name, part in small.net.named_modules() if not part.training} == {"1"}
+
+
 def test_a_name_before_the_sites_stays() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     bnn = ps.lift(net, ps.Gaussian(posterior="normal"), name="first")

@@ -1,6 +1,7 @@
 """Training that shrinks: what is cut makes no difference, and comes back at the end."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,29 @@ def test_shrinking_trains_as_freezing_alone_does(name: str) -> None:
     # The prior of what is cut costs nothing any more; the loss of the first epochs agrees.
     assert run.history[0]["kept"] != run.history[-1]["kept"]
     assert run.history[-1]["kept"] == {k: int(m.count_nonzero()) for k, m in masks.items()}
+
+
+@pytest.mark.parametrize("options", [{}, {"compact_every": 1}])
+def test_frozen_batch_statistics_stay(options: dict[str, Any]) -> None:
+    net = nn.Sequential(
+        nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 8), nn.Linear(8, 3)
+    )
+    norm = net[1]
+
+    class Frozen(Callback):
+        def on_start(self, run: Fit) -> None:
+            norm.eval()
+
+    norm.eval()
+    before = norm.running_mean.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, run = train(net, (6,), callbacks=[Frozen()], **options)
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    assert torch.equal(norm.running_mean, before) and not norm.training and net.training
+    with pytest.warns(UserWarning, match=r"1 layers .* \('1'\)"):
+        train(net, (6,), epochs=1)
+    assert norm.training and not torch.equal(norm.running_mean, before)
 
 
 def test_all_is_put_back_in_the_network_that_was_given() -> None:
