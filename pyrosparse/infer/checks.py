@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pyro.infer import (
     JitTrace_ELBO,
     JitTraceEnum_ELBO,
@@ -46,6 +47,15 @@ def check_arguments(
         raise ValueError("patience needs validation data to watch")
     if int(first_step) != first_step or first_step < 0:
         raise ValueError(f"first_step must be 0 or a positive whole number, got {first_step}")
+
+
+def check_gradients() -> None:
+    """Raise RuntimeError where gradients are off: every step would leave all as it is."""
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            "fit has no gradients to train by: call it outside torch.no_grad() and "
+            "torch.inference_mode()"
+        )
 
 
 def check_elbo(elbo: Any) -> None:

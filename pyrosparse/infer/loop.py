@@ -17,7 +17,12 @@ from pyrosparse.evidence import evaluate
 from pyrosparse.evidence.batches import prepared
 from pyrosparse.infer.agreement import average_statistics, check_agreement, check_settings
 from pyrosparse.infer.callback import Callback, after_steps
-from pyrosparse.infer.checks import check_arguments, check_elbo, check_finite
+from pyrosparse.infer.checks import (
+    check_arguments,
+    check_elbo,
+    check_finite,
+    check_gradients,
+)
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.observed import check_observed
 from pyrosparse.infer.pace import Pace
@@ -108,8 +113,8 @@ def fit(
     and ELBOs of another kind, CheckpointError when the checkpoint is damaged or of another run, and
     OSError when checkpoint or metrics cannot be written (found out before the first step) or their
     folder is removed. With several ranks, RankError where they differ in what must be the same, or
-    one no longer answers; an error on one is raised on all. Warns where the model's plate says
-    another number of data than there are.
+    one no longer answers; an error on one is raised on all. RuntimeError within torch.no_grad().
+    Warns where the model's plate says another number of data than there are.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -124,6 +129,7 @@ def fit(
         first_step,
     )  # fmt: skip
     check_elbo(elbo)
+    check_gradients()
     data = prepared(data, model)
     validation = None if validation is None else prepared(validation, model)
     check_finite(data)

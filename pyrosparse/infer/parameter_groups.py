@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -25,7 +26,8 @@ def fused_adam(groups: list[dict[str, Any]]) -> Optimizer:
 def made(optimizer: Any, groups: list[dict[str, Any]]) -> Optimizer:
     """The torch optimizer that a class or function makes of parameter groups; by default Adam.
 
-    Raises TypeError where it is a ``PyroOptim``, an optimizer that is made already, or makes none.
+    Raises TypeError where it is a ``PyroOptim``, an optimizer that is made already, makes none, or
+    makes one whose step calls a closure, such as LBFGS.
 
     >>> made(torch.optim.SGD, [{"params": [torch.ones(2)], "lr": 0.1}]).defaults["momentum"]
     0
@@ -45,6 +47,13 @@ def made(optimizer: Any, groups: list[dict[str, Any]]) -> Optimizer:
     result = fused_adam(groups) if optimizer is None else optimizer(groups)
     if not isinstance(result, Optimizer):
         raise TypeError(f"optimizer made a {type(result).__name__}, and not a torch optimizer")
+    closure = inspect.signature(result.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"fit draws new noise in every step, and {type(result).__name__} must compute the same "
+            "loss several times in one: give an optimizer of stochastic gradients, such as "
+            "torch.optim.Adam"
+        )
     return result
 
 

@@ -224,6 +224,11 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
         )
     if target.value is not None:
         refuse_sharded([(target.key, target.value)], *_WHOLE)
+        if target.value.is_complex():
+            raise TypeError(
+                f"{target.key!r} is complex, and priors are on real weights: leave it out of the "
+                "targets, or make its real and imaginary parts two parameters"
+            )
     if any(other.key == target.key for other in taken):
         raise ValueError(f"{target.key!r} is given to two methods, or twice to one")
     owner_name = target.name.rpartition(".")[0] if target.kind == "weight" else target.name

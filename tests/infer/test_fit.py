@@ -577,6 +577,12 @@ def test_bad_arguments_are_refused(options, message):
         train(lifted(), **options)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_without_gradients_is_refused(mode):
+    with mode(), pytest.raises(RuntimeError, match=r"outside torch\.no_grad"):
+        train(lifted())
+
+
 def test_no_data_are_refused():
     with pytest.raises(ValueError, match="no data"):
         train(lifted(), [])

@@ -226,3 +226,10 @@ def test_a_lifted_network_is_not_lifted_again(wrap):
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match="function"):
         ps.lift(lambda x: x, NORMAL)
+
+
+def test_complex_weights_are_refused_by_name():
+    net = nn.Sequential(nn.Linear(3, 4, dtype=torch.complex64), nn.Linear(4, 2))
+    with pytest.raises(TypeError, match=r"'0\.weight' is complex.*leave it out"):
+        ps.lift(net, NORMAL)
+    assert ps.lift(net, NORMAL, ps.weights(net, "1.*")).targets[0].name == "1.weight"
