@@ -53,6 +53,13 @@ def test_regressor_refuses_to_broadcast():
         model(torch.zeros(5, 4), torch.zeros(5))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.complex64])
+def test_labels_that_are_no_whole_numbers_are_refused(dtype: torch.dtype) -> None:
+    labels = torch.tensor([0, 1, 1]).to(dtype)
+    with pytest.raises(ValueError, match=r"labels are classes, int64: give y\.long\(\)"):
+        ps.classifier(torch.nn.Linear(4, 2), 3)(torch.ones(3, 4), labels)
+
+
 @pytest.mark.parametrize("n", [0, -1, 1.5])
 def test_number_of_data_must_be_a_positive_whole_number(n):
     with pytest.raises(ValueError, match="n, the number of data"):
