@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyrosparse.util.arguments import arguments
@@ -48,6 +50,22 @@ class Called:
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
         """The inputs and the labels from a dict."""
         return with_labels(named, self.network)
+
+
+def takes_labels_last(model: Callable[..., Any]) -> bool:
+    """Whether a model takes any number of inputs and the labels behind them, as ``classifier``.
+
+    >>> import pyrosparse as ps
+    >>> net = torch.nn.Linear(4, 3)
+    >>> takes_labels_last(ps.classifier(net, 10)), takes_labels_last(net)
+    (True, False)
+    """
+    function = model.forward if isinstance(model, torch.nn.Module) else model
+    kinds = {one.name: one.kind for one in inspect.signature(function).parameters.values()}
+    return (
+        inspect.Parameter.VAR_POSITIONAL in kinds.values()
+        and kinds.get("y") is inspect.Parameter.KEYWORD_ONLY
+    )
 
 
 def separated(x: Any, more: Sequence[Any], y: Tensor | None) -> tuple[tuple[Any, ...], Any]:

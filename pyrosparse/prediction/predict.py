@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.poutine as poutine
@@ -12,6 +12,7 @@ from pyro.distributions import Categorical
 from torch import Tensor, nn
 
 from pyrosparse.diagnostics.draws import draw_seed
+from pyrosparse.evidence.batches import Batch, Columns, as_batch
 from pyrosparse.evidence.latents import check_covered
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.lift import Lifted
@@ -24,16 +25,18 @@ from pyrosparse.lifting.together import (
     outputs_together,
 )
 from pyrosparse.models import guide_of
+from pyrosparse.models.calls import takes_labels_last
 from pyrosparse.prediction.ensemble import Ensemble
 from pyrosparse.prediction.prediction import ClassPrediction, Prediction, RealPrediction, mixed
 from pyrosparse.storage import load
+from pyrosparse.util.arrays import is_array
 
 Likelihood = Callable[[Any], Any]
 
 
 def predict(
     network: nn.Module | str | os.PathLike[str],
-    x: Tensor | Sequence[Tensor],
+    x: Any,
     *,
     draws: int = 100,
     likelihood: Likelihood | None = None,
@@ -48,7 +51,8 @@ def predict(
     network:    a lifted network, compact or not; any other, which has one draw: its weights; a
                 model that holds one as ``network``, such as ``ps.regressor``; the path of a file
                 that ``ps.save`` wrote; or an ``Ensemble``, whose members share the draws.
-    x:          inputs (n, ...), or the sequence of the network's arguments, (n, ...) each.
+    x:          inputs (n, ...), a tensor or an array; a tuple of several, in the order of the
+                network's arguments; or a dict of them by the names of these.
     draws:      S.
     likelihood: a function from the network's output, (batch, ...), to the distribution of the data;
                 by default the model's own, and for networks and files ``Categorical`` of logits
@@ -61,10 +65,11 @@ def predict(
     Returns a ``ClassPrediction`` where the likelihood is ``Categorical``, and a ``RealPrediction``
     otherwise. Networks are in evaluation mode for the call, which takes no gradients.
 
-    Raises ValueError where there are no data or draws, where the outputs are not logits
-    (n, classes) and no likelihood is given, where they are not finite, and where the guide does not
-    draw all sites; TypeError where the network is none. A file that names classes of one's own is
-    read first, ``ps.load(path, trusted=...)``.
+    Raises ValueError where there are no data or draws, where inputs differ in length, where the
+    outputs are not logits (n, classes) and no likelihood is given, where they are not finite, and
+    where the guide does not draw all sites; TypeError where the network is none, has no argument of
+    a name, or the inputs are no arrays. A file that names classes of one's own is read first,
+    ``ps.load(path, trusted=...)``.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -87,16 +92,15 @@ def predict(
                 for number, member in enumerate(network.members)
             ]
         )
-    inputs = (x,) if isinstance(x, Tensor) else tuple(x)
-    if not inputs or not len(inputs[0]) or draws < 1 or batch_size < 1:
-        raise ValueError("there must be data to predict, and draws and batch_size of 1 or more")
+    if draws < 1 or batch_size < 1:
+        raise ValueError(f"draws and batch_size must be 1 or more, got {draws} and {batch_size}")
     lifted = next((m for m in network.modules() if isinstance(m, Lifted)), None)
     program = network if likelihood is None or lifted is None else lifted
     if lifted is None and guide is not None:
         raise ValueError(f"{type(network).__name__} is not lifted: there is nothing to draw for it")
     own = guide if guide is not None or lifted is None else guide_of(program, lifted)
     count = 1 if lifted is None else draws
-    batches = list(zip(*(one.split(batch_size) for one in inputs), strict=True))
+    batches = list(_columns(x, program).batches(batch_size))
     with (
         torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))),
         torch.no_grad(),
@@ -107,6 +111,22 @@ def predict(
     return _prediction([list(laws) for laws in zip(*of_draws, strict=True)])
 
 
+def _columns(x: Any, program: nn.Module) -> Columns:
+    """The inputs, as what a network or a model is called with."""
+    if not (is_array(x) or isinstance(x, tuple | list | Mapping)):
+        raise TypeError(
+            f"predict takes inputs without labels, not {type(x).__name__}: give a tensor, an "
+            "array, a tuple of them, or a dict by the names of the network's arguments"
+        )
+    inputs = as_batch(x, program)
+    if len(inputs) > 1 and not isinstance(x, Mapping) and takes_labels_last(program):
+        inputs = (*inputs, None)  # else the last of them would be taken for the labels
+    columns = Columns(inputs)
+    if not len(columns):
+        raise ValueError("there are no data to predict: the inputs have no rows")
+    return columns
+
+
 class _Laws:
     """The distributions of the data under draws of a guide: one list of batches a draw."""
 
@@ -115,7 +135,7 @@ class _Laws:
         program: nn.Module,
         lifted: Lifted | None,
         guide: Callable[..., Any] | None,
-        batches: list[tuple[Tensor, ...]],
+        batches: list[Batch],
         likelihood: Likelihood | None,
         seed: int,
     ) -> None:
@@ -135,7 +155,7 @@ class _Laws:
         size = 1
         if len(calls) == len(self._batches):
             kinds = {target.kind for target in self._lifted.targets}
-            device = self._batches[0][0].device
+            device = next(one.device for one in self._batches[0] if isinstance(one, Tensor))
             size = draws_a_pass(calls, weights="weight" in kinds, device=device)
         while len(found) < count:
             if size == 1:
@@ -161,7 +181,7 @@ class _Laws:
     def _one_by_one(self, drawn: poutine.Trace) -> list[Any]:
         return [self._law(drawn, batch) for batch in self._batches]
 
-    def _law(self, drawn: poutine.Trace, batch: tuple[Tensor, ...]) -> Any:
+    def _law(self, drawn: poutine.Trace, batch: Batch) -> Any:
         return _law(self._program, drawn, batch, self._likelihood)
 
     def _together(
@@ -189,7 +209,7 @@ class _Laws:
 def _law(
     program: nn.Module,
     drawn: poutine.Trace,
-    batch: tuple[Tensor, ...],
+    batch: Batch,
     likelihood: Likelihood | None,
 ) -> Any:
     """The distribution of a batch of data: of a model's one site that the guide does not draw, or

@@ -2,14 +2,18 @@
 
 import itertools
 import math
+from typing import Any
 
 import pyro.distributions as dist
+import pyro.poutine as poutine
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import pyrosparse as ps
 from pyrosparse.diagnostics import log_probabilities
+from pyrosparse.diagnostics.draws import draw_seed
 from pyrosparse.prediction import ClassPrediction, RealPrediction
 
 
@@ -93,6 +97,43 @@ def test_model_network_and_log_probabilities_agree() -> None:
         assert torch.allclose(one.probabilities, expected, atol=1e-6)
 
 
+def test_inputs_come_as_arrays_in_order_or_by_name() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, shift: Tensor | None = None, scale: Any = 1) -> Any:
+            return {"logits": self.linear(x) * scale}
+
+    x, scale = torch.randn(7, 3), torch.rand(7, 1) + 0.5
+    bnn = ps.lift(Scaled(), ps.Gaussian(posterior="normal"))
+    options: dict[str, Any] = {"draws": 4, "batch_size": 3}
+    model = ps.classifier(bnn, 7, output="logits")
+    likelihood = lambda out: dist.Categorical(logits=out["logits"])  # noqa: E731
+    logits = [(x @ weight.mT + bnn.net.linear.bias) * scale for weight in _weights(bnn, 4)]
+    expected = torch.stack(logits).softmax(-1)
+    for inputs in (
+        (x, None, scale),
+        [x, None, scale],
+        (x.numpy(), None, scale.numpy()),
+        {"scale": scale, "x": x},
+    ):
+        for found in (
+            ps.predict(model, inputs, **options),
+            ps.predict(bnn, inputs, likelihood=likelihood, **options),
+        ):
+            assert torch.allclose(found.log_probabilities.exp(), expected.double(), atol=1e-6)
+
+
+def _weights(bnn: ps.Lifted, draws: int) -> list[Tensor]:
+    found = []
+    for number in range(draws):
+        torch.manual_seed(draw_seed(0, number))
+        found.append(poutine.trace(bnn.guide).get_trace().nodes["linear.weight"]["value"])
+    return found
+
+
 def test_a_network_without_a_posterior_has_one_draw() -> None:
     net = nn.Linear(3, 2)
     found = ps.predict(net, torch.randn(6, 3))
@@ -108,8 +149,16 @@ def test_what_cannot_be_predicted_is_refused() -> None:
     bnn, x = linear()
     with pytest.raises(ValueError, match="likelihood=lambda"):
         ps.predict(bnn, x)
-    with pytest.raises(ValueError, match="there must be data"):
+    with pytest.raises(ValueError, match="there are no data"):
+        ps.predict(bnn, x[:0])
+    with pytest.raises(ValueError, match="draws and batch_size must be 1 or more, got 0 and 1000"):
         ps.predict(bnn, x, draws=0)
+    with pytest.raises(ValueError, match=r"different numbers of rows: \[\d+, 1\]"):
+        ps.predict(bnn, (x, x[:1]))
+    with pytest.raises(TypeError, match="'x', but the model's positional arguments are input"):
+        ps.predict(bnn, {"x": x})
+    with pytest.raises(TypeError, match="without labels, not DataLoader"):
+        ps.predict(bnn, DataLoader(x))
     with pytest.raises(TypeError, match="path of a file"):
         ps.predict(3, x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is not lifted"):
