@@ -28,7 +28,7 @@ from pyrosparse.lifting.param_store import announce
 from pyrosparse.lifting.target import Target, locate
 from pyrosparse.lifting.together import answered
 from pyrosparse.util.arguments import arguments
-from pyrosparse.util.errors import refuse_jit, unknown_name
+from pyrosparse.util.errors import UsageError, refuse_jit, unknown_name
 
 
 def lift(
@@ -61,9 +61,9 @@ def lift(
     torch.Size([5, 2])
     """
     if not isinstance(net, nn.Module):
-        raise TypeError(f"a network is a torch.nn.Module, got {type(net).__name__}")
+        raise UsageError(f"a network is a torch.nn.Module, got {type(net).__name__}")
     if isinstance(net, torch.jit.ScriptModule):
-        raise TypeError(
+        raise UsageError(
             "the network is a program of torch.jit, which runs past gates and drawn weights: lift "
             "the module that it was made from"
         )

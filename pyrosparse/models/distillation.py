@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pyrosparse.models.calls import named_output, separated, with_labels
 from pyrosparse.models.likelihoods import Network, check_labels, data_plate, positive_count
+from pyrosparse.util.errors import UsageError
 
 TEACHER_LOGITS = "teacher_logits"
 """What the teacher's logits are called in data by name."""
@@ -96,7 +97,7 @@ class distill(nn.Module):
         if len(taken) != len(batch) or any(
             one is not other for one, other in zip(taken, batch, strict=True)
         ):
-            raise TypeError(
+            raise UsageError(
                 f"{type(self.teacher).__name__} takes {', '.join(data)} in other places than the "
                 "network does: put the teacher into a module that has the network's arguments"
             )
