@@ -88,7 +88,10 @@ def lift(
         key=lambda pair: 0 if pair[1].kind == "weight" else places.get(pair[1].name, len(places))
     )
     if not assigned:
-        raise ValueError("there is no target to lift: `on` is empty")
+        raise ValueError(
+            "there is no target to lift: `on` is empty. Name some, on=ps.weights(net, where), or "
+            "ps.gates, ps.heads and ps.ffn for methods of gates"
+        )
     for number, (one, target) in enumerate(assigned):
         check_target(net, one, target, [taken for _, taken in assigned[:number]])
     parts = [(one, target, one.init(target)) for one, target in assigned]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.compaction.account import Account
-from pyrosparse.compaction.in_place.attention import MultiheadAttention
+from pyrosparse.compaction.in_place.attention import MultiheadAttention, without_nested_tensors
 from pyrosparse.compaction.in_place.counts import numbers
 from pyrosparse.storage import modules
 from pyrosparse.storage.modules import named_tensors, qualified_name
@@ -86,6 +86,7 @@ def in_place_network(
         for name, description in plan["layers"].items():
             inside = {k[len(name) + 1 :]: t for k, t in own.items() if k.startswith(f"{name}.")}
             net.set_submodule(name, modules.build(description, inside))
+        without_nested_tensors(net)
         _set_numbers(net, plan)
     except AttributeError as error:
         raise StorageError(f"it does not fit the network that it is put into: {error}") from error

@@ -42,6 +42,21 @@ def test_attention_of_torchs_that_was_cut_comes_back(tmp_path: Path) -> None:
         assert same(again(draw(2, 3, 8)), small(draw(2, 3, 8)))
 
 
+def test_an_encoder_that_was_cut_takes_padded_batches(tmp_path: Path) -> None:
+    def nested() -> nn.Module:
+        layer = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True)
+        return randomise(nn.TransformerEncoder(layer, 2))
+
+    net = nested()
+    net.layers[0].self_attn.out_proj.weight.data[:, 2:4] = 0
+    small = ps.compact(net, None, draw(2, 5, 8))
+    again = ps.load(ps.save(tmp_path / "small.safetensors", small), into=nested())
+    padding = torch.tensor([[0, 0, 1]] * 2).bool()
+    with torch.no_grad():
+        expected = net(draw(2, 3, 8), src_key_padding_mask=padding)[:, :2]
+        assert same(again(draw(2, 3, 8), src_key_padding_mask=padding)[:, :2], expected)
+
+
 def test_what_it_does_not_fit_is_refused(tmp_path: Path) -> None:
     net = randomise(Grouped(False))
     net.o.weight.data[:, 8:16] = 0
