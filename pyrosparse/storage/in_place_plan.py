@@ -25,7 +25,6 @@ from pyrosparse.storage.plan import (
 )
 from pyrosparse.storage.storage import StorageError
 
-
 _SIDES = ("entering", "leaving")
 
 
