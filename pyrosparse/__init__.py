@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         classifier,
         counts,
         distill,
+        distill_language_model,
         heteroscedastic_regressor,
         language_model,
         multilabel,
@@ -101,6 +102,7 @@ __all__ = [
     "data",
     "diagnostics",
     "distill",
+    "distill_language_model",
     "distributions",
     "ensemble",
     "evidence",
@@ -155,8 +157,8 @@ _PLACES = {
     "GeneralizedDropout GibbsPruning GroupHorseshoe GroupSpikeAndSlab HardConcrete "
     "Horseshoe InformationBottleneck LaplacePrior MovementPruning Polarization SpikeAndSlab "
     "StructuredBayesianPruning TargetedDropout VariationalDropout generative",
-    "models": "classifier counts distill heteroscedastic_regressor language_model multilabel "
-    "ordinal regressor",
+    "models": "classifier counts distill distill_language_model heteroscedastic_regressor "
+    "language_model multilabel ordinal regressor",
     "prediction": "conformal ensemble predict",
     "recipes.run": "compress",
     "sparse": "sparse_inference",

@@ -557,6 +557,72 @@ def test_a_network_data_and_a_teacher_of_ones_own() -> None:
         shutil.rmtree("taught")
 
 
+ODD = """
+import torch, pyrosparse as ps
+from torch import nn
+
+x, y = torch.randn(12, 4), torch.arange(12) % 2
+
+def net(): return nn.Linear(4, 2)
+def lazy(): return nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.LazyLinear(2))
+def rows(): return x, y
+def nothing(): return None
+def empty(): return ()
+def of_strings(): return x, ["cat"] * 12
+def one_number(): return torch.tensor(1.0), torch.tensor(1)
+def nested(): return (x, y), (x, y)
+def one_by_one(): return list(zip(x, y))
+def of_lists(): return [([1.0, 2.0], [0, 1])]
+def no_batches(): return [None]
+def batches(): return [(x, y), (x, y)]
+def other_names(): return {"pixels": x, "labels": y}
+def needs_more(path): return x, y
+def three(network, n): return 3
+def one_argument(network): return None
+pair = (x, y)
+module = net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset", "odd:nothing"], "odd:nothing gives no data that can be used: data must be"),
+        (["--dataset", "odd:empty"], "there are no data: the tuple or dict is empty"),
+        (["--dataset", "odd:of_strings"], "tensor 1 of the data has the dtype <U3"),
+        (["--dataset", "odd:one_number"], "a row for each datum is needed"),
+        (["--dataset", "odd:nested"], "batches belong in a list, not in a tuple"),
+        (["--dataset", "odd:one_by_one"], "give DataLoader(data, batch_size=...)"),
+        (["--dataset", "odd:of_lists"], "has a list where a tensor or array belongs"),
+        (["--dataset", "odd:no_batches"], "must give batches, each (inputs, targets)"),
+        (["--dataset", "odd:batches"], "of which no test data can be held out: return all data"),
+        (["--dataset", "odd:other_names"], "the data have 'pixels', but the model's positional"),
+        (["--dataset", "odd:needs_more"], "needs_more cannot be called with no arguments"),
+        (["--dataset", "odd:pair"], "odd:pair is a tuple and no function"),
+        (["--dataset", "odd:rows", "--size", "4"], "rows cannot be called with size"),
+        (["--dataset", ".odd:rows"], "write package.module:function"),
+        (["--dataset", "odd:rows", "--network", "odd:nothing"], "gives no module, but NoneType"),
+        (["--dataset", "odd:rows", "--network", "odd:module"], "is a Linear and no function"),
+        (["--dataset", "odd:rows", "--model", "odd:three"], "model= must return a Pyro model"),
+        (["--dataset", "odd:rows", "--model", "odd:one_argument"], "with a network and n"),
+        (["--dataset", "odd:rows", "--model", "regressor"], "give one target for each output"),
+    ],
+)
+def test_functions_that_give_something_else(words: list[str], message: str) -> None:
+    Path("odd.py").write_text(ODD)
+    network = [] if "--network" in words else ["--network", "odd:net"]
+    said = fail("compress", "magnitude", "--epochs", "1", *network, *words)
+    assert message in said
+    assert len(said.splitlines()) == 1 and "Trace Shapes" not in said
+
+
+def test_a_lazy_network_of_ones_own() -> None:
+    Path("odd.py").write_text(ODD)
+    succeed(
+        "compress", "magnitude", "--epochs", "1", "--network", "odd:lazy", "--dataset", "odd:rows"
+    )
+
+
 def test_help_has_the_options_of_the_recipe_alone_with_their_defaults() -> None:
     text = succeed("compress", "--help")
     assert "--kl-scale" in text and "--sparsity" not in text and "turbo-vbi" in text

@@ -186,3 +186,66 @@ def test_macs_of_attention_and_conv1d_are_counted():
     assert ps.measure.macs(net, torch.ones(3, 5, 8)) == expected
     conv1d = pytest.importorskip("transformers.pytorch_utils", reason="no transformers").Conv1D
     assert ps.measure.macs(nn.Sequential(conv1d(3, 4)), torch.ones(2, 5, 4)) == {"0": 5 * 12}
+
+
+def imitation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """T^2 KL for each position but the last, (batch, length - 1)."""
+    soft = (taught[:, :-1].double() / temperature).softmax(-1)
+    student = (logits[:, :-1].double() / temperature).log_softmax(-1)
+    return temperature**2 * (soft * (soft.log() - student)).sum(-1)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_a_teacher_of_tokens_is_in_the_likelihood(weight: float, temperature: float):
+    torch.manual_seed(0)
+    net, teacher = Causal(), Causal()
+    options = {"weight": weight, "temperature": temperature}
+    model = ps.distill_language_model(net, teacher, 10, **options)
+    batch = model.from_names({"attention_mask": MASK, "input_ids": IDS})
+    trace = poutine.trace(model).get_trace(*batch)
+    trace.compute_log_prob()
+    found = sum(site["log_prob_sum"] for site in trace.nodes.values() if site["type"] == "sample")
+    counts = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    logs = net(IDS)[:, :-1].log_softmax(-1).gather(2, IDS[:, 1:, None])[..., 0]
+    teaching = imitation(net(IDS), teacher(IDS), temperature)
+    expected = (((1 - weight) * logs - weight * teaching) * counts).sum() * 10 / 2
+    torch.testing.assert_close(found, expected.float())
+    plain = log_likelihood(ps.language_model(net, 10), *batch)
+    torch.testing.assert_close(log_likelihood(model.eval(), *batch), plain)
+    assert not [name for name, _ in model.named_parameters() if "teacher" in name]
+
+
+def test_a_student_comes_near_its_teacher_of_tokens():
+    torch.manual_seed(0)
+    net, teacher = Causal(), Causal()
+    data = {"input_ids": torch.randint(7, (40, 6))}
+
+    def distance(network: nn.Module) -> float:
+        with torch.no_grad():
+            ids = data["input_ids"]
+            return float(imitation(network(ids), teacher(ids), 1.0).mean())
+
+    def likelihood(f, n):
+        return ps.distill_language_model(f, teacher, n, weight=1.0)
+
+    recipe = ps.recipes.NoPruning(epochs=20, batch_size=8, learning_rate=0.05)
+    result = ps.compress(net, data, recipe, model=likelihood, progress=False)
+    assert distance(result.net) < 0.05 * distance(net)
+    assert "perplexity" in result.quality
+
+
+def test_teachers_of_tokens_that_do_not_fit_are_refused():
+    class Swapped(Causal):
+        def forward(self, input_ids, attention_mask=None, past=None):
+            return super().forward(input_ids)
+
+    net = Causal()
+    with pytest.raises(TypeError, match="in other places than the network does"):
+        named = {"attention_mask": MASK, "input_ids": IDS}
+        ps.distill_language_model(net, Swapped(), 10).from_names(named)
+    more = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 8))
+    with pytest.raises(ValueError, match="they must be of the same classes"):
+        ps.distill_language_model(net, more, 10)(IDS)
+    with pytest.raises(ValueError, match=r"weight must be in \[0, 1\]"):
+        ps.distill_language_model(net, net, 10, weight=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from pyrosparse import __version__
+from pyrosparse.util.errors import UsageError
 
 
 class Group(TyperGroup):
@@ -39,7 +41,7 @@ class _Commands(Group):
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, UsageError) as error:
             _refuse(error)
         except Exception as error:
             infer = sys.modules.get("pyrosparse.infer")  # not imported where nothing was trained
@@ -49,7 +51,10 @@ class _Commands(Group):
 
 
 def _refuse(error: Exception, advice: str = "") -> NoReturn:
-    line = " ".join(f"{error}{advice}".split())
+    said = re.split(r"\n *Trace Shapes:", str(error))[
+        0
+    ]  # which Pyro puts behind an error in a model
+    line = " ".join(f"{said}{advice}".split())
     say(f"[bold red]error:[/] {escape(line)}", stderr=True)
     raise typer.Exit(2) from error
 

@@ -85,6 +85,11 @@ class Account:
             f"stays whole, with all it reads: {', '.join(names)} ({why})"
             for why, names in by_reason.items()
         ]
+        if self.parameters[1] > self.parameters[0]:
+            lines.append(
+                "larger than before: less went than folding the gains added, by weights that were "
+                "shared or by biases"
+            )
         if self.kept_class:
             lines.append(
                 f"cut in place, still a {self.kept_class}; compared on the paths that the example "

@@ -41,7 +41,8 @@ def masked(
            folded gain would act there too. ``compact`` finds them itself.
 
     Where a gain cannot be folded it is a module of its own: before layer or group normalisation,
-    and on a module that is not ``is_plain``. Parametrizations are made permanent.
+    on a module that is not ``is_plain``, and on an output layer whose weight is an embedding's too,
+    which would else be there twice. Parametrizations are made permanent.
 
     Raises ValueError on unknown names, wrong shapes, gates on modules without features, and where
     masks, or the parameters that they leave, are not finite.
@@ -73,6 +74,7 @@ def fold(
     Raises ValueError on gates of unknown names.
     """
     modules = dict(net.named_modules())
+    tables = {id(one.weight) for one in modules.values() if isinstance(one, nn.Embedding)}
     entering: defaultdict[str, list[nn.Module]] = defaultdict(list)
     leaving: defaultdict[str, list[nn.Module]] = defaultdict(list)
     for key, gate in (gates or {}).items():
@@ -82,7 +84,8 @@ def fold(
         (entering if kind == "input" else leaving)[name].append(copy.deepcopy(gate))
     for key, gain in gains.items():
         name, _, kind = key.rpartition(".")
-        if name in unfolded or not _fold(kind, modules[name], gain.gain):
+        stays = name in unfolded or id(getattr(modules[name], "weight", None)) in tables
+        if stays or not _fold(kind, modules[name], gain.gain):
             # Next to the module: behind the gate of an input, before that of an output.
             beside = entering[name] if kind == "input" else leaving[name]
             beside.insert(len(beside) if kind == "input" else 0, gain)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from pyrosparse.util.arguments import arguments
 from pyrosparse.util.arrays import as_tensor, is_array, rows
+from pyrosparse.util.errors import UsageError
 
 Batch = tuple[Any, ...]
 
@@ -71,7 +72,7 @@ def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
     if isinstance(data, Mapping):
         return ordered(columns(data), model)
     if isinstance(data, IterableDataset):
-        raise TypeError(
+        raise UsageError(
             f"{type(data).__name__} gives one datum at a time, and batches are needed: give "
             "DataLoader(dataset, batch_size=...)"
         )
@@ -80,9 +81,9 @@ def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
     if isinstance(data, str | bytes) or not isinstance(data, Iterable):
         parts = [part for part in ("train", "test") if hasattr(data, part)]
         hint = f"; give one of its parts, such as data.{parts[0]}" if parts else ""
-        raise TypeError(f"data must be {FORMS}; got {type(data).__name__}{hint}")
+        raise UsageError(f"data must be {FORMS}; got {type(data).__name__}{hint}")
     if isinstance(data, list) and data and all(map(is_array, data)):
-        raise TypeError(
+        raise UsageError(
             f"a list of {len(data)} {type(data[0]).__name__} may be columns or batches: give the "
             "columns as a tuple, (x, y), and batches as a list of tuples"
         )
@@ -210,7 +211,7 @@ class _Rows:
 
     def __init__(self, dataset: Any, model: Callable[..., Any] | None) -> None:
         if not hasattr(dataset, "__len__"):
-            raise TypeError(
+            raise UsageError(
                 f"{type(dataset).__name__} has no length: give DataLoader(dataset, batch_size=...) "
                 "with a sampler"
             )

@@ -33,6 +33,7 @@ from pyrosparse.infer.run import Fit
 from pyrosparse.infer.schedules import Schedule, constant
 from pyrosparse.infer.shrink import Shrink
 from pyrosparse.infer.work import Work, worthwhile_threads
+from pyrosparse.lifting.attention import no_fast_path
 from pyrosparse.util.files import check_writable
 
 
@@ -151,7 +152,7 @@ def fit(
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
         run.ranks.seed(seed)
-        with Work() as work:
+        with no_fast_path(), Work() as work:  # which has no count of nested tensors
             seen = run.collect_parameters()
         run.optimizer = made(optimizer, parameter_groups(run.parameters, learning_rate))
         if compact_every is not None:

@@ -19,7 +19,7 @@ from pyrosparse.lifting.method import Method, Posterior
 from pyrosparse.lifting.origin import Origin, signed
 from pyrosparse.lifting.param_store import announce
 from pyrosparse.lifting.target import Target, locate
-from pyrosparse.util.errors import unknown_name
+from pyrosparse.util.errors import UsageError, unknown_name
 from pyrosparse.util.sharding import refuse_sharded
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
     refused = refused_at(net, owner_name)
     if refused is not None:
         name, module, reason = refused
-        raise TypeError(
+        raise UsageError(
             f"{target.key!r} lies in {name or 'the network itself'} ({type(module).__name__}), "
             f"which cannot be lifted: {reason}. Leave it out of the targets, or write the layer "
             "with nn.Linear"

@@ -28,7 +28,7 @@ from pyrosparse.lifting.param_store import announce
 from pyrosparse.lifting.target import Target, locate
 from pyrosparse.lifting.together import answered
 from pyrosparse.util.arguments import arguments
-from pyrosparse.util.errors import refuse_jit, unknown_name
+from pyrosparse.util.errors import UsageError, refuse_jit, unknown_name
 
 
 def lift(
@@ -61,9 +61,9 @@ def lift(
     torch.Size([5, 2])
     """
     if not isinstance(net, nn.Module):
-        raise TypeError(f"a network is a torch.nn.Module, got {type(net).__name__}")
+        raise UsageError(f"a network is a torch.nn.Module, got {type(net).__name__}")
     if isinstance(net, torch.jit.ScriptModule):
-        raise TypeError(
+        raise UsageError(
             "the network is a program of torch.jit, which runs past gates and drawn weights: lift "
             "the module that it was made from"
         )
@@ -88,7 +88,10 @@ def lift(
         key=lambda pair: 0 if pair[1].kind == "weight" else places.get(pair[1].name, len(places))
     )
     if not assigned:
-        raise ValueError("there is no target to lift: `on` is empty")
+        raise ValueError(
+            "there is no target to lift: `on` is empty. Name some, on=ps.weights(net, where), or "
+            "ps.gates, ps.heads and ps.ffn for methods of gates"
+        )
     for number, (one, target) in enumerate(assigned):
         check_target(net, one, target, [taken for _, taken in assigned[:number]])
     parts = [(one, target, one.init(target)) for one, target in assigned]

@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyrosparse.distributions import Penalty, Point, relaxed_bernoulli
+from pyrosparse.lifting.layers import is_conv1d
 from pyrosparse.lifting.method import Method, Posterior
 from pyrosparse.lifting.target import Kind, Target, weights
+
+_INSTEAD = (
+    "Leave them out of the targets, or learn rates of gates on the layers' inputs instead: "
+    "ps.GeneralizedDropout, and the recipe generalized-dropout"
+)
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,16 @@ class ConcreteDropout(Method):
     temperature: of the relaxed Bernoulli; the paper's is 0.1.
     initial:     p at the start.
 
-    Targets: weights of dense and convolutional layers, by default all but transposed convolutions
-    and those with groups. The sites are the weight and logit p, under ``<weight>.logit_rate``.
+    Targets: weights of dense and convolutional layers, by default all but transposed convolutions,
+    those with groups and Hugging Face's ``Conv1D``. The sites are the weight and logit p, under
+    ``<weight>.logit_rate``.
     One z serves all examples of a step, where the paper draws one for each: the expected objective
     is the same, its gradient has more noise.
 
     It prunes nothing by itself: ``score`` is :math:`|W|`, and everything stays.
 
-    Raises ValueError on options out of range, and on weights of other layers.
+    Raises ValueError on options out of range, on weights of other layers, and where a network has
+    no others.
 
     Source: Gal, Hron and Kendall (2017), eqs. 3 and 4.
 
@@ -68,15 +76,20 @@ class ConcreteDropout(Method):
             raise ValueError(f"initial is a probability in (0, 1), got {self.initial}")
 
     def targets(self, net: nn.Module) -> list[Target]:
-        return [target for target in weights(net) if _refused(net, target) is None]
+        found = weights(net)
+        reasons = {target.key: _refused(net, target) for target in found}
+        left = [f"{key!r} ({why})" for key, why in reasons.items() if why is not None]
+        if len(left) == len(found):
+            raise ValueError(
+                f"{type(net).__name__} has no weights whose inputs concrete dropout could drop: "
+                f"{left[0]}{f', and {len(left) - 1} others' if left[1:] else ''}. {_INSTEAD}"
+            )
+        return [target for target in found if reasons[target.key] is None]
 
     def check(self, net: nn.Module, target: Target) -> None:
         reason = _refused(net, target)
         if reason is not None:
-            raise ValueError(
-                f"{target.key!r} cannot have its inputs dropped: {reason}. Leave it out of the "
-                "targets, or put gates on the layer's inputs, ps.GeneralizedDropout on ps.inputs"
-            )
+            raise ValueError(f"{target.key!r} cannot have its inputs dropped: {reason}. {_INSTEAD}")
 
     def init(self, target: Target) -> dict[str, Tensor]:
         assert target.value is not None
@@ -119,6 +132,8 @@ def _refused(net: nn.Module, target: Target) -> str | None:
     """Why the second dimension of a weight is not that of a layer's inputs; None where it is."""
     owner_name, _, leaf = target.name.rpartition(".")
     owner = net.get_submodule(owner_name)
+    if is_conv1d(owner):
+        return "its weight, of Hugging Face's Conv1D, has the inputs first"
     if leaf != "weight" or not isinstance(owner, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return f"it is no weight of a dense layer or a convolution, but of {type(owner).__name__}"
     if getattr(owner, "groups", 1) != 1:

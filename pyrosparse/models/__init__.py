@@ -2,6 +2,7 @@
 
 from pyrosparse.models.distillation import distill
 from pyrosparse.models.language import language_model
+from pyrosparse.models.language_distillation import distill_language_model
 from pyrosparse.models.latents import Latent, ModelGuide, around, guide_of
 from pyrosparse.models.likelihoods import classifier, multilabel
 from pyrosparse.models.ordinal import ordinal
@@ -14,6 +15,7 @@ __all__ = [
     "classifier",
     "counts",
     "distill",
+    "distill_language_model",
     "guide_of",
     "heteroscedastic_regressor",
     "language_model",

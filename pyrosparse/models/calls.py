@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.util.arguments import arguments
+from pyrosparse.util.errors import UsageError
 
 LABELS = ("y", "labels", "label")
 """What labels may be called in data by name."""
@@ -29,7 +30,9 @@ def with_labels(named: Mapping[str, Any], network: Callable[..., Any]) -> tuple[
     inputs = {name: value for name, value in named.items() if name not in LABELS}
     labels = [named[name] for name in LABELS if name in named]
     if len(labels) > 1:
-        raise TypeError(f"the data have labels twice: {', '.join(n for n in LABELS if n in named)}")
+        raise UsageError(
+            f"the data have labels twice: {', '.join(n for n in LABELS if n in named)}"
+        )
     positional = tuple(inputs.values()) if list(inputs) == ["x"] else arguments(inputs, network)
     return (*positional, labels[0] if labels else None)
 
@@ -97,16 +100,16 @@ def named_output(result: Any, output: str | None) -> Tensor:
         return found
     kind, names = type(result).__name__, tensor_names(result)
     if isinstance(result, Tensor):
-        raise TypeError(
+        raise UsageError(
             f"the network gives a tensor and no {output!r}: leave output={output!r} out"
         )
     if output is None:
-        raise TypeError(
+        raise UsageError(
             f"the network gives no tensor but {kind}"
             f"{' with ' + ', '.join(names) if names else ''}: name the tensor, "
             f"output={names[0] if names else 'logits'!r}"
         )
-    raise TypeError(
+    raise UsageError(
         f"the network gives {kind}, in which there is no tensor {output!r}; there are: "
         f"{', '.join(names) or 'none'}"
     )

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pyrosparse.models.calls import named_output, separated, with_labels
 from pyrosparse.models.likelihoods import Network, check_labels, data_plate, positive_count
+from pyrosparse.models.teacher import Taught
 
 TEACHER_LOGITS = "teacher_logits"
 """What the teacher's logits are called in data by name."""
 
 
-class distill(nn.Module):
+class distill(Taught):
     r"""A Pyro model of class labels whose network also learns the probabilities of a teacher.
 
     .. math::
@@ -73,17 +71,10 @@ class distill(nn.Module):
         temperature: float = 2.0,
         output: str | None = None,
     ) -> None:
-        if not 0 <= weight <= 1:
-            raise ValueError(f"weight must be in [0, 1], got {weight}")
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise ValueError(f"temperature must be positive and finite, got {temperature}")
         super().__init__()
+        self.hold_teacher(teacher, weight, temperature)
         self.network = network
-        # In a tuple, as data and not a part: nothing that trains, saves or sets modes reaches it.
-        self._teacher = (copy.deepcopy(teacher).eval().requires_grad_(False),)
         self.n = positive_count(n)
-        self.weight = weight
-        self.temperature = temperature
         self.output = output
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -92,14 +83,7 @@ class distill(nn.Module):
         batch = with_labels(data, self.network)
         if TEACHER_LOGITS in named:
             return (*batch, named[TEACHER_LOGITS])
-        taken = with_labels(data, self.teacher)
-        if len(taken) != len(batch) or any(
-            one is not other for one, other in zip(taken, batch, strict=True)
-        ):
-            raise TypeError(
-                f"{type(self.teacher).__name__} takes {', '.join(data)} in other places than the "
-                "network does: put the teacher into a module that has the network's arguments"
-            )
+        self.check_places(data, batch, with_labels(data, self.teacher))
         return batch
 
     def forward(
@@ -121,33 +105,13 @@ class distill(nn.Module):
         if teacher_logits is None:
             with torch.no_grad():
                 teacher_logits = self._logits(self.teacher, inputs)
-        if teacher_logits.shape != logits.shape:
-            raise ValueError(
-                f"the teacher's logits have shape {tuple(teacher_logits.shape)}, the network's "
-                f"{tuple(logits.shape)}: they must be of the same classes"
-            )
-        divergence = F.kl_div(
-            (logits / self.temperature).log_softmax(-1),
-            (teacher_logits / self.temperature).log_softmax(-1),
-            reduction="none",
-            log_target=True,
-        ).sum(-1)
+        divergence = self.divergence(logits, teacher_logits)
         with data_plate(self.n, x):
-            pyro.factor("teacher", -self.weight * self.temperature**2 * divergence)
+            pyro.factor("teacher", -self.weight * divergence)
             if self.weight == 1:
                 return pyro.sample("y", dist.Categorical(logits=logits).mask(False), obs=y)
             with poutine.scale(scale=1 - self.weight):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
-
-    @property
-    def teacher(self) -> nn.Module:
-        """The copy of the dense network: frozen, in evaluation mode, and no part of
-        ``parameters()`` and ``state_dict()``; ``to`` moves it with the model."""
-        return self._teacher[0]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.teacher._apply(fn, recurse)
-        return super()._apply(fn, recurse)
 
     def teach(self, x: Tensor, *more: Any, batch_size: int = 256) -> Tensor:
         """The teacher's logits, (N, classes), for ``x``, (N, ...), and further inputs: tensors with

@@ -62,11 +62,18 @@ class language_model(nn.Module):
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
         inputs, y = separated(x, more, y)
         logits, targets = shifted(named_output(self.network(*inputs), self.output), x, y)
-        known = targets != UNKNOWN
-        targets = targets.masked_fill(~known, 0)
-        likelihood = dist.Categorical(logits=logits).mask(known).to_event(1)
         with data_plate(self.n, x):
-            return pyro.sample("y", likelihood, obs=targets)
+            return observed(logits, targets)
+
+
+def observed(logits: Tensor, targets: Tensor, counts: bool = True) -> Tensor:
+    """The site ``y`` of the tokens that are known; within a plate of the sequences.
+
+    counts: whether its log probability does."""
+    known = targets != UNKNOWN
+    targets = targets.masked_fill(~known, 0)
+    likelihood = dist.Categorical(logits=logits).mask(known & counts).to_event(1)
+    return pyro.sample("y", likelihood, obs=targets)
 
 
 def with_next_tokens(named: Mapping[str, Any], network: Callable[..., Any]) -> tuple[Any, ...]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pyrosparse.recipes import shared
+from pyrosparse.recipes import gated, shared
+from pyrosparse.recipes.gated import Gated, targets_on
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
 
@@ -34,6 +35,7 @@ class Gates(StartsTrained):
     learning_rate: float = shared.learning_rate(2e-3)
     scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
     gate_rate: float = option(0.05, "learning rate of the gates", within=POSITIVE)
+    on: Gated = gated.on()
     kl_warmup: Auto[int] = option(
         Rule("a fifteenth of all", lambda recipe, net, data: round(recipe.epochs / 15)),
         "epochs in which the weight of the KL divergence rises from 0",
@@ -59,11 +61,11 @@ class Gates(StartsTrained):
     def train(self, job: Job) -> Lifted:
         from pyrosparse import methods
         from pyrosparse.lifting.lift import lift
-        from pyrosparse.lifting.target import gates, weights
+        from pyrosparse.lifting.target import weights
 
         net = job.net
         prior = methods.Gaussian(scale=self.scale)
-        pairs = [(prior, weights(net)), (self.method(net), gates(net))]
+        pairs = [(prior, weights(net)), (self.method(net), targets_on(net, self.on))]
         bnn = lift(net, pairs)  # before the pretraining: what cannot be gated is said now
         self.pretrained(job)
         self.fit_gates(job, bnn, epochs=self.epochs, kl_warmup=self.kl_warmup)
@@ -83,11 +85,13 @@ class Gates(StartsTrained):
         )
 
     def _epochs_between_cuts(self, job: Job, bnn: Lifted) -> int | None:
-        """None where the network cannot be traced, or does not use all gates: it is then trained
-        whole."""
+        """None where the network cannot be traced, does not use all gates, or has gates of heads,
+        whose posterior cannot be cut: it is then trained whole."""
         from pyrosparse.compaction.cut import cut
         from pyrosparse.compaction.posterior import unreached
 
+        if any(target.block > 1 for target in bnn.targets):
+            return None
         try:
             made = cut(job.net, {}, job.data.batch[:-1])
         except ValueError:
@@ -147,6 +151,11 @@ class DependentBetaBernoulli(BetaBernoulli):
             raise ValueError(
                 "gates that depend on the input cannot be fine-tuned as an ordinary network, got "
                 f"fine_tune {self.fine_tune}: leave it out, and give second_epochs more"
+            )
+        if "heads" in self.on.split("+"):
+            raise ValueError(
+                "gates of heads cannot depend on the input, as these depend on the mean of one "
+                f"feature each; got on={self.on!r}: choose on='ffn', or beta-bernoulli"
             )
 
     def train(self, job: Job) -> Lifted:

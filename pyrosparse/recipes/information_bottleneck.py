@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pyrosparse.recipes import shared
+from pyrosparse.recipes import gated, shared
+from pyrosparse.recipes.gated import Gated, targets_on
 from pyrosparse.recipes.option import POSITIVE, Auto, option
 from pyrosparse.recipes.stages import StartsTrained
 from pyrosparse.recipes.variational_dropout import fine_tune
@@ -74,16 +75,17 @@ class InformationBottleneck(StartsTrained):
         within=POSITIVE,
     )
     gate_rate: float = option(0.01, "learning rate of the gates", within=POSITIVE)
+    on: Gated = gated.on()
     fine_tune: int = option(0, "epochs of fine-tuning", within="0..")
 
     def train(self, job: Job) -> Lifted:
         from pyrosparse import methods
         from pyrosparse.infer import schedules
         from pyrosparse.lifting.lift import lift
-        from pyrosparse.lifting.target import gates, weights
+        from pyrosparse.lifting.target import weights
         from pyrosparse.recipes.kept_units import KeptUnits
 
-        net, targets = job.net, gates(job.net)
+        net, targets = job.net, targets_on(job.net, self.on)
         kl_scale = {
             key: self.gamma * job.data.n * count
             for key, count in positions(net, targets, job.data.example).items()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pyrosparse.recipes import shared
+from pyrosparse.recipes.gated import targets_on
 from pyrosparse.recipes.gates import Gates
 from pyrosparse.recipes.option import POSITIVE, Auto, option
 from pyrosparse.recipes.stages import StartsTrained
@@ -79,11 +81,10 @@ class HardConcrete(Gates):
     def method(self, net: nn.Module) -> Method:
         from pyrosparse import methods
         from pyrosparse.lifting.method import kl_scale_of
-        from pyrosparse.lifting.target import gates
 
         cost = {
             target.key: kl_scale_of(self.cost, target, "cost") * weights_of(net, target)
-            for target in gates(net)
+            for target in targets_on(net, self.on)
         }
         return methods.HardConcrete(
             cost=cost, noise=self.noise, gain=self.gain, initial=self.initial
@@ -141,9 +142,19 @@ class ConcreteDropout(StartsTrained):
         from pyrosparse import methods
         from pyrosparse.infer import schedules
         from pyrosparse.lifting.lift import lift
+        from pyrosparse.lifting.target import weights
 
         method = methods.ConcreteDropout(self.scale, self.temperature, self.initial)
         bnn = lift(job.net, method)
+        taken = {target.key for target in bnn.targets}
+        left = [target.key for target in weights(job.net) if target.key not in taken]
+        if left:
+            warnings.warn(
+                f"{self.name} learns no rates for {', '.join(left)}, which stay as they are: "
+                "their second dimension is not that of a layer's inputs. generalized-dropout "
+                "learns rates for these, too",
+                stacklevel=2,
+            )
         self.pretrained(job)
         job.fit(
             bnn,

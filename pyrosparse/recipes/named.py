@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyrosparse import data as data_sets
 from pyrosparse import networks
 from pyrosparse.recipes.split import Split, digest, split
 from pyrosparse.storage import StorageError, load
 from pyrosparse.storage.weights_file import load_weights
-from pyrosparse.util.errors import unknown_name
+from pyrosparse.util.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from pyrosparse.models.distillation import distill
@@ -39,6 +40,8 @@ def own_function(name: str) -> Callable[..., Any] | None:
     module, colon, attribute = name.partition(":")
     if not colon or module == "torchvision" or not attribute.isidentifier():
         return None
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{name} names no function: write package.module:function")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -48,20 +51,38 @@ def own_function(name: str) -> Callable[..., Any] | None:
             f"{name} names no function ({error}): write package.module:function, of a module that "
             "Python can import from here"
         ) from error
+    if not callable(found) or isinstance(found, nn.Module):
+        raise ValueError(
+            f"{name} is a {type(found).__name__} and no function: write a function that returns it"
+        )
     return found  # type: ignore[no-any-return]
 
 
 def load_data(setup: Setup) -> Any:
     """The data of a setup: a ``DataSet``, or what the user's function gives.
 
-    A function is given ``validation``, ``normalise`` and ``seed`` where it takes them.
+    A function is given ``validation``, ``normalise`` and ``seed`` where it takes them, and ``size``
+    where that is not None.
 
-    Raises what ``data.load`` and the function raise.
+    Raises ValueError where a function takes no ``size`` and there is one, and where it gives no
+    data, or a loader, of which nothing can be held out as test data; what ``data.load`` and the
+    function raise.
     """
     options = {name: getattr(setup, name) for name in ("validation", "normalise", "seed")}
     function = own_function(setup.dataset)
     if function is not None:
-        return _call(function, {}, options)
+        found = _call(function, {} if setup.size is None else {"size": setup.size}, options)
+        try:
+            parts = split(found)
+        except (UsageError, ValueError) as error:
+            raise ValueError(f"{setup.dataset} gives no data that can be used: {error}") from error
+        if parts.test is None:
+            raise ValueError(
+                f"{setup.dataset} gives a loader or a list of batches, of which no test data can "
+                "be held out: return all data as tensors (inputs, targets), as a dict of them, or "
+                "as a torch Dataset"
+            )
+        return found
     return data_sets.load(setup.dataset, size=setup.size, **options)
 
 
@@ -92,7 +113,8 @@ def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None =
                 raise ValueError(f"{setup.network} gives no module, but {type(net).__name__}")
         else:
             net = networks.create(setup.network, *known.values(), **setup.network_options)
-    if any(parameter.dim() == 4 for parameter in net.parameters()):
+    known_shapes = (one for one in net.parameters() if not is_lazy(one))
+    if any(parameter.dim() == 4 for parameter in known_shapes):
         # Convolutions and, above all, max-pooling are faster in this layout on a CPU.
         net = net.to(memory_format=torch.channels_last)
     if weights is not None:
@@ -111,6 +133,7 @@ def load_likelihood(setup: Setup, data: Any, net: nn.Module) -> Callable[[Any, i
         return None
     function = own_function(setup.model)
     if function is not None:
+        _check_arguments(function, net, 1)
         if isinstance(function(net, 1), models.language_model):
             raise ValueError(
                 f"{setup.model} is a language model, and folders and suites tell of classes and "
@@ -237,11 +260,17 @@ def _from_file(path: Path, net: nn.Module) -> nn.Module:
 
 def _call(function: Callable[..., Any], given: dict[str, Any], offered: dict[str, Any]) -> Any:
     """Call a function with what is given, and with what is offered where it takes it."""
-    signature = inspect.signature(function)
-    chosen = {key: one for key, one in offered.items() if key in signature.parameters} | given
+    taken = inspect.signature(function).parameters
+    chosen = {key: one for key, one in offered.items() if key in taken} | given
+    _check_arguments(function, **chosen)
+    return function(**chosen)
+
+
+def _check_arguments(function: Callable[..., Any], *args: Any, **chosen: Any) -> None:
+    """Refuse a function of the user's own that does not take what it is called with."""
     try:
-        signature.bind(**chosen)
+        inspect.signature(function).bind(*args, **chosen)
     except TypeError as error:
         name = getattr(function, "__qualname__", function)
-        raise ValueError(f"{name} cannot be called with {', '.join(chosen)}: {error}") from error
-    return function(**chosen)
+        with_what = ", ".join(chosen) or ("a network and n" if args else "no arguments")
+        raise ValueError(f"{name} cannot be called with {with_what}: {error}") from error

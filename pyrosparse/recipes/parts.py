@@ -20,7 +20,8 @@ from pyrosparse.evidence.batches import (
     is_map_style,
     prepared,
 )
-from pyrosparse.util.arrays import as_tensor
+from pyrosparse.util.arrays import is_array
+from pyrosparse.util.errors import UsageError
 
 ONE_BY_ONE = (
     "the data ({}) come one by one, and batches are needed: give DataLoader(data, batch_size=...)"
@@ -29,7 +30,8 @@ ONE_BY_ONE = (
 
 def part_of(data: Any) -> Any:
     """Data of any form as ``Examples``, a tuple or dict of tensors, a ``Dataset``, or the loader
-    that they are; raises TypeError where they are of none.
+    that they are; raises UsageError where they are of none, ValueError where columns differ in
+    length, are empty or hold what is no number.
 
     >>> part_of((np.zeros((4, 3)), np.arange(4)))
     Examples(4 x (3,), torch.float32, cpu)
@@ -38,10 +40,12 @@ def part_of(data: Any) -> Any:
         return data
     if isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__:
         data = data.tensors
-    if isinstance(data, (tuple, list)) and data and all(_is_array(part) for part in data):
-        tensors = tuple(as_tensor(part, f"tensor {place}") for place, part in enumerate(data))
+    if isinstance(data, list) and data and all(map(_is_array, data)):
+        data = tuple(data)
+    if isinstance(data, tuple):
+        tensors = prepared(data)
         if len(tensors) < 2:
-            raise TypeError(
+            raise UsageError(
                 "data must be (inputs, targets); got inputs alone. Tokens that a language model "
                 "predicts go by name: {'input_ids': tokens}"
             )
@@ -53,7 +57,7 @@ def part_of(data: Any) -> Any:
     batches = hasattr(data, "__iter__") and hasattr(data, "__len__")
     if batches and not isinstance(data, (Tensor, np.ndarray, str)):
         return data
-    raise TypeError(
+    raise UsageError(
         "data must be a DataSet, Examples, tensors or arrays (inputs, targets), a dict of them, a "
         "torch Dataset, or a loader of such batches that has a length; got "
         f"{type(data).__name__}"
@@ -73,7 +77,7 @@ def ordered(part: Any, model: Any) -> Any:
     """Data by name in the order of a model's arguments, and a ``Dataset`` as batches of its rows;
     other data as they are.
 
-    Raises TypeError where the model has no argument of a name, ValueError where there are no
+    Raises UsageError where the model has no argument of a name, ValueError where there are no
     targets.
 
     >>> named = {"labels": torch.arange(4), "mask": torch.ones(4, 3), "ids": torch.zeros(4, 3)}
@@ -121,7 +125,11 @@ def few(part: Any) -> tuple[Any, ...]:
     with generators_left_alone():
         if hasattr(part, "batches"):
             return tuple(next(iter(part.batches(2))))
-        return first(next(iter(part)), 2)
+        batch = next(iter(part), None)
+        if batch is None:
+            raise ValueError("there are no data: the loader or list has no batches")
+        _check_batch(batch)
+        return first(batch, 2)
 
 
 def _is_array(value: Any) -> bool:
@@ -156,10 +164,28 @@ def count(part: Any) -> int:
 
 
 def _rows(batch: Any) -> int:
-    found = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
-    if isinstance(found, Tensor) and not found.dim():
-        raise ValueError(ONE_BY_ONE.format("list or loader"))
-    return len(found)
+    _check_batch(batch)
+    return len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0])
+
+
+def _check_batch(batch: Any) -> None:
+    """Refuse a batch that is not made of columns."""
+    if not isinstance(batch, (tuple, list, Mapping)) or not batch:
+        what = "an empty one" if isinstance(batch, (tuple, list, Mapping)) else type(batch).__name__
+        raise UsageError(
+            "a list or loader must give batches, each (inputs, targets) or a dict of tensors by "
+            f"name; got {what}"
+        )
+    ends = [next(iter(batch.values()))] if isinstance(batch, Mapping) else [batch[0], batch[-1]]
+    for value in ends:
+        if isinstance(value, (int, float)) or (is_array(value) and not value.ndim):
+            raise ValueError(ONE_BY_ONE.format("list or loader"))
+        if not is_array(value):
+            raise UsageError(
+                f"a batch of the list or loader has a {type(value).__name__} where a tensor or "
+                "array belongs, one datum a row: give batches of tensors, or all data as a tuple "
+                "(inputs, targets)"
+            )
 
 
 def subset(part: Any, index: Tensor) -> Any:

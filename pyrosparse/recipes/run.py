@@ -32,6 +32,7 @@ from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import Split, split
 from pyrosparse.recipes.start import begins_trained
+from pyrosparse.util.errors import UsageError
 
 
 def compress(
@@ -107,6 +108,11 @@ def compress(
         first = trainable_copy(net).to(device)
         likelihood = model or default_model(parts.ordered(Called(first)))
         asked = likelihood(first, parts.n)
+        if not callable(asked):
+            raise UsageError(
+                "model= must return a Pyro model of the network and the number of data, such as "
+                f"ps.classifier(network, n); got {type(asked).__name__}"
+            )
         parts = parts.ordered(asked)
         check_output(asked, check_network(first, parts.batch[:-1]))
         job = Job(

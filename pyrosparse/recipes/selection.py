@@ -6,8 +6,9 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pyrosparse.recipes import shared
+from pyrosparse.recipes import gated, shared
 from pyrosparse.recipes.fine_tuning import fold_and_fine_tune
+from pyrosparse.recipes.gated import Gated, targets_on
 from pyrosparse.recipes.noise import by_layer
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
@@ -91,16 +92,16 @@ class GroupHorseshoe(Selection):
     active: float = option(
         0.1, "guess of the share of the units that are needed", within="(0, 1)", share=True
     )
+    on: Gated = gated.on()
 
     def lifted(self, job: Job) -> Lifted:
         from pyrosparse import methods
         from pyrosparse.lifting.lift import lift
-        from pyrosparse.lifting.target import gates
 
         normal = methods.Gaussian(posterior="normal", estimator="activations")
         horseshoe = methods.GroupHorseshoe(job.data.n, self.active)
         priors = by_layer(normal, job.net, job.data.example)
-        return lift(job.net, [*priors, (horseshoe, gates(job.net))])
+        return lift(job.net, [*priors, (horseshoe, targets_on(job.net, self.on))])
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,15 @@ class SpikeAndSlab(Selection):
     )
     structure: Literal["weight", "unit"] = option("weight", "what the spike removes")
     slab: float = option(1.0, "standard deviation of the slab", within=POSITIVE)
+    on: Gated = gated.on()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.structure == "weight" and self.on != "gates":
+            raise ValueError(
+                f"on={self.on!r} says where gates of units go, and structure='weight' has none: "
+                "set structure='unit', or leave on out"
+            )
 
     @property
     def label(self) -> str:
@@ -125,7 +135,7 @@ class SpikeAndSlab(Selection):
         from pyrosparse import methods
         from pyrosparse.lifting.activation_noise import by_noise
         from pyrosparse.lifting.lift import lift
-        from pyrosparse.lifting.target import gates, weights
+        from pyrosparse.lifting.target import weights
 
         net = job.net
         if self.structure == "weight":
@@ -140,7 +150,9 @@ class SpikeAndSlab(Selection):
             return lift(net, method, taken or others)  # which says what it cannot take
         normal = methods.Gaussian(self.slab, posterior="normal", estimator="activations")
         units = methods.GroupSpikeAndSlab(self.inclusion)
-        return lift(net, [*by_layer(normal, net, job.data.example), (units, gates(net))])
+        return lift(
+            net, [*by_layer(normal, net, job.data.example), (units, targets_on(net, self.on))]
+        )
 
 
 def _pretraining(recipe: Polarization, net: object, data: object) -> int:
@@ -165,10 +177,9 @@ class Polarization(Selection):
         1.2, "t: weight of the term |gate| in the penalty; larger values send more gates to 0",
         within="[0, 2)",
     )  # fmt: skip
-    on: Literal["gates", "scales"] = option(
-        "gates",
-        "gates, which start at 1 in a trained network, or the scales of batch normalisation, which "
-        "start at 0.5 in a new one, as in the paper",
+    on: Literal[Gated, "scales"] = gated.on(
+        ", which start at 1 in a trained network; or `scales` of batch normalisation, which start "
+        "at 0.5 in a new one, as in the paper"
     )
     mean_over: Literal["network", "tensor"] = option(
         "network", "take the mean gate over the network, or over each layer"
@@ -189,18 +200,20 @@ class Polarization(Selection):
 
         net, strength = job.net, self.penalty * job.data.n
         method = methods.Polarization(
-            strength, self.t, self.mean_over, initial=1.0 if self.on == "gates" else 0.5
+            strength, self.t, self.mean_over, initial=0.5 if self.on == "scales" else 1.0
         )
-        found = method.targets(net)
+        found = method.targets(net) if self.on in ("gates", "scales") else []
         if self.on == "scales":
             self._start_scales(job, [target.name for target in found if target.kind == "weight"])
-        else:
+        elif self.on == "gates":
             found = [
                 outputs(net, target.name.rpartition(".")[0])[0]
                 if target.value is not None
                 else target
                 for target in found
             ]
+        else:
+            found = targets_on(net, self.on)
         return lift(net, [(methods.Gaussian(scale=self.scale), weights(net)), (method, found)])  # type: ignore[arg-type]
 
     def _start_scales(self, job: Job, names: list[str]) -> None:

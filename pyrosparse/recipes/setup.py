@@ -208,6 +208,7 @@ def _pair(size: Any) -> tuple[int, int] | None:
 
 def _undivided(data: Any) -> bool:
     """Whether the data can be divided, and are not yet."""
-    from pyrosparse.evidence.batches import is_map_style
+    from pyrosparse.data import DataSet
+    from pyrosparse.recipes.parts import by_index, part_of
 
-    return isinstance(data, (tuple, list, Mapping)) or is_map_style(data)
+    return not isinstance(data, DataSet) and by_index(part_of(data))

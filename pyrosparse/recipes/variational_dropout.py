@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyrosparse.recipes import shared
+from pyrosparse.recipes import gated, shared
+from pyrosparse.recipes.gated import Gated, targets_on
 from pyrosparse.recipes.noise import by_layer
 from pyrosparse.recipes.option import POSITIVE, Auto, Rule, option
 from pyrosparse.recipes.stages import StartsTrained
@@ -164,10 +165,10 @@ class GroupVariationalDropout(VariationalDropout):
         "log ratio of noise to signal, in variances, above which a unit is pruned; one number, or "
         "numbers by the names of gates",
     )
+    on: Gated = gated.on()
 
     def priors(self, net: nn.Module, example: tuple[Any, ...]) -> list[Any]:
         from pyrosparse import methods
-        from pyrosparse.lifting.target import gates
 
         gate = methods.VariationalDropout(
             initial_scale=_GROUP_SCALE, empirical_bayes=self.empirical_bayes
@@ -175,7 +176,7 @@ class GroupVariationalDropout(VariationalDropout):
         slab = methods.Gaussian(
             posterior="normal", estimator="activations", initial_scale=_GROUP_SCALE
         )
-        return [(gate, gates(net)), *by_layer(slab, net, example)]
+        return [(gate, targets_on(net, self.on)), *by_layer(slab, net, example)]
 
     def fine_tuned(self, job: Job, bnn: Lifted) -> Lifted:
         """What is left, trained on with its noise: what stays has little."""

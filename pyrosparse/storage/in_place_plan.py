@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.compaction.account import Account
-from pyrosparse.compaction.in_place.attention import MultiheadAttention
+from pyrosparse.compaction.in_place.attention import MultiheadAttention, without_nested_tensors
 from pyrosparse.compaction.in_place.counts import numbers
+from pyrosparse.compaction.parts import Gain, Gained
 from pyrosparse.storage import modules
 from pyrosparse.storage.modules import named_tensors, qualified_name
 from pyrosparse.storage.plan import (
@@ -24,15 +25,18 @@ from pyrosparse.storage.plan import (
 )
 from pyrosparse.storage.storage import StorageError
 
+_SIDES = ("entering", "leaving")
+
 
 def in_place_plan(net: nn.Module) -> dict[str, Any]:
     """What a network that was cut in place has beside the numbers in its tensors.
 
     ``class`` and, of a Hugging Face model, ``config``; ``numbers``: whole numbers in its modules,
     such as their heads; ``configs``: those in configurations of modules' own; ``layers``: attention
-    that has taken the place of torch's.
+    that has taken the place of torch's; ``gains``: what multiplies what enters and leaves modules,
+    by the dimension.
 
-    Raises ValueError where it has hooks.
+    Raises ValueError where it has hooks, or gates that depend on the input.
     """
     refuse_hooks(net)
     config: Any = getattr(net, "config", None)
@@ -54,6 +58,11 @@ def in_place_plan(net: nn.Module) -> dict[str, Any]:
             name: modules.describe(name, module)
             for name, module in net.named_modules()
             if isinstance(module, MultiheadAttention)
+        },
+        "gains": {
+            name: {side: _dimensions(name, getattr(module, side)) for side in _SIDES}
+            for name, module in net.named_modules()
+            if isinstance(module, Gained)
         },
         "tensors": tensors,
         "same": same,
@@ -83,9 +92,12 @@ def in_place_network(
         )
     own = own_tensors(plan, tensors)
     try:
+        for name, gains in plan.get("gains", {}).items():
+            net.set_submodule(name, _gained(net.get_submodule(name), gains))
         for name, description in plan["layers"].items():
             inside = {k[len(name) + 1 :]: t for k, t in own.items() if k.startswith(f"{name}.")}
             net.set_submodule(name, modules.build(description, inside))
+        without_nested_tensors(net)
         _set_numbers(net, plan)
     except AttributeError as error:
         raise StorageError(f"it does not fit the network that it is put into: {error}") from error
@@ -102,6 +114,25 @@ def in_place_network(
     net.account = account_of(plan["account"])  # type: ignore[assignment]
     set_modes(net, set(plan["training"]))
     return net
+
+
+def _dimensions(name: str, gains: Any) -> list[int]:
+    """The dimension of each gain on one side of a module."""
+    if not all(isinstance(one, Gain) for one in gains):
+        raise ValueError(
+            f"{name!r} has gates that depend on the input, which a file cannot hold of a network "
+            "that was cut in place: keep it as a pickle, torch.save(net, path)"
+        )
+    return [one.dim for one in gains]
+
+
+def _gained(module: nn.Module, gains: Any) -> Gained:
+    """A module between gains, whose numbers are put into them later."""
+    sides = [gains[side] for side in _SIDES]
+    if not all(type(dim) is int for side in sides for dim in side):
+        raise StorageError("the dimension of a gain is no whole number")
+    entering, leaving = ([Gain(torch.empty(0), dim) for dim in side] for side in sides)
+    return Gained(module, entering, leaving)
 
 
 def has_account(net: nn.Module) -> bool:

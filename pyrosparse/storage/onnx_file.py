@@ -6,15 +6,15 @@ import copy
 import importlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from pyrosparse.compaction.check import OTHERS, difference, random_like
+from pyrosparse.compaction.in_place.called import tensors_in
 from pyrosparse.util.files import write_atomically
 
 TOLERANCE = 1e-5
@@ -25,7 +25,9 @@ class ExportError(RuntimeError):
 
 
 def export_onnx(
-    net: nn.Module, path: str | os.PathLike[str], example: Tensor | Sequence[Any]
+    net: nn.Module,
+    path: str | os.PathLike[str],
+    example: Tensor | Sequence[Any] | Mapping[str, Any],
 ) -> Path:
     """Write a network to an ONNX file that takes any number of examples at once.
 
@@ -34,8 +36,11 @@ def export_onnx(
     the network within 1e-5 of the largest output (or of 1e-3 where that is larger).
 
     net:     any module that torch.export can follow; it is left as it is.
-    example: what the network is called with, a tensor or the sequence of its arguments. The first
+    example: what the network is called with, a tensor, the sequence of its arguments, or a mapping
+             of arguments by name, which are then the names of the file's inputs. The first
              dimension of the first tensor, and of all tensors that are as long in it, is the batch.
+
+    Of a result with names the file has the tensors, in their order, and no cache.
 
     Raises ImportError where a package is missing; ExportError where the network or the example is
     in bfloat16 or float16, torch cannot export the network, onnxruntime cannot run it (in float64
@@ -46,11 +51,14 @@ def export_onnx(
     PosixPath('net.onnx')
     """
     _require("onnx", "onnxscript", "onnxruntime")
+    names = list(example) if isinstance(example, Mapping) else None
+    if isinstance(example, Mapping):
+        example = tuple(example.values())
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
     _refuse_half(net, inputs)
-    net = copy.deepcopy(net).cpu().eval()
-    content = _exported(net, inputs)
+    net = _Positional(copy.deepcopy(net).cpu().eval(), names)
+    content = _exported(net, inputs, names)
     size = _batch(inputs)
     generator = torch.Generator().manual_seed(OTHERS)
     others = [random_like(_of_size(inputs, n), generator) for n in (size + 1, 2 * size + 3)]
@@ -86,17 +94,35 @@ def _refuse_half(net: nn.Module, inputs: tuple[Any, ...]) -> None:
             )
 
 
-def _exported(net: nn.Module, inputs: tuple[Any, ...]) -> bytes:
+class _Positional(nn.Module):
+    """A network called with its arguments in their order, which gives its tensors alone."""
+
+    def __init__(self, net: nn.Module, names: list[str] | None) -> None:
+        super().__init__()
+        self.net, self.names = net.eval(), names
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        if self.names is None:
+            return tuple(tensors_in(self.net(*inputs)))
+        return tuple(tensors_in(self.net(**dict(zip(self.names, inputs, strict=True)))))
+
+
+def _exported(net: nn.Module, inputs: tuple[Any, ...], names: list[str] | None) -> bytes:
     batch = torch.export.Dim("batch")
     size = _batch(inputs)
     # torch.export takes a size of 1 for one that never changes.
     several = _of_size(inputs, max(size, 2))
-    shapes = tuple({0: batch} if _is_batched(x, size) else None for x in inputs)
+    shapes = (tuple({0: batch} if _is_batched(x, size) else None for x in inputs),)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they warn of is looked at by running the result
             program = torch.onnx.export(
-                net, several, dynamo=True, dynamic_shapes=shapes, verbose=False
+                net,
+                several,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=names,
+                verbose=False,
             )
         assert program is not None
         content: bytes = program.model_proto.SerializeToString()
@@ -111,7 +137,7 @@ def _compared(net: nn.Module, content: bytes, inputs: tuple[Any, ...]) -> float:
     onnxruntime = importlib.import_module("onnxruntime")
     try:
         with torch.no_grad():
-            expected = tree_leaves(net(*inputs))
+            expected = list(net(*inputs))
     except Exception as error:
         raise ExportError(
             f"the network itself does not take {_batch(inputs)} examples ({error}), and an ONNX "

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from pyrosparse.util.errors import UsageError
+
 
 def arguments(named: Mapping[str, Any], model: Callable[..., Any] | None) -> tuple[Any, ...]:
     """Positional arguments of a model from some by name, with its defaults between them.
@@ -21,7 +23,7 @@ def arguments(named: Mapping[str, Any], model: Callable[..., Any] | None) -> tup
     (1, None, 2)
     """
     if model is None:
-        raise TypeError(
+        raise UsageError(
             f"data by name ({', '.join(named)}) are for a model's arguments, and no model is asked "
             "here: give a tuple"
         )
@@ -39,7 +41,7 @@ def arguments(named: Mapping[str, Any], model: Callable[..., Any] | None) -> tup
     ]
     unknown = [name for name in named if name not in known]
     if unknown:
-        raise TypeError(
+        raise UsageError(
             f"the data have {', '.join(map(repr, unknown))}, but the model's positional arguments "
             f"are {', '.join(known) or 'not named'}: name the data as the arguments, or give a "
             "tuple in their order"
@@ -52,7 +54,7 @@ def arguments(named: Mapping[str, Any], model: Callable[..., Any] | None) -> tup
         if name not in named and (place == 0 or defaults[name] is inspect.Parameter.empty)
     ]
     if missing:
-        raise TypeError(
+        raise UsageError(
             f"the model needs {', '.join(map(repr, missing))}, which the data do not have: they "
             f"have {', '.join(map(repr, named))}"
         )

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrosparse.util.errors import UsageError
+
 
 def is_array(value: Any) -> bool:
     """Whether something is a tensor, an array, or a column or table that becomes one."""
@@ -42,9 +44,9 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, list) and value and isinstance(value[0], Tensor):
-        raise TypeError(f"{name} of the data is a list of tensors: give torch.stack(...) of it")
+        raise UsageError(f"{name} of the data is a list of tensors: give torch.stack(...) of it")
     if not (is_array(value) or hasattr(value, "__array__") or isinstance(value, list)):
-        raise TypeError(
+        raise UsageError(
             f"{name} of the data is a {type(value).__name__}: give a tensor, an array, a DataFrame "
             "or a list of numbers; batches belong in a list, not in a tuple"
         )

@@ -6,6 +6,13 @@ from difflib import get_close_matches
 from types import ModuleType
 
 
+class UsageError(TypeError):
+    """Data, a network or what it gives is of a kind that is not taken; the message says what is.
+
+    The command line says it in one line, as it does every ValueError.
+    """
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """Build the error for a `name` that is not `known`, with the nearest known name if one is near.
 

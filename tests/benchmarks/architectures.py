@@ -1,10 +1,13 @@
 """How much ``ps.compact`` takes of architectures as people have them, beside Torch-Pruning.
 
     python -m tests.benchmarks.architectures [names]
+    python -m tests.benchmarks.architectures --onnx [names]
 
 Each is tiny, in float64, with random weights. Of every hidden layer that is named half of what
 enters the next layer is zeroed, and of every attention half of the heads. Then the network is
 compacted, compared with the original at other batch sizes and lengths or sides, saved and loaded.
+With ``--onnx`` the compact network is instead written to an ONNX file in float32, which onnxruntime
+runs at other batch sizes.
 Torch-Pruning, where it is installed (``pip install torch-pruning --no-deps``), is told to remove
 the same inputs.
 """
@@ -33,6 +36,7 @@ from pyrosparse.compaction.in_place.layers import is_transposed_linear, weight_d
 IMAGES = [(2, 3, 32, 32), (3, 3, 32, 32), (1, 3, 32, 32)]
 SIDES = [*IMAGES, (2, 3, 48, 48)]
 LIMIT = 15  # seconds for Torch-Pruning
+ONNX_LIMIT = 90
 TOKENS = [(2, 7), (3, 9), (1, 5)]
 
 
@@ -302,7 +306,57 @@ def by_torch_pruning(case: Case, net: nn.Module, zeroed: dict[str, list[int]]) -
     return f"{count:,}" if worst < 1e-9 else f"{count:,}, differs by {worst:.0e}"
 
 
-def rows(names: list[str]) -> Iterator[str]:
+def by_onnx(case: Case, small: nn.Module) -> str:
+    """How far onnxruntime's outputs are from the network's, at other batch sizes."""
+    import onnxruntime
+
+    def single(x: Tensor) -> Tensor:
+        return x.float() if x.is_floating_point() else x
+
+    def inputs(size: tuple[int, ...]) -> Any:
+        found = case.inputs(size)
+        if isinstance(found, dict):
+            return {name: single(x) for name, x in found.items()}
+        return tuple(map(single, found))
+
+    net = copy.deepcopy(small).float()
+    sizes = [size for size in case.sizes if size[1:] == case.sizes[0][1:]]
+    sizes += [(5, *case.sizes[0][1:])]
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(ONNX_LIMIT)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = ps.export_onnx(net, f"{folder}/small.onnx", inputs(case.sizes[0]))
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            worst = 0.0
+            for size in sizes:
+                x = inputs(size)
+                given = list(x.values()) if isinstance(x, dict) else list(x)
+                names = [one.name for one in session.get_inputs()]
+                arrays = {name: one.numpy() for name, one in zip(names, given, strict=True)}
+                found = [torch.from_numpy(one) for one in session.run(None, arrays)]
+                worst = max(worst, difference(call(net, x), found))
+        return f"{worst:.0e}"
+    except TimeoutError:
+        return f"not within {ONNX_LIMIT} s"
+    except Exception as error:
+        print(error, file=sys.stderr)
+        return f"no ({type(error).__name__})"
+    finally:
+        signal.alarm(0)
+
+
+def onnx_row(name: str) -> str:
+    case = CASES[name]
+    net, _ = planted(case)
+    small = ps.compact(net, None, case.inputs(case.sizes[0]))
+    start = time.perf_counter()
+    told = by_onnx(case, small)
+    print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    return f"| {name} | {told} |"
+
+
+def rows(names: list[str], row: Callable[[str], str]) -> Iterator[str]:
     for name in names or CASES:
         try:
             yield row(name)
@@ -335,7 +389,12 @@ def row(name: str) -> str:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    if "--onnx" in sys.argv:
+        print("| network | ONNX |\n|:--|--:|")
+        for line in rows([name for name in sys.argv[1:] if name != "--onnx"], onnx_row):
+            print(line, flush=True)
+        raise SystemExit
     print("| network | parameters | compact | Torch-Pruning | way | difference | saved |")
     print("|:--|--:|--:|--:|:--|--:|:--|")
-    for line in rows(sys.argv[1:]):
+    for line in rows(sys.argv[1:], row):
         print(line, flush=True)

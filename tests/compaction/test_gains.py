@@ -497,3 +497,46 @@ def test_one_feature_is_not_spread_over_all_gains():
         bnn.mean_forward(torch.ones(5, 1))
     with pytest.raises(RuntimeError, match="size"):
         Gain(torch.ones(3), dim=-1)(torch.ones(5, 1))
+
+
+class TiedWords(nn.Module):
+    """A language model whose output layer has its embedding's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.up, self.down = nn.Embedding(9, 6), nn.Linear(6, 8), nn.Linear(8, 6)
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 9, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        return self.head(self.norm(x + self.down(self.up(x).relu())))
+
+
+class Looking(TiedWords):
+    """The same with a branch that torch.fx cannot follow."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids if ids.max() < 99 else -ids)
+
+
+@pytest.mark.parametrize("made", [TiedWords, Looking])
+def test_an_output_layer_keeps_its_tie_to_the_embedding(made: Callable[[], nn.Module]) -> None:
+    net = randomise(made())
+    masks = {"head.input": torch.linspace(0.5, 1.5, 6), "down.input": torch.arange(8) % 2}
+    ids = torch.arange(10).view(2, 5) % 9
+    small = ps.compact(net, masks, ids)
+    count = sum(parameter.numel() for parameter in net.parameters())
+    assert small.account.parameters == (count, count - 4 * 13)
+    assert "larger than before" not in str(small.account)
+    for batch in (ids, ids[:1, :3]):
+        with torch.no_grad():
+            assert same(small(batch), by_hooks(net, masks, batch))
+
+
+def test_an_account_says_where_a_network_is_larger() -> None:
+    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    net[1].weight = net[0].weight
+    small = ps.compact(net, {"0.input": torch.linspace(0.5, 1.5, 4)}, torch.ones(1, 4))
+    assert small.account.parameters == (16, 32)
+    assert "larger than before: less went than folding the gains added" in str(small.account)

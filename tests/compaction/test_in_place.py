@@ -251,9 +251,10 @@ def test_torchs_attention_with_layers(batch_first: bool, cross: bool) -> None:
     assert same(ours(q[0], k[0], v[0])[0], theirs(q[0], k[0], v[0])[0])
 
 
-def test_an_encoder_of_torchs_keeps_its_class() -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_encoder_of_torchs_keeps_its_class(nested: bool) -> None:
     layer = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True)
-    net = randomise(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    net = randomise(nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested))
     net.layers[0].self_attn.out_proj.weight.data[:, 2:4] = 0
     net.layers[1].linear2.weight.data[:, ::3] = 0
     small = ps.compact(net, None, draw(2, 5, 8))

@@ -11,6 +11,7 @@ from torch import nn
 import pyrosparse as ps
 from pyrosparse.storage import StorageError
 from tests.compaction.cases import same
+from tests.compaction.test_gains import Looking
 from tests.compaction.test_in_place import Grouped, draw, randomise
 
 
@@ -40,6 +41,21 @@ def test_attention_of_torchs_that_was_cut_comes_back(tmp_path: Path) -> None:
     assert again.layers[0].self_attn.num_heads == 3
     with torch.no_grad():
         assert same(again(draw(2, 3, 8)), small(draw(2, 3, 8)))
+
+
+def test_an_encoder_that_was_cut_takes_padded_batches(tmp_path: Path) -> None:
+    def nested() -> nn.Module:
+        layer = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True)
+        return randomise(nn.TransformerEncoder(layer, 2))
+
+    net = nested()
+    net.layers[0].self_attn.out_proj.weight.data[:, 2:4] = 0
+    small = ps.compact(net, None, draw(2, 5, 8))
+    again = ps.load(ps.save(tmp_path / "small.safetensors", small), into=nested())
+    padding = torch.tensor([[0, 0, 1]] * 2).bool()
+    with torch.no_grad():
+        expected = net(draw(2, 3, 8), src_key_padding_mask=padding)[:, :2]
+        assert same(again(draw(2, 3, 8), src_key_padding_mask=padding)[:, :2], expected)
 
 
 def test_what_it_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -84,3 +100,16 @@ def test_a_hugging_face_model_comes_back_by_its_class(tmp_path: Path) -> None:
     small.save_pretrained(tmp_path / "model")
     own = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float64)
     assert same(own.eval()(ids).logits, net(ids).logits)
+
+
+def test_gains_beside_modules_come_back(tmp_path: Path) -> None:
+    net = randomise(Looking())
+    ids = torch.arange(10).view(2, 5) % 9
+    masks = {"head.input": torch.linspace(0.5, 1.5, 6), "down.input": torch.arange(8) % 2}
+    small = ps.compact(net, masks, ids)
+    path = ps.save(tmp_path / "small.safetensors", small)
+    again = ps.load(path, into=Looking())
+    assert again.head.weight is again.table.weight
+    for batch in (ids, ids[:1, :3]):
+        assert torch.equal(again(batch), small(batch))
+    assert ps.save(tmp_path / "again.safetensors", again).read_bytes() == path.read_bytes()

@@ -95,10 +95,12 @@ def test_a_difference_writes_nothing(
     earlier = path.read_bytes()
     exported = onnx_file._exported
     for part in (1.001, 1.00002):  # the weights of another network
-        other = copy.deepcopy(net).eval()
-        other.weight.data *= part
-        other.bias.data *= part
-        monkeypatch.setattr(onnx_file, "_exported", lambda _, inputs, o=other: exported(o, inputs))
+        other = onnx_file._Positional(copy.deepcopy(net), None)
+        other.net.weight.data *= part
+        other.net.bias.data *= part
+        monkeypatch.setattr(
+            onnx_file, "_exported", lambda _, inputs, names, o=other: exported(o, inputs, names)
+        )
         with pytest.raises(ExportError, match="other outputs than the network"):
             ps.export_onnx(net, path, x)
     assert path.read_bytes() == earlier and len(list(tmp_path.iterdir())) == 1
@@ -150,3 +152,25 @@ def test_half_precision_is_refused_by_name(
         onnx_file.export_onnx(net.to(dtype), tmp_path / "net.onnx", torch.ones(1, 4, dtype=dtype))
     with pytest.raises(ExportError, match=f"the example is in {name}"):
         onnx_file.export_onnx(net.float(), tmp_path / "net.onnx", torch.ones(1, 4, dtype=dtype))
+
+
+class Words(nn.Module):
+    """Arguments and results by name, and a cache beside them, as Hugging Face's networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor, scale: Tensor | None = None) -> dict[str, object]:
+        x = self.table(ids) if scale is None else self.table(ids) * scale
+        return {"logits": self.head(x), "cache": object()}
+
+
+def test_arguments_and_results_by_name(runtime, tmp_path: Path) -> None:
+    net, ids, scale = Words(), torch.arange(6).view(2, 3), torch.rand(2, 3, 1)
+    path = ps.export_onnx(net, tmp_path / "a.onnx", {"scale": scale, "ids": ids})
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert {entry.name for entry in session.get_inputs()} == {"ids", "scale"}
+    ids, scale = torch.arange(15).view(5, 3) % 9, torch.rand(5, 3, 1)
+    (found,) = session.run(None, {"ids": ids.numpy(), "scale": scale.numpy()})
+    assert close(torch.from_numpy(found), net(ids, scale)["logits"].detach())

@@ -148,6 +148,23 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     return mask.to(like)
 
 
+def without_nested_tensors(net: nn.Module) -> None:
+    """Let torch's encoders that hold a ``MultiheadAttention`` of ours take padded batches as they
+    are, and not as nested tensors, for which they read the weights of torch's attention.
+
+    >>> layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    >>> encoder = nn.TransformerEncoder(layer, 1)
+    >>> encoder.layers[0].self_attn = MultiheadAttention.of(encoder.layers[0].self_attn)
+    >>> without_nested_tensors(encoder)
+    >>> encoder.use_nested_tensor
+    False
+    """
+    for module in net.modules():
+        inside = isinstance(module, nn.TransformerEncoder) and module.modules()
+        if any(isinstance(part, MultiheadAttention) for part in inside or ()):
+            module.use_nested_tensor = False  # type: ignore[assignment]
+
+
 def can_replace(module: nn.Module) -> bool:
     """Whether a module is torch's attention in a form that ``MultiheadAttention`` has.
 

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pyrosparse.compaction.account import Layer
-from pyrosparse.compaction.in_place.attention import MultiheadAttention, can_replace
+from pyrosparse.compaction.in_place.attention import (
+    MultiheadAttention,
+    can_replace,
+    without_nested_tensors,
+)
 from pyrosparse.compaction.in_place.called import Called
 from pyrosparse.compaction.in_place.counts import Sizes
 from pyrosparse.compaction.in_place.layers import weight_of
@@ -75,6 +79,7 @@ def cut_in_place(
     trials = Trials(net, called, judge, constants, choose)
     barriers |= trials.run(units)
     whole = _put_back(net, ours)
+    without_nested_tensors(net)
     layers = [
         _layer(name, module, before[name], constants[name])
         for name, module in found.items()

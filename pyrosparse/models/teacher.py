@@ -1,0 +1,77 @@
+"""A teacher that a model's network imitates."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyrosparse.util.errors import UsageError
+
+
+class Taught(nn.Module):
+    """A model whose network also learns the probabilities of a teacher.
+
+    hold_teacher: to be called by its constructor, after that of ``nn.Module``.
+    """
+
+    def hold_teacher(self, teacher: nn.Module, weight: float, temperature: float) -> None:
+        """Keep a copy of the teacher, its share in the likelihood and its temperature.
+
+        Raises ValueError on numbers out of range.
+        """
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight must be in [0, 1], got {weight}")
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        # In a tuple, as data and not a part: nothing that trains, saves or sets modes reaches it.
+        self._teacher = (copy.deepcopy(teacher).eval().requires_grad_(False),)
+        self.weight = weight
+        self.temperature = temperature
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The copy of the dense network: frozen, in evaluation mode, and no part of
+        ``parameters()`` and ``state_dict()``; ``to`` moves it with the model."""
+        return self._teacher[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def divergence(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        r""":math:`T^2 \, \mathrm{KL}(\mathrm{softmax}(t / T) \,\Vert\, \mathrm{softmax}(f / T))`
+        over the last dimension, in nats.
+
+        Raises ValueError where the two are of different shapes.
+        """
+        if teacher_logits.shape != logits.shape:
+            raise ValueError(
+                f"the teacher's logits have shape {tuple(teacher_logits.shape)}, the network's "
+                f"{tuple(logits.shape)}: they must be of the same classes"
+            )
+        divergence = F.kl_div(
+            (logits / self.temperature).log_softmax(-1),
+            (teacher_logits / self.temperature).log_softmax(-1),
+            reduction="none",
+            log_target=True,
+        )
+        return self.temperature**2 * divergence.sum(-1)
+
+    def check_places(
+        self, named: Mapping[str, Any], batch: tuple[Any, ...], taken: tuple[Any, ...]
+    ) -> None:
+        """Refuse a teacher that takes data by name in other places than the network does.
+
+        Raises UsageError there."""
+        if len(taken) != len(batch) or any(
+            one is not other for one, other in zip(taken, batch, strict=True)
+        ):
+            raise UsageError(
+                f"{type(self.teacher).__name__} takes {', '.join(named)} in other places than the "
+                "network does: put the teacher into a module that has the network's arguments"
+            )
