@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
+from pyrosparse.captured.aliases import layout_of
 from pyrosparse.captured.graph import Run
 
 
@@ -54,10 +55,10 @@ def _sum_in_double(graph: Graph) -> None:
         product = node.target in (aten.dot.default, aten.vdot.default)
         if not product and node.target not in (aten.sum.default, aten.sum.dim_IntList):
             continue
-        operand, result = node.args[0].meta.get("val"), node.meta.get("val")
+        operand, result = layout_of(node.args[0]), layout_of(node)
         if operand is None or operand.dtype is not torch.float32 or node.kwargs:
             continue
-        if operand.numel() < _LONG * max(result.numel(), 1):
+        if result is None or operand.elements < _LONG * max(result.elements, 1):
             continue
         with graph.inserting_before(node):
             arguments = node.args
