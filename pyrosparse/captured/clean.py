@@ -247,6 +247,8 @@ def _fold_constants(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]
         if layout is None or layout.bytes > _LARGEST_CONSTANT:
             continue
         fill = _FACTORIES.get(node.target)
+        if node.target is aten.full_like.default:
+            fill = node.args[1]
         if fill is not None:
             memory = torch.empty_strided(
                 layout.shape, layout.strides, dtype=layout.dtype, device=layout.device
