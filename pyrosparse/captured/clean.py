@@ -246,7 +246,7 @@ def _fold_constants(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]
         layout = layout_of(node)
         if layout is None or layout.bytes > _LARGEST_CONSTANT:
             continue
-        fill = _FACTORIES.get(node.target)
+        fill: Any = _FACTORIES.get(node.target)
         if node.target is aten.full_like.default:
             fill = node.args[1]
         if fill is not None:

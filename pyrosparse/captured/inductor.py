@@ -66,7 +66,7 @@ def _sum_in_double(graph: Graph) -> None:
                 arguments = (graph.call_function(aten.mul.Tensor, node.args),)
             target = aten.sum.dim_IntList if len(arguments) > 1 else aten.sum.default
             double = graph.call_function(target, arguments, {"dtype": torch.float64})
-            options = {"dtype": torch.float32}
+            options: dict[str, Any] = {"dtype": torch.float32}
             single = graph.call_function(aten._to_copy.default, (double,), options)
         node.replace_all_uses_with(single)
         graph.erase_node(node)

@@ -92,7 +92,7 @@ def own_outputs(graph: Graph, parameters: Iterable[Tensor]) -> None:
             taken.append(result)
             if shared or own.strides != like.strides:
                 sizes = (list(like.shape), list(like.strides))
-                options = {"dtype": own.dtype, "device": own.device}
+                options: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
                 with graph.inserting_before(output):
                     empty = graph.call_function(aten.empty_strided.default, sizes, options)
                     result = graph.call_function(aten.copy_.default, (empty, result))
