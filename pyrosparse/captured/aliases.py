@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,17 +14,51 @@ from torch.fx import Graph, Node
 _BATCH_NORMS = ("running_mean", "running_var")
 
 
-def value_of(node: Any) -> Any:
-    """The shape, type and strides of a node's value, as a tensor without memory."""
-    return node.meta.get("val") if isinstance(node, Node) else None
+LAYOUT = "layout"
+"""The key of a node's ``meta`` under which the layout of its value stands."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a tensor is, but for its values."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    contiguous: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Layout:
+        """The layout of a tensor, which is not held.
+
+        >>> Layout.of(torch.zeros(2, 3)).elements
+        6
+        """
+        strides = tensor.stride()
+        return cls(tensor.shape, strides, tensor.dtype, tensor.device, tensor.is_contiguous())
+
+    @property
+    def elements(self) -> int:
+        return self.shape.numel()
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * self.dtype.itemsize
+
+
+def layout_of(node: Any) -> Layout | None:
+    """What the value of a node is; None of numbers, and of nodes that give several tensors."""
+    found = node.meta.get(LAYOUT) if isinstance(node, Node) else None
+    return found if isinstance(found, Layout) else None
 
 
 def same_type(one: Any, other: Any) -> bool:
     """Whether two nodes are tensors of one shape, dtype and device."""
-    a, b = value_of(one), value_of(other)
+    a, b = layout_of(one), layout_of(other)
     return (
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
+        a is not None
+        and b is not None
         and a.shape == b.shape
         and a.dtype == b.dtype
         and a.device == b.device
@@ -32,12 +67,13 @@ def same_type(one: Any, other: Any) -> bool:
 
 def same_layout(one: Any, other: Any) -> bool:
     """Whether two nodes are tensors of one type and of the same strides."""
-    return same_type(one, other) and value_of(one).stride() == value_of(other).stride()
+    a, b = layout_of(one), layout_of(other)
+    return same_type(one, other) and a is not None and b is not None and a.strides == b.strides
 
 
 def is_floating_point(node: Any) -> bool:
-    value = value_of(node)
-    return isinstance(value, Tensor) and value.is_floating_point()
+    layout = layout_of(node)
+    return layout is not None and layout.dtype.is_floating_point
 
 
 def is_random(node: Node) -> bool:

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from pyrosparse.captured.aliases import (
+    LAYOUT,
     Aliases,
     is_empty,
     is_floating_point,
     is_random,
+    layout_of,
     same_layout,
-    value_of,
     written_by,
 )
 
@@ -202,11 +203,16 @@ def _view_at_once(node: Node) -> bool:
     if not isinstance(first, Node) or first.target is not node.target:
         return False
     inner: Any = first.args[0]
-    views = node.target is aten.view.default and value_of(inner).is_contiguous()
+    views = node.target is aten.view.default and _is_contiguous(inner)
     expands = node.target is aten.expand.default and -1 not in node.args[1]  # type: ignore[operator]
     if views or expands:
         node.args = (inner, *node.args[1:])
     return views or expands
+
+
+def _is_contiguous(node: Any) -> bool:
+    layout = layout_of(node)
+    return layout is not None and layout.contiguous
 
 
 def _same_as(node: Node) -> Node | None:
@@ -228,8 +234,8 @@ def _same_as(node: Node) -> Node | None:
         case aten.add.Tensor | aten.sub.Tensor if number == 0:
             return first if is_floating_point(node) else None
         case aten.sum.default | aten.sum.dim_IntList:
-            value = value_of(first)
-            return first if isinstance(value, Tensor) and not value.dim() else None
+            layout = layout_of(first)
+            return first if layout is not None and not layout.shape else None
     return None
 
 
@@ -237,13 +243,15 @@ def _fold_constants(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]
     """Compute now what is the same in every step."""
     changed = False
     for node in _calls(graph, aliases):
-        value = value_of(node)
-        if not isinstance(value, Tensor) or value.numel() * value.itemsize > _LARGEST_CONSTANT:
+        layout = layout_of(node)
+        if layout is None or layout.bytes > _LARGEST_CONSTANT:
             continue
-        fill = _FACTORIES.get(node.target)
+        fill: Any = _FACTORIES.get(node.target)
+        if node.target is aten.full_like.default:
+            fill = node.args[1]
         if fill is not None:
             memory = torch.empty_strided(
-                value.shape, value.stride(), dtype=value.dtype, device=value.device
+                layout.shape, layout.strides, dtype=layout.dtype, device=layout.device
             )
             result = memory.fill_(fill)
         elif all(one.name in constants for one in node.all_input_nodes):
@@ -255,7 +263,7 @@ def _fold_constants(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]
         name = next(name for i in itertools.count() if (name := f"constant_{i}") not in constants)
         with graph.inserting_before(next(iter(graph.nodes))):
             constant = graph.placeholder(name)
-        constant.meta["val"] = value
+        constant.meta[LAYOUT] = layout
         constants[constant.name] = result
         _replace(graph, node, constant)
         changed = True

@@ -16,14 +16,12 @@ import pyro.infer.trace_elbo
 import torch
 from pyro.infer.util import Dice
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses import FakeTensorMode
 from torch.distributions import Distribution
-from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx import Graph, Node
 
 from pyrosparse.captured import clean, memory
-from pyrosparse.captured.aliases import Aliases, written_by
+from pyrosparse.captured.aliases import Aliases, layout_of, written_by
+from pyrosparse.captured.recorder import Recorder
 
 Run = Callable[[list[Tensor]], list[Tensor | None]]
 
@@ -98,22 +96,19 @@ def trace(
     Raises what tracing raises: RuntimeError where the step reads the value of a tensor in Python.
     """
 
-    def step(parameters: list[Tensor], arguments: list[Tensor]) -> list[Tensor | None]:
-        with torch.enable_grad():
-            loss = differentiable_loss()
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return [loss.detach(), *gradients]
-
-    # Without this make_fx opens a mode for every operation, to note its shape: half of the time.
-    shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
-    with _values_stay_on_tensors(), tracing(shapes):
-        module = make_fx(step, tracing_mode="real")(parameters, arguments)
-    for node in module.graph.nodes:
+    recorder = Recorder([*parameters, *arguments])
+    # Weights that autocast cast before would come from outside, as they were then.
+    with _values_stay_on_tensors(), _no_autocast_cache(), recorder, torch.enable_grad():
+        loss = differentiable_loss()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        results = [loss.detach(), *gradients]
+    graph = recorder.graph
+    graph.output(tuple(None if one is None else recorder.node(one) for one in results))
+    recorder.sort_inputs()
+    outside, constants = recorder.outside, recorder.literals
+    for node in graph.nodes:
         if _has_shape_by_value(node):
             raise ValueError(f"the shape of a result of {node.target} depends on values")
-    traced = sum(node.op == "call_function" for node in module.graph.nodes)
-    outside, constants = _inputs_for_attributes(module)
-    graph = module.graph
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     given = [*parameters, *arguments]
     tensors = {node.name: tensor for node, tensor in zip(inputs, given, strict=False)} | outside
@@ -122,7 +117,17 @@ def trace(
     memory.own_outputs(graph, parameters)
     _sort_inputs(graph, [*tensors, *constants])
     graph.lint()
-    return StepGraph(graph, list(outside.values()), list(constants.values()), traced)
+    return StepGraph(graph, list(outside.values()), list(constants.values()), recorder.count)
+
+
+@contextlib.contextmanager
+def _no_autocast_cache() -> Iterator[None]:
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def _has_shape_by_value(node: Node) -> bool:
@@ -130,8 +135,8 @@ def _has_shape_by_value(node: Node) -> bool:
         return False
     if node.target is not aten.index.Tensor:
         return True
-    kinds = [one.meta["val"].dtype for one in node.all_input_nodes[1:]]
-    return torch.bool in kinds or torch.uint8 in kinds
+    layouts = map(layout_of, node.all_input_nodes[1:])
+    return any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in layouts)
 
 
 @contextlib.contextmanager
@@ -169,36 +174,6 @@ def _expectation(dice: Dice, costs: Any) -> Any:
 
     with mock.patch.object(Tensor, "masked_select", select):  # whose result has a shape of its own
         return _expectation_of_dice(dice, costs)
-
-
-def _inputs_for_attributes(module: GraphModule) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Turn what the graph holds into inputs, by name: tensors from outside, literal constants."""
-    graph = module.graph
-    graph.set_codegen(torch.fx.graph.CodeGen())
-    attributes: dict[int, list[Node]] = {}
-    tensors: dict[int, Tensor] = {}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            tensor = getattr(module, node.target)
-            attributes.setdefault(id(tensor), []).append(node)
-            tensors[id(tensor)] = tensor
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    outside: dict[str, Tensor] = {}
-    literals: dict[str, Tensor] = {}
-    for key, nodes in attributes.items():
-        users = [user for node in nodes for user in node.users]
-        # A number written in the program, as in torch.tensor(0.5), comes in through `lift`.
-        literal = all(
-            user.target in (aten.lift_fresh_copy.default, aten.lift_fresh.default) for user in users
-        )
-        with graph.inserting_after(last):
-            last = graph.placeholder(f"{'literal' if literal else 'outside'}_{key}")
-        last.meta["val"] = tensors[key].detach()
-        (literals if literal else outside)[last.name] = tensors[key]
-        for node in nodes:
-            node.replace_all_uses_with(last)
-            graph.erase_node(node)
-    return outside, literals
 
 
 def _sort_inputs(graph: Graph, names: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
+from pyrosparse.captured.aliases import layout_of
 from pyrosparse.captured.graph import Run
 
 
@@ -54,10 +55,10 @@ def _sum_in_double(graph: Graph) -> None:
         product = node.target in (aten.dot.default, aten.vdot.default)
         if not product and node.target not in (aten.sum.default, aten.sum.dim_IntList):
             continue
-        operand, result = node.args[0].meta.get("val"), node.meta.get("val")
+        operand, result = layout_of(node.args[0]), layout_of(node)
         if operand is None or operand.dtype is not torch.float32 or node.kwargs:
             continue
-        if operand.numel() < _LONG * max(result.numel(), 1):
+        if result is None or operand.elements < _LONG * max(result.elements, 1):
             continue
         with graph.inserting_before(node):
             arguments = node.args
@@ -65,7 +66,7 @@ def _sum_in_double(graph: Graph) -> None:
                 arguments = (graph.call_function(aten.mul.Tensor, node.args),)
             target = aten.sum.dim_IntList if len(arguments) > 1 else aten.sum.default
             double = graph.call_function(target, arguments, {"dtype": torch.float64})
-            options = {"dtype": torch.float32}
+            options: dict[str, Any] = {"dtype": torch.float32}
             single = graph.call_function(aten._to_copy.default, (double,), options)
         node.replace_all_uses_with(single)
         graph.erase_node(node)

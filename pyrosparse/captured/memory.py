@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from pyrosparse.captured.aliases import Aliases, same_layout, value_of
+from pyrosparse.captured.aliases import LAYOUT, Aliases, Layout, layout_of, same_layout
 
 aten = torch.ops.aten
 
@@ -48,14 +48,14 @@ def reuse_memory(graph: Graph) -> None:
 
     for node in list(graph.nodes):
         variant = _IN_PLACE.get(node.target) if node.op == "call_function" else None
-        value = value_of(node)
-        if variant is None or not isinstance(value, Tensor) or value.numel() < _SMALL:
+        layout = layout_of(node)
+        if variant is None or layout is None or layout.elements < _SMALL:
             continue
         for operand in _operands_to_overwrite(node):
             others = [one for one in node.all_input_nodes if one is not operand]
             if (
                 same_layout(operand, node)
-                and 0 not in value.stride()
+                and 0 not in layout.strides
                 and not aliases.is_outside(operand)
                 and last_use(operand) == position[node]
                 and not any(aliases.same(one, operand) for one in others)
@@ -83,18 +83,19 @@ def own_outputs(graph: Graph, parameters: Iterable[Tensor]) -> None:
     loss, *gradients = output.args[0]
     taken: list[Node] = []
     results: list[Any] = []
-    layouts = [value_of(loss), *parameters]
+    layouts = [layout_of(loss), *map(Layout.of, parameters)]
     for result, like in zip([loss, *gradients], layouts, strict=True):
         if isinstance(result, Node):
-            value = value_of(result)
+            own = layout_of(result)
+            assert own is not None and like is not None  # loss and gradients are tensors
             shared = aliases.is_outside(result) or any(aliases.same(result, o) for o in taken)
             taken.append(result)
-            if shared or value.stride() != like.stride():
-                layout = (list(like.shape), list(like.stride()))
-                options = {"dtype": value.dtype, "device": value.device}
+            if shared or own.strides != like.strides:
+                sizes = (list(like.shape), list(like.strides))
+                options: dict[str, Any] = {"dtype": own.dtype, "device": own.device}
                 with graph.inserting_before(output):
-                    empty = graph.call_function(aten.empty_strided.default, layout, options)
+                    empty = graph.call_function(aten.empty_strided.default, sizes, options)
                     result = graph.call_function(aten.copy_.default, (empty, result))
-                empty.meta["val"] = result.meta["val"] = like.detach()
+                empty.meta[LAYOUT] = result.meta[LAYOUT] = like
         results.append(result)
     output.args = (tuple(results),)

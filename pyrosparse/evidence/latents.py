@@ -7,7 +7,7 @@ from typing import Any
 
 import pyro.poutine as poutine
 
-from pyrosparse.evidence.sites import known_data, observed_sites, sample_sites
+from pyrosparse.evidence.sites import known_data, observed_sites, sample_sites, score_observed
 
 
 class Latents:
@@ -16,7 +16,7 @@ class Latents:
     model, guide: Pyro programs; the guide draws all latent variables of the model.
     batch:        the first batch, which the guide is called with.
 
-    trace: of the guide, scored.
+    trace: of the guide.
     local: the latent variables that are of one datum each, by name.
     """
 
@@ -25,7 +25,6 @@ class Latents:
     ) -> None:
         self.model = model
         self.trace = poutine.trace(guide).get_trace(*batch)
-        self.trace.compute_log_prob()
         # The model's plates take their own data, whatever the guide took a subsample of.
         for name, site in list(self.trace.nodes.items()):
             if type(site.get("fn")).__name__ == "_Subsample":
@@ -34,14 +33,14 @@ class Latents:
         self.local: list[str] = []
 
     def on(self, batch: tuple[Any, ...]) -> poutine.Trace:
-        """The trace of the model on a batch, given the draw, scored.
+        """The trace of the model on a batch, given the draw; its observed sites are scored.
 
         Raises ValueError where a latent variable of the model is not the guide's, or one of the
         guide's not the model's, and where a latent variable belongs to a datum, and a batch has not
         all data.
         """
         trace = poutine.trace(poutine.replay(self.model, trace=self.trace)).get_trace(*batch)
-        trace.compute_log_prob()
+        score_observed(trace)
         observed_sites(trace)  # first, as what was to be observed is latent without its data
         check_covered(trace, self.trace)
         self._refuse_strangers(trace)

@@ -32,6 +32,12 @@ def observed_sites(trace: poutine.Trace) -> list[Any]:
     return sites
 
 
+def score_observed(trace: poutine.Trace) -> None:
+    """Score the observed sites of a trace; ``log_prob`` scores a latent one when it is asked for,
+    once and not for every batch."""
+    trace.compute_log_prob(lambda _, site: bool(site["is_observed"]))
+
+
 def log_density(site: Any) -> Tensor:
     """The log density of a scored site, by the site's batch shape, nats; 0 where it is masked.
 

@@ -16,7 +16,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrosparse.evidence.latents import check_covered
-from pyrosparse.evidence.sites import observed_sites
+from pyrosparse.evidence.sites import observed_sites, score_observed
 from pyrosparse.lifting.lift import mean_gates
 from pyrosparse.util.modes import evaluating
 
@@ -55,7 +55,8 @@ def _mean(fn: Any) -> Tensor:
 def trace_at_mean(
     model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Tensor, ...]
 ) -> poutine.Trace:
-    """The trace of a model on a batch, with latent sites at the means of the guide, and scored.
+    """The trace of a model on a batch, with latent sites at the means of the guide; its observed
+    sites are scored.
 
     Raises ValueError where the model observes nothing, and where the guide does not draw a latent
     site, or from a discrete distribution.
@@ -65,7 +66,7 @@ def trace_at_mean(
         guide_trace = poutine.trace(guide).get_trace(*batch)
     with poutine.block(), mean_gates():
         trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
-    trace.compute_log_prob()
+    score_observed(trace)
     observed_sites(trace)  # first, as what was to be observed is latent without its data
     check_covered(trace, guide_trace)
     return trace

@@ -16,6 +16,8 @@ from pyrosparse.util import tensor_file
 
 FORMAT = "pyrosparse checkpoint 1"
 
+_PLAIN = (bool, int, float, str, type(None))
+
 # What contents that are not as they should be can raise; RecursionError is a RuntimeError.
 _DAMAGE = (
     SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
@@ -48,19 +50,30 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
         if isinstance(value, Tensor):
             name = str(len(tensors))
             # A copy of its own for each: safetensors holds no shared memory.
-            tensors[name] = value.detach().cpu().clone().contiguous()
+            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
             return {"tensor": name}
+        if _is_plain(value):
+            return {"value": value}
         if isinstance(value, dict):
             return {"dict": [[key, strip(item)] for key, item in value.items()]}
         if isinstance(value, (list, tuple)):
             return {"list": [strip(item) for item in value]}
-        return {"value": value}
+        return {"value": value}  # which JSON refuses
 
     content = json.dumps(strip(tree))
     metadata = {"format": FORMAT, "content": content}
     # A folder that was removed is not made again: it would have nothing else of the run.
     tensor_file.save(path, tensors, metadata, parents=False)
     return Path(path)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON gives a value back as it is: most of a long history, which needs no tree."""
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    return type(value) in _PLAIN
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

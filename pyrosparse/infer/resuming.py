@@ -49,6 +49,7 @@ class Files:
         }
         self.checkpoint = checkpoint
         self.metrics = metrics
+        self._lines: list[str] = []
 
     def resume(self) -> bool:
         """Go on from the checkpoint where it is there; returns whether it was."""
@@ -79,7 +80,11 @@ class Files:
     def _write_metrics(self) -> None:
         """Write the history, a JSON line an epoch."""
         if self.metrics is not None:
-            lines = "".join(json.dumps(entry) + "\n" for entry in self.run.history)
+            # Entries never change once they are written.
+            kept = self._lines[: len(self.run.history)]
+            kept += [json.dumps(entry) + "\n" for entry in self.run.history[len(kept) :]]
+            self._lines = kept
+            lines = "".join(kept)
             # A folder that was removed is not made again: it would have nothing else of the run.
             write_atomically(self.metrics, lines, parents=False)
 

@@ -97,6 +97,7 @@ def _report(
     drawn = figures(result, found) | _trade_off(folder, setup, summary)
     for name, figure in drawn.items():
         _write(folder / f"{name}.png", plots.png(figure))
+        figure.set_layout_engine("none")  # it is laid out, and the page draws it once more
     again = setup.command(*(["--weights", str(weights)] if weights is not None else []))
     # With the numbers that the network and the data gave.
     whole = config | {"settings": replace(setup, recipe=result.recipe).values()}

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pyro.infer import TraceMeanField_ELBO
 from rich import print
 from rich.table import Table
 from torch import Tensor, nn
 
 import pyrosparse as ps
+from pyrosparse.captured import CapturedSVI
 from pyrosparse.compaction.ties import unit_ties
 from pyrosparse.infer import checkpoint
 from pyrosparse.prune import MessageExchange
@@ -66,12 +68,40 @@ def best(function: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
+def captured(net: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Capturing a step of a lifted network, each time anew."""
+    bnn = ps.lift(net, ps.Gaussian(posterior="normal"))
+    model, y = ps.classifier(bnn, len(x)), torch.zeros(len(x), dtype=torch.int64)
+
+    def run() -> object:
+        svi = CapturedSVI(
+            model,
+            bnn.guide,
+            lambda parameters: torch.optim.SGD(parameters.values(), lr=0.0),
+            TraceMeanField_ELBO(),
+        )
+        svi.capture(x, y)
+        assert svi.fallback is None, svi.fallback
+        return svi
+
+    return run
+
+
+def evidence(net: nn.Module, x: Tensor, draws: int) -> Callable[[], object]:
+    """The ELBO of a lifted network, of so many draws."""
+    bnn = ps.lift(net, ps.Gaussian(posterior="normal"))
+    model, y = ps.classifier(bnn, len(x)), torch.zeros(len(x), dtype=torch.int64)
+    return lambda: ps.elbo(model, bnn.guide, (x, y), draws=draws)
+
+
 def operations(net: nn.Module, x: Tensor) -> dict[str, tuple[Callable[[], object], str]]:
     """By name, what is measured and its unit: ``step`` or ``compact``."""
     bnn = ps.lift(net, ps.GammaSpikeAndSlab())
     plain = MessageExchange(bnn)
     folder = tempfile.TemporaryDirectory()
     found: dict[str, tuple[Callable[[], object], str]] = {
+        "capture": (captured(net, x), "step"),
+        "elbo, 2 draws": (evidence(net, x, 2), "step"),
         "lift": (lambda: ps.lift(net, ps.Gaussian()), "step"),
         "masks": (plain.masks_of_weights, "step"),
         "exchange": (plain, "step"),
