@@ -82,19 +82,19 @@ class Account:
         for name, why in self.barriers.items():
             by_reason.setdefault(why, []).append(name)
         lines += [
-            f"stays whole, with all it reads: {', '.join(names)} ({why})"
+            f"barrier, keeps all that it reads: {', '.join(names)} ({why})"
             for why, names in by_reason.items()
         ]
         if self.kept_class:
             lines.append(
-                f"cut in place, still a {self.kept_class}; compared on the paths that the example "
-                "takes"
+                f"cut in place, the class is still {self.kept_class}; checked only on the code that the "
+                "example runs"
             )
         if self.times:
             chosen = f"multiples of {self.round_to}" if self.round_to > 1 else "exact"
             tried = [f"{n}: {time:.2f}" for n, time in self.times.items()]
             lines.append(
-                f"widths: {chosen}, the fastest that was measured here (time by round_to: "
+                f"widths: {chosen}, the fastest of those measured here (relative time by round_to: "
                 f"{', '.join(tried)})"
             )
         lines.append(f"largest difference to the masked network: {self.error:.1e}")

@@ -100,10 +100,10 @@ def _units(
             if has_dead(net, cluster, constants):
                 unit = None if cluster.returned else divide(net, recorded, cluster, constants)
                 if cluster.returned:
-                    why = "what it reads is made of what the network returns"
+                    why = "its inputs are also an output of the network"
                     barriers |= dict.fromkeys(cluster.consumers, why)
                 elif unit is None:
-                    why = "what it reads is mixed with what stays before it gets there"
+                    why = "its inputs are mixed with features that stay"
                     barriers |= dict.fromkeys(cluster.consumers, why)
                 elif unit.dead.any():
                     units.append(unit)
