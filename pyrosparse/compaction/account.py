@@ -87,8 +87,8 @@ class Account:
         ]
         if self.kept_class:
             lines.append(
-                f"cut in place, the class is still {self.kept_class}; checked only on the code that the "
-                "example runs"
+                f"cut in place, the class is still {self.kept_class}; checked only on the "
+                "code that the example runs"
             )
         if self.times:
             chosen = f"multiples of {self.round_to}" if self.round_to > 1 else "exact"

@@ -57,7 +57,9 @@ class Dense(Recipe):
     learning_rate: float = shared.learning_rate(1e-3)
     scale: Auto[float] = shared.scale(shared.weight_decay(2e-4))
     rate_schedule: Literal["steps", "cosine"] = option(
-        "steps", "how the rate falls: to a tenth after 0.4, 0.6 and 0.8 of training, or to 1 %"
+        "steps",
+        "fall of the learning rate: to a tenth after 0.4, 0.6 and 0.8 of training (steps), or to "
+        "1 % (cosine)",
     )
     initial_scale: float = option(
         0.0,
@@ -192,7 +194,8 @@ class Masked(Sparse):
     """A recipe that takes a share of the weights, kernels or filters."""
 
     structure: Structure = option(
-        "weight", "what is pruned together; 2:4: two of every four consecutive inputs stay"
+        "weight",
+        "which weights are pruned together; 2:4: two of every four consecutive inputs stay",
     )
 
     def __post_init__(self) -> None:
@@ -211,7 +214,7 @@ class Masked(Sparse):
 
 @dataclass(frozen=True)
 class OneShot(Masked):
-    """Train as gibbs does, without masks, and cut by magnitude at the end."""
+    """Train as gibbs does, without masks, and prune by magnitude at the end."""
 
     name: ClassVar[str] = "one-shot"
 
@@ -235,7 +238,7 @@ class OneShotRecalibrated(OneShot):
 
 @dataclass(frozen=True)
 class Cut(Masked):
-    """Train as gibbs does, cut by magnitude where its annealing ends, and train on."""
+    """Train as gibbs does, prune once by magnitude when its annealing ends, and train on."""
 
     name: ClassVar[str] = "cut"
     annealed: float = option(
@@ -250,7 +253,7 @@ class Cut(Masked):
 
 @dataclass(frozen=True)
 class GradualMagnitude(Masked):
-    """Train as gibbs does, and cut more and more by magnitude (Zhu and Gupta 2017)."""
+    """Train as gibbs does, and prune by magnitude in many small steps (Zhu and Gupta 2017)."""
 
     name: ClassVar[str] = "gradual-magnitude"
     ramp: float = option(

@@ -44,7 +44,7 @@ class Recipe:
     takes_more: ClassVar[str] = ""
     needs: ClassVar[str] = ""
     fine_tune: Auto[int] = option(
-        0, "epochs of fine-tuning: remaining weights train on, zeros stay zero", within="0.."
+        0, "epochs of fine-tuning: the remaining weights train, zeros stay zero", within="0.."
     )
 
     def __post_init__(self) -> None:

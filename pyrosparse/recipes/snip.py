@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Snip(Masked):
-    """Prune all layers before training, by one batch, and train what is left (Lee et al. 2019)."""
+    """Prune all layers before training, from one batch, then train the rest (Lee et al. 2019)."""
 
     name: ClassVar[str] = "snip"
     first_weights: Literal["kept", "redrawn"] = option(
-        "kept", "train from the weights that were scored, or from new ones under the same masks"
+        "kept", "train from the scored weights (kept), or from new weights with the same masks"
     )
     score_batch: int = option(128, "training examples that score the weights", within="1..")
 

@@ -143,7 +143,10 @@ def find(
             if isinstance(module, TRANSPOSED) and module.groups > 1:
                 rule, why = None, "a transposed convolution in groups"
             if rule is not None and not is_plain(module, (*_MODULES, *REGISTERED)):
-                rule, why = None, "it has hooks, or its forward or weights are not those of its class"
+                rule, why = (
+                    None,
+                    "it has hooks, or its forward or weights are not those of its class",
+                )
         elif node.op in ("call_function", "call_method"):
             rule = _rule_of_call(node)
             name = getattr(node.target, "__name__", node.target)
