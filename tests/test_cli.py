@@ -299,8 +299,8 @@ def test_gates_that_close_everything_are_said_to() -> None:
     ("words", "message"),
     [
         (["--network", "fnc"], "did you mean 'fcn'?"),
-        (["--network", "nowhere:net"], "nowhere:net names no function"),
-        (["--network", "os.path:nothing"], "names no function"),
+        (["--network", "nowhere:net"], "nowhere:net is not a function"),
+        (["--network", "os.path:nothing"], "is not a function"),
         (["--network", "os.path:join"], "join cannot be called with"),
         (["--dataset", "digit"], "did you mean 'digits'?"),
         (["bayesian-magnitud"], "did you mean 'bayesian-magnitude'?"),

@@ -127,11 +127,11 @@ def compact(
         if gates is not None:
             raise ValueError("a lifted network has its own gates: leave `gates` out")
         if round_to != 1:
-            raise ValueError("a posterior keeps no dead features: leave `round_to` out")
+            raise ValueError("round_to is not supported for a lifted network: leave `round_to` out")
         if isinstance(example, Mapping):
             raise ValueError(
-                "torch.fx traces a lifted network by positional arguments, and the example has "
-                "names: give it as a tuple"
+                "a lifted network is traced with positional arguments, but the example is a dict "
+                "of names: give a tuple"
             )
         return compact_posterior(net, masks or {}, example, at_least)
     # Its nested tensors can be neither traced nor probed.

@@ -36,7 +36,9 @@ def compacted_graph(request: Request[Any]) -> CompactNet:
     (8, 6)
     """
     if len(request.inputs) == 1 and isinstance(request.inputs[0], Mapping):
-        raise TraceError("torch.fx traces positional arguments alone, and the example has names")
+        raise TraceError(
+            "torch.fx can trace only positional arguments, but the example is a dict of names"
+        )
     try:
         return _compacted(request)
     except SizeError:
@@ -142,8 +144,8 @@ def refuse_empty(rules: dict[fx.Node, Rule], flow: Flow) -> None:
         raise ValueError(
             "nothing is left of "
             + ", ".join(f"{name!r} ({why})" for name, why in empty.items())
-            + ": prune less, ask for at_least=1 to keep a unit of every layer, or for at_least=0 "
-            "to let whole layers go"
+            + ": prune less, pass at_least=1 to keep one unit in every layer, or at_least=0 to "
+            "remove such layers"
         )
 
 

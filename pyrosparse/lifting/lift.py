@@ -64,8 +64,8 @@ def lift(
         raise TypeError(f"a network is a torch.nn.Module, got {type(net).__name__}")
     if isinstance(net, torch.jit.ScriptModule):
         raise TypeError(
-            "the network is a program of torch.jit, which runs past gates and drawn weights: lift "
-            "the module that it was made from"
+            "the network is a torch.jit program, which ignores gates and drawn weights: lift the "
+            "module that it was made from"
         )
     if any(isinstance(module, Lifted) for module in net.modules()):
         raise ValueError(
@@ -88,7 +88,10 @@ def lift(
         key=lambda pair: 0 if pair[1].kind == "weight" else places.get(pair[1].name, len(places))
     )
     if not assigned:
-        raise ValueError("there is no target to lift: `on` is empty")
+        raise ValueError(
+            "there is no target to lift, because `on` is empty: leave it out for the "
+            "default targets, or select some with ps.weights or ps.gates"
+        )
     for number, (one, target) in enumerate(assigned):
         check_target(net, one, target, [taken for _, taken in assigned[:number]])
     parts = [(one, target, one.init(target)) for one, target in assigned]
@@ -401,8 +404,9 @@ def _refuse_plates() -> None:
         if isinstance(handler, IndepMessenger) and handler._vectorized:
             raise ValueError(
                 f"a lifted network is called inside the plate {handler.name!r}, but takes one set "
-                "of weights a call: call it before the plate of the data, and run particles one by "
-                "one (vectorize_particles=False, Predictive(..., parallel=False))"
+                "of weights in each call: call it before the plate of the data, and run "
+                "particles one by one (vectorize_particles=False, Predictive(..., "
+                "parallel=False))"
             )
 
 
@@ -417,8 +421,8 @@ def _refuse_second_call(targets: Sequence[Target]) -> None:
                 raise ValueError(
                     f"the program has a site {target.site!r} already. A lifted network is called "
                     "once in a model, as its weights are drawn once: call it on "
-                    "torch.cat([x1, x2]) and split the result. Two lifted networks in one model "
-                    "need a name each, lift(..., name=...)"
+                    "torch.cat([x1, x2]) and split the result. If a model has two lifted "
+                    "networks, give each a name, lift(..., name=...)"
                 )
 
 

@@ -277,8 +277,8 @@ def _features(name: str, module: nn.Module, kind: Literal["input", "output"]) ->
     known = features(module, kind)
     if known is None:
         raise ValueError(
-            f"the features of {name!r} ({type(module).__name__}) are not known: gates go on "
-            f"{KNOWN}, over one dimension"
+            f"the features of {name!r} ({type(module).__name__}) are not known: gates are "
+            f"supported on {KNOWN}, for one dimension"
         )
     return known
 
@@ -299,7 +299,7 @@ def raise_nothing(where: object, known: list[str], kind: str) -> None:
         )
     if isinstance(where, str):
         raise unknown_name(kind, where, known)
-    raise ValueError(f"no {kind} of the network matches {where!r}; it has: {', '.join(known)}")
+    raise ValueError(f"no {kind} of the network matches {where!r}; choose from: {', '.join(known)}")
 
 
 def locate(net: nn.Module, name: str) -> tuple[nn.Module, str]:

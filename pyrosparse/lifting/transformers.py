@@ -74,8 +74,9 @@ def heads(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[
         if where is not None:
             raise_nothing(where, names, "attention")
         raise ValueError(
-            f"the network ({type(net).__name__}) has no attention whose heads are known: see "
-            "ps.heads for what is. ps.inputs has gates for the features of a layer"
+            f"the network ({type(net).__name__}) has no attention of a supported kind: the "
+            "documentation of ps.heads lists them. For gates on the features of a layer use "
+            "ps.inputs"
         )
     return found
 

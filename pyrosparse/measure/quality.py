@@ -101,7 +101,10 @@ class Tally:
                 check_logits(type(net).__name__, logits, labels)
                 tally.add(logits, labels)
         if not tally.counts.any():
-            raise ValueError("there are no data to classify (an iterator that is spent?)")
+            raise ValueError(
+                "there are no data to classify: give data that are not empty (an "
+                "iterator can be read only once)"
+            )
         return tally
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -174,8 +177,8 @@ def check_logits(name: str, logits: Any, labels: Tensor) -> None:
     if not logits.isfinite().all():
         bad = int((~logits.isfinite()).any(1).sum())
         raise ValueError(
-            f"{name} gives NaN or infinity for {bad} of the {len(labels)} data of a batch: it has "
-            "no accuracy. Look for NaN in its weights and in the data"
+            f"{name} gives NaN or infinity for {bad} of the {len(labels)} data of a batch: "
+            "accuracy is not defined. Look for NaN in the weights and in the data"
         )
     classes = logits.shape[1]
     if ((labels < 0) | (labels >= classes)).any():

@@ -158,9 +158,9 @@ class GammaSpikeAndSlab(Method):
         loc = weight.detach()
         if loc.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
-                f"{target.key} is {str(loc.dtype).removeprefix('torch.')}, whose digits are too "
-                "few for messages and precisions: give the network as net.float(), and make the "
-                "compact one half again"
+                f"{target.key} is {str(loc.dtype).removeprefix('torch.')}, which is not precise "
+                "enough for messages: give net.float(), and convert the compact network with "
+                ".half() afterwards"
             )
         q = {"loc": weight}
         if self.likelihood == "activations":
@@ -189,8 +189,8 @@ class GammaSpikeAndSlab(Method):
         neutral = float(loc.double().square().flatten().quantile(self.inactive))
         if neutral == 0:
             raise ValueError(
-                f"{self.inactive:.0%} of the weights are zero, so that nothing says where slab and "
-                "spike should lie: give slab_rate and spike_rate"
+                f"{self.inactive:.0%} of the weights are zero, so the rates of slab and spike "
+                "cannot be derived from the weights: give slab_rate and spike_rate"
             )
         # Evidence depends on weights in units of the square root of the rate alone.
         slab, spike = Gamma(self.slab_shape, 1.0), Gamma(self.spike_shape, 1 / self.contrast)

@@ -96,7 +96,7 @@ class GibbsPruning(MasksBySize):
         alone = self.structure == "weight" or structures.ratio(self.structure) is not None
         if self.coupling is not None and alone and self.coupling != 0:
             raise ValueError(
-                f"weights that go alone have no coupling, got {self.coupling} with structure="
+                f"single weights have no coupling, got {self.coupling} with structure="
                 f"{self.structure!r}"
             )
         if self.final not in ("draw", "mode", "magnitude"):

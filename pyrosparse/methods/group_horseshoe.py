@@ -96,7 +96,8 @@ class GroupHorseshoe(Method):
             raise ValueError(f"active is a share of the units, in (0, 1), got {self.active}")
         if not self.initial < self.slab_scale:
             raise ValueError(
-                f"initial must be below slab_scale, which no gate exceeds, got {self.initial} and "
+                "initial must be below slab_scale, the largest value of a gate, got "
+                f"{self.initial} and "
                 f"{self.slab_scale}"
             )
 

@@ -70,12 +70,15 @@ class MaskedWeights(Method):
 
         Raises ValueError."""
         if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity is the fraction that goes, in [0, 1), got {self.sparsity}")
+            raise ValueError(
+                "sparsity is the share of the weights that is pruned, in [0, 1), "
+                f"got {self.sparsity}"
+            )
         ratio = structures.ratio(self.structure)
         if ratio is not None and abs(self.sparsity - 1 + ratio[0] / ratio[1]) > 1e-3:
             raise ValueError(
-                f"of {self.structure} the fraction {1 - ratio[0] / ratio[1]:.4g} goes: give it as "
-                f"sparsity, got {self.sparsity}"
+                f"the sparsity of structure {self.structure} is {1 - ratio[0] / ratio[1]:.4g}: "
+                f"set sparsity to this, got {self.sparsity}"
             )
 
     def targets(self, net: nn.Module) -> list[Target]:
@@ -87,8 +90,8 @@ class MaskedWeights(Method):
             convolutions = [one for one in convolutions if one.shape[1] % ratio[1] == 0]
             if not layers:
                 raise ValueError(
-                    f"no weight of the network has its inputs in groups of {ratio[1]} for "
-                    f"structure={self.structure!r}: choose another structure"
+                    "no weight of the network has a number of inputs that is a multiple of "
+                    f"{ratio[1]}, as structure={self.structure!r} needs: choose another structure"
                 )
         if self.structure in ("filter", "channel"):
             convolutions = [one for one in convolutions if math.prod(one.shape[2:]) > 1]
@@ -132,16 +135,18 @@ class MaskedWeights(Method):
     ) -> dict[str, Tensor]:
         if not bool(q["_final"]):
             raise ValueError(
-                f"the mask of {target.key!r} is not final: {type(self).__name__} makes it of all "
-                "weights together, so that a part of them would get another one. Freeze it first, "
+                f"the mask of {target.key!r} is not final: {type(self).__name__} computes it from "
+                "all weights together, so a part of the weights would get a different mask. "
+                "Freeze the mask first, "
                 "bnn.freeze(bnn.masks()) or masks=bnn.masks()"
             )
         ratio = structures.ratio(self.structure)
         if ratio is not None and smaller.shape[1] % ratio[1]:
             raise ValueError(
-                f"{smaller.shape[1]} inputs are left of {target.key!r}, which are not in groups of "
+                f"{smaller.shape[1]} inputs of {target.key!r} remain, which cannot be divided "
+                "into groups of "
                 f"{ratio[1]}, and {type(self).__name__} with structure={self.structure!r} needs "
-                "these: compact the network itself, ps.compact(bnn.net, masks, example)"
+                "such groups: compact the plain network, ps.compact(bnn.net, masks, example)"
             )
         return super().part(target, q, smaller, positions)
 

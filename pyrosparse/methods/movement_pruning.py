@@ -88,15 +88,15 @@ class MovementPruning(MaskedWeights):
                 raise ValueError(f"{name} must be finite, and a cost at least 0, got {value}")
             if value and self.sparsity is not None:
                 raise ValueError(
-                    f"{name} is of the soft form, and with a sparsity the largest scores stay: "
-                    f"leave {name} out, or give sparsity=None"
+                    f"{name} belongs to the soft form, but a sparsity was given, which keeps the "
+                    f"largest scores: leave {name} out, or give sparsity=None"
                 )
         if self.sparsity is not None:
             self.check_sparsity()
         elif structures.ratio(self.structure) is not None:
             raise ValueError(
-                f"the soft form has no {self.structure}, of which a fixed number stays: give its "
-                "sparsity, or choose another structure"
+                f"the soft form does not support {self.structure}, which keeps a fixed number of "
+                "weights: give sparsity, or choose another structure"
             )
 
     def init(self, target: Target) -> dict[str, Tensor]:

@@ -79,9 +79,7 @@ def named_output(result: Any, output: str | None) -> Tensor:
         return found
     kind, names = type(result).__name__, tensor_names(result)
     if isinstance(result, Tensor):
-        raise TypeError(
-            f"the network gives a tensor and no {output!r}: leave output={output!r} out"
-        )
+        raise TypeError(f"the network returns a single tensor: leave output={output!r} out")
     if output is None:
         raise TypeError(
             f"the network gives no tensor but {kind}"
@@ -89,7 +87,7 @@ def named_output(result: Any, output: str | None) -> Tensor:
             f"output={names[0] if names else 'logits'!r}"
         )
     raise TypeError(
-        f"the network gives {kind}, in which there is no tensor {output!r}; there are: "
+        f"the network returns {kind}, which has no tensor {output!r}; it has: "
         f"{', '.join(names) or 'none'}"
     )
 

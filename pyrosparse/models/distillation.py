@@ -97,8 +97,8 @@ class distill(nn.Module):
             one is not other for one, other in zip(taken, batch, strict=True)
         ):
             raise TypeError(
-                f"{type(self.teacher).__name__} takes {', '.join(data)} in other places than the "
-                "network does: put the teacher into a module that has the network's arguments"
+                f"{type(self.teacher).__name__} takes {', '.join(data)} at other positions than "
+                "the network does: wrap the teacher in a module with the network's arguments"
             )
         return batch
 

@@ -89,11 +89,14 @@ def predict(
         )
     inputs = (x,) if isinstance(x, Tensor) else tuple(x)
     if not inputs or not len(inputs[0]) or draws < 1 or batch_size < 1:
-        raise ValueError("there must be data to predict, and draws and batch_size of 1 or more")
+        raise ValueError("data must not be empty, and draws and batch_size must be 1 or more")
     lifted = next((m for m in network.modules() if isinstance(m, Lifted)), None)
     program = network if likelihood is None or lifted is None else lifted
     if lifted is None and guide is not None:
-        raise ValueError(f"{type(network).__name__} is not lifted: there is nothing to draw for it")
+        raise ValueError(
+            f"{type(network).__name__} is not lifted, so there is no posterior to "
+            "draw from: give a network that ps.lift returns"
+        )
     own = guide if guide is not None or lifted is None else guide_of(program, lifted)
     count = 1 if lifted is None else draws
     batches = list(zip(*(one.split(batch_size) for one in inputs), strict=True))
@@ -233,8 +236,8 @@ def _categorical(output: Any) -> Any:
     if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"the network must give logits (n, classes) and gives {shape}: of other outputs say "
-            "what the data's distribution is, likelihood=lambda f: dist.Normal(f, noise), or "
+            f"the network must give logits (n, classes) and gives {shape}: for other outputs give "
+            "the distribution of the data, likelihood=lambda f: dist.Normal(f, noise), or "
             "predict with the model, ps.predict(model, x)"
         )
     return Categorical(logits=output.double(), validate_args=False)

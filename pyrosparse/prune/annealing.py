@@ -65,9 +65,9 @@ class Annealing(Callback):
             )
         if len(quantities) > 1:
             raise ValueError(
-                f"the methods of the lifted network anneal different quantities, "
-                f"{' and '.join(quantities)}, and a schedule is for one of them: lift the network "
-                "with one of these methods"
+                "the methods of the lifted network anneal different quantities, "
+                f"{' and '.join(quantities)}, but a schedule is for one quantity: lift the "
+                "network with one of these methods"
             )
 
     def on_step(self, run: Fit, progress: float) -> None:

@@ -71,7 +71,8 @@ def refuse_nan(name: str, tensor: Tensor) -> None:
     """Raise ValueError where a tensor has NaN, which has no rank."""
     if tensor.isnan().any():
         raise ValueError(
-            f"{int(tensor.isnan().sum())} elements of {name!r} are NaN: nothing to rank"
+            f"{int(tensor.isnan().sum())} elements of {name!r} are NaN, so they cannot be ranked: "
+            "the training has diverged; train again with a lower learning rate"
         )
 
 
@@ -94,11 +95,10 @@ def _sums(score: Tensor, structure: Structure) -> Tensor:
 def _check_group(sparsity: float, scope: Scope, structure: str, n: int, m: int) -> None:
     if scope == "global":
         raise ValueError(
-            f"of structure={structure!r} the same number stays in every group: scope must be "
-            "'tensor'"
+            f"structure={structure!r} keeps the same number in every group: scope must be 'tensor'"
         )
     if not math.isclose(sparsity, 1 - n / m, abs_tol=1e-9):
         raise ValueError(
-            f"the sparsity of structure={structure!r} is 1 - {n}/{m} = {1 - n / m:g}, got "
-            f"{sparsity:g}: give that"
+            f"the sparsity of structure={structure!r} must be 1 - {n}/{m} = {1 - n / m:g}, got "
+            f"{sparsity:g}"
         )

@@ -70,8 +70,8 @@ def lottery(
     train(0, first_step=0, callbacks=[early])
     if early.state is None:
         raise ValueError(
-            f"the first training did not come to step {rewind}, to which the later ones go back: "
-            "train longer, or rewind to an earlier step"
+            f"the first training ended before step {rewind}, to which later trainings rewind: "
+            "train longer, or choose an earlier rewind"
         )
     found: list[Masks] = []
     for level, wanted in enumerate(levels, 1):
@@ -112,8 +112,7 @@ class _Early(Callback):
         check_weights(run)
         if run.shrink is not None:
             raise ValueError(
-                "compact_every cuts weights away, and the network of an early step is whole: "
-                "leave it out"
+                "compact_every removes weights that the rewound network still has: leave it out"
             )
 
     def on_step(self, run: Fit, progress: float) -> None:

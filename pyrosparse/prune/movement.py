@@ -37,8 +37,8 @@ class Movement(RunCriterion):
     def start(self, run: Fit) -> None:
         if run.shrink is not None:
             raise ValueError(
-                "movement is summed weight by weight, and compact_every cuts weights away: leave "
-                "it out"
+                "movement is summed for each weight, and compact_every removes weights: leave it "
+                "out"
             )
         weights = located_weights(run.lifted)
         for name, weight in weights.items():

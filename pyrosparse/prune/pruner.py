@@ -65,11 +65,11 @@ class Pruner(Callback):
         if at not in ("start", "epoch", "end"):
             raise ValueError(f"at must be 'start', 'epoch' or 'end', got {at!r}")
         if at != "epoch" and ramp is not constant:
-            raise ValueError(f"at={at!r} prunes once, so that it has no ramp: leave ramp out")
+            raise ValueError(f"at={at!r} prunes once, so it has no ramp: leave ramp out")
         if at == "start" and not freeze:
             raise ValueError(
-                "at='start' prunes before the first step, in which weights that are not frozen "
-                "leave zero again: give freeze=True"
+                "at='start' prunes before the first step, after which weights that are not frozen "
+                "are nonzero again: give freeze=True"
             )
         self.criterion = resolve(criterion)
         self.sparsity = sparsity
@@ -155,7 +155,7 @@ def check_weights(run: Fit) -> None:
     Raises ValueError."""
     # A model's guide that calls the network's own has it as ``lifted``, as that has itself.
     if getattr(run.guide, "lifted", None) is not run.lifted:
-        raise ValueError("pruning sets locations of the lifted network's own guide: fit with it")
+        raise ValueError("pruning needs the lifted network's own guide: pass bnn.guide to fit")
     located_weights(run.lifted)
 
 

@@ -53,4 +53,6 @@ def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     if not seen:
-        raise ValueError("there are no data to take the statistics of")
+        raise ValueError(
+            "there are no data to compute the statistics: give data that are not empty"
+        )

@@ -167,8 +167,8 @@ def prune_batch(
             found = elbo(model, trained, data, **options)
         if not calls:
             raise ValueError(
-                "the guide does not call the lifted network's own, bnn.guide, and it is that whose "
-                "weights are ranked and pruned: train with a guide that calls it"
+                "the guide does not call the lifted network's own guide, bnn.guide, whose weights "
+                "are ranked and pruned: train with a guide that calls it"
             )
         return found
 

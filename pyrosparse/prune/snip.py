@@ -64,10 +64,14 @@ def connection_sensitivity(
         loss = -torch.stack([log_density(site).sum() for site in sites]).sum()
         n = int(torch.stack([known_data(site, len(batch[0])) for site in sites]).any(0).sum())
         if not n:
-            raise ValueError("all data of the batch are masked: there is no loss")
+            raise ValueError(
+                "all data of the batch are masked, so there is no loss: give a batch "
+                "with observed data"
+            )
         if not loss.isfinite():
             raise ValueError(
-                f"the loss of the batch is {float(loss.detach())}: nothing can be scored by it"
+                f"the loss of the batch is {float(loss.detach())}: weights cannot be scored by "
+                "it. Look for NaN in the data and the weights"
             )
         gradients = torch.autograd.grad(
             loss / n, list(weights.values()), allow_unused=True, materialize_grads=True

@@ -72,7 +72,7 @@ class Gibbs(Masked):
         given = not isinstance(self.coupling, Rule) and self.coupling != 0
         if given and self.structure in ("weight", "2:4"):
             raise ValueError(
-                f"weights that go alone have no coupling, got {self.coupling}: leave it out, or "
+                f"single weights have no coupling, got {self.coupling}: leave coupling out, or "
                 "choose the structure kernel or filter"
             )
 

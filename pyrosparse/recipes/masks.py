@@ -30,7 +30,7 @@ def check_share(structure: Structure, sparsity: float) -> None:
     Raises ValueError."""
     if structure == "2:4" and sparsity != 0.5:
         raise ValueError(
-            f"of the structure 2:4 half of the weights goes: set sparsity to 0.5, got {sparsity}"
+            f"the structure 2:4 prunes half of the weights: set sparsity to 0.5, got {sparsity}"
         )
 
 
@@ -143,8 +143,8 @@ class Dense(Recipe):
         images = isinstance(data, Examples) and data.x.dim() == 4
         if self.augment and not images:
             raise ValueError(
-                f"{self.name} augments images (N, C, H, W) in memory that a network takes alone, "
-                "and these data are none: leave augment out, or augment in the loader"
+                f"{self.name} can augment only images (N, C, H, W) in memory that are the "
+                "network's only argument: leave augment out, or augment in the loader"
             )
         own: dict[str, Any] = {
             "data": Augmented(data, flip=self.flip) if self.augment else data,
@@ -267,8 +267,8 @@ class GradualMagnitude(Masked):
         super().__post_init__()
         if self.structure == "2:4":
             raise ValueError(
-                "the structure 2:4 leaves two of four, and nothing in between to rise through: "
-                "choose another structure, or the recipe cut"
+                "the structure 2:4 always keeps two of four, so its sparsity cannot rise "
+                "gradually: choose another structure, or the recipe cut"
             )
 
     def callbacks(self, names: list[str]) -> list[Callback]:

@@ -151,7 +151,7 @@ def _refuse_one_hot(targets: Tensor) -> None:
     if binary and targets.dim() == 2 and targets.shape[1] > 1 and (ones.sum(1) == 1).all():
         raise ValueError(
             f"the targets are one-hot, {tuple(targets.shape[1:])}: give the classes, "
-            "y.argmax(1); or say that they are values, model=ps.regressor"
+            "y.argmax(1); or, if they are values, pass model=ps.regressor"
         )
 
 

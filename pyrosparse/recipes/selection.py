@@ -214,8 +214,8 @@ class Polarization(Selection):
         scales = [job.net.get_parameter(name) for name in names]
         if not scales:
             raise ValueError(
-                "the network has no batch normalisation with scales: choose on='gates', which puts "
-                "a scale of its own on every channel and unit"
+                "the network has no batch normalisation with scales: choose on='gates', which "
+                "adds a scale to every channel and unit"
             )
         if self.pretrain or any(bool((scale != 1).any()) for scale in scales):
             raise ValueError(

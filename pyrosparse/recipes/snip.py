@@ -41,8 +41,8 @@ class Snip(Masked):
             found = [one for one in found if one.shape[1] % group[1] == 0]
         if not found:
             raise ValueError(
-                f"no layer has its inputs in groups for structure={self.structure!r}: choose "
-                "another structure"
+                "no layer has a number of inputs that can be divided into groups for "
+                f"structure={self.structure!r}: choose another structure"
             )
         return found
 

@@ -66,8 +66,8 @@ def save(path: str | os.PathLike[str], net: nn.Module) -> Path:
         return _save_posterior(path, net)
     if not has_account(net):
         raise ValueError(
-            f"save takes a network that compact made, not {type(net).__name__}: "
-            "ps.save(path, ps.compact(net, example=x)), which cuts nothing where nothing is zero"
+            f"save needs a network that compact returned, not {type(net).__name__}: ps.save(path, "
+            "ps.compact(net, example=x)). Without zeros compact cuts nothing"
         )
     traced = isinstance(net, CompactNet)
     plan = plan_of(net) if isinstance(net, CompactNet) else in_place_plan(net)

@@ -81,8 +81,8 @@ def _refuse_half(net: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(value, Tensor) and value.is_floating_point() and value.itemsize < 4:
             dtype = str(value.dtype).removeprefix("torch.")
             raise ExportError(
-                f"{name} is in {dtype}, in which onnxruntime cannot be compared with the network: "
-                "export net.float(), with an example in float32"
+                f"{name} is in {dtype}, which onnxruntime cannot compare with the network: export "
+                "net.float(), with an example in float32"
             )
 
 
@@ -114,8 +114,8 @@ def _compared(net: nn.Module, content: bytes, inputs: tuple[Any, ...]) -> float:
             expected = tree_leaves(net(*inputs))
     except Exception as error:
         raise ExportError(
-            f"the network itself does not take {_batch(inputs)} examples ({error}), and an ONNX "
-            "file is for any number of them"
+            f"the network does not accept {_batch(inputs)} examples ({error}), but an ONNX file "
+            "must accept any number of examples"
         ) from error
     arrays = [x.numpy() for x in inputs if isinstance(x, Tensor)]
     try:

@@ -256,7 +256,7 @@ def test_latent_variables_of_single_data_need_all_data_in_one_batch():
         for data, size in (((x, y), 3), ((x[:4], y[:4]), 7)):
             with pytest.raises(ValueError, match="'shift' is a latent variable of each datum"):
                 call(data, size)
-    with pytest.raises(ValueError, match="has seen it"):
+    with pytest.raises(ValueError, match="has seen the datum"):
         ps.compare_models({"one": (bnn, model)}, (x, y), guide={"one": guide})
 
 

@@ -178,7 +178,7 @@ def test_a_start_beside_pretraining_or_weights_is_refused() -> None:
     with pytest.raises(ValueError, match="pretrains for 3 epochs"):
         Setup(start={"epochs": 1}, recipe=recipe)
     setup = Setup(start={"epochs": 1}, recipe=recipes.Magnitude())
-    with pytest.raises(ValueError, match="leave start or the weights out"):
+    with pytest.raises(ValueError, match="start and weights both set the initial network"):
         setup.run(weights={})
 
 

@@ -130,7 +130,7 @@ def test_what_a_file_cannot_hold_is_refused(tmp_path: Path) -> None:
         return Wide()(target)
 
     for method, message in [
-        (ps.from_pyro(prior), "no dataclass"),
+        (ps.from_pyro(prior), "not a dataclass"),
         (ps.from_pyro(Wide(), score=lambda t, q: q["loc"].abs()), "score that is a function"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -151,8 +151,8 @@ def test_plans_that_do_not_fit_are_refused() -> None:
     class_of = {"class": "os.system", "options": {}}
     grid = {"class": "pyrosparse.Grid", "options": {}}
     for wrong, message in [
-        (changed(method=class_of), "not one that it may have"),
-        (changed(method=grid), "no method"),
+        (changed(method=class_of), "which a file may not contain"),
+        (changed(method=grid), "not a method"),
         (changed(kind="bias"), "none"),
         (plan | {"targets": []}, "no target has"),
     ]:

@@ -310,7 +310,7 @@ def test_foreign_and_truncated_files(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="not one of 'pyrosparse network 1'"):
             ps.load(path)
     torch.save({"w": torch.ones(3)}, path)
-    with pytest.raises(StorageError, match="no safetensors file"):
+    with pytest.raises(StorageError, match="not a safetensors file"):
         ps.load(path)
     content = ps.save(path, kinds()).read_bytes()
     for length in [*range(0, len(content), 97), len(content) - 1]:

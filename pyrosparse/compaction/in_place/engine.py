@@ -125,8 +125,8 @@ def _refuse_empty(units: list[Unit]) -> None:
     empty = [name for unit in units if unit.dead.all() for name in unit.consumers]
     if empty:
         raise ValueError(
-            f"nothing is left of what {', '.join(map(repr, empty))} read: prune less, or ask for "
-            "at_least=1 to keep a unit of every layer"
+            f"no inputs are left for {', '.join(map(repr, empty))}: prune less, or pass "
+            "at_least=1 to keep one unit in every layer"
         )
 
 

@@ -77,9 +77,11 @@ class TurboPruner(Callback):
         if takes not in ("inactive", "ranked", "units"):
             raise ValueError(f"takes must be 'inactive', 'ranked' or 'units', got {takes!r}")
         if units is None and (takes == "units" or units_until is not None):
-            raise ValueError("takes='units' and units_until need a factor of units: units=")
+            raise ValueError(
+                "takes='units' and units_until need a unit factor: pass units=UnitFactor(...)"
+            )
         if takes == "ranked" and active is None:
-            raise ValueError("takes='ranked' needs the wanted share of weights: active=")
+            raise ValueError("takes='ranked' needs the share of active weights: pass active=")
         if units_until is not None and not prune_from < units_until <= 1:
             raise ValueError(
                 f"units_until is a share of training, in (prune_from, 1], got {units_until} with "
@@ -107,8 +109,8 @@ class TurboPruner(Callback):
     def on_start(self, run: Fit) -> None:
         if run.shrink is not None:
             raise ValueError(
-                "compact_every cuts the weights that messages run between: leave it out, and use "
-                "ps.compact after training"
+                "compact_every would remove weights between which messages are exchanged: leave "
+                "it out, and use ps.compact after training"
             )
         # Data that shuffle themselves draw from a generator that a resumed run has put back.
         with torch.random.fork_rng(devices=[]):
