@@ -179,7 +179,7 @@ def test_another_guide_is_refused() -> None:
     def train(level: int, **options: Any) -> None:
         ps.fit(model, guide, batch("mlp", N), epochs=2, progress=False, capture=False, **options)
 
-    with pytest.raises(ValueError, match="pass bnn.guide to fit"):
+    with pytest.raises(ValueError, match=r"pass bnn\.guide to fit"):
         lottery(bnn, train, 0.5, rewind=1)
 
 
