@@ -1,4 +1,4 @@
-"""The account of a compaction: what went, layer by layer, and why something stayed."""
+"""The summary of a compaction: the removed features of each layer, and why others stayed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 class Layer:
     """One dense or convolutional layer, before and after.
 
-    inputs, outputs, parameters: (before, after); (.., 0) where the layer went altogether.
-    note: why something stayed that could have gone, or "".
+    inputs, outputs, parameters: (before, after); (.., 0) if the whole layer was removed.
+    note: why dead features stayed, or "".
 
     >>> Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9)).note
     ''
@@ -27,18 +27,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Account:
-    """What a compaction took away; print it.
+    """The summary of what ``compact`` did; print it.
 
     layers:     dense and convolutional ones, in the order in which they run.
-    barriers:   operations that keep what they read, by name, with the reason.
+    barriers:   operations whose inputs stay, by name, with the reason.
     parameters: of the whole network, (before, after).
     error:      the largest difference to the masked network that the check at the end found, as a
                 fraction of the largest output, or of 1e-3 where that is larger.
-    kept_class: of a network that was cut in place, the name of the class that it keeps; "" of one
-                whose operations torch.fx traced.
-    round_to:   of what number the widths are multiples, where there are so many features.
-    times:      of ``round_to="fastest"``, by the numbers that were tried, the time of a forward
-                pass as a fraction of that with exact widths.
+    kept_class: the name of the network's class if it was cut in place; "" if torch.fx traced it.
+    round_to:   the number of which widths are multiples, as far as there are enough features.
+    times:      with ``round_to="fastest"``: for each number tried, the time of a forward pass
+                divided by that with exact widths.
 
     >>> layer = Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9))
     >>> print(Account([layer], {}, (15, 9), 0.0))
@@ -58,7 +57,7 @@ class Account:
 
     @property
     def structure(self) -> str:
-        """The outputs of the layers that are left: ``288-114-10``."""
+        """The numbers of outputs of the remaining layers: ``288-114-10``."""
         return "-".join(str(layer.outputs[1]) for layer in self.layers if layer.outputs[1])
 
     def __repr__(self) -> str:

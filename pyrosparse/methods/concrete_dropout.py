@@ -17,7 +17,7 @@ from pyrosparse.lifting.target import Kind, Target, weights
 
 @dataclass(frozen=True)
 class ConcreteDropout(Method):
-    r"""Concrete dropout: the inputs of a layer are dropped at one rate p, which is learned.
+    r"""Concrete dropout: the inputs of a layer are dropped at a learnt rate p.
 
     .. math::
         \log p(W, p) = -\frac{|W|^2}{2 s^2 (1 - p)} + K\, H(p) + \text{const}, \qquad
@@ -28,19 +28,19 @@ class ConcreteDropout(Method):
     network's own parameter.
 
     scale:       s, the inverse of the paper's length-scale l. (1 - p) s^2 is the variance of the
-                 prior on W, without its log determinant: a penalty and no distribution (``proper``
+                 prior on W, without its log determinant: a penalty, not a distribution (``proper``
                  is False).
     temperature: of the relaxed Bernoulli; the paper's is 0.1.
     initial:     p at the start.
 
-    Targets: weights of dense and convolutional layers, by default all but transposed convolutions
-    and those with groups. The sites are the weight and logit p, under ``<weight>.logit_rate``.
-    One z serves all examples of a step, where the paper draws one for each: the expected objective
-    is the same, its gradient has more noise.
+    Targets: weights of dense and convolutional layers, by default all except transposed and grouped
+    convolutions. The sites are the weight and logit p, under ``<weight>.logit_rate``. One z is
+    drawn for all examples of a step; the paper draws one for each. The expected objective is the
+    same, but its gradient has more noise.
 
     It prunes nothing by itself: ``score`` is :math:`|W|`, and everything stays.
 
-    Raises ValueError on options out of range, and on weights of other layers.
+    Raises ValueError if an option is out of range, and for weights of other layers.
 
     Source: Gal, Hron and Kendall (2017), eqs. 3 and 4.
 

@@ -20,22 +20,22 @@ from pyrosparse.structures import Structure
 
 
 class MaskedWeights(Method):
-    r"""Weights under a mask that is made anew in every step, with the same law in prior and guide,
-    and so not scored.
+    r"""Weights with a new mask in every step. The mask has the same distribution in prior and
+    guide, so it is not scored.
 
     .. math:: w \sim \mathcal N(0, s^2), \qquad q(w) = \delta(w - \mu), \qquad
         \text{the network computes with } w \odot m
 
     Subclass it as a frozen dataclass with at least ``sparsity``, ``structure`` and ``scale``, and
-    write ``step_mask`` and ``excess``. Masks are made without a gradient. In evaluation mode, in
-    ``mean`` and in ``masks()`` those elements stay whose ``excess`` is at least 0. Once a target is
-    frozen its mask is final: no more is made.
+    write ``step_mask`` and ``excess``. Masks have no gradient. In evaluation mode, in ``mean`` and
+    in ``masks()``, elements stay if their ``excess`` is at least 0. The mask of a frozen target is
+    final: no more masks are drawn.
 
     annealed: the quantity that ``ps.prune.Annealing`` changes as training goes on, in the
               posterior's buffer of that name, with an underscore in front.
 
-    Raises ValueError where no weight of the network has its inputs in groups of the structure, and
-    on cutting a target whose mask is not final.
+    Raises ValueError if no weight of the network has a number of inputs that fits the groups of the
+    structure, and if a target is cut whose mask is not final.
     """
 
     annealed: ClassVar[str] = "ramp"
