@@ -45,26 +45,27 @@ def predict(
 
     .. math:: p(y \mid x) = \frac1S \sum_{s=1}^S p(y \mid f(x; w_s)), \qquad w_s \sim q
 
-    network:    a lifted network, compact or not; any other, which has one draw: its weights; a
-                model that holds one as ``network``, such as ``ps.regressor``; the path of a file
+    network:    a lifted network, compact or not; any other network, which has a single draw, its
+                weights; a model with a ``network``, such as ``ps.regressor``; the path of a file
                 that ``ps.save`` wrote; or an ``Ensemble``, whose members share the draws.
     x:          inputs (n, ...), or the sequence of the network's arguments, (n, ...) each.
     draws:      S.
     likelihood: a function from the network's output, (batch, ...), to the distribution of the data;
                 by default the model's own, and for networks and files ``Categorical`` of logits
-                (batch, classes). Of a regression file: ``lambda f: dist.Normal(f, noise)``.
-    guide:      that the model was trained with; by default the model's own, as of ``ps.regressor``
-                with learned noise, or the lifted network's.
-    seed:       of the draws; the caller's generators are left alone.
-    batch_size: at how many data the network is run at a time. One draw serves all batches.
+                (batch, classes). For the file of a regression network:
+                ``lambda f: dist.Normal(f, noise)``.
+    guide:      the guide with which the model was trained; by default the model's own, as for
+                ``ps.regressor`` with learnt noise, or the lifted network's.
+    seed:       seed of the draws; the caller's generators do not change.
+    batch_size: the number of data in each forward pass. All batches use the same draws.
 
-    Returns a ``ClassPrediction`` where the likelihood is ``Categorical``, and a ``RealPrediction``
-    otherwise. Networks are in evaluation mode for the call, which takes no gradients.
+    Returns a ``ClassPrediction`` if the likelihood is ``Categorical``, otherwise a
+    ``RealPrediction``. Networks are in evaluation mode for the call, which takes no gradients.
 
-    Raises ValueError where there are no data or draws, where the outputs are not logits
-    (n, classes) and no likelihood is given, where they are not finite, and where the guide does not
-    draw all sites; TypeError where the network is none. A file that names classes of one's own is
-    read first, ``ps.load(path, trusted=...)``.
+    Raises ValueError if there are no data or draws, if the outputs are not logits (n, classes) and
+    no likelihood is given, if they are not finite, and if the guide does not draw all sites;
+    TypeError if ``network`` is not a network. If a file uses your own classes, read it first,
+    ``ps.load(path, trusted=...)``.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))

@@ -25,16 +25,16 @@ def keep_largest(
     at_least: int = 1,
     structure: Structure = "weight",
 ) -> Masks:
-    r"""Keep what has the largest scores: of n blocks, round(n sparsity) go.
+    r"""Masks that keep the blocks with the largest scores, and prune round(n sparsity) of n blocks.
 
-    The score of a block is the sum over its elements, so that of magnitudes ``filter`` is the
+    The score of a block is the sum over its elements, so with magnitudes and ``filter`` it is the
     :math:`l_1` norm of a filter.
 
-    scores:    by name, floating point, of the weights' shapes; -inf goes before all else.
-    sparsity:  the fraction that goes, in [0, 1).
-    scope:     the fraction of each tensor, or of all together (``global``).
-    at_least:  each tensor keeps so many blocks in any case, so that none is emptied.
-    structure: what goes together, as of ``pyrosparse.structures``. Of ``n:m`` the sparsity is
+    scores:    by name, floating point, with the weights' shapes; -inf is pruned first.
+    sparsity:  the share that is pruned, in [0, 1).
+    scope:     apply the share to each tensor (``tensor``), or to all together (``global``).
+    at_least:  the smallest number of blocks that each tensor keeps.
+    structure: what is pruned together, as in ``pyrosparse.structures``. For ``n:m`` the sparsity is
                1 - n/m, in each group of each tensor.
 
     Returns boolean masks of the same shapes. Raises ValueError on a sparsity outside [0, 1) or not
