@@ -72,7 +72,7 @@ def test_what_is_no_structure_is_refused() -> None:
         structures.blocks(torch.zeros(4), "2:4")
     with pytest.raises(ValueError, match="has no dimension of inputs"):
         structures.blocks(torch.zeros(4), "channel")
-    with pytest.raises(ValueError, match="6 inputs, which are not in groups of 4"):
+    with pytest.raises(ValueError, match="6 inputs, which cannot be divided into groups of 4"):
         structures.blocks(torch.zeros(2, 6), "2:4")
     with pytest.raises(ValueError, match="has no kernels"):
         structures.blocks(torch.zeros(2, 6), "kernel")

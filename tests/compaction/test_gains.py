@@ -389,7 +389,7 @@ def test_a_forward_that_holds_on_to_the_original_is_refused() -> None:
     net = mlp(nn.Linear(6, 6))
     before = net[2].forward
     net[2].forward = lambda x: before(x.tanh())
-    with pytest.raises(ValueError, match=r"2 is a function that holds on to a Linear"):
+    with pytest.raises(ValueError, match=r"2 is a function that refers to a Linear"):
         ps.compact(net, {"2.weight": torch.ones(6, 6)}, torch.randn(3, 4))
     net = mlp(nn.Linear(6, 6))
     other = net[0]

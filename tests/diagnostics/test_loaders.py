@@ -201,5 +201,5 @@ def test_a_model_that_chooses_its_data_is_refused():
         lambda: ps.to_datatree(bnn, shuffling, TRUTH.data, draws=3),
         lambda: ps.compare_models({"one": (bnn, shuffling)}, TRUTH.data, draws=3),
     ):
-        with pytest.raises(ValueError, match="observes other data at 'y' in another draw"):
+        with pytest.raises(ValueError, match="observes different data at 'y' in different draws"):
             call()

@@ -119,8 +119,8 @@ TAMPERED: dict[str, tuple[Change, str]] = {
             node(c, "get_attr").update(target="forward"),
         ), "'forward', which no layer can be called",
     ),
-    "the input self": (edit("placeholder", target="self"), "'self', which is no name"),
-    "the input class": (edit("placeholder", target="class"), "'class', which is no name"),
+    "the input self": (edit("placeholder", target="self"), "'self', which is not a valid name"),
+    "the input class": (edit("placeholder", target="class"), "'class', which is not a valid name"),
     # Graphs that are none.
     "a later operation": (
         edit("call_module", "conv", args=[{"name": "relu"}]), "refers to 'relu', and nothing before"
