@@ -60,7 +60,7 @@ class Latents:
             raise ValueError(
                 f"the guide draws {', '.join(strangers)}, which are not latent variables of the "
                 "model. Give the guide of this model; mark auxiliary variables with "
-                f"infer={'is_auxiliary': True}"
+                "infer={'is_auxiliary': True}"
             )
 
 

@@ -359,7 +359,7 @@ def test_rates_follow_the_information():
     [
         ({"takes": "all"}, "takes must be"),
         ({"takes": "units"}, "need a unit factor"),
-        ({"takes": "ranked"}, "wanted share"),
+        ({"takes": "ranked"}, "share of active weights"),
         ({"units_until": 0.5}, "need a unit factor"),
         ({"units_until": 0.05, "units": UnitFactor()}, "share of training"),
     ],

@@ -123,7 +123,7 @@ def test_methods_of_ones_own_are_named_to_load(tmp_path: Path) -> None:
 
 def test_what_a_file_cannot_hold_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    with pytest.raises(ValueError, match="no compact network"):
+    with pytest.raises(ValueError, match="instead of a compact network"):
         ps.save(path, ps.lift(nn.Linear(2, 2), ps.Gaussian()))
 
     def prior(target: ps.Target) -> Tensor:
