@@ -60,7 +60,7 @@ def ratio(structure: Structure) -> tuple[int, int] | None:
         return None
     n, m = int(found[1]), int(found[2])
     if not 0 < n < m:
-        raise ValueError(f"of every m inputs n stay, 0 < n < m, got {structure!r}")
+        raise ValueError(f"n:m keeps n of every m inputs, 0 < n < m, got {structure!r}")
     return n, m
 
 
@@ -94,8 +94,8 @@ def blocks(tensor: Tensor, structure: Structure) -> Tensor:
         return _by_function(tensor, structure)
     if tensor.dim() < 2:
         raise ValueError(
-            f"a weight of shape {tuple(tensor.shape)} has no inputs for structure={structure!r}: "
-            "use 'weight' or 'filter', or choose targets with `on`"
+            f"a weight of shape {tuple(tensor.shape)} has no dimension of inputs for "
+            f"structure={structure!r}: use 'weight' or 'filter', or choose targets with `on`"
         )
     if structure == "channel":
         return tensor.transpose(0, 1).flatten(1)
@@ -105,8 +105,9 @@ def blocks(tensor: Tensor, structure: Structure) -> Tensor:
     _, m = found  # type: ignore[misc]
     if tensor.shape[1] % m:
         raise ValueError(
-            f"a weight of shape {tuple(tensor.shape)} has {tensor.shape[1]} inputs, which are not "
-            f"in groups of {m} for structure={structure!r}: leave this weight out, with `on`"
+            f"a weight of shape {tuple(tensor.shape)} has {tensor.shape[1]} inputs, which cannot "
+            f"be divided into groups of {m} for structure={structure!r}: leave this weight out, "
+            "with `on`"
         )
     return tensor.movedim(1, -1).reshape(-1, m)
 

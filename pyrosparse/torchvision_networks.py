@@ -75,6 +75,6 @@ def _try(model: str, net: nn.Module, image_shape: Sequence[int], classes: int) -
         net.train()
     if tuple(output.shape) != (1, classes):
         raise ValueError(
-            f"torchvision:{model} gives {tuple(output.shape)} for one image, and not logits for "
-            f"{classes} classes"
+            f"torchvision:{model} gives {tuple(output.shape)} for one image, but logits for "
+            f"{classes} classes are expected"
         )

@@ -270,7 +270,7 @@ def test_weights_that_do_not_serve() -> None:
     assert "truncated" in fail("compress", *SMALL, "--weights", "bad.safetensors")
     torch.save(torch.nn.Linear(2, 2).state_dict(), "other.pt")
     text = fail("compress", *SMALL, "--weights", "other.pt")
-    assert "not of this network" in text and "fc1.weight" in text
+    assert "do not fit this network" in text and "fc1.weight" in text
     torch.save(torch.nn.Linear(2, 2), "code.pt")
     assert "could run code" in fail("compress", *SMALL, "--weights", "code.pt")
 
@@ -299,8 +299,8 @@ def test_gates_that_close_everything_are_said_to() -> None:
     ("words", "message"),
     [
         (["--network", "fnc"], "did you mean 'fcn'?"),
-        (["--network", "nowhere:net"], "nowhere:net names no function"),
-        (["--network", "os.path:nothing"], "names no function"),
+        (["--network", "nowhere:net"], "nowhere:net is not a function"),
+        (["--network", "os.path:nothing"], "is not a function"),
         (["--network", "os.path:join"], "join cannot be called with"),
         (["--dataset", "digit"], "did you mean 'digits'?"),
         (["bayesian-magnitud"], "did you mean 'bayesian-magnitude'?"),
@@ -318,7 +318,7 @@ def test_gates_that_close_everything_are_said_to() -> None:
         (["--kl-scale", "much"], "--kl-scale is a number, or numbers by name"),
         (["--kl-scale", "conv=much"], "--kl-scale is a number, or numbers by name"),
         (["--kl-scale", "0"], "kl_scale must be positive"),
-        (["--kl-scale", "conv1.*=2"], "kl_scale names no weight for 'fc1.input'"),
+        (["--kl-scale", "conv1.*=2"], "kl_scale has no number for 'fc1.input'"),
         (["--pretrain", "-1"], "pretrain must be 0 or more"),
         (["--epochs", "0"], "epochs must be 1 or more"),
         (["--network-options", "{"], "not JSON"),
@@ -331,7 +331,7 @@ def test_gates_that_close_everything_are_said_to() -> None:
         (["--network", "torchvision:resnet18"], "take 3 channels; the images have 1"),
         (["--network-options", '{"hidden": ["a"]}'], "fcn does not take"),
         (["--dataset", "nowhere/"], "<folder of images>"),
-        (["--size", "5"], "size must divide that, got 5 x 5"),
+        (["--size", "5"], "size must divide these numbers, got 5 x 5"),
         (["--size", "8x"], "height x width"),
         (["--seed", "99999999999999999999"], "seed must be a whole number of at most 64 bits"),
         (["--batch-size", "99999999999999999999"], "batch_size must be 1 or more"),

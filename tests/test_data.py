@@ -232,7 +232,7 @@ def test_images_of_a_data_set_are_averaged_to_a_smaller_size() -> None:
 
 @pytest.mark.parametrize("size", [(3, 4), (4, 16), (0, 4)])
 def test_a_size_that_does_not_divide_that_of_the_images(size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"Digits are 8 x 8.*size must divide that"):
+    with pytest.raises(ValueError, match=r"Digits are 8 x 8.*size must divide these numbers"):
         data.load("digits", size=size)
 
 

@@ -130,7 +130,7 @@ def test_a_small_gzip_cannot_claim_gigabytes(tmp_path: Path) -> None:
     header = bytes([0, 0, 8, 3]) + np.array([2**31, 2**31, 2**31], ">u4").tobytes()
     for name, content in (("a.gz", gzip.compress(header + bytes(99))), ("a", header + bytes(99))):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=r"truncated or damaged.*Remove it"):
+        with pytest.raises(ValueError, match=r"truncated or damaged.*Delete it"):
             data.read_idx(tmp_path / name, dimensions=3)
     # More in the file than the header says is not unpacked either.
     bomb = bytes([0, 0, 8, 1, 0, 0, 0, 3]) + bytes(10**7)

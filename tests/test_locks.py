@@ -46,7 +46,7 @@ def test_who_does_not_wait_is_told_so_and_who_has_it_may_ask_again(tmp_path: Pat
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(BlockingIOError, match=r"another process is at work on .*file"),
+            pytest.raises(BlockingIOError, match=r"another process is using .*file"),
             locked(file, wait=False),
         ):
             pass

@@ -85,5 +85,5 @@ def test_a_damaged_config_is_named(tmp_path: Path, content: str) -> None:
     folder.mkdir()
     (folder / "checkpoint.safetensors").write_bytes(b"")
     (folder / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"no config\.json that says of which run.*--output"):
+    with pytest.raises(ValueError, match=r"no config\.json that describes its run.*--output"):
         run_folder.run(SETUP, folder, progress=False)

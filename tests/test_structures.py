@@ -68,11 +68,11 @@ def test_what_is_no_structure_is_refused() -> None:
     for wrong in ("row", "0:4", "4:4", "4", "2:4:8", ""):
         with pytest.raises(ValueError, match=r"structure must be|0 < n < m"):
             structures.check(wrong)
-    with pytest.raises(ValueError, match="has no inputs"):
+    with pytest.raises(ValueError, match="has no dimension of inputs"):
         structures.blocks(torch.zeros(4), "2:4")
-    with pytest.raises(ValueError, match="has no inputs"):
+    with pytest.raises(ValueError, match="has no dimension of inputs"):
         structures.blocks(torch.zeros(4), "channel")
-    with pytest.raises(ValueError, match="6 inputs, which are not in groups of 4"):
+    with pytest.raises(ValueError, match="6 inputs, which cannot be divided into groups of 4"):
         structures.blocks(torch.zeros(2, 6), "2:4")
     with pytest.raises(ValueError, match="has no kernels"):
         structures.blocks(torch.zeros(2, 6), "kernel")

@@ -47,7 +47,7 @@ class Claims:
         """
         if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"{socket.gethostname()} does not see {self.folder}: all machines must share the "
+                f"{socket.gethostname()} cannot find {self.folder}: all machines must share the "
                 "folders of results and scratch, at the same paths"
             )
         with ExitStack() as held:

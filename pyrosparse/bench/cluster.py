@@ -37,7 +37,8 @@ def cluster(address: str) -> Iterator[None]:
             yield
     else:
         raise ValueError(
-            f"no cluster {address!r}: give tcp://host:8786 of Dask, or ray://host:10001 of Ray"
+            f"{address!r} is not the address of a cluster: use tcp://host:8786 for Dask, or "
+            "ray://host:10001 for Ray"
         )
 
 
@@ -50,7 +51,10 @@ def _dask(address: str) -> Iterator[None]:
     with Client(address, timeout="30s", set_as_default=False) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
-            raise ValueError(f"the Dask scheduler at {address} has no workers: start some")
+            raise ValueError(
+                f"the Dask scheduler at {address} has no workers: start at least "
+                f"one, dask worker {address} --nthreads 1"
+            )
         for name, worker in workers.items():
             if worker["nthreads"] != 1:
                 raise ValueError(

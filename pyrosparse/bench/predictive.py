@@ -50,7 +50,10 @@ def outside_inputs(setup: Setup, outside: str) -> Tensor:
             f"{outside} are {tuple(x.shape[1:])}: name another data set"
         )
     if own.bounds is None:
-        raise ValueError(f"the data of {setup.dataset} are no pixels: leave outside data out")
+        raise ValueError(
+            f"the data of {setup.dataset} are not images, so `outside` cannot be "
+            "used: remove it from the suite"
+        )
     black, white = own.bounds
     return (black + (white - black) * x).to(setup.device)
 

@@ -67,7 +67,7 @@ def _line(text: str, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(place, error) from error
     if not isinstance(line, dict):
-        raise _damaged(place, "it is no JSON object")
+        raise _damaged(place, "it is not a JSON object")
     for name in ("id", "cell", "seed", "settings"):
         if name not in line:
             raise _damaged(place, f"it has no entry {name!r}")

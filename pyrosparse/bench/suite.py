@@ -114,7 +114,7 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
     try:
         return _suite(name, tomllib.loads(text), seeds, device)
     except KeyError as error:
-        raise ValueError(f"{place} cannot be read: it lacks the entry {error}") from error
+        raise ValueError(f"{place} cannot be read: the entry {error} is missing") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # tomllib's own message has the line.
         raise ValueError(f"{place} cannot be read: {error}") from error
@@ -123,11 +123,11 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
 def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | None) -> Suite:
     for entry, kind in {"grid": list, "title": str, "source": str}.items():
         if not isinstance(content[entry], kind):
-            raise ValueError(f"its entry {entry!r} is no {_KINDS[kind]}")
+            raise ValueError(f"its entry {entry!r} is not a {_KINDS[kind]}")
     for entry in ("grid", "problem", "paper"):
         tables = content.get(entry, [])
         if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
-            raise ValueError(f"its entry {entry!r} is no list of tables")
+            raise ValueError(f"its entry {entry!r} is not a list of tables")
     jobs: dict[str, Job] = {}
     problems = content.get("problem", [{}])
     own = {"dataset", "network"}
@@ -147,7 +147,7 @@ def _suite(name: str, content: dict[str, Any], seeds: int | None, device: str | 
                     'grid a name of its own, variant = "..."'
                 )
     if not jobs:
-        raise ValueError("it has no runs: give it a [[grid]] with a seed at least")
+        raise ValueError("it has no runs: give it a [[grid]] with at least one seed")
     paper = dict(published for row in content.get("paper", []) for published in _published(row))
     outside = content.get("outside")
     if outside is not None:
@@ -197,7 +197,7 @@ def _expand(
     for name in grid.keys() - known:
         if not any(name in recipe.options() for recipe in having):
             told = ", ".join(recipe.name for recipe in having)
-            raise ValueError(f"a grid of {told} has {name}, which is no option of any of them")
+            raise ValueError(f"a grid of {told} has {name}, which is not an option of any of them")
     repeat = seeds if seeds is not None else settings.get("seeds", 1)
     settings.pop("seeds", None)
     if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:

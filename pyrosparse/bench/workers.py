@@ -90,5 +90,5 @@ def _parallel(task: Task, runs: Sequence[Job], jobs: int | None) -> Iterator[Out
 
 def _processes(jobs: int) -> int:
     if jobs == 0:
-        raise ValueError("jobs must be 1 or more, or -1 for one a core; got 0")
+        raise ValueError("jobs must be 1 or more, or -1 for one for each core; got 0")
     return jobs if jobs > 0 else max(1, joblib.cpu_count() + 1 + jobs)

@@ -64,8 +64,8 @@ class Update:
         new = [tensor for tensor in parameters.values() if id(tensor) not in self._known]
         if new:
             raise ValueError(
-                "the model has parameters that were not there at the first step: use a PyroOptim, "
-                "which takes them up as they come"
+                "the model has parameters that did not exist at the first step: use a PyroOptim, "
+                "which can add parameters later"
             )
         self._merged.step()
 

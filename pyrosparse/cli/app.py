@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,9 +50,8 @@ class _Commands(Group):
 
 
 def _refuse(error: Exception, advice: str = "") -> NoReturn:
-    said = re.split(r"\n *Trace Shapes:", str(error))[
-        0
-    ]  # which Pyro puts behind an error in a model
+    # Pyro puts the shapes of the trace behind an error in a model.
+    said, _, _ = str(error).partition("Trace Shapes:")
     line = " ".join(f"{said}{advice}".split())
     say(f"[bold red]error:[/] {escape(line)}", stderr=True)
     raise typer.Exit(2) from error

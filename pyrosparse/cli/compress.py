@@ -41,7 +41,7 @@ class _Recipes(Group):
 app.add_typer(
     typer.Typer(cls=_Recipes, add_completion=False),
     name="compress",
-    help="Train a network, make it smaller, evaluate it, and leave a folder with a report.",
+    help="Train a network, make it smaller, evaluate it, and write a folder with a report.",
 )
 
 
@@ -56,8 +56,9 @@ def _command(recipe: type[Recipe]) -> Any:
 
     others = ", ".join(name for name in names() if name != recipe.name)
     command.__doc__ = (
-        f"{recipe.summary()}.\n\nTrains a network, makes it smaller, evaluates it, and leaves a "
-        "folder with a report. The same command goes on where it was interrupted.\n\n"
+        f"{recipe.summary()}.\n\nTrains a network, makes it smaller, evaluates it, and writes a "
+        "folder with "
+        "a report. The same command continues after an interruption.\n\n"
         f"Other recipes: {others}. `pyrosparse compress RECIPE --help` has the options of each."
     )
     alone = typer.Typer(add_completion=False)

@@ -54,11 +54,11 @@ def with_parameters(function: Callable[..., None], recipe: type[Recipe]) -> Call
     own = [
         *(_parameter(one, "Options") for one in Setup.options().values()),
         _keyword("weights", Path | None, "start from a state dict: .safetensors, or of torch.save"),
-        _keyword("output", Path | None, "folder of the run; by default one below runs/"),
+        _keyword("output", Path | None, "folder of the run; by default a folder below runs/"),
         _keyword(
             "dense",
             bool,
-            "where nothing is pretrained, train an unpruned network too, to compare with. "
+            "if the recipe has no pretraining, train an unpruned network too, for comparison. "
             "Default: yes",
             True,
             show_default=False,

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _Suite = Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")]
 _Results = typer.Option(
-    help="By default docs/results/SUITE.jsonl, or below runs/bench/ without it."
+    help="File of results. Default: docs/results/SUITE.jsonl if it exists, else "
+    "runs/bench/SUITE.jsonl."
 )
 
 
@@ -26,15 +27,20 @@ _Results = typer.Option(
 def run_bench(
     suite: _Suite,
     only: Annotated[str, typer.Option(help="Runs whose name matches this glob.")] = "*",
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds in every cell.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of seeds in every cell. Default: that of the suite."),
+    ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Runs side by side; -1: one a core. By default 1, or all of a cluster."),
+        typer.Option(
+            help="Parallel runs; -1: one for each core. Default: 1, or all workers of the cluster."
+        ),
     ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
-            help="Compute on the workers of Dask, `tcp://HOST:8786`, or Ray, `ray://HOST:10001`."
+            help="Run on the workers of Dask, `tcp://HOST:8786`, or Ray, `ray://HOST:10001`."
         ),
     ] = None,
     device: Annotated[
@@ -42,13 +48,13 @@ def run_bench(
     ] = None,
     results: Annotated[Path | None, _Results] = None,
     scratch: Annotated[
-        Path | None, typer.Option(help="For unfinished runs; by default runs/bench/SUITE.")
+        Path | None, typer.Option(help="Folder for unfinished runs. Default: runs/bench/SUITE.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs, done and missing, and run nothing.")
+        bool, typer.Option("--dry-run", help="List the finished and missing runs, and run nothing.")
     ] = False,
 ) -> None:
-    """Run what is missing of a suite; the same command goes on where it was interrupted.
+    """Run the missing runs of a suite. The same command continues after an interruption.
 
     The same command on several machines that share the folders divides the runs among them. Runs
     that fail are recorded beside the results; the others go on, and the exit status is 1.
@@ -105,18 +111,18 @@ def _list(plan: bench.Plan) -> None:
 def table(
     suite: _Suite,
     results: Annotated[
-        Path | None, typer.Option(help="By default the file that `bench` writes.")
+        Path | None, typer.Option(help="File of results. Default: the file that `bench` writes.")
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="For error against speed-up, where units are cut, or accuracy against size, where "
-            "all recipes have one start: .svg or .png."
+            help="File for a plot, .svg or .png: error against speed-up for suites that cut units, "
+            "accuracy against size for suites with one start for all recipes."
         ),
     ] = None,
 ) -> None:
-    """Print a suite's results beside the paper's, in the columns that they have something for."""
+    """Print a suite's results beside the paper's."""
     from pyrosparse import bench
     from pyrosparse.bench import tables
     from pyrosparse.bench.cell import other_starts

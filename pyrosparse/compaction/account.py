@@ -1,4 +1,4 @@
-"""The account of a compaction: what went, layer by layer, and why something stayed."""
+"""The summary of a compaction: the removed features of each layer, and why others stayed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 class Layer:
     """One dense or convolutional layer, before and after.
 
-    inputs, outputs, parameters: (before, after); (.., 0) where the layer went altogether.
-    note: why something stayed that could have gone, or "".
+    inputs, outputs, parameters: (before, after); (.., 0) if the whole layer was removed.
+    note: why dead features stayed, or "".
 
     >>> Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9)).note
     ''
@@ -27,18 +27,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Account:
-    """What a compaction took away; print it.
+    """The summary of what ``compact`` did; print it.
 
     layers:     dense and convolutional ones, in the order in which they run.
-    barriers:   operations that keep what they read, by name, with the reason.
+    barriers:   operations whose inputs stay, by name, with the reason.
     parameters: of the whole network, (before, after).
     error:      the largest difference to the masked network that the check at the end found, as a
                 fraction of the largest output, or of 1e-3 where that is larger.
-    kept_class: of a network that was cut in place, the name of the class that it keeps; "" of one
-                whose operations torch.fx traced.
-    round_to:   of what number the widths are multiples, where there are so many features.
-    times:      of ``round_to="fastest"``, by the numbers that were tried, the time of a forward
-                pass as a fraction of that with exact widths.
+    kept_class: the name of the network's class if it was cut in place; "" if torch.fx traced it.
+    round_to:   the number of which widths are multiples, as far as there are enough features.
+    times:      with ``round_to="fastest"``: for each number tried, the time of a forward pass
+                divided by that with exact widths.
 
     >>> layer = Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9))
     >>> print(Account([layer], {}, (15, 9), 0.0))
@@ -58,7 +57,7 @@ class Account:
 
     @property
     def structure(self) -> str:
-        """The outputs of the layers that are left: ``288-114-10``."""
+        """The numbers of outputs of the remaining layers: ``288-114-10``."""
         return "-".join(str(layer.outputs[1]) for layer in self.layers if layer.outputs[1])
 
     def __repr__(self) -> str:
@@ -82,7 +81,7 @@ class Account:
         for name, why in self.barriers.items():
             by_reason.setdefault(why, []).append(name)
         lines += [
-            f"stays whole, with all it reads: {', '.join(names)} ({why})"
+            f"barrier, keeps all that it reads: {', '.join(names)} ({why})"
             for why, names in by_reason.items()
         ]
         if self.parameters[1] > self.parameters[0]:
@@ -92,14 +91,14 @@ class Account:
             )
         if self.kept_class:
             lines.append(
-                f"cut in place, still a {self.kept_class}; compared on the paths that the example "
-                "takes"
+                f"cut in place, the class is still {self.kept_class}; checked only on the "
+                "code that the example runs"
             )
         if self.times:
             chosen = f"multiples of {self.round_to}" if self.round_to > 1 else "exact"
             tried = [f"{n}: {time:.2f}" for n, time in self.times.items()]
             lines.append(
-                f"widths: {chosen}, the fastest that was measured here (time by round_to: "
+                f"widths: {chosen}, the fastest of those measured here (relative time by round_to: "
                 f"{', '.join(tried)})"
             )
         lines.append(f"largest difference to the masked network: {self.error:.1e}")

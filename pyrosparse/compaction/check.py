@@ -73,8 +73,9 @@ def check(
             found = difference(expected, small(*_cloned(one)))
         if math.isnan(found) and number == 0:
             raise ValueError(
-                "the masked network gives no finite number on the example, so that nothing can be "
-                "compared: look for NaN and infinity in the example and in the network's buffers"
+                "the masked network gives no finite number on the example, so the outputs cannot "
+                "be compared: look for NaN and infinity in the example and in the network's "
+                "buffers"
             )
         # Random inputs may lie where a network is not defined: those say nothing.
         worst = worst if math.isnan(found) else max(worst, found)

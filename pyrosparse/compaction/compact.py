@@ -56,47 +56,49 @@ def compact(
 ) -> CompactNet | Network | Lifted:
     r"""A smaller network that computes exactly what the masked network does in evaluation mode.
 
-    Gains are folded into weights. A feature goes where it is *constant*, that is the same number
-    for every input, because the weights into it are zero (the number is carried through what
-    follows into the next bias), and where nobody *needs* it, because the weights out of it are
-    zero. What an unknown operation reads stays whole, and the account says so.
+    Gains are folded into weights. A feature is cut if it is *constant*, or if it is not *wanted*.
+    It is constant, the same number for every input, if the weights into it are zero; the number is
+    added to the next bias. It is not wanted if the weights out of it are zero. An operation without
+    a rule is a barrier: everything it reads stays, and the summary (``account``) lists it.
 
-    What torch.fx can trace becomes a graph, cut operation by operation. A network that it cannot
-    trace, or in which it must leave more, is cut in place: the result is a copy of its own class
-    with smaller layers, whichever is smaller.
+    If torch.fx can trace the network, ``compact`` cuts the graph operation by operation. If it
+    cannot, or if barriers remain, ``compact`` also cuts the network in place: the result is a copy
+    of the same class with smaller layers. It returns the smaller of the two results.
 
-    Of a lifted network it makes a smaller lifted network, whose guide is the old posterior on what
-    is left: its draws have the law of those of ``net`` with ``masks`` frozen. Nothing is folded
-    there, so that every weight and gate that stays is one of the old ones; a feature goes where it
-    is zero in every draw, or where nobody needs it.
+    If ``net`` is a lifted network, the result is a smaller lifted network. Its guide is the old
+    posterior of the remaining weights and gates: its draws have the distribution of those of
+    ``net`` with ``masks`` frozen. Nothing is folded, so every remaining weight and gate is one of
+    the old ones. A feature is cut if it is zero in every draw, or if it is not wanted.
 
-    net:      any module, or a lifted network that torch.fx can trace; it is left as it is.
-    masks:    as ``Lifted.masks()`` gives them: of weights by parameter name, gains of gates by
-              ``<module>.input`` or ``<module>.output``. With none, the zeros in the weights count.
-    example:  what the network is called with, a tensor, the sequence of its arguments, or a mapping
-              of arguments by name; it gives the shapes. It can be left out where the network begins
-              with a dense layer, or with a convolution and takes images of a usual size.
-    gates:    as ``Lifted.gates()`` gives them, for gains that depend on the input: the compact
-              network computes them anew for every datum.
-    at_least: how many features each layer keeps at both ends. 0 lets a layer go altogether (a
-              branch beside a shortcut, say); None refuses that.
-    round_to: keep a few dead features, so that layers read multiples of this number of them:
-              kernels are written for widths such as 8 or 16. The account says how many.
-              ``"fastest"`` tries exact widths and multiples of 4, 8, 16 and 32, times them on the
-              example, on the machine and at the batch size at hand, and takes the fastest; the
-              account has the times.
+    net:      any module, or a lifted network that torch.fx can trace; it is not changed.
+    masks:    as ``Lifted.masks()`` returns them: masks of weights by parameter name, gains of gates
+              by ``<module>.input`` or ``<module>.output``. By default the zeros in the weights are
+              used.
+    example:  an input of the network: a tensor, a sequence of arguments, or a mapping of arguments
+              by name. It determines the shapes. You can leave it out if the first layer is dense,
+              or if it is a convolution and the network accepts images of a usual size.
+    gates:    as ``Lifted.gates()`` returns them, for gains that depend on the input: the compact
+              network computes them for every datum.
+    at_least: the smallest number of inputs and outputs of each layer. 0 allows a whole layer to be
+              removed, such as a branch beside a shortcut. By default a layer without units is an
+              error.
+    round_to: keep a few dead features, so that the number of features that a layer reads is a
+              multiple of this number, because kernels are fast for widths such as 8 or 16. The
+              summary says how many were kept. ``"fastest"`` tries exact widths and multiples of 4,
+              8, 16 and 32, times them on the example, and chooses the fastest; ``account.times``
+              has the times.
 
-    The result, a ``CompactNet`` or a network of the class of ``net``, has an ``account``; print
-    it. It is checked on the example and on random inputs of its shape, and of other sizes where
-    the network reads sizes: its outputs are those of the masked network within 1e-5 (1e-9 in
-    float64) of the largest output, or of 1e-3 where that is larger. The masked network is computed
-    by its definition, with gates as forward hooks, as ``Lifted.mean_forward`` does.
+    Returns a ``CompactNet`` or a network of the class of ``net``, with the summary as ``account``;
+    print it. The result is checked on the example, on random inputs of the same shape, and on other
+    sizes if the network reads sizes. Its outputs equal those of the masked network within 1e-5
+    (1e-9 in float64) times the largest output, or times 1e-3 if that is larger. The masked network
+    has gates as forward hooks, as in ``Lifted.mean_forward``.
 
-    Raises ValueError where masks do not fit or are not finite, parameters that stay are NaN, the
-    network is compiled or can neither be traced nor probed, no example is given and none found, or
-    a layer is left without a unit, and for a posterior of which a part has another law, as
-    ``Method.part`` says, or with round_to; CompactionError, a defect of ours, where the outputs
-    differ.
+    Raises ValueError if masks do not fit or are not finite, remaining parameters are NaN, the
+    network is compiled, it can neither be traced nor cut in place, an example is needed and
+    missing, or a layer has no units left; for a lifted network also if a part of its posterior
+    cannot be cut, as ``Method.part`` says, or with round_to. Raises CompactionError, a defect of
+    pyrosparse, if the outputs differ.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -127,11 +129,11 @@ def compact(
         if gates is not None:
             raise ValueError("a lifted network has its own gates: leave `gates` out")
         if round_to != 1:
-            raise ValueError("a posterior keeps no dead features: leave `round_to` out")
+            raise ValueError("round_to is not supported for a lifted network: leave `round_to` out")
         if isinstance(example, Mapping):
             raise ValueError(
-                "torch.fx traces a lifted network by positional arguments, and the example has "
-                "names: give it as a tuple"
+                "a lifted network is traced with positional arguments, but the example is a dict "
+                "of names: give a tuple"
             )
         return compact_posterior(net, masks or {}, example, at_least)
     # Its nested tensors can be neither traced nor probed.

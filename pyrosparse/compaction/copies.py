@@ -96,9 +96,9 @@ def check_shape(key: str, mask: Tensor, shape: tuple[int, ...]) -> None:
 def _refuse_uncopyable(name: str, module: nn.Module, own: set[nn.Module]) -> None:
     if "_orig_mod" in module._modules or isinstance(module, torch.jit.ScriptModule):
         raise ValueError(
-            f"{name} is compiled, and a compiled forward can be neither traced nor masked: compact "
-            "the module that was compiled (of torch.compile that is `._orig_mod`), then compile "
-            "the result"
+            f"{name} is compiled, and a compiled forward can be neither traced nor masked: "
+            "compact the original module (`._orig_mod` of what torch.compile returns), then "
+            "compile the result"
         )
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     if any(isinstance(hook, BasePruningMethod) for hook in hooks):
@@ -110,10 +110,11 @@ def _refuse_uncopyable(name: str, module: nn.Module, own: set[nn.Module]) -> Non
         for held in _held_by(function):
             if held in own:
                 raise ValueError(
-                    f"the forward or a hook of {name} is a function that holds on to a "
-                    f"{type(held).__name__} of this network, so that a copy of the network would "
-                    "run the original's. Write the forward as a method of a subclass, or set "
-                    "types.MethodType(function, module); a hook is given its module"
+                    f"the forward or a hook of {name} is a function that refers to a "
+                    f"{type(held).__name__} of this network, so a copy of the network would run "
+                    "the original module. Write the forward as a method of a subclass, or use "
+                    "types.MethodType(function, module); in a hook, use the module that it "
+                    "receives as an argument"
                 )
 
 

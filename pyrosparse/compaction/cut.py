@@ -126,8 +126,8 @@ def _refuse_modes(net: nn.Module, arguments: int) -> None:
     codes = [str(trace(copy.deepcopy(net).train(mode), arguments)) for mode in (True, False)]
     if codes[0] != codes[1]:
         raise ValueError(
-            f"the forward of {type(net).__name__} asks itself whether it is training: write that "
-            "as a module (nn.Dropout in place of F.dropout), or train without compact_every"
+            f"the forward of {type(net).__name__} depends on self.training: write this part as a "
+            "module (nn.Dropout in place of F.dropout), or train without compact_every"
         )
 
 

@@ -37,7 +37,9 @@ def compacted_graph(request: Request[Any]) -> CompactNet:
     (8, 6)
     """
     if len(request.inputs) == 1 and isinstance(request.inputs[0], Mapping):
-        raise TraceError("torch.fx traces positional arguments alone, and the example has names")
+        raise TraceError(
+            "torch.fx can trace only positional arguments, but the example is a dict of names"
+        )
     try:
         return _compacted(request)
     except SizeError:
@@ -84,7 +86,7 @@ def learn(
         elif not isinstance(rules[node], Size):
             knows = any(operand in flow.wanted for operand in node.all_input_nodes)
             if type(rules[node]) is not Rule and knows:
-                barriers[node] = f"not in a form that is known of {_operation(node, rules[node])}"
+                barriers[node] = f"this use of {_operation(node, rules[node])} is not supported"
             elif not knows and not _has_parameters(rules[node].module):
                 barriers.pop(node, None)  # nothing was known here that it could keep
             rules[node] = Rule(node, rules[node].module)
@@ -145,8 +147,8 @@ def refuse_empty(rules: dict[fx.Node, Rule], flow: Flow) -> None:
         raise ValueError(
             "nothing is left of "
             + ", ".join(f"{name!r} ({why})" for name, why in empty.items())
-            + ": prune less, ask for at_least=1 to keep a unit of every layer, or for at_least=0 "
-            "to let whole layers go"
+            + ": prune less, pass at_least=1 to keep one unit in every layer, or at_least=0 to "
+            "remove such layers"
         )
 
 
@@ -167,11 +169,11 @@ def account_of(
         left = node in flow.new and str(node.target) in dict(small.named_modules())
         after = small.get_submodule(str(node.target)) if left else None
         stay = int((features.constant & wanted).sum())
-        notes = [f"{stay} constant outputs stay: they are read as they are"] if stay else []
+        notes = [f"{stay} constant outputs stay: their values are needed"] if stay else []
         if left and rule.rounding:
             notes.append(f"{rule.rounding} inputs stay: widths are multiples of {flow.round_to}")
         if flow.spare[node]:
-            notes.append(f"{flow.spare[node]} outputs stay: all heads are of one size")
+            notes.append(f"{flow.spare[node]} outputs stay: all heads must have the same size")
         layers.append(
             Layer(
                 str(node.target),

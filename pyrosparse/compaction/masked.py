@@ -131,8 +131,8 @@ def _of_features(key: str, mask: Tensor, width: int) -> Tensor:
     """The mask of heads as one of their features, which are next to each other."""
     if mask.dim() != 1 or not len(mask) or width % len(mask):
         raise ValueError(
-            f"the mask of {key!r} has shape {tuple(mask.shape)}: {width} features are not so many "
-            "heads of one size"
+            f"the mask of {key!r} has shape {tuple(mask.shape)}: {width} features cannot be "
+            "divided into this number of heads"
         )
     return mask.repeat_interleave(width // len(mask))
 
@@ -154,7 +154,7 @@ def _features(key: str, kind: str, module: nn.Module) -> int:
     known = features(module, "output" if kind == "output" else "input")
     if known is None:
         raise ValueError(
-            f"{key!r}: gates go on {KNOWN}, over one dimension, not on "
+            f"{key!r}: gates are supported on {KNOWN}, for one dimension, not on "
             f"{type(module).__module__}.{type(module).__name__}"
         )
     return known

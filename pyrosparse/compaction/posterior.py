@@ -45,15 +45,15 @@ def compact_posterior(
     empty = [key for key, mask in alive.items() if not mask.any()]
     if at_least is None and empty:
         raise ValueError(
-            f"nothing is left of {', '.join(map(repr, empty))}: prune less, ask for at_least=1 to "
-            "keep a unit of every layer, or for at_least=0 to let whole layers go"
+            f"nothing is left of {', '.join(map(repr, empty))}: prune less, pass at_least=1 to "
+            "keep one unit in every layer, or at_least=0 to remove such layers"
         )
     made = cut(whole.net, alive, inputs, at_least)
     contents, _ = part_of(whole.contents, made)
     if not contents.entries:
         raise ValueError(
-            "nothing is left of any target, so that there is no posterior: prune less, or compact "
-            "the network itself, ps.compact(bnn.net, masks, example)"
+            "no target has any weight or gate left, so there is no posterior: prune less, or "
+            "compact the plain network, ps.compact(bnn.net, masks, example)"
         )
     small = Lifted(contents, name=whole.targets[0].prefix)
     small.guide.find_frozen()

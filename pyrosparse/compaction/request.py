@@ -76,5 +76,5 @@ def arguments_of(
                 continue
             return (x,)
     raise ValueError(
-        "the network's input cannot be guessed: give an example, compact(net, masks, x[:1])"
+        "the shape of the network's input is not known: give an example, compact(net, masks, x[:1])"
     )

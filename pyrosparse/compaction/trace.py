@@ -52,9 +52,9 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
     """
     if has_hooks(net) or "forward" in vars(net):
         raise ValueError(
-            f"the {type(net).__name__} itself has forward hooks or another forward than its class, "
-            "and torch.fx traces the forward of its class alone: remove them, or give the "
-            "network inside another, nn.Sequential(net), where they stay in force"
+            f"the {type(net).__name__} itself has forward hooks or a patched forward, which "
+            "torch.fx ignores: remove them, or wrap the network, nn.Sequential(net), which keeps "
+            "them"
         )
     try:
         defaults = {
@@ -72,9 +72,9 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
             graph = tracer.trace(net, concrete_args=defaults or None)
     except Exception as error:
         raise TraceError(
-            f"torch.fx cannot trace the forward of {type(net).__name__} ({error}). Control flow "
-            "that depends on the data may stay in a submodule of its own, which is then one "
-            "operation, left as it is"
+            f"torch.fx cannot trace the forward of {type(net).__name__} ({error}). Move control "
+            "flow that depends on the data to a submodule of its own: compact treats it as one "
+            "operation and does not cut it"
         ) from error
     _write_nowhere(graph, net)
     return graph

@@ -99,7 +99,9 @@ def load(
     check_options(validation, normalise)  # before minutes of reading
     if name in VALUES:
         if normalise != "standard":
-            raise ValueError(f"{name} has no pixels: leave normalise as it is, standard")
+            raise ValueError(
+                f"{name} is not a data set of images: leave normalise at its default, standard"
+            )
         return load_values(str(name), validation=validation, seed=seed)
     pixels = SOURCES[str(name)](Path(root).expanduser() if root else default_root(), download)
     if size is not None:

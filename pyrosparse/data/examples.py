@@ -32,12 +32,12 @@ class Examples:
             object.__setattr__(self, name, as_tensor(getattr(self, name), name))
         if not self.x.is_floating_point() or self.x.ndim < 2:
             raise ValueError(
-                f"x must be floating, (N, ...); got {self.x.dtype} {tuple(self.x.shape)}"
+                f"x must be floating point, (N, ...); got {self.x.dtype} {tuple(self.x.shape)}"
             )
         classes = self.y.dtype == torch.int64 and self.y.ndim == 1
         if not classes and not (self.y.is_floating_point() and self.y.ndim in (1, 2)):
             raise ValueError(
-                "y must be classes, int64 (N,), or values, floating (N,) or (N, d); got "
+                "y must be classes, int64 (N,), or values, floating point (N,) or (N, d); got "
                 f"{self.y.dtype} {tuple(self.y.shape)}"
             )
         if len(self.x) != len(self.y):

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrosparse.util.files import open_file
 
 _GZIP = 1032  # the most bytes that one byte of gzip can stand for
-_AGAIN = "Remove it, and get it again"
+_AGAIN = "Delete it and download it again"
 
 
 def read_idx(path: str | os.PathLike[str], dimensions: int) -> Tensor:

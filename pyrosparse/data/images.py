@@ -38,9 +38,7 @@ def jpeg_zip(name: str, archive: Path, size: tuple[int, int]) -> Pixels:
                 _keep(decoded, pixels)
             return pixels
     except (zipfile.BadZipFile, NotImplementedError, LookupError, RuntimeError) as error:
-        raise ValueError(
-            f"{archive} is damaged: {error}. Put a whole copy of it in its place"
-        ) from error
+        raise ValueError(f"{archive} is damaged: {error}. Replace it by a complete copy") from error
 
 
 def _kept(name: str, file: Path) -> Pixels | None:
@@ -149,8 +147,8 @@ def _check(image: "Image.Image", file: Path | zipfile.Path, others: tuple[int, .
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
     if width * height > MAX_PIXELS:
         raise _Refused(
-            f"{file} is {height} x {width}, more than {MAX_PIXELS} pixels: make it smaller, or "
-            "remove it"
+            f"{file} is {height} x {width}, more than {MAX_PIXELS} pixels: make the image "
+            "smaller, or remove it"
         )
     if others is not None and (height, width) != others:
         first, second = others

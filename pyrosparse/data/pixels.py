@@ -53,8 +53,8 @@ def averaged(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = pixels.train_x.shape[2:]
     if size[0] < 1 or size[1] < 1 or height % size[0] or width % size[1]:
         raise ValueError(
-            f"the images of {pixels.name} are {height} x {width}, and are made smaller by means "
-            f"over whole pixels: size must divide that, got {size[0]} x {size[1]}"
+            f"the images of {pixels.name} are {height} x {width}, and can only be reduced by "
+            f"averaging whole pixels: size must divide these numbers, got {size[0]} x {size[1]}"
         )
     window = (height // size[0], width // size[1])
     train_x, test_x = (F.avg_pool2d(_unit(x), window) for x in (pixels.train_x, pixels.test_x))

@@ -92,7 +92,7 @@ def _cifar10(root: Path, download: bool) -> Pixels:
         train, test = read(place, train=True), read(place, train=False)
     except (RuntimeError, OSError, EOFError, ValueError, LookupError, UnpicklingError) as error:
         raise ValueError(
-            f"{place / 'cifar-10-batches-py'} is damaged: {error}. Remove it, and get it again"
+            f"{place / 'cifar-10-batches-py'} is damaged: {error}. Delete it and download it again"
         ) from error
     train_x, test_x = (torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in (train, test))
     train_y, test_y = torch.tensor(train.targets), torch.tensor(test.targets)

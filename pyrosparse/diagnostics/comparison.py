@@ -154,8 +154,8 @@ def compare_models(
         if not torch.equal(masked, missing[first]):
             differ = int((masked != missing[first]).sum())
             raise ValueError(
-                f"{first!r} and {name!r} mask different values of {differ} of the {len(masked)} "
-                "held-out data: compare them on data that both know"
+                f"{first!r} and {name!r} mask different values for {differ} of the {len(masked)} "
+                "held-out data: compare them on data that neither masks"
             )
     order = sorted(pointwise, key=lambda name: float(pointwise[name].sum()), reverse=True)
     best = pointwise[order[0]]

@@ -127,7 +127,10 @@ def to_datatree(
     drawn_from: list[list[Program]] = []
     if mcmc is not None:
         if len(runs) > 1 or guide is not None:
-            raise ValueError("an MCMC run is of one lifted network, and has its own draws")
+            raise ValueError(
+                "an MCMC run belongs to one lifted network and has its own draws: "
+                "give one network and no guide"
+            )
         drawn_from = mcmc_guides(mcmc, draws)
         draws = len(drawn_from[0])
         runs, models = runs * len(drawn_from), models * len(drawn_from)
@@ -205,12 +208,18 @@ def _runs(
     runs = [bnn] if isinstance(bnn, Lifted) else list(bnn)
     models = list(model) if isinstance(model, Sequence) else [model]
     if len(runs) != len(models) or not runs:
-        raise ValueError(f"one model a lifted network: got {len(models)} for {len(runs)}")
+        raise ValueError(
+            f"give one model for each lifted network: got {len(models)} models for "
+            f"{len(runs)} networks"
+        )
     guides: list[Program] = [guide_of(one, run) for one, run in zip(models, runs, strict=True)]
     if guide is not None:
         guides = list(guide) if isinstance(guide, Sequence) else [guide]
     if len(runs) != len(guides):
-        raise ValueError(f"one guide a lifted network: got {len(guides)} for {len(runs)}")
+        raise ValueError(
+            f"give one guide for each lifted network: got {len(guides)} guides for "
+            f"{len(runs)} networks"
+        )
     for run in runs[1:]:
         if run.targets != runs[0].targets:
             raise ValueError(

@@ -118,7 +118,10 @@ def draw(
                 if replicate:
                     found.setdefault("replicated", []).append(site["fn"].sample())
     if result is None:
-        raise ValueError("there are no data to score (an iterator that is spent?)")
+        raise ValueError(
+            "there are no data to score: give data that are not empty (an iterator "
+            "can be read only once)"
+        )
     for name, found in parts.items():
         for kind, tensors in found.items():
             getattr(result, kind)[name] = torch.cat(tensors)
@@ -173,9 +176,9 @@ def scores(
         one = draw(model, guide, data, seed=draw_seed(seed, number), batch_size=batch_size)
         if one.local:
             raise ValueError(
-                f"{', '.join(one.local)} are latent variables of one datum each, and what the "
-                "guide draws for a datum has seen it: it does not predict the datum. Sum them out "
-                "in the model"
+                f"{', '.join(one.local)} are latent variables of single data. The guide has seen "
+                "the datum for which it draws, so its draws are not predictions. Sum these "
+                "variables out in the model"
             )
         first = first or one
         check_same_data(first, one)
@@ -198,8 +201,9 @@ def check_same_data(first: Draw, other: Draw) -> None:
         for one, two in pairs:
             if two is None or one.shape != two.shape or not _equal(one, two):
                 raise ValueError(
-                    f"the model observes other data at {name!r} in another draw: draws on "
-                    "different data cannot be compared. It must observe what it is given, in order"
+                    f"the model observes different data at {name!r} in different draws, which "
+                    "cannot be compared. It must observe the data that it is given, in their "
+                    "order"
                 )
 
 
@@ -226,8 +230,8 @@ def _observed(trace: poutine.Trace, n: int) -> list[Any]:
         shape = tuple(site["unscaled_log_prob"].shape)
         if shape != (n,):
             raise ValueError(
-                f"the site {site['name']!r} has log densities of shape {shape} for {n} data; one a "
-                f"datum, ({n},), is needed: declare the other dimensions with .to_event(), after "
-                ".mask(known) where single elements are masked"
+                f"the site {site['name']!r} has log densities of shape {shape} for {n} data; one "
+                f"for each datum, ({n},), is expected: declare the other dimensions with "
+                ".to_event(). If single elements are masked, call .mask(known) before it"
             )
     return sites

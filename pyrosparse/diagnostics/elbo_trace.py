@@ -74,7 +74,8 @@ def elbo_trace(history: Sequence[Mapping[str, Any]] | Sequence[float]) -> ElboTr
     values = torch.tensor([-loss for loss in _losses(history)], dtype=torch.float64)
     if len(values) < 40:
         raise ValueError(
-            f"there are {len(values)} values of one objective; the test needs 40 epochs or steps"
+            f"there are {len(values)} values of one objective, but the test needs 40 epochs or "
+            "steps: train for longer"
         )
     if not values.isfinite().all():
         raise ValueError(f"{int((~values.isfinite()).sum())} of the losses are not finite")

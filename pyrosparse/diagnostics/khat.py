@@ -66,13 +66,14 @@ def pareto_khat(log_ratios: Tensor) -> Khat:
 
     ratios = log_ratios.detach().double().cpu()
     if ratios.dim() != 1 or len(ratios) < 25:
-        raise ValueError(f"25 ratios or more, (draws,), are needed; got {tuple(ratios.shape)}")
+        raise ValueError(f"at least 25 log ratios, (draws,), are needed; got {tuple(ratios.shape)}")
     if not ratios.isfinite().all():
         raise ValueError(f"{int((~ratios.isfinite()).sum())} of the log ratios are not finite")
     spread = float(ratios.max() - ratios.min())
     if spread <= 1e-9 * (1 + float(ratios.abs().max())):
         raise ValueError(
-            "all ratios are equal: the guide is a point, or it is the posterior; there is no tail"
+            "all log ratios are equal, so there is no tail to fit: the guide is a point, or "
+            "equals the posterior"
         )
     # psislw takes the ratios of leaving data out, which are the negative ones.
     _, k = array_stats.psislw(-ratios.numpy())

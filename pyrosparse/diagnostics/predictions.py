@@ -50,7 +50,10 @@ def log_probabilities(
     """
     if not isinstance(net, Lifted):
         if guide is not None:
-            raise ValueError(f"{type(net).__name__} is not lifted: there is nothing to draw for it")
+            raise ValueError(
+                f"{type(net).__name__} is not lifted, so there is no posterior to "
+                "draw from: give a network that ps.lift returns"
+            )
         with torch.no_grad(), evaluation_mode(net):
             return torch.cat([_log_softmax(net, part) for part in x.split(batch_size)])
     total = None

@@ -88,6 +88,6 @@ def predictive_check(
     if math.isnan(observed) or values.isnan().any():
         raise ValueError(
             f"the statistic of {site!r} is NaN. Elements of the data that are masked are NaN in "
-            "the tree: take a statistic that leaves them out, such as np.nanmean"
+            "the tree: use a statistic that ignores NaN, such as np.nanmean"
         )
     return PredictiveCheck(observed, values)

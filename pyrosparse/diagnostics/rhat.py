@@ -44,11 +44,11 @@ def rhat(tree: Any, group: str = "log_likelihood") -> dict[str, Tensor]:
     chains, draws = dataset.sizes["chain"], dataset.sizes["draw"]
     if chains < 2:
         raise ValueError(
-            "the tree has one chain, and the draws of one guide are independent: fit the network "
-            "again from other starts, and give to_datatree the lists of them"
+            "the tree has one chain, but R-hat needs several: fit the network several times from "
+            "different starts, and give to_datatree the lists of networks and guides"
         )
     if draws < 4:
-        raise ValueError(f"R-hat needs 4 draws or more of every run; the tree has {draws}")
+        raise ValueError(f"R-hat needs at least 4 draws from every run; the tree has {draws}")
     with np.errstate(invalid="ignore"):  # of what is constant, such as the norm under a point guide
         values = arviz_stats.rhat(dataset)
     return {str(name): torch.from_numpy(values[name].to_numpy().copy()) for name in values}

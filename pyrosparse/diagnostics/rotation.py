@@ -25,7 +25,7 @@ def rotated(x: Tensor, degrees: float) -> Tensor:
     """
     if x.dim() != 4 or not x.is_floating_point():
         raise ValueError(
-            f"x must be images (n, channels, height, width), floating; got {x.dtype} "
+            f"x must be images (n, channels, height, width), floating point; got {x.dtype} "
             f"{tuple(x.shape)}"
         )
     angle = math.radians(degrees)

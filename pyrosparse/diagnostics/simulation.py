@@ -103,8 +103,8 @@ def simulation_calibration(
     """
     if (draws + 1) % bins or bins < 2:
         raise ValueError(
-            f"{bins} bins do not divide the {draws + 1} ranks of {draws} draws evenly; take "
-            "draws=63 and bins=8, say"
+            f"{bins} bins do not divide the {draws + 1} ranks of {draws} draws evenly: choose "
+            "numbers such as draws=63 and bins=8"
         )
     if simulations < 5 * bins:
         raise ValueError(f"{bins} bins need {5 * bins} simulations or more; got {simulations}")

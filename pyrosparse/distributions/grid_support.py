@@ -149,8 +149,8 @@ class GridSupport(TorchDistribution):
         if self.gibbs_sweeps is None:
             raise ValueError(
                 f"exact draws need a side of at most {EXACT_SIDE} nodes or one axis without "
-                f"chains, and this grid is {tuple(self.event_shape)}: say how many Gibbs sweeps "
-                "are to make a draw, as in gibbs_sweeps=200"
+                f"chains, and this grid is {tuple(self.event_shape)}: give the number of Gibbs "
+                "sweeps for a draw, such as gibbs_sweeps=200"
             )
         assert self.row is not None and self.column is not None
         field = self.field.expand(sample_shape + self.field.shape)
@@ -198,7 +198,8 @@ class GridSupport(TorchDistribution):
         if not self._is_exact:
             raise NotImplementedError(
                 f"the normaliser and the marginals of a {tuple(self.event_shape)} grid with both "
-                f"axes coupled are out of reach: a side may have at most {EXACT_SIDE} nodes; use "
+                f"axes coupled are not computable: one side may have at most {EXACT_SIDE} nodes; "
+                "use "
                 "log_density, or pyrosparse.sum_product for approximate marginals"
             )
         chain, transposed = self._lines()

@@ -77,8 +77,8 @@ class IsingMask(TorchDistribution):
         if clash.any():
             i, j = clash.nonzero()[0].tolist()
             raise ValueError(
-                f"elements {i} and {j} interact and have one colour, {int(colours[i])}: neighbours "
-                "need different colours"
+                f"elements {i} and {j} interact but have the same colour, {int(colours[i])}: "
+                "neighbours need different colours"
             )
         if int(sweeps) != sweeps or sweeps < 1:
             raise ValueError(f"sweeps must be a whole number, 1 or more, got {sweeps}")
@@ -166,8 +166,8 @@ class IsingMask(TorchDistribution):
         n = self.event_shape[0]
         if n > _LARGEST_ENUMERATION:
             raise ValueError(
-                f"2^{n} masks are too many to enumerate; what is exact is for up to "
-                f"{_LARGEST_ENUMERATION} elements, or of GibbsMask and BipartiteGibbsMask"
+                f"2^{n} masks are too many to enumerate: exact results are available for up to "
+                f"{_LARGEST_ENUMERATION} elements, or from GibbsMask and BipartiteGibbsMask"
             )
         bits = torch.arange(2**n, device=self.field.device).unsqueeze(-1)
         return (bits >> torch.arange(n, device=bits.device) & 1).to(self.field)

@@ -29,8 +29,8 @@ zero_or_real = _ZeroOrReal()
 @biject_to.register(zero_or_real)
 def _refuse(constraint: constraints.Constraint) -> NoReturn:
     raise ValueError(
-        "a spike and slab has a point mass at zero: HMC and NUTS never go there, and no normal "
-        "AutoGuide has one. Train the lifted network's own guide, bnn.guide, by SVI"
+        "a spike and slab has a point mass at zero, which HMC, NUTS and normal AutoGuides cannot "
+        "draw. Train the lifted network's own guide, bnn.guide, by SVI"
     )
 
 
@@ -84,7 +84,8 @@ class _Included(dist.TorchDistribution):
         if not Size(batch_shape):
             return self
         raise NotImplementedError(
-            f"{type(self).__name__} is the law of one tensor: it cannot be expanded to a batch of "
+            f"{type(self).__name__} is the distribution of one tensor: it cannot be expanded to a "
+            "batch of "
             f"shape {tuple(batch_shape)}; sample it outside the plate"
         )
 

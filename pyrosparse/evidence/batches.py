@@ -73,7 +73,7 @@ def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
         return ordered(columns(data), model)
     if isinstance(data, IterableDataset):
         raise UsageError(
-            f"{type(data).__name__} gives one datum at a time, and batches are needed: give "
+            f"{type(data).__name__} gives one datum at a time, but batches are needed: give "
             "DataLoader(dataset, batch_size=...)"
         )
     if is_map_style(data):

@@ -131,8 +131,8 @@ def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
     """
     if len(before.draws) != len(after.draws):
         raise ValueError(
-            f"the estimates have {len(before.draws)} and {len(after.draws)} draws; common random "
-            "numbers need the same number"
+            f"the estimates have {len(before.draws)} and {len(after.draws)} draws, but common "
+            "random numbers need the same number: use the same draws= for both"
         )
     refuse_improper("a difference of ELBOs", (*before.improper, *after.improper))
     return ElboEstimate(after.draws - before.draws)
@@ -150,7 +150,8 @@ def _subset(data: Any, size: int) -> tuple[Repeated, float]:
         part = data.subset(index)
     else:
         raise ValueError(
-            "only data that are tensors can be subsampled: give Examples or a tuple, or no subset"
+            "only tensors can be subsampled: give Examples or a tuple of tensors, or leave subset "
+            "out"
         )
     return Repeated(part), (len(data[0]) if isinstance(data, tuple) else len(data)) / len(index)
 

@@ -62,8 +62,8 @@ def refuse_improper(what: str, names: Iterable[str]) -> None:
     names = list(dict.fromkeys(names))
     if names:
         raise ValueError(
-            f"{what} has no meaning under the improper prior of {', '.join(names)}, which has no "
-            "draws and an arbitrary constant. Compare models by held-out data "
+            f"{what} is not defined for the improper prior of {', '.join(names)}: it has no draws "
+            "and an arbitrary constant. Compare models by held-out data "
             "(ps.compare_models), or use a proper prior, such as ps.Gaussian or "
             "ps.VariationalDropout(empirical_bayes=True)"
         )

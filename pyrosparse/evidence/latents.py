@@ -57,9 +57,9 @@ class Latents:
         ]
         if strangers:
             raise ValueError(
-                f"the guide draws {', '.join(strangers)}, which are no latent variables of the "
-                "model. Give the guide of this model; mark variables that only help to draw others "
-                "with infer={'is_auxiliary': True}"
+                f"the guide draws {', '.join(strangers)}, which are not latent variables of the "
+                "model. Give the guide of this model; mark auxiliary variables with "
+                "infer={'is_auxiliary': True}"
             )
 
 
@@ -84,8 +84,9 @@ def refuse_local(trace: poutine.Trace, n: int, *, first: bool) -> list[str]:
             if not first or frame.size != (frame.full_size or frame.size):
                 raise ValueError(
                     f"{site['name']!r} is a latent variable of each datum (in the plate "
-                    f"{frame.name!r}): one draw cannot serve several batches, or a part of the "
-                    "plate's data. Give all data of the plate in one batch (batch_size), or sum "
+                    f"{frame.name!r}): one draw cannot be used for several batches, or for a part "
+                    "of the plate's data. Give all data of the plate in one batch (batch_size), "
+                    "or sum "
                     "the variable out in the model"
                 )
     if not first:

@@ -129,7 +129,9 @@ def log_posterior(
         raise ValueError("there are no data to evaluate the log posterior on")
     for part, value in (("log likelihood", likelihood), ("log prior", prior)):
         if not torch.isfinite(torch.tensor(value)):
-            raise ValueError(f"the {part} is {value}: the weights or the data are not finite")
+            raise ValueError(
+                f"the {part} is {value}: check the weights and the data for NaN and infinity"
+            )
     return LogPosterior(likelihood, prior, n, improper)
 
 

@@ -134,7 +134,9 @@ def group_reduction(loc: Tensor, covariance: Tensor, prior_scale: Tensor | float
     _refuse_scale("prior_scale", prior_scale)
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if failed.any() or not covariance.isfinite().all():
-        raise ValueError("a covariance is not positive definite: is it that of a posterior?")
+        raise ValueError(
+            "a covariance is not positive definite: give the covariance of a posterior"
+        )
     log_density_ratio = prior_scale.log().expand_as(loc) - factor.diagonal(dim1=-2, dim2=-1).log()
     white = torch.linalg.solve_triangular(factor, loc.unsqueeze(-1), upper=False).squeeze(-1)
     return (log_density_ratio - 0.5 * white.square()).sum(-1)
@@ -190,15 +192,22 @@ def normal_posteriors(bnn: Lifted) -> dict[str, tuple[Tensor, Tensor, Tensor | f
             if normal is None:
                 raise ValueError(
                     f"{entry.method!r} has no normal posterior under a normal prior over "
-                    f"{target.key!r}, which model reduction needs: use one that has, such as "
+                    f"{target.key!r}, which model reduction needs: use a method that has one, "
+                    "such as "
                     "Gaussian(posterior='normal'), or write its normal_posterior"
                 )
             loc, scale, prior_scale = normal
             if loc.isnan().any() or scale.isnan().any():
-                raise ValueError(f"the posterior of {target.key!r} has diverged: it has NaN")
+                raise ValueError(
+                    f"the posterior of {target.key!r} contains NaN, so training has "
+                    "diverged: train again with a lower learning rate"
+                )
             found[target.key] = loc.detach(), scale, prior_scale
     if not found:
-        raise ValueError("the lifted network has no weight among its targets: nothing to reduce")
+        raise ValueError(
+            "the lifted network has no weights among its targets: lift weights, "
+            "ps.weights(net), to reduce them"
+        )
     return found
 
 
@@ -218,7 +227,7 @@ def _scales(
 
 def _refuse_scale(name: str, scale: Tensor) -> None:
     if not bool(((scale > 0) & scale.isfinite()).all()):
-        raise ValueError(f"{name} must be positive and finite, everywhere")
+        raise ValueError(f"{name} must be positive and finite in every element")
 
 
 def _growth(wide: Tensor, narrow: Tensor) -> Tensor:
@@ -226,7 +235,7 @@ def _growth(wide: Tensor, narrow: Tensor) -> Tensor:
     growth = wide - narrow
     if not bool((growth > -1).all()):
         raise ValueError(
-            "the reduced prior is wider than the prior, and no posterior goes with it: its "
-            "precision would not be positive. Reduce to a narrower one"
+            "the reduced prior is wider than the prior, so its posterior would not have a "
+            "positive precision. Reduce to a narrower one"
         )
     return growth

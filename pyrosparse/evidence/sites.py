@@ -28,7 +28,9 @@ def observed_sites(trace: poutine.Trace) -> list[Any]:
     """The observed sites of a trace; raises ValueError where there are none."""
     sites = sample_sites(trace, observed=True)
     if not sites:
-        raise ValueError("the model observes nothing: pass it the data it conditions on")
+        raise ValueError(
+            "the model observes nothing: pass it the observed data too, such as the labels"
+        )
     return sites
 
 
@@ -124,8 +126,9 @@ def known_data(site: Any, n: int) -> Tensor:
     if not dims:
         raise ValueError(
             f"the site {site['name']!r} has log densities of shape "
-            f"{tuple(site['unscaled_log_prob'].shape)} for {n} data: one a datum is needed. Put it "
-            "in the plate of the data, which takes all data that the model is given "
+            f"{tuple(site['unscaled_log_prob'].shape)} for {n} data: one for each datum is "
+            "expected. Put the site in the plate of the data, which must contain all data that "
+            "the model is given "
             '(pyro.plate("data", n, subsample=torch.arange(len(x))))'
         )
     known = known.movedim(dims[0], 0)

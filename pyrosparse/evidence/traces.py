@@ -34,7 +34,8 @@ class _AtMean(Messenger):
         if msg["fn"].has_enumerate_support:
             raise ValueError(
                 f"the guide draws {msg['name']!r} from {type(msg['fn']).__name__}, which is "
-                "discrete: the mean of it is no value that the model can take"
+                "discrete, so its mean is not a value that the model can use: draw from it "
+                "instead of using means"
             )
         msg["value"] = _mean(msg["fn"])
         msg["done"] = True

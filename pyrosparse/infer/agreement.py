@@ -23,8 +23,8 @@ def check_settings(
     is called otherwise on one rank than on another."""
     if run.ranks.size > 1 and distributed_sampler(validation) is not None:
         raise ValueError(
-            "validation has a DistributedSampler, so that every rank would have other scores: give "
-            "all of it to every rank"
+            "validation has a DistributedSampler, so every rank would have different scores: give "
+            "all validation data to every rank"
         )
     others = {
         "data": run.n,

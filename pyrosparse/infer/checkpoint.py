@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
         tree = fill(json.loads(metadata["content"]))
         if not isinstance(tree, dict):
-            raise ValueError(f"it holds no dict, but {type(tree).__name__}")
+            raise ValueError(f"it contains a {type(tree).__name__} instead of a dict")
         return tree
 
 
@@ -134,5 +134,5 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     except _DAMAGE as error:
         raise CheckpointError(
             f"{path} is not a readable checkpoint ({type(error).__name__}: {error}): it is "
-            "truncated, damaged or of another program. Delete it to start afresh"
+            "truncated, damaged or from another program. Delete it to start again"
         ) from error

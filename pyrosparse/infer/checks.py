@@ -44,7 +44,7 @@ def check_arguments(
     if patience is not None and patience < 1:
         raise ValueError(f"patience must be a positive number of epochs, got {patience}")
     if patience is not None and validation is None:
-        raise ValueError("patience needs validation data to watch")
+        raise ValueError("patience needs validation data: pass validation=, or leave patience out")
     if int(first_step) != first_step or first_step < 0:
         raise ValueError(f"first_step must be 0 or a positive whole number, got {first_step}")
 

@@ -41,18 +41,20 @@ class _Iterates(Callback):
         if others or len(entries) < len(lifted.targets):
             shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             raise ValueError(
-                f"{what} needs all that is trained to be weights with a point posterior, and "
-                f"{shown or 'gates'} are not: lift with ps.lift(net, ps.Gaussian(scale=...), "
+                f"{what} can only train weights with a point posterior, but {shown or 'gates'} "
+                "are not: lift with ps.lift(net, ps.Gaussian(scale=...), "
                 "ps.weights(net, '*')), and give a model without latent variables of its own "
                 "(known noise)"
             )
         if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in lifted.net.modules()):
             raise ValueError(
-                f"{what} has several sets of weights, and the running statistics of batch "
-                "normalisation are those of the last: use a network without"
+                f"{what} has several sets of weights, but batch normalisation has running "
+                "statistics only for the last: use a network without batch normalisation"
             )
         if run.checkpoint is not None or run.shrink is not None:
-            raise ValueError(f"{what} keeps no state in checkpoints, nor over compact_every")
+            raise ValueError(
+                f"{what} supports neither checkpoints nor compact_every: leave them out"
+            )
 
     def after_step(self, run: Fit) -> None:
         if run.step > self.burn_in and (run.step - self.burn_in) % self.every == 0:
@@ -169,7 +171,7 @@ class SWAG(_Iterates):
         if self.count < self.rank:
             raise ValueError(
                 f"SWAG has {self.count} iterates, of which it needs {self.rank}: train for more "
-                "steps behind burn_in, or ask for a smaller rank"
+                "steps after burn_in, or choose a smaller rank"
             )
         like = next(iter(self.mean.values()))
         standard = dist.Normal(like.new_zeros(self.rank), 1.0).to_event(1)

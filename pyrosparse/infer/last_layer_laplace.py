@@ -89,8 +89,8 @@ class LastLayerLaplace:
         self._last = [others.pop(id(parameter)) for parameter in last.values()]
         if any(entry.frozen for entry in self._last):
             raise ValueError(
-                f"weights of {self.layer} are frozen at zero, and this posterior would draw them: "
-                "take it of the network before they were, or leave the last layer whole"
+                f"weights of {self.layer} are frozen at zero, but this posterior would draw them: "
+                "use the network before pruning, or do not prune the last layer"
             )
         precisions = [
             torch.full_like(parameter.detach().flatten(), float(entry.method.scale) ** -2)  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ def _check_point(entry: Entry) -> None:
     method = entry.method
     if not isinstance(method, Gaussian) or method.posterior != "point":
         raise ValueError(
-            f"the Laplace approximation is taken around a point under a Gaussian prior, and "
+            f"the Laplace approximation needs a point posterior and a Gaussian prior, but "
             f"{entry.target.key} has {type(method).__name__} with another posterior: lift with "
             "ps.lift(net, ps.Gaussian(scale=...), ps.weights(net, '*'))"
         )
@@ -208,8 +208,8 @@ def last_layer(net: nn.Module, *inputs: Tensor) -> str:
         if own is output or (isinstance(output, Tensor) and torch.equal(own, output)):
             return name
     raise ValueError(
-        "the network's output is not that of a linear layer, whose posterior this is: give the "
-        "network without what comes after its last layer, such as a softmax"
+        "the network's output is not the output of a linear layer: remove the operations after "
+        "the last layer, such as a softmax"
     )
 
 

@@ -212,7 +212,10 @@ def _train(
                     after_step(run)
                 total, count = total + loss, count + 1
             if not count:
-                raise ValueError("the data gave no batch; a generator can be run through once only")
+                raise ValueError(
+                    "the data gave no batch: give data that are not empty. A "
+                    "generator can be read only once: give a list or a DataLoader"
+                )
             run.epoch += 1
             entry: dict[str, Any] = {
                 "epoch": run.epoch,

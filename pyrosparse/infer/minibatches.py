@@ -55,8 +55,9 @@ class Minibatches:
         self.sampler = distributed_sampler(data) if ranks > 1 else None
         if self.sampler is not None and self.sampler.num_replicas != ranks:
             raise ValueError(
-                f"the data's sampler is for {self.sampler.num_replicas} ranks, and there are "
-                f"{ranks}: make it after init_process_group, DistributedSampler(dataset)"
+                f"the sampler of the data is for {self.sampler.num_replicas} ranks, but there are "
+                f"{ranks}: make the sampler after init_process_group, "
+                "DistributedSampler(dataset)"
             )
         self.first_epoch = 0
         if first_step:
@@ -147,8 +148,8 @@ class OneShare:
 
     def __iter__(self) -> Iterator[Any]:
         raise ValueError(
-            "this needs all training data on every rank, and a loader with a DistributedSampler "
-            "gives each rank a share: give fit tensors or a Dataset, of which it takes the shares"
+            "this needs all training data on every rank, but a loader with a DistributedSampler "
+            "gives each rank only a share: give fit tensors or a Dataset, which it divides itself"
         )
 
 

@@ -24,8 +24,8 @@ def check_observed(trace: poutine.Trace, batch: tuple[Any, ...], data: Any) -> N
     sites = sample_sites(trace, observed=True)
     if not sites:
         raise ValueError(
-            "the model observes nothing, so that training would only bring the guide to the prior: "
-            "pass the labels too, and give them to pyro.sample as obs"
+            "the model observes nothing, so training would only move the guide to the prior: pass "
+            "the labels too, and give them to pyro.sample as obs"
         )
     for site in sites:
         _check_labels(site, batch, data)
@@ -138,11 +138,11 @@ def _check_labels(site: Any, batch: tuple[Any, ...], data: Any) -> None:
     if lowest < 0 or highest >= classes:
         raise ValueError(
             f"the labels of {site['name']!r} are {lowest} to {highest}, but the network has logits "
-            f"of {classes} classes, 0 to {classes - 1}: number the classes from 0, or give the "
-            "network an output for each"
+            f"of {classes} classes, 0 to {classes - 1}: number the classes from 0, or use a "
+            "network with one output for each class"
         )
     if labels.is_floating_point() and bool((labels != labels.round()).any()):
         raise ValueError(
-            f"the labels of {site['name']!r} are no whole numbers, and would be rounded down: give "
-            "classes, int64"
+            f"the labels of {site['name']!r} are not whole numbers and would be rounded down: "
+            "give classes, int64"
         )

@@ -34,24 +34,27 @@ def made(optimizer: Any, groups: list[dict[str, Any]]) -> Optimizer:
     """
     if isinstance(optimizer, PyroOptim):
         raise TypeError(
-            f"fit takes a torch optimizer, and this is a {type(optimizer).__name__} of Pyro: give "
+            f"fit needs a torch optimizer, but got a {type(optimizer).__name__} of Pyro: give "
             "optimizer=torch.optim.Adam (or lambda groups: torch.optim.Adam(groups, ...)) with "
             "learning_rate=... and schedule=...; SVI and ps.captured.CapturedSVI take those of Pyro"
         )
     if isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__
         raise TypeError(
-            f"this {kind} is made already, of parameters that fit does not know: give the class, "
+            f"this {kind} is already built, with parameters that fit does not know: give the "
+            "class, "
             f"optimizer=torch.optim.{kind}, or a function from parameter groups to an optimizer"
         )
     result = fused_adam(groups) if optimizer is None else optimizer(groups)
     if not isinstance(result, Optimizer):
-        raise TypeError(f"optimizer made a {type(result).__name__}, and not a torch optimizer")
+        raise TypeError(
+            f"optimizer returned a {type(result).__name__} instead of a torch optimizer"
+        )
     closure = inspect.signature(result.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(
-            f"fit draws new noise in every step, and {type(result).__name__} must compute the same "
-            "loss several times in one: give an optimizer of stochastic gradients, such as "
+            f"fit draws new noise in every step, but {type(result).__name__} computes the same "
+            "loss several times in one: give an optimizer for stochastic gradients, such as "
             "torch.optim.Adam"
         )
     return result

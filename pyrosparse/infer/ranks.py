@@ -258,6 +258,7 @@ def _answering() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankError(
-            f"another rank no longer answers ({error}): it ended, or does something else. A "
-            "checkpoint that was written is whole: start all ranks again to go on from it"
+            f"another rank no longer answers ({error}): it has ended, or runs different code. "
+            "Written checkpoints are complete: start all ranks again to continue from the last "
+            "one"
         ) from error

@@ -121,8 +121,8 @@ class Files:
                 f"{key} was {saved.get(key)!r}, is {settings[key]!r}" for key in other
             )
             raise checkpoints.CheckpointError(
-                f"{path} is the checkpoint of a run with other settings ({differences}): go on "
-                "with those, or delete it"
+                f"{path} is the checkpoint of a run with other settings ({differences}): use the "
+                "same settings, or delete the file"
             )
         if run.shrink is not None and state["alive"] is not None:
             run.shrink.to(state["alive"])

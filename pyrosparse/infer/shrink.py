@@ -43,7 +43,8 @@ class Shrink:
         if of_heads := [e.target.key for e in self.whole.entries if e.target.block > 1]:
             raise ValueError(
                 f"compact_every cannot cut gates of heads while training goes on "
-                f"({', '.join(of_heads)}): train without it, and cut them at the end by compact"
+                f"({', '.join(of_heads)}): train without compact_every, and cut them after "
+                "training with ps.compact"
             )
         self.alive = {entry.target.key: entry.mask.clone() for entry in self.whole.entries}
         self.positions: dict[str, Tensor] = {}
@@ -52,7 +53,7 @@ class Shrink:
         if unused := unreached(made, self.whole.entries):
             raise ValueError(
                 f"compact_every cannot cut {', '.join(unused)}, which the network does not use on "
-                "these data: leave them out of the targets, or delete their layers"
+                "these data: leave them out of the targets, or remove their layers"
             )
 
     def after_epoch(self) -> dict[str, Any]:
@@ -193,7 +194,10 @@ def _inputs(run: Fit) -> tuple[Any, ...]:
     finally:
         handle.remove()
     if not seen:
-        raise ValueError("the model does not call the lifted network: there is nothing to cut")
+        raise ValueError(
+            "the model does not call the lifted network, so compact_every has "
+            "nothing to cut: call it in the model, or leave compact_every out"
+        )
     return seen[0]
 
 

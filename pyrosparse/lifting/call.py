@@ -159,9 +159,10 @@ def _refuse(net: nn.Module, hooks: list[Gate | Noise]) -> None:
     what = "activation noise" if noise else "gates"
     names = [hook.target.name for hook in hooks]
     raise ValueError(
-        f"the {what} of {keys} did not act: the network reads the parameters of "
-        f"{', '.join(repr(_layer(hook) or 'the network itself') for hook in hooks)} past the "
-        "layer, as F.linear(x, layer.weight) or layer.forward(x) do. Call the layer in the "
+        f"the {what} of {keys} had no effect: the network reads the parameters of "
+        f"{', '.join(repr(_layer(hook) or 'the network itself') for hook in hooks)} without "
+        "calling the layer, as F.linear(x, layer.weight) or layer.forward(x) do. Call the layer "
+        "in the "
         f"network's forward, leave it out of the targets (those with a name in {names})"
         + (", or draw the noise at the weight, such as by estimator='weights'" if noise else "")
     )

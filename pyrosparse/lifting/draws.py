@@ -71,9 +71,9 @@ class Trained:
             self.untrained.discard(key)
         elif origin is not None:
             raise ValueError(
-                f"{site!r} was drawn by the guide of another lifted network, of which it would "
-                "train a part and of this one the rest: give the guide of the network that the "
-                "model calls, bnn.guide. To run a network with the weights of another, use "
+                f"{site!r} was drawn by the guide of another lifted network, so training would "
+                "mix the parameters of the two: give the guide of the network that the model "
+                "calls, bnn.guide. To run a network with the weights of another, use "
                 "poutine.condition"
             )
         # What a guide or a sampler is trained with carries gradients; a fixed value does not.
@@ -84,9 +84,9 @@ class Trained:
         """Refuse to be a density of given weights, as HMC needs it, where it would be random."""
         if entry.method.hidden_draws(q) and _differentiated(entry, source):
             raise ValueError(
-                f"{type(entry.method).__name__} draws {entry.target.key!r} anew in every call, "
-                "unseen by Pyro, so that the density of given weights is random: HMC and NUTS need "
-                "one that is not. Train its guide by SVI, or lift with another method"
+                f"{type(entry.method).__name__} draws {entry.target.key!r} again in every call "
+                "and outside Pyro, so the density of given weights is random, but HMC and NUTS "
+                "need a fixed density. Train its guide by SVI, or lift with another method"
             )
 
     def warn_of_free(self, entry: Entry, names: Sequence[str], source: sources) -> None:
@@ -130,7 +130,7 @@ class Sampled:
         if tuple(value.shape) != shape and (x is None or tuple(value.shape) != (len(x), *shape)):
             raise ValueError(
                 f"site {entry.target.site!r} has a draw of shape {tuple(value.shape)} where "
-                f"{shape} is needed: a lifted network takes one set of weights a call"
+                f"{shape} is needed: a lifted network takes one set of weights in each call"
             )
         self._note(entry, q)
         drawn = x is not None or (entry.method.hidden_draws(q) and self.by_guide(entry))

@@ -247,8 +247,8 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
         gates = target.shape[0] * target.block
         if target.block > 1 and gates != features(own_modules[target.name], target.kind):
             raise ValueError(
-                f"{target.key!r} has {target.shape[0]} heads of {target.block} features, which are "
-                f"not those of {target.name!r}: select them on this network, with ps.heads"
+                f"{target.key!r} has {target.shape[0]} heads of {target.block} features, which do "
+                f"not match {target.name!r}: select the heads on this network, with ps.heads"
             )
     refused = refused_at(net, owner_name)
     if refused is not None:
@@ -261,8 +261,9 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
     if target.kind == "weight" and normalised(net, target.name):
         raise ValueError(
             f"{target.name!r} is divided by its own norm before the network computes with it "
-            "(weight_norm, spectral_norm): a prior on its size says nothing, and rows at zero give "
-            "NaN. Make the weight a parameter first, by torch.nn.utils.parametrize."
+            "(weight_norm, spectral_norm): a prior on its size has no effect, and rows of zeros "
+            "give NaN. Make the weight an ordinary parameter first, with "
+            "torch.nn.utils.parametrize."
             "remove_parametrizations, remove_weight_norm or remove_spectral_norm"
         )
     if target.kind == "weight" and method.activation_moments(

@@ -60,8 +60,8 @@ class Gate:
         if x.shape[axis] == 1 != shape[axis]:  # it would be spread over all gates
             raise ValueError(
                 f"{self.target.key!r} has {shape[axis]} gates, but the activation has one feature "
-                f"in dimension {axis}: call the network with inputs of "
-                "the width that it was made for"
+                f"in dimension {axis}: call the network with inputs of the width for which it was "
+                "lifted"
             )
         if gains.dim() == 2:
             shape[0] = gains.shape[0]
@@ -106,8 +106,8 @@ class Noise:
         if self.fired > 1:
             raise ValueError(
                 f"the noise of {self.target.key!r} cannot be drawn at the activations: its layer "
-                "is used more than once in a forward pass, and one draw of the weight must serve "
-                "all its places. Draw the noise at the weight, such as by estimator='weights', or "
+                "is used more than once in a forward pass, and all uses need the same draw of the "
+                "weight. Draw the noise at the weight, such as by estimator='weights', or "
                 "leave it out of the targets"
             )
         x = args[0] if args else next(iter(kwargs.values()))

@@ -1,4 +1,4 @@
-"""Lift a network into Pyro: its targets are sampled, the network itself stays as it is."""
+"""Lift a network into Pyro: its targets are sampled, and the network itself does not change."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def lift(
     *,
     name: str = "",
 ) -> Lifted:
-    """Put a sparsity prior on a network: a Pyro model of its output, with a guide.
+    """Put a prior on weights or gates of a network: returns a Pyro module with a guide.
 
-    net:    any ``torch.nn.Module``; its class, keys and pickle stay as they are, and its
-            parameters are trained in place.
+    net:    any ``torch.nn.Module``; its class, keys and pickle do not change, and its parameters
+            are trained in place.
     method: one method, or several as pairs ``(method, targets)``.
     on:     the targets of a single method, from ``weights``, ``inputs`` or ``outputs``; by
             default the method's own choice.
-    name:   put before all sites and parameters; needed where a Pyro program holds two
+    name:   a prefix for the names of all sites and parameters; needed if a Pyro program has two
             lifted networks.
 
-    Raises ValueError where a target is named twice, is of a kind that the method does not take,
-    is not of this network, or where the network is lifted already; TypeError where its module
-    computes past hooks and replaced weights, or is compiled or scripted.
+    Raises ValueError if a target is given twice, has a kind that the method does not support or
+    belongs to another network, or if the network is already lifted. Raises TypeError if the module
+    of a target ignores hooks and replaced weights, or is compiled or scripted.
 
     >>> import torch
     >>> from torch import nn
@@ -64,8 +64,8 @@ def lift(
         raise UsageError(f"a network is a torch.nn.Module, got {type(net).__name__}")
     if isinstance(net, torch.jit.ScriptModule):
         raise UsageError(
-            "the network is a program of torch.jit, which runs past gates and drawn weights: lift "
-            "the module that it was made from"
+            "the network is a torch.jit program, which ignores gates and drawn weights: lift the "
+            "module that it was made from"
         )
     if any(isinstance(module, Lifted) for module in net.modules()):
         raise ValueError(
@@ -89,8 +89,9 @@ def lift(
     )
     if not assigned:
         raise ValueError(
-            "there is no target to lift: `on` is empty. Name some, on=ps.weights(net, where), or "
-            "ps.gates, ps.heads and ps.ffn for methods of gates"
+            "there is no target to lift, because `on` or the list of targets is empty: leave `on` "
+            "out for the default targets, or select some with ps.weights, ps.gates, ps.heads or "
+            "ps.ffn"
         )
     for number, (one, target) in enumerate(assigned):
         check_target(net, one, target, [taken for _, taken in assigned[:number]])
@@ -101,11 +102,11 @@ def lift(
 class Lifted(PyroModule):
     """A network whose targets are drawn by Pyro; made by ``lift``.
 
-    Calling it runs the network with the weights and gates that the Pyro handlers in force give:
-    the prior's, the guide's under replay, or conditioned ones. Its ``guide`` is the variational
-    posterior, its ``state_dict`` is complete before the first step.
+    A call runs the network with weights and gates from the active Pyro handlers: drawn from the
+    prior, replayed from the guide, or conditioned. ``guide`` is the variational posterior.
+    ``state_dict`` is complete before the first step.
 
-    A call draws one set of weights: several particles are run one after another
+    A call draws one set of weights, so several particles must run one after another
     (``vectorize_particles=False``, ``Predictive(parallel=False)``, Pyro's defaults).
     """
 
@@ -163,17 +164,15 @@ class Lifted(PyroModule):
             return self._run(draws, args, kwargs, at_activations=self.training)
 
     def mean_forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the network at its posterior mean: no draw, no handler, the same result each time.
-
-        Takes and returns what the network does.
-        """
+        """Run the network at its posterior mean: deterministic, without Pyro handlers."""
         self._trained.warn()
         return self._run(Means(), args, kwargs, at_activations=False)
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The network's positional arguments from some by name, for data that are dicts.
+        """The network's positional arguments from arguments by name, for data that are dicts.
 
-        Raises TypeError where the network has no argument of a name."""
+        Raises TypeError if the network has no argument of a name.
+        """
         return arguments(named, self._modules["net"])
 
     def scores(self) -> dict[str, Tensor]:
@@ -201,10 +200,11 @@ class Lifted(PyroModule):
     def masks(
         self, threshold: float | Mapping[str, float] | None = None, at_least: int = 0
     ) -> Masks:
-        """What stays: ``score >= threshold``, and not what is frozen at zero already.
+        """The masks of the remaining elements: ``score >= threshold`` and not frozen at zero.
 
         threshold: one number for all targets or numbers by name; by default each method's own.
-        at_least:  keep at least this many elements of each target, those of the highest score.
+        at_least:  keep at least this number of elements of each target, those with the highest
+                   scores.
 
         Raises ValueError on unknown names, and on NaN scores and thresholds.
         """
@@ -230,19 +230,18 @@ class Lifted(PyroModule):
         return masks
 
     def match_moments(self, draws: Mapping[str, Tensor]) -> None:
-        """Give the guide, and so the network's own parameters, the mean and the spread of draws, of
-        NUTS or another guide: scores, masks, means and ``compact`` then follow from these.
+        """Set the guide, and so the network's own parameters, to the mean and standard deviation of
+        draws from NUTS or another guide. Scores, masks, means and ``compact`` then use these.
 
-        A weight's score is then |mean| / sd over the draws, or what its method makes of them.
-        ``BetaBernoulli`` takes the mean of pi alone.
+        A weight's score is then |mean| / sd over the draws, or what its method defines.
+        ``BetaBernoulli`` uses only the mean of pi.
 
         draws: (draws, ...) by site, as ``MCMC.get_samples()`` and
                ``Predictive(model, guide=guide, num_samples=...)`` give them; other sites are
-               ignored. Parameters that are no targets stay as they are.
+               ignored. Parameters that are not targets do not change.
 
-        Raises ValueError where the draws of a target are missing, of another shape or not finite,
-        before anything is changed, and NotImplementedError where a method of one's own does not
-        write ``match_moments``.
+        Raises ValueError, before any change, if the draws of a target are missing, have another
+        shape or are not finite; NotImplementedError if a method does not define ``match_moments``.
 
         >>> import pyrosparse as ps
         >>> bnn = lift(nn.Linear(1, 1), ps.Gaussian(posterior="normal"))
@@ -273,12 +272,12 @@ class Lifted(PyroModule):
         return any(entry.projects for entry in self.guide.entries)
 
     def project(self) -> None:
-        """Bring the posterior back into the set in which it must lie, in place, as each method's
-        ``project`` says: scales that must stay in [0, 1], for example.
+        """Project the posterior onto its allowed set, in place, as each method's ``project``
+        defines it: for example scales onto [0, 1].
 
-        ``fit`` does this after every step. Where ``SVI``, ``CapturedSVI`` or a torch optimizer
-        takes the steps, call it after each. Without it the objective may have no maximum. Methods
-        that have no such set do nothing here.
+        ``fit`` does this after every step. If you use ``SVI``, ``CapturedSVI`` or a torch
+        optimizer, call it after each step; without it the objective may have no maximum. For
+        methods without such a set it does nothing.
 
         >>> import pyro, pyrosparse as ps
         >>> from pyro.infer import SVI, TraceMeanField_ELBO
@@ -317,13 +316,13 @@ class Lifted(PyroModule):
         return found
 
     def zero(self, masks: Mapping[str, Tensor]) -> None:
-        """Set what the masks remove to zero in the network's own parameters, once: training goes
-        on from there.
+        """Set masked weights to zero in the network's own parameters, once; training may change
+        them again.
 
-        masks: by target name, each of its target's shape; targets not named stay as they are.
+        masks: by target name, each with the shape of its target; other targets do not change.
 
-        Raises ValueError on unknown names, wrong shapes and gates (which have no parameter to
-        set), before anything is changed.
+        Raises ValueError, before any change, for unknown names, wrong shapes and gates, which have
+        no parameter to set.
         """
         entries = self._entries_of(masks)
         for key, entry in entries.items():
@@ -334,16 +333,17 @@ class Lifted(PyroModule):
                 entry.parameter().masked_fill_((masks[key] == 0).to(entry.mask.device), 0.0)
 
     def freeze(self, masks: Mapping[str, Tensor]) -> None:
-        """Hold what the masks remove at zero from now on, in draws, means and the network's own
+        """Hold masked elements at zero from now on, in draws, means and the network's own
         parameters. A mask of ones releases a target.
 
-        They get no gradient any more. An optimizer with momentum may still move the parameters
-        themselves for a while (not the draws and means): the pruners of ``fit`` clear its memory.
+        Frozen elements get no gradient. An optimizer with momentum may still change the parameters
+        themselves for a while, but not the draws and means; the pruners of ``fit`` clear the
+        momentum.
 
-        masks: by target name, boolean or gains, each of its target's shape; targets not
-               named stay as they are.
+        masks: by target name, boolean or gains, each with the shape of its target; other targets
+               do not change.
 
-        Raises ValueError on unknown names and wrong shapes, before anything is changed.
+        Raises ValueError, before any change, for unknown names and wrong shapes.
         """
         entries = self._entries_of(masks)
         with torch.no_grad():
@@ -386,10 +386,10 @@ class Lifted(PyroModule):
 
 
 class mean_gates(Messenger):
-    """A Pyro handler under which the gates of lifted networks have their mean gains, not draws.
+    """A Pyro handler that replaces the gates of lifted networks by their mean gains.
 
-    Their sites are sampled as ever; what is drawn given them is not. A weight that a method draws
-    anew given its sites, as dropout does, has its mean too.
+    Sites are sampled as usual, but draws given these sites are replaced by their means. A weight
+    that a method draws in this way, as dropout does, is replaced by its mean too.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(2, 1), ps.BetaBernoulli(), ps.inputs(nn.Linear(2, 1)))
@@ -404,8 +404,9 @@ def _refuse_plates() -> None:
         if isinstance(handler, IndepMessenger) and handler._vectorized:
             raise ValueError(
                 f"a lifted network is called inside the plate {handler.name!r}, but takes one set "
-                "of weights a call: call it before the plate of the data, and run particles one by "
-                "one (vectorize_particles=False, Predictive(..., parallel=False))"
+                "of weights in each call: call it before the plate of the data, and run "
+                "particles one by one (vectorize_particles=False, Predictive(..., "
+                "parallel=False))"
             )
 
 
@@ -420,8 +421,8 @@ def _refuse_second_call(targets: Sequence[Target]) -> None:
                 raise ValueError(
                     f"the program has a site {target.site!r} already. A lifted network is called "
                     "once in a model, as its weights are drawn once: call it on "
-                    "torch.cat([x1, x2]) and split the result. Two lifted networks in one model "
-                    "need a name each, lift(..., name=...)"
+                    "torch.cat([x1, x2]) and split the result. If a model has two lifted "
+                    "networks, give each a name, lift(..., name=...)"
                 )
 
 

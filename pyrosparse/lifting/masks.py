@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 class Masks(dict[str, Tensor]):
-    """What stays of each target: by name, a tensor of the target's shape.
+    """The masks of the targets by name, each with the shape of its target.
 
-    Of a weight (``fc1.weight``) the mask is boolean. Of a gate (``fc1.input``, ``fc1.output``)
-    it is a floating-point gain, 0 where the feature goes and E[gate] where it stays.
+    The mask of a weight
+    (``fc1.weight``) is boolean: True if the weight stays. The mask of a gate (``fc1.input``,
+    ``fc1.output``) is a floating-point gain: 0 if the feature is pruned, E[gate] if it stays.
 
     >>> import torch
     >>> Masks({"fc1.weight": torch.tensor([[True, False], [False, False]])}).sparsity
@@ -19,17 +20,17 @@ class Masks(dict[str, Tensor]):
 
     @property
     def kept(self) -> int:
-        """How many elements stay, over all targets."""
+        """The number of elements that stay, over all targets."""
         return sum(int(mask.count_nonzero()) for mask in self.values())
 
     @property
     def size(self) -> int:
-        """How many elements there are, over all targets."""
+        """The number of elements, over all targets."""
         return sum(mask.numel() for mask in self.values())
 
     @property
     def sparsity(self) -> float:
-        """The fraction of elements that goes, over all targets."""
+        """The share of elements that is pruned, over all targets, in [0, 1]."""
         return 1.0 - self.kept / self.size if self.size else 0.0
 
     def __repr__(self) -> str:

@@ -130,8 +130,8 @@ class Method(ABC):
 
         draws: of the method's sites, by their names, (draws, ...) each."""
         raise NotImplementedError(
-            f"{type(self).__name__} does not say how its posterior follows from draws: write its "
-            "match_moments, or compute scores and masks from the draws yourself"
+            f"{type(self).__name__} does not define match_moments, which makes a posterior from "
+            "draws: write it, or compute scores and masks from the draws yourself"
         )
 
     def activation_moments(self, target: Target, q: Posterior) -> tuple[Tensor, Tensor] | None:
@@ -240,7 +240,7 @@ class _PyroPrior(Method):
                 raise ValueError(
                     f"the posterior of {target.key!r} cannot be cut: the prior {self!r} has a site "
                     f"{key!r} whose shape follows from the weight's and is not the same, "
-                    f"{tuple(q[_entry(key, 'loc')].shape)}, so that it is not known which of its "
+                    f"{tuple(q[_entry(key, 'loc')].shape)}, so it is not known which of its "
                     "elements belong to which weights. Write a Method with its own `part`"
                 )
         return found
@@ -317,7 +317,7 @@ def kl_scale_of(
     if glob is not None:
         return kl_scale[glob]
     raise ValueError(
-        f'{name} names no weight for {target.key!r}: it has {", ".join(kl_scale)}; add one for "*"'
+        f'{name} has no number for {target.key!r}: it has {", ".join(kl_scale)}; add one for "*"'
     )
 
 
@@ -340,7 +340,7 @@ def draws_of(draws: Mapping[str, Tensor], site: str, shape: tuple[int, ...]) -> 
         )
     values = values.reshape(-1, *shape)
     if len(values) < 2 or not values.isfinite().all():
-        raise ValueError(f"the draws of {site!r} must be finite, and two at least")
+        raise ValueError(f"the draws of {site!r} must be finite, and at least two")
     return values
 
 
@@ -398,7 +398,7 @@ def _site(name: str, prior: Any, target: Target) -> _Site:
     if name != target.site and not name.startswith(target.site + "."):
         raise ValueError(
             f"the prior's site {name!r} must be named {target.site!r} or "
-            f"{target.site + '.<name>'!r}, so that it is its own in every layer"
+            f"{target.site + '.<name>'!r}, so that it is different in every layer"
         )
     if prior.batch_shape:
         raise ValueError(
@@ -416,8 +416,8 @@ def _site(name: str, prior: Any, target: Target) -> _Site:
     real = support is constraints.real
     if name == target.site and not real:
         raise ValueError(
-            f"the weight's site {name!r} has the support {support}; a weight that can be pruned to "
-            "zero needs a real one"
+            f"the weight's site {name!r} has the support {support}, but a weight that can be "
+            "pruned to zero needs the real numbers as support"
         )
     draws = torch.stack([prior.sample() for _ in range(31)])
     transform = None if real else biject_to(support)

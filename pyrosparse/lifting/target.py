@@ -37,7 +37,8 @@ class Target:
     value: the parameter itself, its shape ``shape``; None for ``input`` and ``output``.
     axis:  the dimension of the activation that holds the features; None for ``weight``.
     prefix: put before the names of the Pyro sites (``lift(..., name="encoder")``).
-    block: how many features next to each other share one gate: those of an attention head.
+    block: the number of consecutive features that share one gate, such as those of an attention
+           head.
 
     >>> Target("fc1.weight", "weight", (3, 2)).site
     'fc1.weight'
@@ -77,10 +78,10 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
            ``(parameter name, owning module) -> bool``, or a sequence of these (any may match).
            A parameter shared by several modules is one target, under its first name.
 
-    Without ``where``, layers that cannot be lifted are left out, and a warning names them.
-    Dense layers are ``Linear``, Hugging Face's ``Conv1D`` and the projections of
-    ``MultiheadAttention``; embeddings and the scales of normalisations are taken where they are
-    named, such as by ``nn.Embedding`` or ``"*norm*"``.
+    Without ``where``, a warning names layers that cannot be lifted and are left out. Dense layers
+    are ``Linear``, Hugging Face's ``Conv1D`` and the projections of ``MultiheadAttention``. To
+    select embeddings or the scales of normalisations, name them, for example ``nn.Embedding`` or
+    ``"*norm*"``.
 
     Raises ValueError when nothing matches.
 
@@ -114,10 +115,10 @@ def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
 
 
 def inputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
-    """Select the features entering modules as targets; without ``where``, those of every
-    dense and convolutional layer (input pixels or colours of the first layer included).
+    """Select the input features of modules as targets; without ``where``, those of every dense and
+    convolutional layer, including the pixels or colours that enter the first layer.
 
-    Without ``where``, layers that cannot be gated are left out, and a warning names them.
+    Without ``where``, a warning names layers that cannot have gates and are left out.
 
     Raises ValueError when nothing matches or the features of a matching module are not known.
 
@@ -133,9 +134,9 @@ def inputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list
 
 
 def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
-    """Select the units or channels leaving modules as targets; without ``where``, those of every
-    dense and convolutional layer but the last (in order of registration), whose outputs are
-    the network's own. As for ``inputs``, a warning names what is left out.
+    """Select the output units or channels of modules as targets; without ``where``, those of every
+    dense and convolutional layer except the last in order of registration, whose outputs are the
+    network's. As for ``inputs``, a warning names layers that are left out.
 
     Raises ValueError when nothing matches or the features of a matching module are not known.
 
@@ -151,11 +152,11 @@ def outputs(net: nn.Module, where: Where | Sequence[Where] | None = None) -> lis
 
 
 def gates(net: nn.Module) -> list[Target]:
-    """Select the features where a gate removes exactly: those entering dense layers, and the
-    channels leaving convolutions, behind the batch normalisation where one follows.
+    """Select the features that a gate can remove exactly: the inputs of dense layers, and the
+    output channels of convolutions, after the batch normalisation if there is one.
 
-    Never the channels that leave a convolution or normalisation at the very end. As for
-    ``inputs``, a warning names what is left out.
+    The output channels of a convolution or normalisation at the end of the network are left out. As
+    for ``inputs``, a warning names layers that are left out.
 
     Raises ValueError when the network has neither dense nor convolutional layers.
 
@@ -277,8 +278,8 @@ def _features(name: str, module: nn.Module, kind: Literal["input", "output"]) ->
     known = features(module, kind)
     if known is None:
         raise ValueError(
-            f"the features of {name!r} ({type(module).__name__}) are not known: gates go on "
-            f"{KNOWN}, over one dimension"
+            f"the features of {name!r} ({type(module).__name__}) are not known: gates are "
+            f"supported on {KNOWN}, for one dimension"
         )
     return known
 
@@ -299,7 +300,7 @@ def raise_nothing(where: object, known: list[str], kind: str) -> None:
         )
     if isinstance(where, str):
         raise unknown_name(kind, where, known)
-    raise ValueError(f"no {kind} of the network matches {where!r}; it has: {', '.join(known)}")
+    raise ValueError(f"no {kind} of the network matches {where!r}; choose from: {', '.join(known)}")
 
 
 def locate(net: nn.Module, name: str) -> tuple[nn.Module, str]:

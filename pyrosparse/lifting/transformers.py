@@ -24,18 +24,18 @@ _PARTS = {
 
 
 def heads(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
-    r"""Select attention heads as targets: a gate for each head, shared by its queries, keys and
-    values, on what the head gives to the output projection.
+    r"""Select attention heads as targets: one gate for each head, on the result of the head before
+    the output projection.
 
     .. math:: y = W_o \, [g_1 h_1, \dots, g_H h_H] + b_o
 
-    With grouped queries a gate is of a group: its keys, its values and all its queries. Where all
-    heads have the same keys and values, a gate is of one head's queries.
+    With grouped queries, one gate belongs to a group: its keys, its values and all its queries. If
+    all heads share the same keys and values, one gate belongs to the queries of one head.
 
-    Attention is ``nn.MultiheadAttention``, or a module with dense layers that are named as
-    queries, keys and values (``q_proj``, ``query``, ``qkv``, ``c_attn``, ...) and a number of heads
-    or their width as an attribute, of itself or of its ``config``. Its output projection is the
-    dense layer behind these.
+    Attention is ``nn.MultiheadAttention``, or a module with dense layers that are named as queries,
+    keys and values (``q_proj``, ``query``, ``qkv``, ``c_attn``, ...) and a number of heads or their
+    width as an attribute, of itself or of its ``config``. Its output projection is the dense layer
+    after these.
 
     where: a glob on the names of attentions or of their output projections, a type, a predicate
            ``(name, module) -> bool``, or a sequence of these; by default all.
@@ -74,23 +74,25 @@ def heads(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[
         if where is not None:
             raise_nothing(where, names, "attention")
         raise ValueError(
-            f"the network ({type(net).__name__}) has no attention whose heads are known: see "
-            "ps.heads for what is. ps.inputs has gates for the features of a layer"
+            f"the network ({type(net).__name__}) has no attention of a supported kind: the "
+            "documentation of ps.heads lists them. For gates on the features of a layer use "
+            "ps.inputs"
         )
     return found
 
 
 def ffn(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
-    r"""Select the neurons of feed-forward networks as targets: a gate for each, on what enters the
-    down projection.
+    r"""Select the neurons of feed-forward networks as targets: one gate for each, on the inputs of
+    the down projection.
 
     .. math::
         y = W_2 \, (g \odot \phi(W_1 x + b_1)) + b_2, \qquad
         y = W_2 \, (g \odot \phi(W_g x) \odot W_u x)
 
-    A gate of a gated network, on the right, is of both, gate and up. A feed-forward network is a
-    dense layer from d features to h, or two of them, or one to 2h, followed in order of
-    registration by one from h to d in the same block; attention's layers are none.
+    In a gated network (right), one gate multiplies both the gate and the up projection. A
+    feed-forward network is a dense layer from d features to h, or two of them, or one to 2h,
+    followed in order of registration by one from h to d in the same block; the layers of attention
+    do not count.
 
     where: as of ``heads``, on the names of down projections or of the blocks that hold them.
 

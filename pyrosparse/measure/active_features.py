@@ -55,7 +55,7 @@ class ActiveFeatures:
         Raises ValueError where there were no classes. Source: Lee et al. (2019), figure 3.
         """
         if self.class_mean is None:
-            raise ValueError("the data had no classes: give (x, y) with int64 y")
+            raise ValueError("the data have no classes: give (x, y) with int64 y")
         used = self.class_mean[:, self.union].double()
         centred = used - used.mean(1, keepdim=True)
         norm = centred.norm(dim=1)
@@ -85,7 +85,10 @@ def active_features(
     """
     entries = [entry for entry in bnn.guide.entries if entry.target.kind != "weight"]
     if not entries:
-        raise ValueError("the lifted network has no gates: lift it with a method of gates")
+        raise ValueError(
+            "the lifted network has no gates: lift it with a method that has gates, "
+            "such as ps.BetaBernoulli"
+        )
     masks = bnn.masks()
     passed = {entry.target.key: torch.zeros(entry.target.shape).double() for entry in entries}
     sums = {
@@ -120,7 +123,9 @@ def active_features(
             if classes and labels is not None:
                 counts += torch.bincount(labels.cpu(), minlength=classes)
     if n == 0:
-        raise ValueError("there are no data to see which features pass")
+        raise ValueError(
+            "there are no data, so the active features are not known: give data that are not empty"
+        )
     by_class = classes and bool(counts.any())
     return {
         key: ActiveFeatures(

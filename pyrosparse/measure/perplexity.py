@@ -87,7 +87,9 @@ def perplexity(
             right += int((logs.argmax(1) == chosen).sum())
             tokens += len(chosen)
     if not tokens:
-        raise ValueError("there is no token to predict: there are no data, or all are left out")
+        raise ValueError(
+            "there is no token to predict: the data are empty, or all labels are ignored"
+        )
     return LanguageQuality(total / tokens, right / tokens, tokens)
 
 

@@ -20,7 +20,7 @@ BINS = 15
 class Quality:
     """How well a network classifies some data.
 
-    accuracy: the fraction that it gets right.
+    accuracy: the share of the data that it classifies correctly, in [0, 1].
     nll:      the mean negative log likelihood, in nats per datum.
     ece:      the expected calibration error, in [0, 1], of 15 bins.
 
@@ -44,10 +44,10 @@ class Quality:
 def quality(
     net: nn.Module, data: Any, *, output: str | None = None, batch_size: int = 256
 ) -> Quality:
-    r"""Accuracy, negative log likelihood and calibration error of a network that gives logits.
+    r"""Accuracy, negative log likelihood and calibration error of a network that returns logits.
 
-    With the largest probability of datum :math:`i` as its confidence :math:`c_i`, and :math:`r_i`
-    1 where that class is right and 0 where not,
+    With the largest probability of datum :math:`i` as its confidence :math:`c_i`, and :math:`r_i` 1
+    if that class is correct and 0 if not,
 
     .. math:: \mathrm{ECE} = \sum_{b=1}^{15} \frac{1}{N}
               \Big| \sum_{i :\, (b-1)/15 < c_i \le b/15} (r_i - c_i) \Big| .
@@ -57,11 +57,11 @@ def quality(
     data:       a tuple of tensors or arrays, the network's inputs and last the classes, int64 (N,);
                 ``Examples``; a dict of the network's arguments by name and ``labels``; or an
                 iterable of such tuples or dicts (a ``DataLoader``).
-    output:     the name of the logits in what the network gives; None where it gives a tensor.
-    batch_size: at how many data the network is run at a time, where it is we who make the batches.
+    output:     the name of the logits in the network's output; None if it is a tensor.
+    batch_size: the batch size, if data are not already batches.
 
-    Raises ValueError where there are no data; where the labels are not classes (N,) of the
-    network's; and where its outputs are not logits (N, classes), or not finite.
+    Raises ValueError if there are no data, if the labels (N,) are not classes of the network, and
+    if its outputs are not logits (N, classes), or not finite.
 
     Source: Guo et al. (2017), "On calibration of modern neural networks", eq. 3, for the ECE.
 
@@ -101,7 +101,10 @@ class Tally:
                 check_logits(type(net).__name__, logits, labels)
                 tally.add(logits, labels)
         if not tally.counts.any():
-            raise ValueError("there are no data to classify (an iterator that is spent?)")
+            raise ValueError(
+                "there are no data to classify: give data that are not empty (an "
+                "iterator can be read only once)"
+            )
         return tally
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -174,8 +177,8 @@ def check_logits(name: str, logits: Any, labels: Tensor) -> None:
     if not logits.isfinite().all():
         bad = int((~logits.isfinite()).any(1).sum())
         raise ValueError(
-            f"{name} gives NaN or infinity for {bad} of the {len(labels)} data of a batch: it has "
-            "no accuracy. Look for NaN in its weights and in the data"
+            f"{name} gives NaN or infinity for {bad} of the {len(labels)} data of a batch: "
+            "accuracy is not defined. Look for NaN in the weights and in the data"
         )
     classes = logits.shape[1]
     if ((labels < 0) | (labels >= classes)).any():

@@ -196,19 +196,23 @@ def _values(trace: poutine.Trace, local: list[str]) -> Any:
     sites = observed_sites(trace)
     if len(sites) > 1:
         names = ", ".join(site["name"] for site in sites)
-        raise ValueError(f"the model observes several sites, {names}: values at one are needed")
+        raise ValueError(
+            f"the model observes several sites, {names}, but only one is supported: "
+            "use a model with one observed site"
+        )
     (site,) = sites
     if not predicts_values(site["fn"]):
         raise ValueError(
-            f"{site['name']!r} is of {type(site['fn']).__name__}: labels have no distance. For "
-            "classes use predictive_quality"
+            f"{site['name']!r} is of {type(site['fn']).__name__}: regression needs numbers, not "
+            "labels. For classes use predictive_quality"
         )
     if not known_elements(site).all():
         raise ValueError(f"some data of {site['name']!r} are masked: leave them out")
     if local:
         raise ValueError(
-            f"{', '.join(local)} are latent variables of one datum each, which the guide draws "
-            "knowing the datum: that is no prediction. Sum them out in the model"
+            f"{', '.join(local)} are latent variables of single data. The guide has seen the "
+            "datum for which it draws, so its draws are not predictions. Sum these variables out "
+            "in the model"
         )
     return site
 

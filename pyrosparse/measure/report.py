@@ -25,21 +25,22 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Report:
-    """What two networks cost and how well they classify, (before, after); print it.
+    """Costs and scores of two networks, as pairs (before, after); print it.
 
     ``json.dumps(dataclasses.asdict(report))`` writes it down.
 
-    structure:  outputs of the compact network's layers, ``288-114-10``; "" where it has no account.
+    structure:  the numbers of outputs of the compact network's layers, ``288-114-10``; "" if it has
+                no ``account``.
     parameters: of all tensors that are trained.
     macs:       multiply-accumulate operations per datum, by layer.
     bytes:      of the state dicts as safetensors files.
     seconds:    by batch size, medians of a forward pass.
-    paper:      FLOPs and memory as the beta-Bernoulli paper counts them; None for networks of
-                other than its layers.
-    quality:    accuracy, negative log likelihood and calibration error, or what ``judge`` gave; of
-                models of values RMSE, likelihood, CRPS and coverage; None without data.
-    exact:      of a compact network whose widths were rounded, the report of the same network with
-                exact widths; None of any other.
+    paper:      FLOPs and memory as the beta-Bernoulli paper counts them; None for networks with
+                other layers than it counts.
+    quality:    accuracy, negative log likelihood and calibration error, or what ``judge`` returned;
+                for models of values RMSE, likelihood, CRPS and coverage; None without data.
+    exact:      if widths were rounded, the report of the same network with exact widths; otherwise
+                None.
 
     >>> print(Report("3-2", (23, 14), {"0": (12, 6), "2": (6, 4)}, (300, 260), {1: (2e-3, 1e-3)}))
     structure   3-2
@@ -123,29 +124,28 @@ def report(
 ) -> Report:
     """Measure a network and its compact form: parameters, MACs, bytes of the file, latency.
 
-    Networks of dense layers, convolutions and batch normalisations are also counted as the
-    beta-Bernoulli paper counts. Where ``compact`` rounded widths, the network with exact ones is
-    measured, too. With data, both are judged as classifiers, or by a model of values.
+    For networks of dense layers, convolutions and batch normalisations it also gives the counts of
+    the beta-Bernoulli paper. If ``compact`` rounded widths, the network with exact widths is
+    measured too. With data, both networks are evaluated as classifiers, or by a model of values.
 
-    example:         what the networks are called with, a tensor, several, or a dict of them by the
-                     names of the network's arguments; its first datum is repeated to the batch
-                     sizes.
-    batch_sizes:     of the latencies; () for none.
-    repeats:         how many times each is measured; the median counts.
+    example:         an input of the networks: a tensor, several, or a dict by the names of the
+                     network's arguments. Its first datum is repeated to the batch sizes.
+    batch_sizes:     batch sizes for the latencies; () for none.
+    repeats:         the number of timings, of which the median is reported.
     data:            (inputs, classes), tensors (N, ...) and int64 (N,); ``Examples``; or an
                      iterable of such batches that can be gone through twice.
-    data_batch_size: at how many data the networks are run for accuracy, likelihood, calibration.
-    model:           makes of a network the Pyro model of values in which it predicts, such as
-                     ``lambda net: ps.models.around(trained, net)``; by default the networks give
-                     logits of classes.
-    output:          the name of the logits in what the networks give, such as ``"logits"``; None
-                     where they give a tensor.
-    judge:           what tells how good a network is on the data: ``ps.measure.quality`` of
-                     classifiers, or ``ps.measure.perplexity`` of causal language models.
+    data_batch_size: the batch size for accuracy, likelihood and calibration.
+    model:           a function from a network to the Pyro model of values that predicts with it,
+                     such as ``lambda net: ps.models.around(trained, net)``; by default the networks
+                     return logits of classes.
+    output:          the name of the logits in the networks' output, such as ``"logits"``; None if
+                     it is a tensor.
+    judge:           the function that scores a network on the data: ``ps.measure.quality`` for
+                     classifiers, or ``ps.measure.perplexity`` for causal language models.
 
-    Raises ValueError where repeats is not positive, and as ``quality`` does: for labels that are
-    not the networks' classes, and outputs that are not logits or not finite; with a model as
-    ``regression_quality`` does.
+    Raises ValueError if repeats is not positive, and what ``quality`` raises: for labels that are
+    not the networks' classes, and outputs that are not logits or not finite; with a model what
+    ``regression_quality`` raises.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -20,33 +20,33 @@ from pyrosparse.lifting.target import Kind, Target
 
 @dataclass(frozen=True)
 class BetaBernoulli(Method):
-    r"""Beta-Bernoulli dropout: each feature is passed with a probability of its own, which the
-    prior puts near 0.
+    r"""Beta-Bernoulli dropout: each feature has a gate whose probability of being open is learnt
+    under a prior that favours 0.
 
     .. math::
         \pi_k \sim \mathrm{Beta}(\alpha, 1), \quad z_{nk} \sim \mathrm{Bernoulli}(\pi_k), \qquad
         q(\pi_k) = \mathrm{Kumaraswamy}(a_k, b_k)
 
-    A feature k of example n is multiplied by :math:`z_{nk}`: a relaxed Bernoulli draw while
-    Pyro draws, :math:`E_q[\pi_k]` in ``mean_forward``. There is one :math:`\pi` a step and one z
-    an example (one for all positions of a channel).
+    Feature k of example n is multiplied by :math:`z_{nk}`: a relaxed Bernoulli draw, or
+    :math:`E_q[\pi_k]` in ``mean_forward``. :math:`\pi` is drawn once for each step, z once for each
+    example (once for all positions of a channel).
 
     alpha:       of the prior; the paper's :math:`\alpha / K`.
     temperature: tau of the relaxed Bernoulli.
     kl_scale:    gamma, the weight of the KL divergence: one number, or numbers by glob on the names
-                 of targets (``{"conv*": 20.0, "*": 1.0}``; the first that matches counts).
-                 Above 1 it trades accuracy for fewer features, and the ELBO stays a bound.
+                 of targets (``{"conv*": 20.0, "*": 1.0}``; the first that matches counts). A value
+                 above 1 leaves fewer features at the cost of accuracy; the ELBO is still a bound.
     pi:          ``sampled`` (the paper's), or ``collapsed``: z is drawn with the probability
-                 :math:`E_q[\pi_k]`, as if each example had a draw of pi of its own. That has less
-                 noise; the draw of pi is then scored and not used.
-    initial:     E[pi] at the start, with b = 1. Near 1, a trained network goes on from where it is;
-                 the paper starts at 0.2385.
+                 :math:`E_q[\pi_k]`, as if each example had its own draw of pi. This has less noise;
+                 the draw of pi is then scored but not used.
+    initial:     E[pi] at the start, with b = 1. Near 1, a trained network stays as accurate as
+                 before; the paper starts at 0.2385.
 
     Targets: inputs and outputs; by default ``gates(net)``. The site is the log odds of pi, shape
-    (features,); z has the same law in prior and guide, so it is drawn once and not scored.
-    ``score`` is E[pi], and a feature stays where that reaches 0.001.
+    (features,); z has the same distribution in prior and guide, so it is drawn once and not scored.
+    ``score`` is E[pi]; a feature stays if it is at least 0.001.
 
-    Raises ValueError on options out of range, and where no glob matches a target.
+    Raises ValueError if an option is out of range or no glob matches a target.
 
     Source: Lee et al. (2019), eqs. 11 to 19.
 

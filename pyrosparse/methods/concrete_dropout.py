@@ -23,7 +23,7 @@ _INSTEAD = (
 
 @dataclass(frozen=True)
 class ConcreteDropout(Method):
-    r"""Concrete dropout: the inputs of a layer are dropped at one rate p, which is learned.
+    r"""Concrete dropout: the inputs of a layer are dropped at a learnt rate p.
 
     .. math::
         \log p(W, p) = -\frac{|W|^2}{2 s^2 (1 - p)} + K\, H(p) + \text{const}, \qquad
@@ -34,21 +34,20 @@ class ConcreteDropout(Method):
     network's own parameter.
 
     scale:       s, the inverse of the paper's length-scale l. (1 - p) s^2 is the variance of the
-                 prior on W, without its log determinant: a penalty and no distribution (``proper``
+                 prior on W, without its log determinant: a penalty, not a distribution (``proper``
                  is False).
     temperature: of the relaxed Bernoulli; the paper's is 0.1.
     initial:     p at the start.
 
-    Targets: weights of dense and convolutional layers, by default all but transposed convolutions,
-    those with groups and Hugging Face's ``Conv1D``. The sites are the weight and logit p, under
-    ``<weight>.logit_rate``.
-    One z serves all examples of a step, where the paper draws one for each: the expected objective
-    is the same, its gradient has more noise.
+    Targets: weights of dense and convolutional layers, by default all except transposed and grouped
+    convolutions and Hugging Face's ``Conv1D``. The sites are the weight and logit p, under
+    ``<weight>.logit_rate``. One z is drawn for all examples of a step; the paper draws one for
+    each. The expected objective is the same, but its gradient has more noise.
 
     It prunes nothing by itself: ``score`` is :math:`|W|`, and everything stays.
 
-    Raises ValueError on options out of range, on weights of other layers, and where a network has
-    no others.
+    Raises ValueError if an option is out of range, for weights of other layers, and if a network
+    has no others.
 
     Source: Gal, Hron and Kendall (2017), eqs. 3 and 4.
 

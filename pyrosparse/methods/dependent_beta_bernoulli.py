@@ -23,8 +23,8 @@ _MOMENTUM = 0.1
 
 
 class DependentBetaBernoulli(Method):
-    r"""Dependent beta-Bernoulli dropout, the second stage after ``BetaBernoulli``: whether a
-    feature passes depends on its own size.
+    r"""Dependent beta-Bernoulli dropout, the second stage after ``BetaBernoulli``: whether a gate
+    is open depends on the size of its feature.
 
     .. math::
         \beta_k \sim \mathcal N(0, s^2), \quad
@@ -32,21 +32,21 @@ class DependentBetaBernoulli(Method):
         \varphi_k(x) = \pi_k \, \mathrm{clamp}\Big(\gamma_k \frac{x - \mu_k}{\sigma_k} + \beta_k,
             \epsilon, 1 - \epsilon\Big)
 
-    with :math:`q(\beta_k) = \mathcal N(\eta_k, \kappa_k^2)`. :math:`q(\pi)` is the first stage's
-    and no longer trained, so that a feature can only become rarer. x is what the gate sees, without
-    its gradient; of images and sequences the mean over positions. :math:`\mu_k` and
-    :math:`\sigma_k` are those of the minibatch in training mode, when their running averages are
-    kept, and these in evaluation mode. At test time the gain is :math:`E_q[\pi_k]` times the clamp
-    at :math:`\beta = \eta`, and 0 where that is below 0.001: other features for every input.
+    with :math:`q(\beta_k) = \mathcal N(\eta_k, \kappa_k^2)`. :math:`q(\pi)` comes from the first
+    stage and is no longer trained, so a gate can only close more often. x is the input of the gate,
+    without a gradient; for images and sequences the mean over positions. :math:`\mu_k` and
+    :math:`\sigma_k` are those of the minibatch in training mode, and running averages in evaluation
+    mode. At test time the gain is :math:`E_q[\pi_k]` times the clamp at :math:`\beta = \eta`, and 0
+    if this is below 0.001, so every input uses different features.
 
     bnn:   the lifted network of the first stage; its gates' q(pi) are copied.
     scale: s; the paper's.
 
-    Targets: those of the first stage's gates; lift the same network. ``score`` is E[pi], which
-    no gain exceeds. The sites are the log odds of pi and ``<site>.shift``, beta.
+    Targets: those of the first stage's gates; lift the same network. ``score`` is E[pi], the upper
+    limit of the gains. The sites are the log odds of pi and ``<site>.shift``, beta.
 
-    Raises ValueError where ``bnn`` has no target of ``BetaBernoulli``, where scale is not positive,
-    and on targets that it does not have.
+    Raises ValueError if ``bnn`` has no target of ``BetaBernoulli``, if scale is not positive, and
+    for targets that ``bnn`` does not have.
 
     Source: Lee et al. (2019), eqs. 20 to 25.
 
@@ -79,7 +79,7 @@ class DependentBetaBernoulli(Method):
 
     @classmethod
     def resumed(cls, first: Mapping[str, BetaBernoulli], *, scale: float) -> DependentBetaBernoulli:
-        """The method of gates whose posterior holds q(pi) already, as in a file.
+        """The method for gates whose posterior already contains q(pi), as in a file.
 
         first: the methods of the first stage by target name."""
         new = cls.__new__(cls)

@@ -40,38 +40,37 @@ class GammaSpikeAndSlab(Method):
 
     support:   p(s), such as ``Grid()``, a Markov random field over rows and columns.
     slab_shape, spike_shape: a and :math:`\bar a`.
-    slab_rate, spike_rate:   b and :math:`\bar b`, in squared weights. By default they lie at the
-               weights' own scale: their ratio is ``contrast``, and evidence is neutral at the
-               weight below which ``inactive`` of the target's weights are.
-    contrast:  b / :math:`\bar b` where rates are not given.
-    inactive:  the share of weights below the neutral one, in (0, 1).
+    slab_rate, spike_rate:   b and :math:`\bar b`, in squared weights. By default they follow from
+                             the weights: their ratio is ``contrast``, and the evidence is 0 at the
+                             quantile ``inactive`` of the absolute weights of the target.
+    contrast:  b / :math:`\bar b`, if the rates are not given.
+    inactive:  the share of weights whose evidence is below 0 at the start, in (0, 1).
     posterior: of precision and support given q(w): ``structured``, q(s) q(rho | s), or the paper's
-               ``mean-field``, q(s) q(rho), in which weights near zero stay in the state in which
-               they started.
+               ``mean-field``, q(s) q(rho), in which weights near zero keep the state in which they
+               started.
     likelihood: the expected log-likelihood in training. ``point``, the paper's first-order Taylor
                expansion: that of the weight's location, with q(w) a point. ``curvature``, the
-               second-order one: trained likewise, and then q(w) is normal with the variance
-               1 / (h + E[rho]), where h is the diagonal of the Fisher information that
-               ``TurboVBI`` estimates. ``activations``: q(w) is normal, its scale is trained, and
-               noise is drawn at the activations (local reparameterisation).
+               second-order one: trained likewise, and then q(w) is normal with the variance 1 / (h
+               + E[rho]), where h is the diagonal of the Fisher information that ``TurboVBI``
+               estimates. ``activations``: q(w) is normal with a trained scale, and noise is drawn
+               at the activations (local reparameterisation).
     rates:     ``common`` to all weights of a target, or by ``information``: those of a weight are
                multiplied by :math:`\sqrt{\bar h / h}`, from 0.01 to 100, where h is its Fisher
                information, which ``TurboPruner`` estimates, and :math:`\bar h` the geometric mean
-               of all. Small weights that the data need then stay.
+               of all. This keeps small weights that the data need.
     initial_scale: of q(w) at the start, for ``activations``.
     magnitude: a weight below it is never kept.
 
-    What SVI trains is q(w) under :math:`\mathcal N(0, 1/E[\rho])`, the same up to a constant; the
-    rest is in closed form. ``TurboVBI`` (or its callback ``TurboPruner``) alternates the two with
-    sum-product over the support prior. Without it, precisions stay as they start.
+    SVI trains q(w) under :math:`\mathcal N(0, 1/E[\rho])`, which is the same up to a constant; the
+    other factors have a closed form. ``TurboVBI`` (or its callback ``TurboPruner``) alternates the
+    two with sum-product over the support prior. Without them, the precisions do not change.
 
     Within ``generative()`` the network is drawn from the three layers themselves, at the sites
     ``<weight>.support``, ``<weight>.precision`` and ``<weight>``.
 
-    Targets: weights. ``score`` is the log-odds of the support, and a weight stays where they
-    are positive.
+    Targets: weights. ``score`` is the log-odds of the support; a weight stays if they are positive.
 
-    Raises ValueError on options out of range, and on weights in bfloat16 or float16.
+    Raises ValueError if an option is out of range, and for weights in bfloat16 or float16.
 
     Sources: Xia, Tsang and Lau (2023), eqs. 1 to 6 and 30 to 35; rates at the weights' scale, the
     structured posterior and the curvature are ours.
@@ -158,9 +157,9 @@ class GammaSpikeAndSlab(Method):
         loc = weight.detach()
         if loc.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
-                f"{target.key} is {str(loc.dtype).removeprefix('torch.')}, whose digits are too "
-                "few for messages and precisions: give the network as net.float(), and make the "
-                "compact one half again"
+                f"{target.key} is {str(loc.dtype).removeprefix('torch.')}, which is not precise "
+                "enough for messages: give net.float(), and convert the compact network with "
+                ".half() afterwards"
             )
         q = {"loc": weight}
         if self.likelihood == "activations":
@@ -189,8 +188,8 @@ class GammaSpikeAndSlab(Method):
         neutral = float(loc.double().square().flatten().quantile(self.inactive))
         if neutral == 0:
             raise ValueError(
-                f"{self.inactive:.0%} of the weights are zero, so that nothing says where slab and "
-                "spike should lie: give slab_rate and spike_rate"
+                f"{self.inactive:.0%} of the weights are zero, so the rates of slab and spike "
+                "cannot be derived from the weights: give slab_rate and spike_rate"
             )
         # Evidence depends on weights in units of the square root of the rate alone.
         slab, spike = Gamma(self.slab_shape, 1.0), Gamma(self.spike_shape, 1 / self.contrast)
@@ -265,7 +264,7 @@ class GammaSpikeAndSlab(Method):
         )
 
     def prior_log_odds(self, q: Posterior) -> Tensor:
-        """What the support prior says for each weight's being active, in nats."""
+        """The message of the support prior to each weight: log-odds of being active, in nats."""
         return q["_weight_messages"] + q["_unit_messages"]
 
     def second_moment(self, q: Posterior) -> Tensor:
@@ -276,7 +275,7 @@ class GammaSpikeAndSlab(Method):
         return square + self._scale(q).detach().square()
 
     def evidence(self, q: Posterior) -> Tensor:
-        """What each weight says for its being active, in nats, within +-30."""
+        """The evidence of each weight for being active, in nats, clipped to +-30."""
         if self.posterior == "mean-field":
             said = q["_log_odds"] - self.prior_log_odds(q)
         else:

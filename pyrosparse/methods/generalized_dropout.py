@@ -20,27 +20,27 @@ from pyrosparse.lifting.target import Kind, Target
 
 @dataclass(frozen=True)
 class GeneralizedDropout(Method):
-    r"""Generalized dropout: each feature passes with a probability of its own, a point estimate
-    under a Beta prior.
+    r"""Generalized dropout: each gate is open with a learnt probability, a point estimate under a
+    Beta prior.
 
     .. math::
         p(\theta_k) \propto \theta_k^{\alpha - 1} (1 - \theta_k)^{\beta - 1}, \qquad
         z_{nk} \sim \mathrm{Bernoulli}(\theta_k)
 
-    alpha, beta: of the prior, positive. Both 1: a rate that the data alone choose; both large:
-                 dropout at a fixed rate; both below 1: rates near 0 or 1.
+    alpha, beta: of the prior, positive. Both 1: only the data choose the rate; both large: dropout
+                 at a fixed rate; both below 1: rates near 0 or 1.
     temperature: of the relaxed Bernoulli, in place of the paper's straight-through gradient.
     kl_scale:    weight of the prior: one number, or numbers by glob on the names of targets.
     initial:     theta at the start.
 
     The density is that of theta, taken as a penalty on logit theta, the site, shape (features,); it
-    has no integral there (``proper`` is False). With alpha below 1 it grows without bound as
-    theta falls to 0: all gates closed is its maximum, and the likelihood alone holds a feature.
+    has no integral there (``proper`` is False). With alpha below 1 it has no upper bound as theta
+    falls to 0: closed gates are its maximum, and only the likelihood keeps a gate open.
 
-    Targets: inputs and outputs; by default ``gates(net)``. z is drawn for each example.
-    ``score`` and gain are theta, and a feature stays where that reaches 0.001.
+    Targets: inputs and outputs; by default ``gates(net)``. z is drawn for each example. ``score``
+    and gain are theta; a feature stays if it is at least 0.001.
 
-    Raises ValueError on options out of range, and where no glob matches a target.
+    Raises ValueError if an option is out of range or no glob matches a target.
 
     Source: Srinivas and Babu (2016).
 

@@ -22,8 +22,8 @@ _COUPLING = {"weight": 0.0, "kernel": 0.01, "filter": 1.0, "channel": 1.0}
 
 @dataclass(frozen=True)
 class GibbsPruning(MasksBySize):
-    r"""Gibbs pruning: in every training step a mask is drawn that tends to remove small weights, at
-    first loosely and, as its temperature falls, in earnest.
+    r"""Gibbs pruning: every training step draws a mask that removes small weights with a
+    probability that rises as its temperature falls.
 
     .. math::
         w \sim \mathcal N(0, s^2), \qquad
@@ -33,42 +33,42 @@ class GibbsPruning(MasksBySize):
 
     The network computes with :math:`w_i (x_i + 1) / 2`. :math:`Q_p` is the p-quantile of the
     squared weights of the target, or of their means over the blocks :math:`\mathcal N_k`. The mask
-    has the same law in prior and guide: it is drawn once, for all data of a step, and not scored.
+    has the same distribution in prior and guide: it is drawn once for all data of a step, and not
+    scored.
 
-    This is cut inference: no gradient goes through the mask, its field or :math:`Q_p`. Scored
-    as a model, the mask would pull on the weights too, as far as they change its probability. So
-    the ELBO's gradient is that of the likelihood through the weights that are kept, and that
-    of the Gaussian prior, :math:`-w / s^2`, on all.
+    This is cut inference: no gradient goes through the mask, its field or :math:`Q_p`. If the mask
+    were scored, the likelihood would also change the weights to make good masks more probable. Here
+    the gradient is that of the likelihood for the weights that stay in the mask, plus that of the
+    Gaussian prior, :math:`-w / s^2`, for all weights.
 
-    sparsity:   p, the fraction that goes, in [0, 1); of ``n:m`` 1 - n / m.
-    structure:  what goes together, as in ``ps.structures``: ``weight`` (each alone), ``kernel``,
-                ``filter``, ``channel``, a function that arranges a tensor as (blocks, n), or
-                ``n:m``: of every m consecutive inputs exactly n stay in every mask, drawn from the
-                law of single weights given that.
-    coupling:   c, of the elements of a block; by default 0 of single weights, 1 of filters and
-                channels, and 0.01 of all others.
+    sparsity:   p, the share that is pruned, in [0, 1); for ``n:m`` 1 - n / m.
+    structure:  what is pruned together, as in ``ps.structures``: ``weight`` (single weights),
+                ``kernel``, ``filter``, ``channel``, a function that arranges a tensor as (blocks,
+                n), or ``n:m``: every mask keeps exactly n of every m consecutive inputs; its
+                distribution is that of single weights under this condition.
+    coupling:   c, between the elements of a block; by default 0 for single weights, 1 for filters
+                and channels, and 0.01 for all others.
     convention: ``paper`` or ``reference-code``, as for ``GibbsMask``.
     beta:       the inverse temperature; ``ps.prune.Annealing`` raises it as training goes on. It is
                 in the posterior's buffer ``_beta``, and so in the state dict.
-    relative:   measure w in units of its root mean square over the target, so that beta and c
-                mean the same in every layer; otherwise, as in the paper, they act on w as it is.
+    relative:   divide w by its root mean square over the target, so that beta and c mean the same
+                in every layer; by default, as in the paper, w is not divided.
     sweeps, start: of the sampler of filters and channels, as for ``BipartiteGibbsMask``, whose
                 colours are the halves of the inputs of a filter, and of the outputs of a channel.
                 All other structures are drawn exactly.
     final:      the mask that ``Annealing`` leaves at the end: one ``draw``, the ``mode`` of the
-                law, or ``magnitude``: what has a mean square of :math:`Q_p` or more.
+                distribution, or ``magnitude``: blocks with a mean square of :math:`Q_p` or more.
     scale:      the prior's standard deviation s.
 
-    Targets: weights; by default, as in the paper, those of all convolutions but the first, and for
-    filters none of 1 x 1; where that leaves none, all weights; of ``n:m`` those whose inputs are in
-    groups of m. ``score`` is how far the
-    mean square of a block is above :math:`Q_p`, so that ``masks()`` are those of magnitude; they
-    are in ``mean`` too, and in use in evaluation mode. Once a target is frozen its mask is final:
-    no more is drawn.
+    Targets: weights; by default, as in the paper, those of all convolutions except the first, and
+    for filters without 1 x 1 convolutions. If there are none, all weights. For ``n:m`` those whose
+    number of inputs is a multiple of m. ``score`` is the mean square of a block minus :math:`Q_p`,
+    so ``masks()`` are magnitude masks; ``mean`` and evaluation mode use them too. The mask of a
+    frozen target is final: no more masks are drawn.
 
-    Of weights in bfloat16 or float16, squares, quantile and law are computed in float32.
+    For weights in bfloat16 or float16, squares, quantile and distribution are computed in float32.
 
-    Raises ValueError on options out of range, and where a target has no blocks of the structure.
+    Raises ValueError if an option is out of range or a target has no blocks of the structure.
 
     Source: Labach and Valaee (2020), eqs. 2 to 4 and Algorithm 1.
 
@@ -96,7 +96,7 @@ class GibbsPruning(MasksBySize):
         alone = self.structure == "weight" or structures.ratio(self.structure) is not None
         if self.coupling is not None and alone and self.coupling != 0:
             raise ValueError(
-                f"weights that go alone have no coupling, got {self.coupling} with structure="
+                f"single weights have no coupling, got {self.coupling} with structure="
                 f"{self.structure!r}"
             )
         if self.final not in ("draw", "mode", "magnitude"):
@@ -126,7 +126,7 @@ class GibbsPruning(MasksBySize):
         return structures.unblocked(drawn, self.structure, weight.shape)
 
     def final_mask(self, target: Target, q: Posterior) -> Tensor:
-        """What stays in the end: one draw, the mode or by magnitude, as ``final`` says; boolean,
+        """The final mask: one draw, the mode or the magnitude mask, as ``final`` says; boolean,
         ``target.shape``."""
         with torch.no_grad():
             loc = q["loc"].detach()
@@ -162,7 +162,7 @@ class GibbsPruning(MasksBySize):
     def law(
         self, field: Tensor, q: Posterior
     ) -> GibbsMask | BipartiteGibbsMask | ConditionalBernoulli:
-        """The law of the mask given its field, a block an event."""
+        """The distribution of the mask given its field; each block is one event."""
         beta, convention = q["_beta"], self.convention
         ratio = structures.ratio(self.structure)
         if ratio is not None:

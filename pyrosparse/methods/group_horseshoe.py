@@ -43,23 +43,24 @@ class GroupHorseshoe(Method):
     horseshoe prior in its non-centred form.
 
     n:       the number of data.
-    active:  p_0 / D, a guess of the share of a target's units that are needed; it sets
-             tau_0 = p_0 / (D - p_0) / sqrt(n). A smaller one leaves fewer.
-    slab_scale, slab_freedom: s and nu: the largest gates follow a t law of these.
-    initial: the gates' median at the start; a trained network goes on from 1.
-    initial_scale: the deviation of the logarithms of all scales at the start.
+    active:  p_0 / D, a guess of the share of a target's units that are needed; it sets tau_0 = p_0
+             / (D - p_0) / sqrt(n). A smaller value leaves fewer units.
+    slab_scale, slab_freedom: s and nu, scale and degrees of freedom of the t distribution of the
+                              largest gates.
+    initial: the gates' median at the start; use 1 for a trained network.
+    initial_scale: the standard deviation of the logarithms of all scales at the start.
     kl_scale: the weight of the KL divergence: one number, or numbers by glob on the names of
              targets, as for ``BetaBernoulli``.
 
-    The guide is a log-normal law of each of tau, lambda and c^2, with divergences in closed form
-    (of half-Cauchy laws by quadrature). There is one draw of all a step.
+    The guide is log-normal for each of tau, lambda and c^2. KL divergences have a closed form, or
+    use quadrature for half-Cauchy priors. All are drawn once for each step.
 
     Targets: inputs and outputs; by default ``gates(net)``. Sites are lambda (the target's own),
-    ``<site>.global`` and ``<site>.slab``. ``score`` is log(n z^2) at the posterior medians: the
-    log odds that a unit's effect is not shrunk away, of Piironen and Vehtari's factor
-    kappa = 1 / (1 + n z^2). A unit stays, with the gain E[z], where kappa is 1/2 or less.
+    ``<site>.global`` and ``<site>.slab``. ``score`` is log(n z^2) at the posterior medians: the log
+    odds that a unit's effect is not shrunk away, of Piironen and Vehtari's factor kappa = 1 / (1 +
+    n z^2). A unit stays, with the gain E[z], if kappa is 1/2 or less.
 
-    Raises ValueError on options out of range, and where no glob matches a target.
+    Raises ValueError if an option is out of range or no glob matches a target.
 
     Sources: Carvalho, Polson and Scott (2010); Piironen and Vehtari (2017); Louizos,
     Ullrich and Welling (2017) for groups and log-normal guides. The keep rule is ours.
@@ -96,7 +97,8 @@ class GroupHorseshoe(Method):
             raise ValueError(f"active is a share of the units, in (0, 1), got {self.active}")
         if not self.initial < self.slab_scale:
             raise ValueError(
-                f"initial must be below slab_scale, which no gate exceeds, got {self.initial} and "
+                "initial must be below slab_scale, the largest value of a gate, got "
+                f"{self.initial} and "
                 f"{self.slab_scale}"
             )
 

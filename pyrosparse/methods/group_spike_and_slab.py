@@ -20,7 +20,8 @@ from pyrosparse.lifting.target import Kind, Target
 
 @dataclass(frozen=True)
 class GroupSpikeAndSlab(Method):
-    r"""An exact spike on whole units: gates that are 0 or 1, with the probability of inclusion.
+    r"""Spike and slab on whole units: gates that are exactly 0 or 1, with a learnt probability of
+    inclusion.
 
     .. math::
         z_k \sim \mathrm{Bernoulli}(\pi), \quad w_{kj} = z_k v_{kj}, \quad
@@ -29,18 +30,19 @@ class GroupSpikeAndSlab(Method):
     With ``Gaussian(scale=S)`` on the weights this is the spike and slab of groups: all weights of a
     unit are zero together.
 
-    inclusion:   pi, the prior probability that a unit is there. A smaller one leaves fewer.
+    inclusion:   pi, the prior probability that a unit is not zero. A smaller value leaves fewer
+                 units.
     initial:     a at the start.
-    temperature: of the relaxed gates by which a is trained, one draw for each example. In
+    temperature: temperature of the relaxed gates in training, one draw for each example. In
                  evaluation mode gates are the drawn zeros and ones.
     kl_scale:    the weight of the KL divergence: one number, or numbers by glob on the names of
                  targets, as for ``BetaBernoulli``.
 
     Targets: inputs and outputs; by default ``gates(net)``. ``score`` is the probability of
-    inclusion a, and a unit stays, with the gain a, where that is 1/2 or more (the median
-    probability model).
+    inclusion a, and a unit stays, with the gain a, if this is 1/2 or more (the median probability
+    model).
 
-    Raises ValueError on options out of range, and where no glob matches a target.
+    Raises ValueError if an option is out of range or no glob matches a target.
 
     Sources: Xu and Ghosh (2015) for groups; Barbieri and Berger (2004). Relaxed gates as in
     Maddison, Mnih and Teh (2017).

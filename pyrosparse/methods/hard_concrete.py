@@ -28,33 +28,33 @@ _FURTHEST = math.log(100)
 
 @dataclass(frozen=True)
 class HardConcrete(Method):
-    r"""L0 regularisation: a price on each feature that passes, with hard concrete gates.
+    r"""L0 regularisation with hard concrete gates: a cost on each open gate.
 
     .. math::
         p(\log \alpha_k) \propto \exp(-c\, P(z_k \ne 0 \mid \alpha_k)), \quad
         z_k = \min(1, \max(0, s_k (\zeta - \gamma) + \gamma)), \quad
         s_k = \operatorname{sigmoid}\Big(\frac{\log \alpha_k + \operatorname{logit} u}{\beta}\Big)
 
-    with :math:`\log \alpha` a point estimate. The prior is a penalty and no distribution
+    with :math:`\log \alpha` a point estimate. The prior is a penalty, not a distribution
     (``proper`` is False).
 
-    cost:        c, nats that a feature costs which always passes: one number, or numbers by glob
+    cost:        c, the cost in nats of a gate that is always open: one number, or numbers by glob
                  on the names of targets; the paper's n lambda for each weight of the group.
     temperature: beta.
     low, high:   gamma and zeta, the ends to which the concrete variable is stretched.
-    gain:        of a feature at test time: the ``"paper"``'s, which puts 1/2 for u and is neither
+    gain:        of a feature at test time: that of the ``"paper"``, with u = 1/2, which is neither
                  mean nor median, or the ``"expectation"`` of z.
     noise:       one z for all examples of a ``"step"``, or one for each ``"example"``.
-    initial:     sigmoid(log alpha) at the start: the paper's 1 less its dropout rate.
+    initial:     sigmoid(log alpha) at the start: one minus the paper's dropout rate.
 
     Targets: inputs and outputs; by default ``gates(net)``. The site is log alpha, shape
-    (features,); z has the same law in prior and guide, so it is drawn once and not scored.
-    ``score`` is the paper's gain before it is cut to [0, 1], and a feature stays where that is
-    0 or more. log alpha is projected to [-log 100, log 100] after each step, as in the authors'
+    (features,); z has the same distribution in prior and guide, so it is drawn once and not scored.
+    ``score`` is the paper's gain before clipping to [0, 1]; a feature stays if it is 0 or more. log
+    alpha is projected to [-log 100, log 100] after each step, as in the authors'
     code: by ``fit``, or by ``Lifted.project``.
 
-    Raises ValueError on options out of range, and where no glob matches a target. Warns where
-    gates of a step come in front of batch normalisation, which divides them out.
+    Raises ValueError if an option is out of range or no glob matches a target. Warns if gates drawn
+    once for each step are followed by batch normalisation, which cancels them.
 
     Source: Louizos, Welling and Kingma (2018), eqs. 10 to 13.
 

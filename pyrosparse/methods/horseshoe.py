@@ -21,10 +21,10 @@ def Horseshoe(scale: float = 0.1, *, threshold: float = 1.0, initial_scale: floa
         w_n \sim \mathcal N(0, \tau^2 \lambda_n^2)
 
     scale:     s, the scale of the layer's global shrinkage tau.
-    threshold: weights are kept where |loc| / scale of their posterior reaches it.
+    threshold: weights stay if |loc| / scale of their posterior is at least this.
     initial_scale: the guide's standard deviation at the start, unconstrained space.
 
-    Raises ValueError when a scale is not positive.
+    Raises ValueError if a scale is not positive.
 
     Source: Carvalho, Polson and Scott (2010), eq. 1.
 

@@ -14,24 +14,24 @@ from pyrosparse.methods.normal_noise import NormalNoise, own_second_moment
 
 @dataclass(frozen=True)
 class InformationBottleneck(NormalNoise):
-    r"""The variational information bottleneck: each feature is multiplied by a gate with noise, and
-    pays for what it lets through.
+    r"""The variational information bottleneck: each feature is multiplied by a noisy gate, with a
+    cost for the information that passes.
 
     .. math::
         z_{nk} = \mu_k + \sigma_k \epsilon_{nk}, \qquad
         \mathrm{KL} = \tfrac12 \sum_k \log(1 + \mu_k^2 / \sigma_k^2)
 
     That is the divergence of :math:`q(z) = \mathcal N(\mu, \sigma^2)` from the prior
-    :math:`\mathcal N(0, \mu^2 + \sigma^2)`, whose variance is the one of the largest evidence.
+    :math:`\mathcal N(0, \mu^2 + \sigma^2)`, whose variance maximises the evidence.
 
-    kl_scale: the paper's :math:`\gamma` times the number of data; times height and width of the
-              map, too, where the gate is on a channel. One number or numbers by glob.
+    kl_scale: the paper's :math:`\gamma` times the number of data; for a gate on a channel also
+              times height and width of the feature map. One number or numbers by glob.
     initial_scale, gate_noise: as for every ``NormalNoise``.
 
-    Targets: inputs and outputs; by default ``gates(net)``. ``score`` is :math:`|\mu| / \sigma`, and
-    a feature stays where that reaches 1. Its gain is :math:`\mu`.
+    Targets: inputs and outputs; by default ``gates(net)``. ``score`` is :math:`|\mu| / \sigma`; a
+    feature stays if it is at least 1. Its gain is :math:`\mu`.
 
-    Raises ValueError on options out of range, and where no glob matches a target.
+    Raises ValueError if an option is out of range or no glob matches a target.
 
     Source: Dai, Zhu, Guo and Wipf (2018), eqs. 9 to 12.
 

@@ -22,16 +22,16 @@ class LaplacePrior(NormalGuide):
         p(w) = \frac{1}{2 b} e^{-|w| / b}, \qquad
         q(w) = \delta(w - \mu) \quad\text{or}\quad q(w) = \mathcal N(\mu, \sigma^2)
 
-    scale:     b. A penalty of lambda times the sum of absolute weights beside the mean loss of n
-               data is b = 1 / (lambda n).
+    scale:     b. A penalty of lambda times the sum of absolute weights, added to the mean loss of n
+               data, corresponds to b = 1 / (lambda n).
     posterior: ``point`` (maximum a posteriori, the lasso) or ``normal`` (mean field).
     estimator: for ``normal``, where the noise is drawn while training: ``weights`` or
                ``activations``, as for ``Gaussian``.
     initial_scale: for ``normal``, the standard deviation sigma at the start.
 
     Targets: weights, of any shape. The location mu is the network's own parameter. ``score`` is
-    |mu| (point) or |mu| / sigma (normal). Adam leaves no weight at exactly zero: what is small goes
-    by a mask of magnitude, ``ps.prune.magnitude``.
+    |mu| (point) or |mu| / sigma (normal). Adam does not make weights exactly zero: prune small ones
+    with ``ps.prune.magnitude``.
 
     Raises ValueError on scales that are not positive and on unknown options.
 

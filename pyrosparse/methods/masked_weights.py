@@ -20,22 +20,22 @@ from pyrosparse.structures import Structure
 
 
 class MaskedWeights(Method):
-    r"""Weights under a mask that is made anew in every step, with the same law in prior and guide,
-    and so not scored.
+    r"""Weights with a new mask in every step. The mask has the same distribution in prior and
+    guide, so it is not scored.
 
     .. math:: w \sim \mathcal N(0, s^2), \qquad q(w) = \delta(w - \mu), \qquad
         \text{the network computes with } w \odot m
 
     Subclass it as a frozen dataclass with at least ``sparsity``, ``structure`` and ``scale``, and
-    write ``step_mask`` and ``excess``. Masks are made without a gradient. In evaluation mode, in
-    ``mean`` and in ``masks()`` those elements stay whose ``excess`` is at least 0. Once a target is
-    frozen its mask is final: no more is made.
+    write ``step_mask`` and ``excess``. Masks have no gradient. In evaluation mode, in ``mean`` and
+    in ``masks()``, elements stay if their ``excess`` is at least 0. The mask of a frozen target is
+    final: no more masks are drawn.
 
     annealed: the quantity that ``ps.prune.Annealing`` changes as training goes on, in the
               posterior's buffer of that name, with an underscore in front.
 
-    Raises ValueError where no weight of the network has its inputs in groups of the structure, and
-    on cutting a target whose mask is not final.
+    Raises ValueError if no weight of the network has a number of inputs that fits the groups of the
+    structure, and if a target is cut whose mask is not final.
     """
 
     annealed: ClassVar[str] = "ramp"
@@ -70,12 +70,15 @@ class MaskedWeights(Method):
 
         Raises ValueError."""
         if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity is the fraction that goes, in [0, 1), got {self.sparsity}")
+            raise ValueError(
+                "sparsity is the share of the weights that is pruned, in [0, 1), "
+                f"got {self.sparsity}"
+            )
         ratio = structures.ratio(self.structure)
         if ratio is not None and abs(self.sparsity - 1 + ratio[0] / ratio[1]) > 1e-3:
             raise ValueError(
-                f"of {self.structure} the fraction {1 - ratio[0] / ratio[1]:.4g} goes: give it as "
-                f"sparsity, got {self.sparsity}"
+                f"the sparsity of structure {self.structure} is {1 - ratio[0] / ratio[1]:.4g}: "
+                f"set sparsity to this, got {self.sparsity}"
             )
 
     def targets(self, net: nn.Module) -> list[Target]:
@@ -87,8 +90,8 @@ class MaskedWeights(Method):
             convolutions = [one for one in convolutions if one.shape[1] % ratio[1] == 0]
             if not layers:
                 raise ValueError(
-                    f"no weight of the network has its inputs in groups of {ratio[1]} for "
-                    f"structure={self.structure!r}: choose another structure"
+                    "no weight of the network has a number of inputs that is a multiple of "
+                    f"{ratio[1]}, as structure={self.structure!r} needs: choose another structure"
                 )
         if self.structure in ("filter", "channel"):
             convolutions = [one for one in convolutions if math.prod(one.shape[2:]) > 1]
@@ -132,16 +135,18 @@ class MaskedWeights(Method):
     ) -> dict[str, Tensor]:
         if not bool(q["_final"]):
             raise ValueError(
-                f"the mask of {target.key!r} is not final: {type(self).__name__} makes it of all "
-                "weights together, so that a part of them would get another one. Freeze it first, "
+                f"the mask of {target.key!r} is not final: {type(self).__name__} computes it from "
+                "all weights together, so a part of the weights would get a different mask. "
+                "Freeze the mask first, "
                 "bnn.freeze(bnn.masks()) or masks=bnn.masks()"
             )
         ratio = structures.ratio(self.structure)
         if ratio is not None and smaller.shape[1] % ratio[1]:
             raise ValueError(
-                f"{smaller.shape[1]} inputs are left of {target.key!r}, which are not in groups of "
+                f"{smaller.shape[1]} inputs of {target.key!r} remain, which cannot be divided "
+                "into groups of "
                 f"{ratio[1]}, and {type(self).__name__} with structure={self.structure!r} needs "
-                "these: compact the network itself, ps.compact(bnn.net, masks, example)"
+                "such groups: compact the plain network, ps.compact(bnn.net, masks, example)"
             )
         return super().part(target, q, smaller, positions)
 

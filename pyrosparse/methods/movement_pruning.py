@@ -24,8 +24,8 @@ _GONE = -20.0
 
 @dataclass(frozen=True)
 class MovementPruning(MaskedWeights):
-    r"""Movement pruning: a weight stays by a score that is trained beside it, which grows where
-    training moves the weight away from zero.
+    r"""Movement pruning: each weight has a trained score, which rises if training moves the weight
+    away from zero.
 
     .. math::
         w \sim \mathcal N(0, s^2), \qquad m = \mathbb 1[S \text{ is among the largest } 1 - v],
@@ -33,33 +33,35 @@ class MovementPruning(MaskedWeights):
         \frac{\partial L}{\partial S} := \frac{\partial L}{\partial m}
         = w\, \frac{\partial L}{\partial (w m)}
 
-    The mask's gradient goes to the scores as it is (straight through), also where the mask is 0.
-    The prior of the scores is flat: they are no site, and the ELBO's constant is arbitrary.
-    In the soft form a score has to be above a threshold instead, and pays for it:
+    The gradient of the mask is passed to the scores unchanged (straight through), also where the
+    mask is 0. The scores have a flat prior: they are not Pyro sites, and the ELBO has an arbitrary
+    constant. In the soft form a weight stays if its score is above a threshold, and the scores have
+    a cost:
 
     .. math::
         m = \mathbb 1[S \ge \tau], \qquad p(S) \propto e^{-c \sum_i \operatorname{sigm}(S_i)}
 
-    sparsity:  v, the fraction that goes, in [0, 1), of ``n:m`` 1 - n / m; None for the soft form.
-    structure: what has a score together, as in ``ps.structures``. Of ``n:m`` the n largest of every
-               m consecutive inputs stay.
+    sparsity:  v, the share that is pruned, in [0, 1); for ``n:m`` 1 - n / m; None for the soft
+               form.
+    structure: which weights share a score, as in ``ps.structures``. ``n:m`` keeps the n largest of
+               every m consecutive inputs.
     cost:      c of the soft form, nats for each weight: n lambda where the paper has lambda beside
                the mean loss of n data. A block's is that of all its weights.
     least_score: tau of the soft form.
     scale:     the prior's standard deviation s.
 
-    The scores start at 0, in an entry ``scores`` of the posterior, one for each block. As long as
-    scores are equal, what is equal to the last that stays, stays in training; masks in the end keep
-    exactly as many as they should. ``ps.prune.Annealing`` moves the ramp t from 0 to 1: the
-    fraction that goes is then v t. Evaluation, ``mean`` and masks are those of v.
+    The scores start at 0, in an entry ``scores`` of the posterior, one for each block. In training,
+    all blocks with a score equal to the smallest kept one stay; the final masks keep the exact
+    number. ``ps.prune.Annealing`` raises the ramp t from 0 to 1: the share that is pruned is then v
+    t. Evaluation, ``mean`` and masks use v.
 
-    For networks that are trained already: magnitude knows the first training only, and the scores
-    what the new data move. Give the scores a rate of their own (``learning_rate`` by glob).
+    Use it for fine-tuning a trained network: magnitude reflects only the first training, but the
+    scores reflect the new data. Give the scores their own learning rate (``learning_rate`` by
+    glob).
 
-    Targets: weights; by default those of ``GibbsPruning``. Once a target is frozen its mask is
-    final.
+    Targets: weights; by default those of ``GibbsPruning``. The mask of a frozen target is final.
 
-    Raises ValueError on options out of range, and where a target has no blocks of the structure.
+    Raises ValueError if an option is out of range or a target has no blocks of the structure.
 
     Source: Sanh, Wolf and Rush (2020), section 4.
 
@@ -88,15 +90,15 @@ class MovementPruning(MaskedWeights):
                 raise ValueError(f"{name} must be finite, and a cost at least 0, got {value}")
             if value and self.sparsity is not None:
                 raise ValueError(
-                    f"{name} is of the soft form, and with a sparsity the largest scores stay: "
-                    f"leave {name} out, or give sparsity=None"
+                    f"{name} belongs to the soft form, but a sparsity was given, which keeps the "
+                    f"largest scores: leave {name} out, or give sparsity=None"
                 )
         if self.sparsity is not None:
             self.check_sparsity()
         elif structures.ratio(self.structure) is not None:
             raise ValueError(
-                f"the soft form has no {self.structure}, of which a fixed number stays: give its "
-                "sparsity, or choose another structure"
+                f"the soft form does not support {self.structure}, which keeps a fixed number of "
+                "weights: give sparsity, or choose another structure"
             )
 
     def init(self, target: Target) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from pyrosparse.lifting.target import Target
 
 @dataclass(frozen=True)
 class NormalGuide(Method):
-    """A prior of one scale on every weight, with a point or independent normals as guide; subclass
+    """A prior with one scale for all weights, and a point or independent normals as guide. Subclass
     it and write ``prior`` and ``forgotten_scale``.
 
     The location is the network's own parameter. Raises ValueError on scales that are not positive

@@ -72,7 +72,10 @@ class Polarization(Method):
         if not (self.strength > 0 and math.isfinite(self.strength)):
             raise ValueError(f"strength must be positive and finite, got {self.strength}")
         if not 0 <= self.t < 2:
-            raise ValueError(f"t must be in [0, 2), got {self.t}: from 2 on nothing is driven up")
+            raise ValueError(
+                f"t must be in [0, 2), got {self.t}: from 2 on, the penalty has no "
+                "term that keeps gates open"
+            )
         if self.mean_over not in ("tensor", "network"):
             raise ValueError(f"mean_over must be 'tensor' or 'network', got {self.mean_over!r}")
         if self.cut != "histogram" and not (
@@ -124,9 +127,9 @@ class Polarization(Method):
         if outside:
             raise ValueError(
                 f"{outside} of the {loc.numel()} scales of {target.key!r} lie outside of [0, 1], "
-                f"between {float(loc.min()):g} and {float(loc.max()):g}: set them before, such as "
-                "to 0.5 in a new network, or leave them as they are and gate the normalisation's "
-                "output, by ps.outputs"
+                f"between {float(loc.min()):g} and {float(loc.max()):g}: set them first, for "
+                "example to 0.5 in a new network, or put gates on the outputs of the "
+                "normalisation instead, with ps.outputs"
             )
 
     def penalty(self, q: Posterior, scales: Tensor) -> Tensor:

@@ -100,9 +100,7 @@ def named_output(result: Any, output: str | None) -> Tensor:
         return found
     kind, names = type(result).__name__, tensor_names(result)
     if isinstance(result, Tensor):
-        raise UsageError(
-            f"the network gives a tensor and no {output!r}: leave output={output!r} out"
-        )
+        raise UsageError(f"the network returns a single tensor: leave output={output!r} out")
     if output is None:
         raise UsageError(
             f"the network gives no tensor but {kind}"
@@ -110,7 +108,7 @@ def named_output(result: Any, output: str | None) -> Tensor:
             f"output={names[0] if names else 'logits'!r}"
         )
     raise UsageError(
-        f"the network gives {kind}, in which there is no tensor {output!r}; there are: "
+        f"the network returns {kind}, which has no tensor {output!r}; it has: "
         f"{', '.join(names) or 'none'}"
     )
 

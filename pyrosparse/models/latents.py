@@ -80,8 +80,8 @@ class Latent(nn.Module):
         found = _transform(self.prior).inv(draws)
         if not found.isfinite().all() or not (found.std(0) > 0).all():
             raise ValueError(
-                f"the draws of {self.name} have no mean and spread to match: the sampler did not "
-                "move, or left the numbers that are finite"
+                f"the draws of {self.name} are constant or not finite: the sampler did not move, "
+                "or diverged. Use a smaller step size or more warmup steps"
             )
         with torch.no_grad():
             self.loc.copy_(found.mean(0))
@@ -152,7 +152,11 @@ def around(model: Any, network: Any) -> Any:
     (True, False)
     """
     if not isinstance(model, nn.Module) or not hasattr(model, "network"):
-        raise TypeError(f"{type(model).__name__} is no ready model: it has no network to replace")
+        raise TypeError(
+            f"{type(model).__name__} is not a model of pyrosparse.models, so its "
+            "network cannot be replaced: give one of these, such as "
+            "ps.classifier(...)"
+        )
     other = copy.copy(model)
     other.__dict__ = dict(model.__dict__, _modules=dict(model._modules))
     other.network = network

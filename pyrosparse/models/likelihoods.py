@@ -104,7 +104,7 @@ class multilabel(nn.Module):
                 raise ValueError(
                     f"y has shape {tuple(y.shape)} but the network's logits have "
                     f"{tuple(logits.shape)}: give one zero or one for each label of each datum. "
-                    "For one class a datum use classifier"
+                    "For one class for each datum use classifier"
                 )
             y = y.to(logits.dtype)
         with data_plate(self.n, x):
@@ -117,8 +117,8 @@ def check_labels(y: Tensor | None, logits: Tensor) -> None:
         return
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise ValueError(
-            f"y has the dtype {y.dtype}, but labels are classes, int64: give y.long() where the "
-            "values are whole numbers, and use regressor where they are not"
+            f"y has the dtype {y.dtype}, but labels are classes, int64: give y.long() if the "
+            "values are whole numbers, and use regressor if they are not"
         )
     if not y.dim() or y.shape != logits.shape[-1 - y.dim() : -1]:
         if logits.dim() > 2 and y.shape == (len(logits), *logits.shape[2:]):

@@ -76,8 +76,8 @@ class ordinal(nn.Module):
         self.cutpoints = Latent("cutpoints", cutpoints or cutpoint_prior(classes))
         if tuple(self.cutpoints.loc.shape) != (classes - 1,):
             raise ValueError(
-                f"the prior of cutpoints is over {tuple(self.cutpoints.loc.shape)}; {classes} "
-                f"classes have {classes - 1}"
+                f"the prior of cutpoints has shape {tuple(self.cutpoints.loc.shape)}, but "
+                f"{classes} classes have {classes - 1} cutpoints"
             )
         self.guide = ModelGuide(network, [self.cutpoints])
 
@@ -85,8 +85,8 @@ class ordinal(nn.Module):
         predictor = self.network(x)
         if predictor.shape not in ((len(x),), (len(x), 1)):
             raise ValueError(
-                f"the network's output has shape {tuple(predictor.shape)}: one number a datum is "
-                f"needed, ({len(x)}, 1)"
+                f"the network's output has shape {tuple(predictor.shape)}: one number for each "
+                f"datum is expected, ({len(x)}, 1)"
             )
         logits = ordinal_logits(predictor.reshape(len(x)), self.cutpoints.sample())
         check_labels(y, logits)

@@ -102,7 +102,8 @@ class regressor(nn.Module):
         if noise.dim() and noise.shape != mean.shape[1:]:
             raise ValueError(
                 f"the prior of noise is over {tuple(noise.shape)} standard deviations, the "
-                f"network's output has {tuple(mean.shape[1:])}: one for all, (), or one a target"
+                f"network's output has {tuple(mean.shape[1:])}: give one for all targets, (), or "
+                "one for each target"
             )
         return noise
 

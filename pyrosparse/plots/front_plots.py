@@ -53,7 +53,9 @@ def fronts(rows: Sequence[Cell]) -> Figure:
     3
     """
     if not any(row.compact_mean("macs") for row in rows):
-        raise ValueError("there is no compact network among the results, and nothing to plot")
+        raise ValueError(
+            "there is no compact network among the results, so there is nothing to plot"
+        )
     panels: dict[str, list[Cell]] = {}
     for row in rows:
         name = f"{row.setup.network} on {row.setup.dataset}"

@@ -55,7 +55,7 @@ def input_regions(
     3
     """
     if gates.class_mean is None:
-        raise ValueError("the data had no classes: give (x, y) with int64 y")
+        raise ValueError("the data have no classes: give (x, y) with int64 y")
     count, features = gates.class_mean.shape
     if shape[0] * shape[1] != features:
         raise ValueError(f"{features} gates are not the pixels of images of {shape}")

@@ -121,7 +121,9 @@ def trade_off(rows: Sequence[Cell]) -> Figure:
     """
     rows = [row for row in rows if row.speedup and row.setup.recipe.level is not None]
     if not rows:
-        raise ValueError("there is no compact network among the results, and nothing to plot")
+        raise ValueError(
+            "there is no compact network among the results, so there is nothing to plot"
+        )
     panels: dict[str, list[Cell]] = {}
     for row in rows:
         name = f"{row.setup.network} on {row.setup.dataset}"

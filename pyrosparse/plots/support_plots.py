@@ -47,7 +47,8 @@ def kernels_before_and_after(
     if pair[0].shape != pair[1].shape:
         raise ValueError(
             f"the weights before and after must be of one shape, got {tuple(before.shape)} and "
-            f"{tuple(after.shape)}: compact networks have lost kernels, masked ones have not"
+            f"{tuple(after.shape)}: give the masked network, because a compact network has lost "
+            "kernels"
         )
     outputs, inputs = pair[0].shape[:2]
     if columns is None:

@@ -154,7 +154,7 @@ def _real_scores(prediction: RealPrediction, y: Any) -> Tensor:
     scale = prediction.variance.sqrt()
     if not (scale > 0).all():
         raise ValueError(
-            "the predictive variance of some data is 0, so that no interval can be scaled by it: "
+            "the predictive variance of some data is 0, so intervals cannot be scaled by it: "
             "predict with a likelihood that has noise"
         )
     return ((targets - prediction.mean).abs() / scale).reshape(len(targets), -1).amax(1)

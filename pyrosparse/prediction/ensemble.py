@@ -41,7 +41,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
         if not len(self.members):
-            raise ValueError("an ensemble needs members")
+            raise ValueError("an ensemble needs at least one member")
 
     def __len__(self) -> int:
         return len(self.members)
@@ -49,7 +49,7 @@ class Ensemble(nn.Module):
     def forward(self, *args: Any) -> Tensor:
         if any(hasattr(member, "network") for member in self.members):
             raise ValueError(
-                "the members are Pyro models, whose predictions are no logits: use "
+                "the members are Pyro models, whose predictions are not logits: use "
                 "ps.predict(ensemble, x)"
             )
         logs = torch.stack([member(*args).log_softmax(-1) for member in self.members])

@@ -48,27 +48,28 @@ def predict(
 
     .. math:: p(y \mid x) = \frac1S \sum_{s=1}^S p(y \mid f(x; w_s)), \qquad w_s \sim q
 
-    network:    a lifted network, compact or not; any other, which has one draw: its weights; a
-                model that holds one as ``network``, such as ``ps.regressor``; the path of a file
+    network:    a lifted network, compact or not; any other network, which has a single draw, its
+                weights; a model with a ``network``, such as ``ps.regressor``; the path of a file
                 that ``ps.save`` wrote; or an ``Ensemble``, whose members share the draws.
     x:          inputs (n, ...), a tensor or an array; a tuple of several, in the order of the
                 network's arguments; or a dict of them by the names of these.
     draws:      S.
     likelihood: a function from the network's output, (batch, ...), to the distribution of the data;
                 by default the model's own, and for networks and files ``Categorical`` of logits
-                (batch, classes). Of a regression file: ``lambda f: dist.Normal(f, noise)``.
-    guide:      that the model was trained with; by default the model's own, as of ``ps.regressor``
-                with learned noise, or the lifted network's.
-    seed:       of the draws; the caller's generators are left alone.
-    batch_size: at how many data the network is run at a time. One draw serves all batches.
+                (batch, classes). For the file of a regression network:
+                ``lambda f: dist.Normal(f, noise)``.
+    guide:      the guide with which the model was trained; by default the model's own, as for
+                ``ps.regressor`` with learnt noise, or the lifted network's.
+    seed:       seed of the draws; the caller's generators do not change.
+    batch_size: the number of data in each forward pass. All batches use the same draws.
 
-    Returns a ``ClassPrediction`` where the likelihood is ``Categorical``, and a ``RealPrediction``
-    otherwise. Networks are in evaluation mode for the call, which takes no gradients.
+    Returns a ``ClassPrediction`` if the likelihood is ``Categorical``, otherwise a
+    ``RealPrediction``. Networks are in evaluation mode for the call, which takes no gradients.
 
-    Raises ValueError where there are no data or draws, where inputs differ in length, where the
-    outputs are not logits (n, classes) and no likelihood is given, where they are not finite, and
-    where the guide does not draw all sites; TypeError where the network is none, has no argument of
-    a name, or the inputs are no arrays. A file that names classes of one's own is read first,
+    Raises ValueError if there are no data or draws, if inputs differ in length, if the outputs are
+    not logits (n, classes) and no likelihood is given, if they are not finite, and if the guide
+    does not draw all sites; TypeError if ``network`` is not a network or has no argument of a name,
+    and if the inputs are no arrays. If a file uses your own classes, read it first,
     ``ps.load(path, trusted=...)``.
 
     >>> import pyrosparse as ps
@@ -97,7 +98,10 @@ def predict(
     lifted = next((m for m in network.modules() if isinstance(m, Lifted)), None)
     program = network if likelihood is None or lifted is None else lifted
     if lifted is None and guide is not None:
-        raise ValueError(f"{type(network).__name__} is not lifted: there is nothing to draw for it")
+        raise ValueError(
+            f"{type(network).__name__} is not lifted, so there is no posterior to "
+            "draw from: give a network that ps.lift returns"
+        )
     own = guide if guide is not None or lifted is None else guide_of(program, lifted)
     count = 1 if lifted is None else draws
     batches = list(_columns(x, program).batches(batch_size))
@@ -253,8 +257,8 @@ def _categorical(output: Any) -> Any:
     if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"the network must give logits (n, classes) and gives {shape}: of other outputs say "
-            "what the data's distribution is, likelihood=lambda f: dist.Normal(f, noise), or "
+            f"the network must give logits (n, classes) and gives {shape}: for other outputs give "
+            "the distribution of the data, likelihood=lambda f: dist.Normal(f, noise), or "
             "predict with the model, ps.predict(model, x)"
         )
     return Categorical(logits=output.double(), validate_args=False)

@@ -243,7 +243,7 @@ def mixed(parts: Sequence[Prediction]) -> Prediction:
                 torch.cat([getattr(part, key) for part in reals]) for key in ("means", "variances")
             )
             return RealPrediction(means, variances, laws)
-    raise ValueError("only predictions of one kind and shape, of equally many draws, can be mixed")
+    raise ValueError("predictions to be mixed must have the same kind, shape and number of draws")
 
 
 def _mixture_cdf(laws: list[Any]) -> Callable[[Tensor], Tensor]:
@@ -280,8 +280,8 @@ def _cdf(law: Any, y: Tensor) -> Tensor:
         found: Tensor = law.cdf(y.to(law.mean)).double().cpu()
     except NotImplementedError as error:
         raise ValueError(
-            f"{type(law).__name__} has no distribution function, so that quantiles are not known: "
-            "use mean and variance, or a likelihood that has one, such as Normal"
+            f"{type(law).__name__} has no cumulative distribution function, so quantiles are not "
+            "known: use mean and variance, or a likelihood that has one, such as Normal"
         ) from error
     return found
 

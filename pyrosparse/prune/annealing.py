@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class Annealing(Callback):
-    """Anneals all targets whose masks are made anew in every step, and at the end leaves the
-    network with one mask: the inverse temperature ``beta`` of ``ps.GibbsPruning``, the ``ramp`` of
-    ``ps.TargetedDropout`` and ``ps.MovementPruning``.
+    """Callback that anneals the methods with a new mask in every step: the inverse temperature
+    ``beta`` of ``ps.GibbsPruning``, and the ``ramp`` of ``ps.TargetedDropout`` and
+    ``ps.MovementPruning``. After the last epoch it freezes one mask.
 
-    schedule: the annealed quantity as a function of progress: of beta one such as
-              ``schedules.logarithmic(0.7, 1e4, 0.64)``, of a ramp one from 0 to 1. It
-              is stretched with the rates when ``fit`` is given more or fewer epochs.
+    schedule: the annealed quantity as a function of progress: for beta, for example,
+              ``schedules.logarithmic(0.7, 1e4, 0.64)``; for a ramp a function from 0 to 1. With
+              more epochs in ``fit`` it changes more slowly.
     per:      change it with every ``epoch``, as the paper's code does, or with every ``step``.
-    finish:   freeze the final mask of each target, as its method says, after the last
-              epoch; otherwise the weights stay as they are.
+    finish:   after the last epoch, freeze the final mask of each target, as its method says;
+              otherwise the weights do not change.
 
-    The quantity lies in the buffers of the guide, so that a checkpoint has it; as a function of
-    progress it is the same in a resumed run. Each epoch records it by its name.
+    The quantity is a buffer of the guide, so checkpoints contain it, and a resumed run has the same
+    values. Each epoch records it by its name.
 
-    Raises ValueError on an unknown ``per``, and at the start of a run whose lifted network makes no
-    such masks, or has methods that anneal different quantities.
+    Raises ValueError for an unknown ``per``, and at the start of a run if the lifted network has no
+    such method, or methods that anneal different quantities.
 
     Source: Labach and Valaee (2020), sections II-C and III.
 
@@ -65,9 +65,9 @@ class Annealing(Callback):
             )
         if len(quantities) > 1:
             raise ValueError(
-                f"the methods of the lifted network anneal different quantities, "
-                f"{' and '.join(quantities)}, and a schedule is for one of them: lift the network "
-                "with one of these methods"
+                "the methods of the lifted network anneal different quantities, "
+                f"{' and '.join(quantities)}, but a schedule is for one quantity: lift the "
+                "network with one of these methods"
             )
 
     def on_step(self, run: Fit, progress: float) -> None:

@@ -14,7 +14,7 @@ THRESHOLD = -0.105
 
 
 class BayesFactorPruner(Pruner):
-    r"""Prunes after an epoch where the last round's Bayes factor exceeds a threshold.
+    r"""Callback that prunes after an epoch if the last round's Bayes factor exceeds a threshold.
 
     .. math::
         \log \mathrm{BF} = [\log p(D|\phi) + \log p(\phi)] - [\log p(D|\psi) + \log p(\psi)]
@@ -23,10 +23,10 @@ class BayesFactorPruner(Pruner):
     psi are the weights before a round, phi those after. The first round always prunes; a round
     that does not prune has log BF = 0.
 
-    threshold:  log beta, nats; 0 asks that the pruned network be the more probable one, which at
-                an optimum none is.
-    likelihood: ``sum``, the log posterior proper, or ``mean``, which divides the likelihood's part
-                by the number of data (the prior's part then decides nearly always).
+    threshold:  log beta, nats; with 0 the pruned network must be the more probable one, which is
+                impossible at an optimum.
+    likelihood: ``sum``, the log posterior, or ``mean``, which divides the likelihood's part by the
+                number of data (the prior then nearly always decides).
     per_datum:  compare log BF / n, nats per datum, with the threshold; else log BF.
     criterion, sparsity, ramp, freeze: as for ``Pruner``, and so is what is recorded.
 

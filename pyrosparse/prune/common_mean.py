@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class CommonMean(Callback):
-    """Tells all scales of a network their common mean before each step, for
+    """Callback that computes the common mean of all scales of a network before each step, for
     ``Polarization(mean_over="network")``.
 
-    The mean, and the share of its gradient that goes to each scale, lie in buffers of the guide:
-    captured steps see them change.
+    The mean, and the share of its gradient that goes to each scale, are buffers of the guide, so
+    captured steps read the current values.
 
     Raises ValueError at the start of a run whose lifted network has no such scales.
 

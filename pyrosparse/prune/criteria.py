@@ -28,7 +28,7 @@ def magnitude(
     at_least: int = 1,
     structure: Structure = "weight",
 ) -> Masks:
-    """Remove the weights of smallest magnitude, or the blocks of smallest l1 norm.
+    """Masks that prune the weights of smallest magnitude, or the blocks of smallest l1 norm.
 
     weights: by name, floating point, any shapes.
     sparsity, scope, at_least, structure: as for ``keep_largest``.
@@ -55,9 +55,10 @@ def random_masks(
     at_least: int = 1,
     structure: Structure = "weight",
 ) -> Masks:
-    """Remove weights at random, those that are zero already first: of n, round(n sparsity).
+    """Masks that prune round(n sparsity) of n weights at random, first those that are already zero.
 
-    Arguments, result and errors as for ``magnitude``. A block counts as zero where all of it is.
+    Arguments, result and errors as for ``magnitude``. A block counts as zero if all its weights are
+    zero.
 
     generator: a CPU generator; torch's global one by default.
 

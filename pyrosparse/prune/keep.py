@@ -25,16 +25,16 @@ def keep_largest(
     at_least: int = 1,
     structure: Structure = "weight",
 ) -> Masks:
-    r"""Keep what has the largest scores: of n blocks, round(n sparsity) go.
+    r"""Masks that keep the blocks with the largest scores, and prune round(n sparsity) of n blocks.
 
-    The score of a block is the sum over its elements, so that of magnitudes ``filter`` is the
+    The score of a block is the sum over its elements, so with magnitudes and ``filter`` it is the
     :math:`l_1` norm of a filter.
 
-    scores:    by name, floating point, of the weights' shapes; -inf goes before all else.
-    sparsity:  the fraction that goes, in [0, 1).
-    scope:     the fraction of each tensor, or of all together (``global``).
-    at_least:  each tensor keeps so many blocks in any case, so that none is emptied.
-    structure: what goes together, as of ``pyrosparse.structures``. Of ``n:m`` the sparsity is
+    scores:    by name, floating point, with the weights' shapes; -inf is pruned first.
+    sparsity:  the share that is pruned, in [0, 1).
+    scope:     apply the share to each tensor (``tensor``), or to all together (``global``).
+    at_least:  the smallest number of blocks that each tensor keeps.
+    structure: what is pruned together, as in ``pyrosparse.structures``. For ``n:m`` the sparsity is
                1 - n/m, in each group of each tensor.
 
     Returns boolean masks of the same shapes. Raises ValueError on a sparsity outside [0, 1) or not
@@ -71,7 +71,8 @@ def refuse_nan(name: str, tensor: Tensor) -> None:
     """Raise ValueError where a tensor has NaN, which has no rank."""
     if tensor.isnan().any():
         raise ValueError(
-            f"{int(tensor.isnan().sum())} elements of {name!r} are NaN: nothing to rank"
+            f"{int(tensor.isnan().sum())} elements of {name!r} are NaN, so they cannot be ranked: "
+            "the training has diverged; train again with a lower learning rate"
         )
 
 
@@ -94,11 +95,10 @@ def _sums(score: Tensor, structure: Structure) -> Tensor:
 def _check_group(sparsity: float, scope: Scope, structure: str, n: int, m: int) -> None:
     if scope == "global":
         raise ValueError(
-            f"of structure={structure!r} the same number stays in every group: scope must be "
-            "'tensor'"
+            f"structure={structure!r} keeps the same number in every group: scope must be 'tensor'"
         )
     if not math.isclose(sparsity, 1 - n / m, abs_tol=1e-9):
         raise ValueError(
-            f"the sparsity of structure={structure!r} is 1 - {n}/{m} = {1 - n / m:g}, got "
-            f"{sparsity:g}: give that"
+            f"the sparsity of structure={structure!r} must be 1 - {n}/{m} = {1 - n / m:g}, got "
+            f"{sparsity:g}"
         )

@@ -18,12 +18,16 @@ def located_weights(bnn: Lifted) -> dict[str, Tensor]:
     """
     entries = [entry for entry in bnn.guide.entries if entry.target.kind == "weight"]
     if not entries:
-        raise ValueError("the lifted network has no weight among its targets: nothing to prune")
+        raise ValueError(
+            "the lifted network has no weights among its targets: lift weights, "
+            "ps.weights(net), to prune them"
+        )
     names = [entry.target.name for entry in entries]
     apart = [name for name in names if name not in bnn.guide.shared]
     if apart:
         raise ValueError(
-            f"the posterior of {', '.join(apart)} is not located at the network's own weight, "
-            "so that setting it to zero prunes nothing: use a prior whose site is the weight"
+            f"the posterior of {', '.join(apart)} does not have the network's own weight as its "
+            "mean, so setting the weight to zero does not prune it: use a prior whose site is "
+            "the weight"
         )
     return {entry.target.key: entry.parameter() for entry in entries}

@@ -25,27 +25,27 @@ def lottery(
     rewind: int = 500,
     at_least: int = 1,
 ) -> list[Masks]:
-    r"""Train, prune the smallest of what is left, and train again from an early step, level by
-    level.
+    r"""Iterative magnitude pruning with rewinding: train, prune the smallest remaining weights, go
+    back to an early step, and train again.
 
     .. math::
         \theta_T = \mathrm{train}(m \odot \theta_k, k), \qquad
         m \leftarrow m \odot [\,|\theta_T| \text{ among the largest}\,], \qquad
         s_l = \min(1 - (1 - f)^l, s)
 
-    :math:`\theta_k` is all that the lifted network holds after k steps of the first training:
-    weights, biases, statistics of batch normalisation and posterior. Every level starts from it,
-    with the same data from step k on, a fresh optimizer, and the rate schedule at step k.
+    :math:`\theta_k` is the state of the lifted network after k steps of the first training:
+    weights, biases, statistics of batch normalisation and posterior. Every level starts from this
+    state, with the same data from step k on, a new optimizer, and the rate schedule at step k.
 
     bnn:      the lifted network; targets that are weights are pruned, all together.
     train:    ``train(level, first_step=..., callbacks=...)`` trains it by ``fit`` with these two
               options, always for the same epochs with the same seed. Level 0 is the first training.
     sparsity: s, of the targets at the end, in [0, 1).
-    fraction: f, what goes of what is left, in (0, 1).
-    rewind:   k, in steps; 0 goes back to the start.
-    at_least: each target keeps so many weights in any case.
+    fraction: f, the share of the remaining weights that each level prunes, in (0, 1).
+    rewind:   k, in steps; 0 is the start.
+    at_least: the smallest number of weights that each target keeps.
 
-    Returns the masks of the levels, in order; the network is trained under the last, which are
+    Returns the masks of the levels, in order. The network is trained with the last masks, which are
     frozen.
 
     Raises ValueError on options out of range, where the first training has no more than ``rewind``
@@ -70,8 +70,8 @@ def lottery(
     train(0, first_step=0, callbacks=[early])
     if early.state is None:
         raise ValueError(
-            f"the first training did not come to step {rewind}, to which the later ones go back: "
-            "train longer, or rewind to an earlier step"
+            f"the first training ended before step {rewind}, to which later trainings rewind: "
+            "train longer, or choose an earlier rewind"
         )
     found: list[Masks] = []
     for level, wanted in enumerate(levels, 1):
@@ -86,7 +86,7 @@ def lottery(
 
 
 def ticket_sparsities(sparsity: float, fraction: float = 0.2) -> list[float]:
-    """The sparsities of the levels, a fraction of what is left going at each.
+    """The sparsities of the levels, if each prunes a fraction of the remaining weights.
 
     Raises ValueError unless sparsity is in [0, 1) and fraction in (0, 1).
 
@@ -112,8 +112,7 @@ class _Early(Callback):
         check_weights(run)
         if run.shrink is not None:
             raise ValueError(
-                "compact_every cuts weights away, and the network of an early step is whole: "
-                "leave it out"
+                "compact_every removes weights that the rewound network still has: leave it out"
             )
 
     def on_step(self, run: Fit, progress: float) -> None:

@@ -19,8 +19,8 @@ class Movement(RunCriterion):
 
     .. math:: S_i = -\sum_t w_i^{(t)} \frac{\partial L}{\partial w_i^{(t)}}
 
-    L is what the run minimises, the negative ELBO with its prior, and the sum is over all steps so
-    far. It is right for fine-tuning, where magnitudes tell of the pretraining alone.
+    L is the loss of the run, the negative ELBO including the prior. The sum is over all steps so
+    far. Use it for fine-tuning, where magnitudes reflect only the pretraining.
 
     scope, at_least, structure: as for ``keep_largest``.
 
@@ -37,8 +37,8 @@ class Movement(RunCriterion):
     def start(self, run: Fit) -> None:
         if run.shrink is not None:
             raise ValueError(
-                "movement is summed weight by weight, and compact_every cuts weights away: leave "
-                "it out"
+                "movement is summed for each weight, and compact_every removes weights: leave it "
+                "out"
             )
         weights = located_weights(run.lifted)
         for name, weight in weights.items():

@@ -21,28 +21,28 @@ from pyrosparse.prune.run_criterion import RunCriterion
 
 
 class Pruner(Callback):
-    """Prunes to a wanted sparsity, whatever the evidence says, and records what the evidence says.
+    """Callback that prunes to a given sparsity and records the Bayes factor of each round.
 
     criterion:  ``magnitude``, ``random``, ``snip``, ``movement``, a function of (weights, sparsity,
-                generator), or a ``RunCriterion``, which sees data or gradients.
-    sparsity:   the fraction of the weights that is to go, in [0, 1).
-    at:         when: at the ``start``, before the first step; after every ``epoch``; or once, at
-                the ``end``.
+                generator), or a ``RunCriterion``, which can use data or gradients.
+    sparsity:   the share of the weights that is pruned at the end, in [0, 1).
+    at:         when to prune: at the ``start``, before the first step; after every ``epoch``; or
+                once, at the ``end``.
     ramp:       the share of that sparsity reached at each point of training, a function of
                 progress in [0, 1] (``schedules.constant``, ``schedules.cubic(end=0.6)``,
                 ``schedules.staircase(9)``).
-    freeze:     hold pruned weights at zero for good; otherwise they receive gradients again until
-                the next round, so that the sparsity during training fluctuates.
-    likelihood: how the recorded Bayes factor takes the likelihood: ``sum`` or ``mean``.
+    freeze:     hold pruned weights at zero permanently; otherwise they receive gradients until the
+                next round, so the sparsity fluctuates during training.
+    likelihood: likelihood of the recorded Bayes factor: ``sum`` or ``mean`` over the data.
 
     At the end the network is pruned to ``sparsity`` once more (not with ``at="start"``), and where
     that changes it, the last epoch's record is of this round. Recorded: the ``sparsity`` of each
     epoch; of a round also ``pruned``, ``train_nll`` (after it), ``log_bayes_factor`` and its two
     parts, in nats. A round at the start has no such record.
 
-    Raises ValueError on a sparsity outside [0, 1), on unknown criteria, on a ramp where there is
-    one round, and on ``at="start"`` without ``freeze``, which the first step would undo; and before
-    the first step where a prior is improper, under which there is no Bayes factor to record.
+    Raises ValueError on a sparsity outside [0, 1), for unknown criteria, for a ramp with only one
+    round, and for ``at="start"`` without ``freeze``, which the first step would undo; and before
+    the first step if a prior is improper, because the Bayes factor is then not defined.
 
     >>> Pruner("magnitude", 0.9).sparsity
     0.9
@@ -65,11 +65,11 @@ class Pruner(Callback):
         if at not in ("start", "epoch", "end"):
             raise ValueError(f"at must be 'start', 'epoch' or 'end', got {at!r}")
         if at != "epoch" and ramp is not constant:
-            raise ValueError(f"at={at!r} prunes once, so that it has no ramp: leave ramp out")
+            raise ValueError(f"at={at!r} prunes once, so it has no ramp: leave ramp out")
         if at == "start" and not freeze:
             raise ValueError(
-                "at='start' prunes before the first step, in which weights that are not frozen "
-                "leave zero again: give freeze=True"
+                "at='start' prunes before the first step, after which weights that are not frozen "
+                "are nonzero again: give freeze=True"
             )
         self.criterion = resolve(criterion)
         self.sparsity = sparsity
@@ -150,12 +150,11 @@ class Pruner(Callback):
 
 
 def check_weights(run: Fit) -> None:
-    """Refuse a run whose weights cannot be pruned by setting their locations to zero.
-
-    Raises ValueError."""
+    """Raise ValueError if the weights of a run cannot be pruned by setting their locations to
+    zero."""
     # A model's guide that calls the network's own has it as ``lifted``, as that has itself.
     if getattr(run.guide, "lifted", None) is not run.lifted:
-        raise ValueError("pruning sets locations of the lifted network's own guide: fit with it")
+        raise ValueError("pruning needs the lifted network's own guide: pass bnn.guide to fit")
     located_weights(run.lifted)
 
 

@@ -17,17 +17,17 @@ def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
     """Replace the running mean and variance of every batch normalisation by their averages over
     the batches of the data, in place; no weight is changed.
 
-    Pruning a trained network moves the activations; what the normalisations remember of the network
-    before is then wrong, and much of the loss in accuracy comes from that alone.
+    Pruning a trained network changes the activations, so the running statistics are wrong
+    afterwards. This alone causes much of the loss of accuracy.
 
-    net:        called with all of a batch but what comes last, the labels, or with all there is;
-                its other modules are in evaluation mode meanwhile, and every module gets back the
-                mode that it was in.
+    net:        the network. It is called with all parts of a batch except the last, the labels, if
+                there are several. Its other modules are in evaluation mode during the call; all
+                modes are restored.
     data:       training data: ``Examples``, a tuple of tensors, or an iterable of batches.
-    batch_size: where data are tensors; the averages are of whole batches, so that the last one is
-                left out where it is smaller and not the only one.
+    batch_size: the batch size, if data are tensors. A smaller last batch is left out, unless it is
+                the only one.
 
-    Raises ValueError where there are no data.
+    Raises ValueError if there are no data.
 
     >>> net = nn.BatchNorm1d(1)
     >>> recalibrate(net, (torch.tensor([[1.0], [3.0]]), torch.zeros(2)))
@@ -53,4 +53,6 @@ def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     if not seen:
-        raise ValueError("there are no data to take the statistics of")
+        raise ValueError(
+            "there are no data to compute the statistics: give data that are not empty"
+        )

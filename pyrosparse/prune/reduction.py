@@ -30,11 +30,11 @@ HALVINGS = 4
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that were to go together, and what the ELBO said of it.
+    """A batch of weights considered for pruning, and the change of the ELBO.
 
-    fraction: their share of the weights, or rows, that were left.
-    masks:    what stays where they go.
-    before, after: the ELBO without and with them gone, on common random numbers, nats.
+    fraction: their share of the remaining weights, or rows.
+    masks:    the masks if the batch is pruned.
+    before, after: the ELBO before and after pruning the batch, on common random numbers, nats.
 
     >>> zero = ElboEstimate(torch.zeros(2))
     >>> Candidate(0.1, Masks(), zero, ElboEstimate(torch.tensor([1.0, 1.5]))).accepted
@@ -53,7 +53,7 @@ class Candidate:
 
     @property
     def accepted(self) -> bool:
-        """Whether the gain less two of its standard errors is positive."""
+        """Whether the gain is greater than two of its standard errors."""
         return self.gain.mean - STANDARD_ERRORS * self.gain.standard_error > 0
 
     def __repr__(self) -> str:
@@ -65,20 +65,22 @@ class Candidate:
 
 
 def ranked(bnn: Lifted, fraction: float, *, rows: bool = False, order: Order = "signal") -> Masks:
-    r"""What stays where a fraction of what is left goes, over all targets together.
+    r"""The masks if a fraction of the remaining weights is pruned, ranked over all targets
+    together.
 
     .. math:: \Delta F_j = \log \frac{s_p}{s_j} - \frac{m_j^2}{2 s_j^2}
 
     bnn:      a lifted network whose methods have normal posteriors, as for ``reductions``.
-    fraction: of the weights that are left, in (0, 1); at least one goes.
-    rows:     whole rows of weights, which are all that enters a unit, instead of single ones.
-    order:    what goes first. ``signal``: the smallest second term, of rows its mean. The first
-              term is saved whatever else goes, but what several weights lose together is not the
-              sum of the second. ``evidence``: the largest change, which takes first what is most
-              overrated.
+    fraction: share of the remaining weights, in (0, 1); at least one weight is pruned.
+    rows:     prune whole rows, which contain all weights that enter a unit, instead of single
+              weights.
+    order:    which weights are pruned first. ``signal``: those with the smallest second term, for
+              rows its mean. Each pruned weight saves its first term, but the joint loss of several
+              weights is not the sum of the second terms. ``evidence``: those with the largest
+              change, whose estimates are the most optimistic.
 
-    One weight or row of each target stays in any case. Returns boolean masks of weights, with
-    those that are frozen at zero already gone.
+    Each target keeps at least one weight or row. Returns boolean masks of weights; weights that are
+    already frozen at zero are False.
 
     Raises ValueError on options out of range, and what ``reductions`` raises.
 
@@ -123,25 +125,26 @@ def prune_batch(
     subset: int | None = None,
     before: ElboEstimate | None = None,
 ) -> Candidate | None:
-    r"""Take a batch of weights out of a trained network where the ELBO gains by it.
+    r"""Prune a batch of weights of a trained network if this raises the ELBO.
 
     .. math:: \mathrm{ELBO}(q_{-B}) - \mathrm{ELBO}(q) > 2 \,\mathrm{s.e.}
 
-    The batch B is that of ``ranked``; :math:`q_{-B}` is the posterior with B at zero and the rest
-    as it was. The ELBO judges the batch jointly, where the changes of evidence of its weights
-    would not add up. One that is refused is halved, four times at most, to those that go first.
+    The batch B is that of ``ranked``; :math:`q_{-B}` is the posterior with B at zero and all other
+    weights unchanged. The ELBO is computed for the whole batch, because the changes of evidence of
+    single weights do not add up. A refused batch is halved, at most four times; the half that is
+    ranked first stays in it.
 
     model, bnn, data: a Pyro model of the lifted network, and data, as for ``elbo``.
-    guide: the guide that the model was trained with; by default the lifted network's own, which
-           another one must call, as its tensors are what is pruned.
+    guide: the guide that the model was trained with; by default the lifted network's own. Another
+           guide must call it, because its tensors are pruned.
     fraction, rows, order: as for ``ranked``.
     draws, seed, batch_size, subset: as for ``elbo``; both ELBOs have the same random numbers.
-    before: the ELBO now, where it is known for these draws, this seed and these data.
+    before: the current ELBO, if it is known for these draws, this seed and these data.
 
-    Returns the last batch tried, or None where nothing is left that could go. One that is
-    accepted is frozen at zero; where none is, the network is as it was.
+    Returns the last batch tried, or None if no more weights can be pruned. An accepted batch is
+    frozen at zero; otherwise the network does not change.
 
-    Raises what ``ranked`` and ``elbo`` raise, and ValueError where another guide does not call the
+    Raises what ``ranked`` and ``elbo`` raise, and ValueError if another guide does not call the
     network's own.
 
     >>> import pyrosparse as ps
@@ -167,8 +170,8 @@ def prune_batch(
             found = elbo(model, trained, data, **options)
         if not calls:
             raise ValueError(
-                "the guide does not call the lifted network's own, bnn.guide, and it is that whose "
-                "weights are ranked and pruned: train with a guide that calls it"
+                "the guide does not call the lifted network's own guide, bnn.guide, whose weights "
+                "are ranked and pruned: train with a guide that calls it"
             )
         return found
 
@@ -202,12 +205,12 @@ def reduce_model(
     batch_size: int = 1000,
     subset: int | None = None,
 ) -> list[Candidate]:
-    """Prune a trained posterior, without training again, as long as the ELBO gains: batch by
-    batch, until one is refused however often it is halved.
+    """Prune a trained posterior batch by batch, without further training, until a batch is refused
+    after all its halvings.
 
     Arguments and errors as for ``prune_batch``.
 
-    Returns the batches, in order; the last one is refused, or nothing could go after it.
+    Returns the batches, in order. The last one is refused, or no weights could be pruned after it.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -258,24 +261,25 @@ def _check(fraction: float, order: Order) -> None:
 
 
 class ReductionPruner(Callback):
-    r"""Prunes a batch after an epoch, as long as the evidence lets it: no sparsity is chosen.
+    r"""Callback that prunes a batch after an epoch as long as the evidence grows; you do not choose
+    a sparsity.
 
     .. math:: \mathrm{ELBO}(q_{-B}) - \mathrm{ELBO}(q) > 2 \,\mathrm{s.e.}
 
-    After each epoch the weights that the evidence speaks least for go, where the ELBO on all
-    training data gains by it jointly (``prune_batch``), and training goes on with the others. A
-    batch that is refused is halved; the first that is refused even then is the last. It is for
-    normal posteriors under a normal prior, such as ``Gaussian(posterior="normal")``.
+    After each epoch the weights with the least evidence are pruned if this raises the ELBO on all
+    training data (``prune_batch``); the other weights train on. A refused batch is halved. Pruning
+    ends with the first batch that is refused after all halvings. It needs a normal posterior and a
+    normal prior, such as ``Gaussian(posterior="normal")``.
 
-    fraction: of the weights that are left, the share that goes in a batch, at most.
+    fraction: largest share of the remaining weights in a batch, in (0, 1).
     rows, order: as for ``ranked``.
-    warmup:   epochs before the first batch. The posterior must have come to rest: standard
-              deviations that are still too small let too much go.
-    every:    epochs from batch to batch.
+    warmup:   epochs before the first batch. The posterior must have converged: while standard
+              deviations are still too small, too many weights are pruned.
+    every:    epochs between batches.
     draws, subset: for each ELBO, as for ``elbo``.
 
-    After the last epoch nothing goes, so that there is training after every batch. Recorded each
-    epoch: ``sparsity`` and ``pruned``; with a batch, ``elbo`` (with what was accepted gone),
+    Nothing is pruned after the last epoch, so every batch is followed by training. Recorded each
+    epoch: ``sparsity`` and ``pruned``; with a batch also ``elbo`` (after the accepted pruning),
     ``elbo_gain`` and ``elbo_gain_error``, its standard error, in nats.
 
     Raises ValueError on options out of range.

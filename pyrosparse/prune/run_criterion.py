@@ -16,9 +16,10 @@ from pyrosparse.structures import Structure
 
 @dataclass(kw_only=True)
 class RunCriterion:
-    """A criterion for ``Pruner`` that sees the training run; subclass it and write ``scores``.
+    """A criterion for ``Pruner`` that can use the training run. Subclass it and write ``scores``.
 
-    scope, at_least, structure: as for ``keep_largest``. What is frozen at zero already goes first.
+    scope, at_least, structure: as for ``keep_largest``. Weights that are already frozen at zero are
+                                pruned first.
 
     What ``state_dict`` returns, tensors by name, goes into the checkpoint of the run and comes back
     to ``load_state_dict``.

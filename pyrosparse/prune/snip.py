@@ -25,28 +25,27 @@ def connection_sensitivity(
     *,
     guide: Callable[..., Any] | None = None,
 ) -> dict[str, Tensor]:
-    r"""The connection sensitivity of each weight: what its removal does to the loss, to first
-    order.
+    r"""The connection sensitivity of each weight: the first-order change of the loss if the weight
+    is removed.
 
     .. math::
         \left| w_i \frac{\partial L}{\partial w_i} \right|
         = \left| \frac{\partial L(c \odot w)}{\partial c_i} \right|_{c = 1}, \qquad
         L = -\frac{1}{n} \sum_{j=1}^n \log p(y_j \mid x_j, w)
 
-    L is the mean over the batch: the magnitude is taken of the sum over its data. No prior counts,
-    latent sites are at their means, and the network is in evaluation mode, so that batch
+    L is the mean over the batch: the magnitude is taken of the sum over its data. The prior is
+    ignored, latent sites have their means, and the network is in evaluation mode, so batch
     normalisation uses its running statistics.
 
     model, bnn: a Pyro model of the lifted network.
     batch:      one batch, passed on as ``model(*batch)``.
     guide:      by default the lifted network's own.
 
-    Returns scores of the targets that are weights, nats, each of its target's shape. One forward
-    and one backward pass; gradients, network and generators are left as they are.
+    Returns scores of the targets that are weights, nats, each of its target's shape. It takes one
+    forward and one backward pass; gradients, network and generators do not change.
 
-    Raises ValueError where no target is a weight, or a posterior is located elsewhere than at the
-    network's own; where the model observes nothing or none of the batch; and where the loss is not
-    finite.
+    Raises ValueError if no target is a weight, if the mean of a posterior is not the network's own
+    weight, if the model observes nothing or nothing of the batch, and if the loss is not finite.
 
     Source: Lee et al. (2019), section 4.
 
@@ -64,10 +63,14 @@ def connection_sensitivity(
         loss = -torch.stack([log_density(site).sum() for site in sites]).sum()
         n = int(torch.stack([known_data(site, len(batch[0])) for site in sites]).any(0).sum())
         if not n:
-            raise ValueError("all data of the batch are masked: there is no loss")
+            raise ValueError(
+                "all data of the batch are masked, so there is no loss: give a batch "
+                "with observed data"
+            )
         if not loss.isfinite():
             raise ValueError(
-                f"the loss of the batch is {float(loss.detach())}: nothing can be scored by it"
+                f"the loss of the batch is {float(loss.detach())}: weights cannot be scored by "
+                "it. Look for NaN in the data and the weights"
             )
         gradients = torch.autograd.grad(
             loss / n, list(weights.values()), allow_unused=True, materialize_grads=True

@@ -93,10 +93,14 @@ def thinet(
                 net(*inputs)
         if not seen.samples:
             raise ValueError(
-                f"{target.name!r} did not run, or there are no data: nothing is known of its inputs"
+                f"{target.name!r} did not run, so its inputs are not known: give data that are "
+                "not empty, or leave this layer out with `on`"
             )
         if not seen.gram.isfinite().all():
-            raise ValueError(f"what enters {target.name!r} is not finite: the network has diverged")
+            raise ValueError(
+                f"the inputs of {target.name!r} are not finite: the network has "
+                "diverged; train again with a lower learning rate"
+            )
         count = len(seen.gram)
         if reconstruct and seen.samples < count:
             raise ValueError(
@@ -211,7 +215,7 @@ def _layers(net: nn.Module) -> list[Target]:
     found = wide or [one for one, layer in layers if isinstance(layer, nn.Linear)][1:]
     if not found:
         raise ValueError(
-            "the network has no layer whose input channels could go: name some, "
+            "the network has no layer whose input channels can be pruned: select layers with "
             "on=ps.inputs(net, where)"
         )
     return found
@@ -220,7 +224,7 @@ def _layers(net: nn.Module) -> list[Target]:
 def _layer(net: nn.Module, target: Target) -> Any:
     if target.kind != "input":
         raise ValueError(
-            f"{target.key!r} is no input: choose the layers with ps.inputs(net, where)"
+            f"{target.key!r} is not an input of a layer: choose layers with ps.inputs(net, where)"
         )
     layer: Any = net.get_submodule(target.name)
     reason = why_not_thinned(layer)

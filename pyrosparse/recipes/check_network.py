@@ -24,8 +24,8 @@ def trainable_copy(net: nn.Module) -> nn.Module:
     """
     if isinstance(net, torch.jit.ScriptModule):
         raise ValueError(
-            "the network is a program of torch.jit, whose layers cannot be changed: give the "
-            "module that it was made from"
+            "the network is a torch.jit program, whose layers cannot be changed: give the module "
+            "that it was made from"
         )
     try:
         return copy.deepcopy(net)
@@ -34,9 +34,10 @@ def trainable_copy(net: nn.Module) -> nn.Module:
         if not made:
             raise ValueError(f"the network cannot be copied: {error}") from error
         raise ValueError(
-            f"the network cannot be copied, as {', '.join(made)} are computed anew in every call "
-            "(by torch.nn.utils.weight_norm, spectral_norm or torch's prune): make parameters of "
-            "them first, by torch.nn.utils.remove_weight_norm(layer), remove_spectral_norm(layer) "
+            f"the network cannot be copied, because {', '.join(made)} are computed in every call "
+            "(by torch.nn.utils.weight_norm, spectral_norm or torch's prune): make them "
+            "parameters first, with torch.nn.utils.remove_weight_norm(layer), "
+            "remove_spectral_norm(layer) "
             'or prune.remove(layer, "weight")'
         ) from error
 
@@ -61,7 +62,7 @@ def check_network(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"the network cannot be run on these data: {said}; {_kinds(net, inputs)}"
+            f"the network cannot be called with these data: {said}; {_kinds(net, inputs)}"
         ) from error
     if unused := _unused(net, output):
         shown = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")

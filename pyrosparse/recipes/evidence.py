@@ -22,7 +22,7 @@ _SCALE_RATE = 10.0
 
 @dataclass(frozen=True)
 class MeanField(Recipe):
-    """Train only, with a normal posterior: the unpruned network of model-reduction."""
+    """Train with a normal posterior, without pruning; the baseline of model-reduction."""
 
     name: ClassVar[str] = "mean-field"
     knob: ClassVar[str] = "scale"

@@ -118,8 +118,8 @@ def fine_tuned(job: Job, bnn: Lifted) -> Lifted:
     recipe = job.recipe
     if bnn.gates():
         raise ValueError(
-            f"{recipe.name} leaves gates that depend on the input, which cannot be fine-tuned as "
-            "an ordinary network: set fine_tune to 0, and give its own stages more epochs"
+            f"{recipe.name} ends with gates that depend on the input, which cannot be fine-tuned "
+            "as an ordinary network: set fine_tune to 0, and give its own stages more epochs"
         )
     if any(target.kind != "weight" for target in bnn.targets):
         elsewhere = read_elsewhere(job.net, job.data.example)

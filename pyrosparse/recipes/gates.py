@@ -119,7 +119,8 @@ class BetaBernoulli(Gates):
     )
     temperature: float = option(0.3, "temperature of the relaxed gates", within=POSITIVE)
     pi: Literal["sampled", "collapsed"] = option(
-        "collapsed", "draw the gates' probabilities, or integrate them out"
+        "collapsed",
+        "draw the gates' probabilities once a step (sampled), or use their mean (collapsed)",
     )
     initial: float = option(0.95, "mean of the gates at the start", within="(0, 1)")
 

@@ -61,16 +61,18 @@ class Gibbs(Masked):
         within=POSITIVE,
     )
     annealed: float = option(
-        0.64, "share of training in which the inverse temperature rises", within="(0, 1]"
+        0.64, "share of training during which the inverse temperature rises", within="(0, 1]"
     )
-    final: Literal["draw", "mode", "magnitude"] = option("draw", "how the final mask is chosen")
+    final: Literal["draw", "mode", "magnitude"] = option(
+        "draw", "final mask: one draw, the mode of the distribution, or the magnitude mask"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         given = not isinstance(self.coupling, Rule) and self.coupling != 0
         if given and self.structure in ("weight", "2:4"):
             raise ValueError(
-                f"weights that go alone have no coupling, got {self.coupling}: leave it out, or "
+                f"single weights have no coupling, got {self.coupling}: leave coupling out, or "
                 "choose the structure kernel or filter"
             )
 

@@ -70,8 +70,8 @@ class InformationBottleneck(StartsTrained):
     scale: Auto[float] = shared.scale(shared.weight_decay(1e-4))
     gamma: float = option(
         1e-5,
-        "weight of the gates' KL divergence beside the mean loss, times the positions of a map: "
-        "a larger value leaves fewer units",
+        "weight of the gates' KL divergence relative to the mean loss, multiplied by the "
+        "positions of a feature map: a larger value leaves fewer units",
         within=POSITIVE,
     )
     gate_rate: float = option(0.01, "learning rate of the gates", within=POSITIVE)

@@ -104,7 +104,7 @@ def check_output(model: Any, result: Any) -> None:
         names = tensor_names(result)
         what = f"the network gives no tensor but {type(result).__name__}"
         if not names:
-            raise ValueError(f"{what}: put it into a module that returns what is to be predicted")
+            raise ValueError(f"{what}: wrap it in a module that returns the prediction")
         name = "logits" if "logits" in names else names[0]
         raise ValueError(
             f"{what} with {', '.join(names)}: say what it predicts and which "

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Laplace(Masked):
-    """Train under an l1 penalty, cut by magnitude and fine-tune."""
+    """Train with an l1 penalty, prune by magnitude and fine-tune."""
 
     name: ClassVar[str] = "laplace"
     penalty: float = option(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyrosparse.lifting.target import Target
     from pyrosparse.recipes.job import Job
 
-_NOISE = "draw gates once a step, or for each example"
+_NOISE = "draw the gates' noise once for each step, or for each example"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class StructuredBayesianPruning(Gates):
 
 @dataclass(frozen=True)
 class HardConcrete(Gates):
-    """Close gates by a price on each weight that stays (Louizos et al. 2018)."""
+    """Close gates by a cost on each remaining weight (Louizos et al. 2018)."""
 
     name: ClassVar[str] = "hard-concrete"
     knob: ClassVar[str] = "cost"
@@ -68,9 +68,11 @@ class HardConcrete(Gates):
     takes_more: ClassVar[str] = "a higher --cost"
     learning_rate: float = shared.learning_rate(1e-3)
     gate_rate: float = option(0.01, "learning rate of the gates", within=POSITIVE)
-    kl_warmup: int = option(0, "epochs in which the price rises from 0", within="0..")
+    kl_warmup: int = option(0, "epochs in which the cost rises from 0", within="0..")
     cost: float | Mapping[str, float] = option(
-        0.02, "price of a weight whose gate is open, in nats", within=POSITIVE
+        0.02,
+        "cost of a weight whose gate is open, in nats: a larger value leaves fewer weights",
+        within=POSITIVE,
     )
     noise: Literal["step", "example"] = option("step", _NOISE)
     gain: Literal["paper", "expectation"] = option(

@@ -30,7 +30,7 @@ def check_share(structure: Structure, sparsity: float) -> None:
     Raises ValueError."""
     if structure == "2:4" and sparsity != 0.5:
         raise ValueError(
-            f"of the structure 2:4 half of the weights goes: set sparsity to 0.5, got {sparsity}"
+            f"the structure 2:4 prunes half of the weights: set sparsity to 0.5, got {sparsity}"
         )
 
 
@@ -57,7 +57,9 @@ class Dense(Recipe):
     learning_rate: float = shared.learning_rate(1e-3)
     scale: Auto[float] = shared.scale(shared.weight_decay(2e-4))
     rate_schedule: Literal["steps", "cosine"] = option(
-        "steps", "how the rate falls: to a tenth after 0.4, 0.6 and 0.8 of training, or to 1 %"
+        "steps",
+        "fall of the learning rate: to a tenth after 0.4, 0.6 and 0.8 of training (steps), or to "
+        "1 % (cosine)",
     )
     initial_scale: float = option(
         0.0,
@@ -141,8 +143,8 @@ class Dense(Recipe):
         images = isinstance(data, Examples) and data.x.dim() == 4
         if self.augment and not images:
             raise ValueError(
-                f"{self.name} augments images (N, C, H, W) in memory that a network takes alone, "
-                "and these data are none: leave augment out, or augment in the loader"
+                f"{self.name} can augment only images (N, C, H, W) in memory that are the "
+                "network's only argument: leave augment out, or augment in the loader"
             )
         own: dict[str, Any] = {
             "data": Augmented(data, flip=self.flip) if self.augment else data,
@@ -192,7 +194,8 @@ class Masked(Sparse):
     """A recipe that takes a share of the weights, kernels or filters."""
 
     structure: Structure = option(
-        "weight", "what is pruned together; 2:4: two of every four consecutive inputs stay"
+        "weight",
+        "which weights are pruned together; 2:4: two of every four consecutive inputs stay",
     )
 
     def __post_init__(self) -> None:
@@ -211,7 +214,7 @@ class Masked(Sparse):
 
 @dataclass(frozen=True)
 class OneShot(Masked):
-    """Train as gibbs does, without masks, and cut by magnitude at the end."""
+    """Train as gibbs does, without masks, and prune by magnitude at the end."""
 
     name: ClassVar[str] = "one-shot"
 
@@ -235,7 +238,7 @@ class OneShotRecalibrated(OneShot):
 
 @dataclass(frozen=True)
 class Cut(Masked):
-    """Train as gibbs does, cut by magnitude where its annealing ends, and train on."""
+    """Train as gibbs does, prune once by magnitude when its annealing ends, and train on."""
 
     name: ClassVar[str] = "cut"
     annealed: float = option(
@@ -250,7 +253,7 @@ class Cut(Masked):
 
 @dataclass(frozen=True)
 class GradualMagnitude(Masked):
-    """Train as gibbs does, and cut more and more by magnitude (Zhu and Gupta 2017)."""
+    """Train as gibbs does, and prune by magnitude in many small steps (Zhu and Gupta 2017)."""
 
     name: ClassVar[str] = "gradual-magnitude"
     ramp: float = option(
@@ -264,8 +267,8 @@ class GradualMagnitude(Masked):
         super().__post_init__()
         if self.structure == "2:4":
             raise ValueError(
-                "the structure 2:4 leaves two of four, and nothing in between to rise through: "
-                "choose another structure, or the recipe cut"
+                "the structure 2:4 always keeps two of four, so its sparsity cannot rise "
+                "gradually: choose another structure, or the recipe cut"
             )
 
     def callbacks(self, names: list[str]) -> list[Callback]:

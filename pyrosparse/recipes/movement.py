@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Movement(StartsTrained):
-    """Prune what training moves towards zero, by scores that are trained (Sanh 2020)."""
+    """Prune weights that training moves towards zero, by learnt scores (Sanh 2020)."""
 
     name: ClassVar[str] = "movement"
     knob: ClassVar[str] = "sparsity"
@@ -31,7 +31,8 @@ class Movement(StartsTrained):
         0.9, "share of the weights that is pruned", within="[0, 1)", share=True
     )
     structure: Structure = option(
-        "weight", "what is pruned together; 2:4: two of every four consecutive inputs stay"
+        "weight",
+        "which weights are pruned together; 2:4: two of every four consecutive inputs stay",
     )
     ramp_start: float = option(
         0.1, "share of training after which the sparsity rises", within="[0, 1)"

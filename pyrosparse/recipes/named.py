@@ -48,8 +48,8 @@ def own_function(name: str) -> Callable[..., Any] | None:
         found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"{name} names no function ({error}): write package.module:function, of a module that "
-            "Python can import from here"
+            f"{name} is not a function ({error}): write package.module:function, with a module "
+            "that Python can import from here"
         ) from error
     if not callable(found) or isinstance(found, nn.Module):
         raise ValueError(
@@ -110,7 +110,9 @@ def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None =
         if function is not None:
             net = _call(function, dict(setup.network_options), known)
             if not isinstance(net, nn.Module):
-                raise ValueError(f"{setup.network} gives no module, but {type(net).__name__}")
+                raise ValueError(
+                    f"{setup.network} returns a {type(net).__name__} instead of a module"
+                )
         else:
             net = networks.create(setup.network, *known.values(), **setup.network_options)
     known_shapes = (one for one in net.parameters() if not is_lazy(one))
@@ -136,8 +138,8 @@ def load_likelihood(setup: Setup, data: Any, net: nn.Module) -> Callable[[Any, i
         _check_arguments(function, net, 1)
         if isinstance(function(net, 1), models.language_model):
             raise ValueError(
-                f"{setup.model} is a language model, and folders and suites tell of classes and "
-                "values alone: call ps.compress in Python, whose result has the perplexity"
+                f"{setup.model} is a language model, but the command line reports only classes "
+                "and values: call ps.compress in Python, whose result has the perplexity"
             )
         return function
     ready: dict[str, Callable[[Any, int], Any]] = {
@@ -159,8 +161,8 @@ def _ordinal(data: Any, network: Any, n: int) -> Any:
     parts = split(data)
     if parts.names:
         raise ValueError(
-            "the number of classes is not known of data by name: name a model of your own, "
-            "--model package.module:function"
+            "the number of classes is not known for data by name: give your own model, --model "
+            "package.module:function"
         )
     return ordinal(network, n, classes=max(2, _classes(parts)))
 
@@ -208,7 +210,7 @@ def load_teacher(setup: Setup, net: nn.Module) -> Teacher:
     else:
         teacher = _from_file(path / "compact.safetensors" if path.is_dir() else path, net)
     if not isinstance(teacher, nn.Module):
-        raise ValueError(f"{setup.teacher} gives no module, but {type(teacher).__name__}")
+        raise ValueError(f"{setup.teacher} returns a {type(teacher).__name__} instead of a module")
     return Teacher(teacher.to(setup.device), setup.teacher_weight, setup.teacher_temperature)
 
 
@@ -245,7 +247,7 @@ def fill(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
     }
     if any(wrong.values()):
         told = [f"{what} {', '.join(sorted(names))}" for what, names in wrong.items() if names]
-        raise ValueError(f"the weights are not of this network: {'; '.join(told)}")
+        raise ValueError(f"the weights do not fit this network: {'; '.join(told)}")
     net.load_state_dict(dict(weights))
 
 

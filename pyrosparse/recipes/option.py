@@ -103,7 +103,7 @@ class Option:
             return
         if isinstance(value, Mapping) and self.by_name and self.number is not None:
             if not value:
-                raise ValueError(f"{self.name} by name has no entry: give a number")
+                raise ValueError(f"{self.name} by name has no entry: give at least one number")
             for one in value.values():
                 self.check(one)
             return

@@ -46,8 +46,8 @@ def part_of(data: Any) -> Any:
         tensors = prepared(data)
         if len(tensors) < 2:
             raise UsageError(
-                "data must be (inputs, targets); got inputs alone. Tokens that a language model "
-                "predicts go by name: {'input_ids': tokens}"
+                "data must be (inputs, targets); got inputs only. Give the tokens of a language "
+                "model by name: {'input_ids': tokens}"
             )
         return _examples(tensors)
     if isinstance(data, Mapping):
@@ -233,8 +233,7 @@ def together(parts: Sequence[Any]) -> Any:
     if len(shapes) > 1:
         raise ValueError(
             f"the batches of the loader have data of different shapes, such as {shapes[0]} and "
-            f"{shapes[-1]}, and this recipe needs several batches in one piece: pad all of them to "
-            "one length"
+            f"{shapes[-1]}, but this recipe joins several batches: pad all of them to one length"
         )
     return torch.cat(tuple(parts))
 

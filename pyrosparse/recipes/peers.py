@@ -70,9 +70,9 @@ class TorchPruningMagnitude(StartsTrained):
         output = getattr(job.model(job.net), "output", None)
         if output is not None:
             raise ValueError(
-                f"{self.name} takes networks that give a tensor, and this one gives {output!r} by "
-                f"name: put it into a module that returns {output!r} alone, or choose another "
-                "recipe"
+                f"{self.name} needs a network that returns a tensor, but this network returns "
+                f"{output!r} by name: wrap it in a module that returns only {output!r}, or choose "
+                "another recipe"
             )
         self.pretrained(job)
         self._prune(job)

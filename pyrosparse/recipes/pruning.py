@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoPruning(Recipe):
-    """Train only: the unpruned network."""
+    """Train without pruning; the unpruned baseline."""
 
     name: ClassVar[str] = "none"
     epochs: int = shared.epochs(30)
@@ -58,9 +58,12 @@ class Magnitude(NoPruning):
         0.9, "share of the weights that is pruned", within="[0, 1)", share=True
     )
     ramp: float = option(
-        0.6, "share of training over which the sparsity rises; 0: at once", within="[0, 1]"
+        0.6, "share of training during which the sparsity rises; 0: at once", within="[0, 1]"
     )
-    freeze: bool = option(True, "pruned weights stay zero; otherwise they may grow back")
+    freeze: bool = option(
+        True,
+        "hold pruned weights at zero; otherwise they still get gradients and may become nonzero",
+    )
 
     def pruner(self, pruner: Any, **options: Any) -> Callback:
         """The callback that prunes, of a class of ``pyrosparse.prune``."""

@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to a network from start to end; subclass it, and list the class in
-    ``pyrosparse.recipes``.
+    """The base class of recipes: what is done to a network from start to end. Subclass it, and list
+    the class in ``pyrosparse.recipes``.
 
-    Every field is an ``option``. What needs torch is imported within methods, so that the command
-    line can list recipes at once.
+    Every field is an ``option``. Import torch within methods, so that the command line lists
+    recipes quickly.
 
-    name: on the command line, in suites and in results.
-    knob: the option that trades size for accuracy, which tells runs apart; "" for none.
-    unpruned: the recipe that trains alike and takes nothing away, for those that prune in training.
-    keeps_more, takes_more: what to try where too much went, and where nothing did; "" where the
-          recipe does not decide that itself.
-    needs: the package that it runs and that does not come with this one, as pip names it; "" for
-          none.
-    fine_tune: epochs in which what is left trains on. ``compress`` does it after ``train``, as
-          ``FineTuning`` does; a recipe that declares the option anew does it in its own ``train``.
+    name: the recipe's name on the command line, in suites and in results.
+    knob: the option that trades size for accuracy, by which runs are named; "" for none.
+    unpruned: for recipes that prune during training, the recipe with the same training without
+              pruning.
+    keeps_more, takes_more: advice if too much, or nothing, was pruned; "" if the user sets the
+                            sparsity.
+    needs: the package that the recipe needs and that is not installed with pyrosparse, by its name
+           on PyPI; "" for none.
+    fine_tune: epochs of fine-tuning the remaining weights. ``compress`` does this after ``train``,
+               with ``FineTuning``; a recipe that declares this option itself does it in its own
+               ``train``.
 
-    Raises ValueError on an option out of range.
+    Raises ValueError if an option is out of range.
     """
 
     name: ClassVar[str]
@@ -44,7 +46,7 @@ class Recipe:
     takes_more: ClassVar[str] = ""
     needs: ClassVar[str] = ""
     fine_tune: Auto[int] = option(
-        0, "epochs of fine-tuning: remaining weights train on, zeros stay zero", within="0.."
+        0, "epochs of fine-tuning: the remaining weights train, zeros stay zero", within="0.."
     )
 
     def __post_init__(self) -> None:
@@ -58,18 +60,18 @@ class Recipe:
 
     @classmethod
     def summary(cls) -> str:
-        """What it does, in a line."""
+        """What the recipe does, in one line."""
         return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The recipe with those of the values that are its options; None is as by default."""
+        """The recipe with those of the values that are its options; None means the default."""
         known = cls.options()
         return cls(**{k: v for k, v in values.items() if k in known and v is not None})
 
     @classmethod
     def fine_tunes_itself(cls) -> bool:
-        """Whether ``train`` does the fine-tuning: of a class that declares ``fine_tune`` anew.
+        """Whether ``train`` does the fine-tuning: True if the class declares ``fine_tune`` itself.
 
         >>> from pyrosparse.recipes import Magnitude, TurboVBI
         >>> Magnitude.fine_tunes_itself(), TurboVBI.fine_tunes_itself()
@@ -78,12 +80,12 @@ class Recipe:
         return cls.__dataclass_fields__["fine_tune"] is not Recipe.__dataclass_fields__["fine_tune"]
 
     def values(self) -> dict[str, Any]:
-        """The options by name, as JSON values; None where a rule is to settle it."""
+        """The options by name, as JSON values; None if the default depends on network and data."""
         found = {name: getattr(self, name) for name in self.options()}
         return {name: None if isinstance(one, Rule) else one for name, one in found.items()}
 
     def resolve(self, net: nn.Module, data: Split) -> Self:
-        """The same with numbers for all that follows from the network and the data."""
+        """The recipe with numbers for all defaults that depend on the network and the data."""
         recipe = self
         for name in self.options():
             value = getattr(recipe, name)
@@ -93,7 +95,7 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """Its name, with what else tells it apart."""
+        """Its name, with the options that distinguish it from other runs."""
         return self.name
 
     @property

@@ -33,8 +33,8 @@ class _Point(Recipe):
 
         if isinstance(getattr(model, "guide", None), ModelGuide):
             raise ValueError(
-                f"{self.name} draws the network's weights alone, and this model learns more, such "
-                "as its noise: give a model whose noise is known"
+                f"{self.name} draws only the network's weights, but this model learns more, such "
+                "as its noise: give a model with known noise"
             )
 
     def _fitted(self, job: Job, net: Any, seed: int) -> Lifted:

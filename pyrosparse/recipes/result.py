@@ -18,24 +18,26 @@ from pyrosparse.recipes.split import Split
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What a recipe leaves of a network; print it.
+    """The result of a recipe; print it.
 
-    recipe:     with numbers for all that follows from the network and the data.
-    data:       what it was trained and judged on.
-    net:        the network at its old size: what goes is zero, exactly, and gains of gates are in
-                its weights; gates that depend on the input are not in it.
-    whole:      the network as it predicts: ``net``, with gates that depend on the input.
-    original:   the network before anything went, where there was one; else ``net``.
+    recipe:     the recipe, with numbers for all options whose defaults depend on the network and
+                the data.
+    data:       the training, validation and test data.
+    net:        the network at its old size: pruned weights are exactly zero, and gains of gates are
+                folded into its weights. Gates that depend on the input are not included.
+    whole:      the network that predicts: ``net`` with the gates that depend on the input.
+    original:   the network before pruning if there is one, else ``net``.
     posterior:  the lifted network, with its guide, masks and gates.
-    model:      the Pyro model it was trained in.
-    guide:      what draws all latent variables of it: the model's own guide where it learns more
-                than the network, else the posterior's; of ``nuts`` one of its draws.
+    model:      the Pyro model in which it was trained.
+    guide:      the guide for all latent variables of the model: the model's own guide if it learns
+                more than the network, else that of the posterior; for ``nuts`` one of its draws.
     small:      the compact network, with its ``account``; None where there is none.
-    compaction: what it costs, or why there is none.
-    scores:     of ``before``, ``after`` and ``compact`` on the test data (without any, on the
-                training data): ``nll``, nats per datum; of classifiers ``accuracy`` and ``ece``; of
-                values ``rmse``, ``crps`` and the coverage of intervals, ``coverage_50``; of
-                language models ``perplexity``, and ``nll`` and ``accuracy`` per token.
+    compaction: the costs of the compact network, or why there is none.
+    scores:     the scores of ``before``, ``after`` and ``compact`` on the test data (on the
+                training data if there are none): ``nll``, in nats per datum; for classifiers
+                ``accuracy`` and ``ece``; for values ``rmse``, ``crps`` and the coverage of
+                intervals, ``coverage_50``; for language models ``perplexity``, and ``nll`` and
+                ``accuracy`` per token.
     stages:     each training with its name and history.
     """
 
@@ -54,7 +56,7 @@ class Result:
 
     @property
     def quality(self) -> Mapping[str, float]:
-        """The scores of the network as it predicts."""
+        """The scores of the network that predicts, ``whole``."""
         return self.scores["after"]
 
     @property
@@ -64,7 +66,7 @@ class Result:
 
     @property
     def account(self) -> str:
-        """What was taken away, layer by layer, or why there is no compact network."""
+        """The summary of the compaction, layer by layer, or why there is no compact network."""
         return self.compaction.account or self.compaction.problem
 
     @property
@@ -74,19 +76,20 @@ class Result:
 
     @property
     def prunable(self) -> list[str]:
-        """The names of the parameters that may be zero; of all weights after ``fine_tune``."""
+        """The names of the parameters that can be pruned; after ``fine_tune`` those of all
+        weights."""
         return [target.name for target in self.posterior.targets if target.kind == "weight"]
 
     @property
     def sparsity(self) -> float:
-        """The fraction of the prunable weights that is exactly zero."""
+        """The share of the prunable weights that is exactly zero, in [0, 1]."""
         weights = [self.net.get_parameter(name) for name in self.prunable]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         return zeros / sum(weight.numel() for weight in weights)
 
     @property
     def took_nothing(self) -> bool:
-        """Whether a recipe that decides by itself how much goes left all as it was."""
+        """Whether a recipe that chooses the sparsity itself pruned nothing."""
         units = self.compaction.units.values()
         if not self.recipe.takes_more:
             return False
@@ -94,7 +97,7 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """The time of training, in all stages, with validation."""
+        """The training time of all stages, including validation, in seconds."""
         return sum(stage.seconds for stage in self.stages)
 
     def __repr__(self) -> str:

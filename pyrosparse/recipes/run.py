@@ -52,43 +52,46 @@ def compress(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Result:
-    """Train a network by a recipe, take away what it can do without, and measure what is left.
+    """Train and prune a network by a recipe, compact it, and measure the result.
 
-    net:        any module, trained or not; it is copied, and stays as it is. Where it is trained
-                already, give recipes that begin with a trained network ``pretrain=0``.
-    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), one datum a row; a
-                dict of them by the names of the network's arguments, with ``labels``; a torch
-                ``Dataset``; or a loader of such batches.
+    net:        any module, trained or not; it is copied and not changed. If it is already trained,
+                set ``pretrain=0`` for recipes that start with a pretraining.
+    data:       a ``DataSet``; ``Examples``; tensors or arrays (inputs, targets), with one row for
+                each datum; a dict of them by the names of the network's arguments, with ``labels``;
+                a torch ``Dataset``; or a loader of such batches.
     recipe:     one of ``pyrosparse.recipes``; by default ``BetaBernoulli()``.
     model:      makes the Pyro model of a network and the number of data; by default ``classifier``
-                for targets of a whole-number type, ``regressor``, which learns the noise, for
-                others. ``lambda bnn, n: ps.regressor(bnn, n, noise=0.3)``, ``ps.counts`` or your
-                own. A network that gives its logits by name needs one that names them:
+                for targets of a whole-number type, ``regressor``, which learns the noise, for other
+                targets. ``lambda bnn, n: ps.regressor(bnn, n, noise=0.3)``, ``ps.counts`` or your
+                own. If the network returns its logits by name, the model must give this name:
                 ``lambda bnn, n: ps.classifier(bnn, n, output="logits")``.
-    validation: data, or the share of the training data that is held out.
-    test:       likewise; by default that of the data set, or a fifth of data that are no loader.
-    folder:     where each stage keeps ``checkpoint.safetensors`` and ``metrics.jsonl``; the same
-                call goes on where it was stopped, and ends as an uninterrupted one, bit for bit.
-    pool:       a folder of stages that several runs share, by what determines them (weights, data,
-                likelihood, seed, options). Loaders and lambdas determine nothing: then the folder
-                counts.
-    start:      trains the network before the recipe does, such as ``Pretraining(epochs=20)``, for a
-                start that is the same for all recipes: with a pool it is trained once. Recipes that
-                begin with a trained network then train none of their own, and every recipe is
-                compared with the network of the start.
-    seed:       of all random numbers; the caller's generators are left alone.
-    device:     where network and data go; by default they stay.
-    dense:      what a recipe that prunes in training is compared with: a network trained alike in
-                which nothing is pruned (it takes as long again), False for the pruned one itself,
-                or a network of yours. Recipes that begin with a trained network compare with that.
-    callbacks:  of every stage, beside the recipe's own; ``run.stage`` says which one it is.
-    progress:   show progress bars; by default on a terminal only.
+    validation: data for validation, or the share of the training data to hold out.
+    test:       test data or a share, as for validation; by default the test data of the data set,
+                or a fifth of the data if they are not a loader.
+    folder:     the folder in which each stage keeps ``checkpoint.safetensors`` and
+                ``metrics.jsonl``. After an interruption, the same call continues and gives the same
+                result as an uninterrupted call, bit for bit.
+    pool:       a folder of stages that several runs share if they have the same weights, data,
+                likelihood, seed and options. With loaders or lambdas, which cannot be compared,
+                stages are shared by folder.
+    start:      a training before the recipe, such as ``Pretraining(epochs=20)``, that gives all
+                recipes the same start; with a pool it runs once. Recipes then skip their own
+                pretraining, and every recipe is compared with the network after the start.
+    seed:       seed of all random numbers; the caller's generators do not change.
+    device:     the device for network and data; by default their own.
+    dense:      the network with which a recipe that prunes during training is compared: by default
+                a network with the same training but without pruning (this doubles the time), False
+                for none, or your own network. Recipes with a pretraining are compared with the
+                pretrained network.
+    callbacks:  callbacks for every stage, added to the recipe's own; ``run.stage`` is the name of
+                the stage.
+    progress:   show progress bars; by default only on a terminal.
 
-    Raises TypeError and ValueError on data that do not fit, TypeError where the network has no
-    argument of a name, ValueError where the network cannot be copied or run on the data, where it
-    gives no tensor and the model names none, where targets are one-hot without a model, and where
-    both ``start`` and the recipe's ``pretrain`` are given, what the recipe's methods raise, and
-    what ``fit`` raises.
+    Raises TypeError or ValueError if the data do not fit, and TypeError if the network has no
+    argument of a given name. Raises ValueError if the network cannot be copied or called with the
+    data, if it does not return a tensor and the model names none, if targets are one-hot without a
+    model, and if both ``start`` and the recipe's ``pretrain`` are given. Also raises what the
+    recipe's methods and ``fit`` raise.
 
     >>> import pyrosparse as ps
     >>> _ = torch.manual_seed(0)
@@ -139,9 +142,9 @@ def compress(
 
 
 def default_model(data: Split) -> Likelihood:
-    """``classifier`` for targets of a whole-number type, ``regressor`` for others.
+    """``classifier`` for targets of an integer type, ``regressor`` for others.
 
-    Raises ValueError where the others are one-hot, as classes are for other losses.
+    Raises ValueError if the others are one-hot classes.
     """
     targets = data.batch[-1]
     if not targets.is_floating_point():
@@ -157,7 +160,7 @@ def _refuse_one_hot(targets: Tensor) -> None:
     if binary and targets.dim() == 2 and targets.shape[1] > 1 and (ones.sum(1) == 1).all():
         raise ValueError(
             f"the targets are one-hot, {tuple(targets.shape[1:])}: give the classes, "
-            "y.argmax(1); or say that they are values, model=ps.regressor"
+            "y.argmax(1); or, if they are values, pass model=ps.regressor"
         )
 
 

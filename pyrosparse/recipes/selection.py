@@ -90,7 +90,7 @@ class GroupHorseshoe(Selection):
     keeps_more: ClassVar[str] = "a higher --active"
     takes_more: ClassVar[str] = "a lower --active or a higher --kl-scale"
     active: float = option(
-        0.1, "guess of the share of the units that are needed", within="(0, 1)", share=True
+        0.1, "prior guess of the share of units that are needed", within="(0, 1)", share=True
     )
     on: Gated = gated.on()
 
@@ -106,7 +106,7 @@ class GroupHorseshoe(Selection):
 
 @dataclass(frozen=True)
 class SpikeAndSlab(Selection):
-    """Learn with which probability each weight or unit is there (Hubin and Storvik 2019)."""
+    """Learn the probability that each weight or unit is nonzero (Hubin and Storvik 2019)."""
 
     name: ClassVar[str] = "spike-and-slab"
     knob: ClassVar[str] = "inclusion"
@@ -115,7 +115,9 @@ class SpikeAndSlab(Selection):
     inclusion: float = option(
         0.1, "prior probability that a weight, or a unit, is not zero", within="(0, 1)"
     )
-    structure: Literal["weight", "unit"] = option("weight", "what the spike removes")
+    structure: Literal["weight", "unit"] = option(
+        "weight", "what the spike sets to zero: single weights, or whole units"
+    )
     slab: float = option(1.0, "standard deviation of the slab", within=POSITIVE)
     on: Gated = gated.on()
 
@@ -163,13 +165,15 @@ def _pretraining(recipe: Polarization, net: object, data: object) -> int:
 
 @dataclass(frozen=True)
 class Polarization(Selection):
-    """Drive the scales of units apart, and cut those near zero (Zhuang et al. 2020)."""
+    """Divide units into large and small scales, and cut the small ones (Zhuang et al. 2020)."""
 
     name: ClassVar[str] = "polarization"
     knob: ClassVar[str] = "penalty"
     keeps_more: ClassVar[str] = "a lower --penalty"
     takes_more: ClassVar[str] = "a higher --penalty"
-    kl_scale: float = option(1.0, "factor on penalty and prior", within="[0, inf)")
+    kl_scale: float = option(
+        1.0, "factor on the penalty and on the prior of the weights", within="[0, inf)"
+    )
     penalty: float = option(
         1e-4, "weight lambda of the penalty, added to the mean loss", within=POSITIVE
     )
@@ -179,13 +183,13 @@ class Polarization(Selection):
     )  # fmt: skip
     on: Literal[Gated, "scales"] = gated.on(
         ", which start at 1 in a trained network; or `scales` of batch normalisation, which start "
-        "at 0.5 in a new one, as in the paper"
+        "at 0.5 in a new network, as in the paper"
     )
     mean_over: Literal["network", "tensor"] = option(
         "network", "take the mean gate over the network, or over each layer"
     )
     drop_shift: bool = option(
-        False, "drop the shift of a removed channel too, as the paper's code does"
+        False, "remove the shift of a pruned channel too, as the paper's code does"
     )
     pretrain: Auto[int] = option(
         Rule("as other recipes, and none for scales", _pretraining),
@@ -223,8 +227,8 @@ class Polarization(Selection):
         scales = [job.net.get_parameter(name) for name in names]
         if not scales:
             raise ValueError(
-                "the network has no batch normalisation with scales: choose on='gates', which puts "
-                "a scale of its own on every channel and unit"
+                "the network has no batch normalisation with scales: choose on='gates', which "
+                "adds a scale to every channel and unit"
             )
         if self.pretrain or any(bool((scale != 1).any()) for scale in scales):
             raise ValueError(

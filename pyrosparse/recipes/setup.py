@@ -171,7 +171,9 @@ class Setup:
         from pyrosparse.util.machine import check_device
 
         if weights is not None and self.start:
-            raise ValueError("weights are a start of their own: leave start or the weights out")
+            raise ValueError(
+                "start and weights both set the initial network: leave one of them out"
+            )
         if weights is not None:
             check_keeps_weights(self.recipe, "the weights")
         check_device(self.device)

@@ -51,10 +51,10 @@ def at_least(least: int, steps: int) -> Rule:
     """So many epochs, and more where that makes fewer steps than that.
 
     >>> at_least(30, 2000)
-    30, and more where that makes fewer than 2000 steps
+    30, or more, for at least 2000 steps
     """
     return Rule(
-        f"{least}, and more where that makes fewer than {steps} steps",
+        f"{least}, or more, for at least {steps} steps",
         lambda recipe, net, data: max(least, -(-steps // data.steps(recipe.batch_size))),
     )
 

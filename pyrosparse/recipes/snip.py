@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Snip(Masked):
-    """Prune all layers before training, by one batch, and train what is left (Lee et al. 2019)."""
+    """Prune all layers before training, from one batch, then train the rest (Lee et al. 2019)."""
 
     name: ClassVar[str] = "snip"
     first_weights: Literal["kept", "redrawn"] = option(
-        "kept", "train from the weights that were scored, or from new ones under the same masks"
+        "kept", "train from the scored weights (kept), or from new weights with the same masks"
     )
     score_batch: int = option(128, "training examples that score the weights", within="1..")
 
@@ -41,8 +41,8 @@ class Snip(Masked):
             found = [one for one in found if one.shape[1] % group[1] == 0]
         if not found:
             raise ValueError(
-                f"no layer has its inputs in groups for structure={self.structure!r}: choose "
-                "another structure"
+                "no layer has a number of inputs that can be divided into groups for "
+                f"structure={self.structure!r}: choose another structure"
             )
         return found
 

@@ -184,7 +184,7 @@ def _held_out(train: Any, part: Any, what: str, seed: int) -> tuple[Any, Any]:
     if part == 0:
         return train, None
     if not by_index(train):
-        raise ValueError(f"no data can be held out of a loader: pass {what} data")
+        raise ValueError(f"a loader cannot be divided: pass {what} data")
     n = count(train)
     some = max(1, round(part * n))
     if some >= n:

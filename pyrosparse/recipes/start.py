@@ -23,8 +23,8 @@ def begins_trained(recipe: Recipe) -> Recipe:
         return recipe
     if not isinstance(recipe.pretrain, Rule) and recipe.pretrain:
         raise ValueError(
-            f"{recipe.name} pretrains for {recipe.pretrain} epochs a network that is trained "
-            "already: leave pretrain out, or the start"
+            f"{recipe.name} would pretrain for {recipe.pretrain} epochs a network that is already "
+            "trained: leave out pretrain or the start"
         )
     return replace(recipe, pretrain=0)
 
@@ -35,5 +35,6 @@ def check_keeps_weights(recipe: Recipe, given: str) -> None:
     Raises ValueError."""
     if recipe.values().get("initial_scale"):
         raise ValueError(
-            f"{recipe.name} would draw trained weights anew: leave initial_scale out, or {given}"
+            f"{recipe.name} would replace trained weights by random ones: leave out initial_scale "
+            f"or {given}"
         )

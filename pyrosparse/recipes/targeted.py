@@ -31,7 +31,8 @@ class TargetedDropout(Masked):
     )
     ramp: float = option(
         0.0,
-        "share of training in which candidates and rate rise; 0: both are full from the start",
+        "share of training during which the candidates and their rate increase to their final "
+        "values; 0: final values from the start",
         within="[0, 1]",
     )
 

@@ -50,7 +50,10 @@ class ThiNet(Sparse):
         wide = [one for one in convolutions if math.prod(one.shape[2:]) > 1]
         found = wide or [one for one in layers if len(one.shape) == 2][1:]
         if not found:
-            raise ValueError(f"{self.name} finds no layer whose input channels could go")
+            raise ValueError(
+                f"{self.name} finds no layer whose input channels can be pruned: "
+                "choose another network or recipe"
+            )
         return found
 
     def train(self, job: Job) -> Lifted:

@@ -46,7 +46,9 @@ class TurboUnitsFirst(StartsTrained):
         shared.at_least(16, 2000), "epochs in which units are pruned", within="1.."
     )
     epochs: Auto[int] = option(
-        shared.at_least(60, 4000), "epochs in which weights are pruned, and settle", within="1.."
+        shared.at_least(60, 4000),
+        "epochs in which weights are pruned and then train without the spike",
+        within="1..",
     )
     fine_tune: Auto[int] = option(
         shared.at_least(60, 4000),
@@ -81,14 +83,17 @@ class TurboUnitsFirst(StartsTrained):
     )
     distillation: float = option(
         0.9,
-        "share of the trained network, as a teacher, in the likelihood while units and weights go",
+        "share of the pretrained network, as a teacher, in the likelihood while units and weights"
+        " are pruned",
         within="[0, 1]",
     )
     messages: bool = option(
-        True, "messages between neighbouring weights; without, supports are independent"
+        True, "exchange messages between neighbouring weights; otherwise supports are independent"
     )
     rates: Literal["common", "information"] = option(
-        "information", "slab and spike of a weight: `common`, or by its Fisher `information`"
+        "information",
+        "rates of slab and spike: the same for all weights (`common`), or scaled by the Fisher "
+        "information of each (`information`)",
     )
 
     def pretrained(self, job: Job) -> None:

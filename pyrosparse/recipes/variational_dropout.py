@@ -64,17 +64,17 @@ class VariationalDropout(StartsTrained):
     )
     kl_free: Auto[int] = option(
         Rule("a fortieth of all", _share(40)),
-        "epochs without the KL divergence, before the others",
+        "epochs without the KL divergence, at the start",
         within="0..",
     )
     kl_warmup: Auto[int] = option(
         Rule("three fortieths of all", lambda recipe, net, data: round(3 * recipe.epochs / 40)),
-        "epochs in which the weight of the KL divergence then rises from 0",
+        "epochs after these in which the weight of the KL divergence rises from 0",
         within="0..",
     )
     noise_rate: float = option(0.01, "learning rate of the noise, and of gates", within=POSITIVE)
     empirical_bayes: bool = option(
-        False, "take the normal prior of the largest evidence; otherwise the log-uniform one"
+        False, "use the normal prior with the largest evidence; otherwise the log-uniform prior"
     )
     log_alpha: float | Mapping[str, float] = option(
         3.0, "log ratio of noise to signal, in variances, above which a weight is pruned"

@@ -160,7 +160,7 @@ def _alone(folder: Path) -> Iterator[None]:
             stack.enter_context(locked_folder(folder, wait=False))
         except BlockingIOError as error:
             raise ValueError(
-                f"another run is at work in {folder}: wait for its end, or choose another folder "
+                f"another run is using {folder}: wait until it ends, or choose another folder "
                 "with --output"
             ) from error
         yield
@@ -180,7 +180,7 @@ def _refuse_another(folder: Path, config: dict[str, Any]) -> None:
     if not same:
         raise FileNotFoundError(
             f"{folder} was removed or changed during the run, and its results are lost: its "
-            f"{CONFIG} is not this run's. Run again, and leave the folder alone"
+            f"{CONFIG} is not this run's. Run again, and do not change the folder"
         )
 
 
@@ -208,7 +208,7 @@ def _begun(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         differences = _differences(begun, wanted)
     except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{folder} has a checkpoint, but no {CONFIG} that says of which run ({error}): "
+            f"{folder} has a checkpoint, but no {CONFIG} that describes its run ({error}): "
             "choose another folder with --output, or delete this one"
         ) from error
     if differences:
@@ -223,7 +223,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """The content of ``config.json``, with entries of the right types."""
     config = json.loads(read_text(folder / CONFIG))
     if not isinstance(config, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     for name in ("settings", "weights", "version", "started", "machine"):
         if not isinstance(config.get(name, ...), _TYPES.get(name, str)):
             raise ValueError(f"its entry {name!r} is missing, or of a wrong type")

@@ -118,7 +118,10 @@ def fgsm(
                 right = right + torch.stack(hits)
             count += len(y)
     if not count:
-        raise ValueError("there are no data to attack (an iterator that is spent?)")
+        raise ValueError(
+            "there are no data to attack: give data that are not empty (an iterator "
+            "can be read only once)"
+        )
     return Robustness(steps, tuple((right.double() / count).tolist()), count)
 
 
@@ -176,7 +179,8 @@ def robustness_rows(
         raise ValueError("there is no network to attack")
     if unknown := [name for name in after if name not in networks]:
         raise ValueError(
-            f"fine-tuned networks without the one before: {', '.join(unknown)}; there are "
+            f"fine-tuned networks without a network of the same name: {', '.join(unknown)}; there "
+            "are "
             f"{', '.join(networks)}"
         )
     rows = []
@@ -223,7 +227,10 @@ def _ascent(forward: Callable[[Tensor], Any], name: str, x: Tensor, y: Tensor) -
         logits = forward(x)
         check_logits(name, logits, y)
         if logits.shape[1] < 2:
-            raise ValueError(f"{name} knows one class only: there is nothing to be wrong about")
+            raise ValueError(
+                f"{name} has only one class, so it cannot be attacked: give a "
+                "network with two or more"
+            )
         labels = y.long()[:, None]
         true = logits.gather(1, labels).squeeze(1)
         others = logits.scatter(1, labels, -math.inf).logsumexp(1)
@@ -233,10 +240,13 @@ def _ascent(forward: Callable[[Tensor], Any], name: str, x: Tensor, y: Tensor) -
     if gradient is None:
         raise ValueError(
             f"no gradient reaches the inputs of {name} (a forward under no_grad, or an operation "
-            "without derivative?): attack a network of the same weights that has one"
+            "without derivative?): attack a network with the same weights that has a gradient"
         )
     if gradient.isnan().any():
-        raise ValueError(f"the gradient of {name} by its inputs is NaN: there is no direction")
+        raise ValueError(
+            f"the gradient of {name} by its inputs is NaN, so the attack has no "
+            "direction: look for NaN in the weights"
+        )
     return gradient.sign()
 
 
@@ -256,7 +266,7 @@ def _forward(net: nn.Module) -> Callable[[Tensor], Any]:
 def _checked_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
     steps = tuple(float(epsilon) for epsilon in epsilons)
     if not steps:
-        raise ValueError("epsilons is empty: there is no step to take")
+        raise ValueError("epsilons is empty: give at least one epsilon")
     for step in steps:
         if not (step >= 0 and math.isfinite(step)):
             raise ValueError(f"an epsilon must be finite and not negative, got {step}")
@@ -269,5 +279,7 @@ def _checked_batch(batch: Sequence[Any]) -> tuple[Tensor, Tensor]:
     x, y = batch
     if not (isinstance(x, Tensor) and x.is_floating_point()):
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"the inputs must be floating point to be moved a little, got {kind}")
+        raise ValueError(
+            f"the inputs must be floating point, so that the attack can change them, got {kind}"
+        )
     return x, y

@@ -106,7 +106,7 @@ def acceleration(
     ['dense', 'masked', 'compact', 'compact, sparse']
     """
     if not batch_sizes:
-        raise ValueError("acceleration needs a batch size or more, got none")
+        raise ValueError("acceleration needs at least one batch size, got none")
     if repeats < 1:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)

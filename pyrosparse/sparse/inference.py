@@ -58,7 +58,7 @@ def sparse_inference(
     """
     if any(module.training for module in net.modules()):
         raise ValueError(
-            "sparse inference takes a network in evaluation mode, and this one, or a part of it, "
+            "sparse inference needs a network in evaluation mode, but this one, or a part of it, "
             "is in training mode: call net.eval() first"
         )
     if repeats < 1:
@@ -149,8 +149,8 @@ def _check_that_it_runs(fast: nn.Module, inputs: tuple[Any, ...]) -> None:
             fast(*inputs)
     except AttributeError as error:
         raise ValueError(
-            f"a part of the network reads a layer with zeros by itself ({error}), so the layer "
-            "cannot be replaced: call the layer instead"
+            f"a part of the network reads the parameters of a layer directly ({error}), so the "
+            "layer cannot be replaced: call the layer instead"
         ) from error
 
 

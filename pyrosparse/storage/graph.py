@@ -62,7 +62,9 @@ def read_graph(
         target = _resolved(op, target, args, modules, tensors)
         made[name] = graph.create_node(op, target, args, kwargs, name=name)
         if made[name].name != name:
-            raise StorageError(f"its graph calls a result {name!r}, which is no name or not new")
+            raise StorageError(
+                f"its graph calls a result {name!r}, which is not a valid name or not unique"
+            )
     ends = [node.op == "output" for node in graph.nodes]
     if sum(ends) != 1 or not ends[-1]:
         raise StorageError("its graph does not end with its one output")
@@ -99,7 +101,7 @@ def _describe(node: fx.Node, names: Mapping[int, str]) -> dict[str, Any]:
         name = getattr(node.target, "__name__", node.target)
         raise ValueError(
             f"the operation {name!r} ({node.name} in the graph) is not among those that a file "
-            "may name: put operations of torch in its place, or keep the network as a pickle, "
+            "may contain: use operations of torch instead, or save the network as a pickle, "
             "torch.save(net, path)"
         )
     try:
@@ -115,7 +117,7 @@ def _describe(node: fx.Node, names: Mapping[int, str]) -> dict[str, Any]:
 def _check_identifier(what: str, name: str) -> None:
     plain = re.fullmatch(r"\*{0,2}[a-z_]\w*", name, re.ASCII | re.IGNORECASE)
     if not plain or keyword.iskeyword(name) or name == "self":
-        raise StorageError(f"its graph has {what} called {name!r}, which is no name")
+        raise StorageError(f"its graph has {what} called {name!r}, which is not a valid name")
 
 
 def _check_path(path: str, known: Collection[str]) -> None:

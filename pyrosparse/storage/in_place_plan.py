@@ -87,7 +87,7 @@ def in_place_network(
     net = _made(plan, trusted) if into is None else copy.deepcopy(into)
     if qualified_name(type(net)) != plan["class"]:
         raise StorageError(
-            f"it holds a network of class {plan['class']}, and `into` is a "
+            f"it holds a network of class {plan['class']}, but `into` is a "
             f"{qualified_name(type(net))}"
         )
     own = own_tensors(plan, tensors)
@@ -100,10 +100,10 @@ def in_place_network(
         without_nested_tensors(net)
         _set_numbers(net, plan)
     except AttributeError as error:
-        raise StorageError(f"it does not fit the network that it is put into: {error}") from error
+        raise StorageError(f"it does not fit the network given as `into`: {error}") from error
     if named_tensors(net).keys() != own.keys():
         names = ", ".join(sorted(named_tensors(net).keys() ^ own.keys())[:5])
-        raise StorageError(f"tensors are in it or in the network, and not in both: {names}")
+        raise StorageError(f"these tensors are in only one of the file and the network: {names}")
     for name, tensor in own.items():
         owner, _, leaf = name.rpartition(".")
         holder = net.get_submodule(owner)
@@ -149,7 +149,9 @@ def _made(plan: Mapping[str, Any], trusted: Mapping[str, type[nn.Module]]) -> nn
             if config is not None
             else "ps.load(path, into=net), with a network as the original was before it was cut"
         )
-        raise StorageError(f"it holds a network that keeps its class, {name}. Give it: {way}")
+        raise StorageError(
+            f"it holds a network that was cut in place, of class {name}. Read it with {way}"
+        )
     try:
         with torch.random.fork_rng(devices=[]):
             return kind(kind.config_class.from_dict(dict(config)))  # type: ignore[no-any-return]

@@ -97,8 +97,8 @@ def decode(
         raise StorageError(f"{name!r} has {n} elements, more than int32 indices can count")
     if n * values.element_size() > memory:
         raise StorageError(
-            f"{name!r} takes {n * values.element_size()} bytes, and {max(memory, 0)} are left for "
-            "it of what a file of this size may ask for. If you trust the file, allow more: memory="
+            f"{name!r} takes {n * values.element_size()} bytes, but a file of this size may use "
+            f"only {max(memory, 0)} more. If you trust the file, allow more: memory="
         )
     if layout == "dense":
         if list(values.shape) != shape:

@@ -47,8 +47,8 @@ def describe_method(method: Any) -> dict[str, Any]:
     kind = type(method)
     if not dataclasses.is_dataclass(method):
         raise ValueError(
-            f"{method!r} is no dataclass, and a file holds a class with its options: write the "
-            "prior, or the Method, as a frozen dataclass of its hyper-parameters"
+            f"{method!r} is not a dataclass, so its options cannot be saved: write the prior, or "
+            "the Method, as a frozen dataclass of its hyper-parameters"
         )
     options = {}
     for field in dataclasses.fields(method):
@@ -88,8 +88,8 @@ def build_method(description: Mapping[str, Any], trusted: Mapping[str, type[Any]
     classes = {**trusted, **_CLASSES}
     if name not in classes:
         raise StorageError(
-            f"it has a method of class {name!r}, which is not one that it may have. If that is a "
-            "class of your own, give it: ps.load(path, trusted=[TheClass])"
+            f"it has a method of class {name!r}, which a file may not contain. If it is your own "
+            "class, pass it: ps.load(path, trusted=[TheClass])"
         )
     options = {
         key: build_method(value["part"], trusted)
@@ -107,5 +107,7 @@ def build_method(description: Mapping[str, Any], trusted: Mapping[str, type[Any]
 def check_method(method: Any, name: str) -> Method:
     """The method of a target; raises StorageError where it is a part of one."""
     if not isinstance(method, Method):
-        raise StorageError(f"the target {name!r} has a {type(method).__name__}, which is no method")
+        raise StorageError(
+            f"the target {name!r} has a {type(method).__name__}, which is not a method"
+        )
     return method

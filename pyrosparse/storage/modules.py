@@ -64,10 +64,10 @@ def describe(name: str, module: nn.Module) -> dict[str, Any]:
     kind = type(module)
     if kind not in _NAME_OF and kind not in REGISTERED:
         raise ValueError(
-            f"{name!r} is a {kind.__name__} of {kind.__module__}, and a file holds layers of "
-            "torch.nn and of pyrosparse, and those that have a rule: give it one, "
+            f"{name!r} is a {kind.__name__} of {kind.__module__}, but a file can hold only layers "
+            "of torch.nn and of pyrosparse, and layers with a rule: register a rule, "
             f"ps.compaction.register({kind.__name__}, rule), or write its forward so that torch.fx "
-            "can trace it, and compact again; or keep the network as a pickle, torch.save(net, "
+            "can trace it, and compact again; or save the network as a pickle, torch.save(net, "
             "path)"
         )
     tensors = named_tensors(module)
@@ -82,8 +82,8 @@ def describe(name: str, module: nn.Module) -> dict[str, Any]:
     changed = [key for key in expected | found if expected.get(key) != found.get(key)]
     if changed:
         raise ValueError(
-            f"{name!r}, a {kind.__name__}, cannot be saved: its constructor alone does not make "
-            f"what it has as {', '.join(changed)}. Set that as the constructor does, or remove it"
+            f"{name!r}, a {kind.__name__}, cannot be saved: {', '.join(changed)} is not what its "
+            "constructor sets. Set it as the constructor does, or remove it"
         )
     return description
 
@@ -107,8 +107,8 @@ def build(
     classes = {**(trusted or {}), **_CLASSES}
     if name not in classes:
         raise StorageError(
-            f"it has a layer of class {name!r}, which is not one that it may have. If that is a "
-            "class of your own, give it: ps.load(path, trusted=[TheClass])"
+            f"it has a layer of class {name!r}, which a file may not contain. If it is your own "
+            "class, pass it: ps.load(path, trusted=[TheClass])"
         )
     kind = classes[name]
     arguments = {k: decode(value, tensors) for k, value in description["arguments"].items()}

@@ -33,26 +33,26 @@ POSTERIOR = "pyrosparse posterior 1"
 
 
 def save(path: str | os.PathLike[str], net: nn.Module) -> Path:
-    """Write a network that ``compact`` made to one safetensors file, from which ``load`` makes it:
-    a plain one, or a lifted one with its guide.
+    """Write a compact network, plain or lifted with its guide, to one safetensors file that
+    ``load`` reads.
 
-    The tensors are stored in the layout that takes the fewest bytes, so that zeros in them cost
-    little. The metadata hold the graph, the layers' arguments and the account as JSON, and a digest
-    of the whole file. There is no code in the file and no pickle, and equal networks give equal
-    bytes.
+    The tensors are stored in the layout that takes the fewest bytes, so zeros cost little. The
+    metadata contain the graph, the layers' arguments and the summary as JSON, and a digest of the
+    whole file. The file contains no code and no pickle. Equal networks give equal bytes.
 
     net: on any device, in any mode; gradients are not saved.
 
-    A network that was cut in place is saved without its class: ``load`` must be given that of a
-    Hugging Face model, whose configuration is in the file, or a network as the original was.
+    A network that was cut in place is saved without its class. For a Hugging Face model, whose
+    configuration is in the file, pass the class to ``load``; for others, pass a network like the
+    original.
 
-    A layer of one's own for which ``ps.compaction.register`` has a rule is in it by the name of its
-    class, which ``load`` must be given; so is a method of one's own, a dataclass.
+    Your own layer, with a rule from ``ps.compaction.register``, is saved by the name of its class;
+    pass the class to ``load``. The same holds for your own method, a dataclass.
 
-    Raises ValueError, which names it, where the network has what a file cannot hold: a module of
-    one's own that torch.fx could not trace and that has no rule, a function that is none of
-    torch's, hooks; and OSError where the file cannot be written, of which an earlier one is then
-    still there.
+    Raises ValueError, with the name of the part, if a file cannot contain a part of the network:
+    your own module that torch.fx could not trace and that has no rule, a function that is not part
+    of torch, or hooks. Raises OSError if the file cannot be written; an earlier file of this name
+    is then still there.
 
     >>> import tempfile, torch
     >>> from pyrosparse.compaction import compact
@@ -66,8 +66,8 @@ def save(path: str | os.PathLike[str], net: nn.Module) -> Path:
         return _save_posterior(path, net)
     if not has_account(net):
         raise ValueError(
-            f"save takes a network that compact made, not {type(net).__name__}: "
-            "ps.save(path, ps.compact(net, example=x)), which cuts nothing where nothing is zero"
+            f"save needs a network that compact returned, not {type(net).__name__}: ps.save(path, "
+            "ps.compact(net, example=x)). Without zeros compact cuts nothing"
         )
     traced = isinstance(net, CompactNet)
     plan = plan_of(net) if isinstance(net, CompactNet) else in_place_plan(net)
@@ -105,27 +105,26 @@ def load(
     into: nn.Module | None = None,
     memory: int | None = None,
 ) -> Any:
-    """Read the network that ``save`` wrote, with its account and in its mode, on the CPU: a
+    """Read a network that ``save`` wrote, with its summary and in its mode, on the CPU: a
     ``CompactNet``, or a ``Lifted`` network with its guide.
 
-    Nothing of the network's original code is needed, and no code is run or imported by names in
-    the file: a graph may call the layers of ``torch.nn``, our own, and operations on tensors that
-    are in a list. So a file of unknown origin can be opened; what its network then computes is
-    another matter.
+    The original code of the network is not needed. A file cannot import or run code: its graph may
+    call only layers of ``torch.nn`` and pyrosparse, and tensor operations from a fixed list. So you
+    can open a file of unknown origin, but what its network computes is not checked.
 
-    trusted: classes of layers and methods of one's own that the file may name, and of priors given
-             to ``from_pyro``: their constructors are called with numbers and texts from the file. A
-             mapping by the names in the file where a class has moved since.
-    into:    of a network that was cut in place, one as the original was, which is left as it is:
+    trusted: your own classes of layers, methods, and priors given to ``from_pyro`` that the file
+             may use. Their constructors are called with numbers and strings from the file. Use a
+             mapping from the names in the file if a class has moved.
+    into:    for a network that was cut in place: a network like the original. It is not changed;
              the result is a copy with the layers of the file.
-    memory:  the most bytes that the tensors may take, since a small file can claim many; by default
-             256 MiB and 1024 times the file.
+    memory:  the largest number of bytes that the tensors may take, because a small file can claim
+             much memory; by default 256 MiB plus 1024 times the size of the file.
 
-    Warns where the file has no digest, as those that earlier versions wrote.
+    Warns if the file has no digest, like files of earlier versions.
 
-    Raises StorageError where the file is truncated, damaged in a single bit, of another program or
-    asks for more memory, FileNotFoundError where there is none, and TypeError where ``trusted`` has
-    what is no class of layers.
+    Raises StorageError if the file is truncated, damaged, from another program or needs more
+    memory; FileNotFoundError if it does not exist; TypeError if ``trusted`` contains something
+    other than classes.
     """
     classes = _by_name(trusted)
     with reading(path):

@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 
 class ExportError(RuntimeError):
-    """A network cannot be made an ONNX file that computes the same."""
+    """A network cannot be exported to an ONNX file with the same outputs."""
 
 
 def export_onnx(
@@ -29,23 +29,24 @@ def export_onnx(
     path: str | os.PathLike[str],
     example: Tensor | Sequence[Any] | Mapping[str, Any],
 ) -> Path:
-    """Write a network to an ONNX file that takes any number of examples at once.
+    """Write a network to an ONNX file that accepts any batch size.
 
-    It is what the network computes in evaluation mode. Before the file is written it is run by
-    onnxruntime, on the example and on random inputs of two other batch sizes, and must agree with
-    the network within 1e-5 of the largest output (or of 1e-3 where that is larger).
+    The file computes what the network computes in evaluation mode. Before it is written,
+    onnxruntime runs it on the example and on random inputs of two other batch sizes; the outputs
+    must agree within 1e-5 times the largest output, or times 1e-3 if that is larger.
 
-    net:     any module that torch.export can follow; it is left as it is.
-    example: what the network is called with, a tensor, the sequence of its arguments, or a mapping
-             of arguments by name, which are then the names of the file's inputs. The first
-             dimension of the first tensor, and of all tensors that are as long in it, is the batch.
+    net:     any module that torch.export supports; it is not changed.
+    example: an input of the network: a tensor, a sequence of arguments, or a mapping of arguments
+             by name, which become the names of the file's inputs. The batch is the first dimension
+             of the first tensor, and of all tensors with the same length in it.
 
-    Of a result with names the file has the tensors, in their order, and no cache.
+    If the network returns an object with names, the file has its tensors in their order, without
+    the cache.
 
-    Raises ImportError where a package is missing; ExportError where the network or the example is
-    in bfloat16 or float16, torch cannot export the network, onnxruntime cannot run it (in float64
-    it lacks convolutions) or the outputs differ; and OSError where the file cannot be written, of
-    which an earlier one is then still there.
+    Raises ImportError if a package is missing; ExportError if the network or the example is in
+    bfloat16 or float16, torch cannot export the network, onnxruntime cannot run it (it has no
+    convolutions in float64) or the outputs differ; OSError if the file cannot be written; an
+    earlier file of this name is then still there.
 
     >>> export_onnx(nn.Linear(4, 2), "net.onnx", torch.ones(1, 4))  # doctest: +SKIP
     PosixPath('net.onnx')
@@ -89,8 +90,8 @@ def _refuse_half(net: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(value, Tensor) and value.is_floating_point() and value.itemsize < 4:
             dtype = str(value.dtype).removeprefix("torch.")
             raise ExportError(
-                f"{name} is in {dtype}, in which onnxruntime cannot be compared with the network: "
-                "export net.float(), with an example in float32"
+                f"{name} is in {dtype}, which onnxruntime cannot compare with the network: export "
+                "net.float(), with an example in float32"
             )
 
 
@@ -140,8 +141,8 @@ def _compared(net: nn.Module, content: bytes, inputs: tuple[Any, ...]) -> float:
             expected = list(net(*inputs))
     except Exception as error:
         raise ExportError(
-            f"the network itself does not take {_batch(inputs)} examples ({error}), and an ONNX "
-            "file is for any number of them"
+            f"the network does not accept {_batch(inputs)} examples ({error}), but an ONNX file "
+            "must accept any number of examples"
         ) from error
     arrays = [x.numpy() for x in inputs if isinstance(x, Tensor)]
     try:

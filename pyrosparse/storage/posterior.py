@@ -29,8 +29,9 @@ def plan_of_posterior(bnn: Lifted) -> tuple[dict[str, Any], dict[str, Tensor]]:
     net = bnn.contents.net
     if not isinstance(net, CompactNet):
         raise ValueError(
-            f"the network of the lifted one is no compact network, but a {type(net).__name__}: "
-            "ps.save(path, ps.compact(bnn, example=x)), which cuts nothing where nothing is frozen"
+            f"the lifted network holds a {type(net).__name__} instead of a compact network: "
+            "ps.save(path, ps.compact(bnn, example=x)). If nothing is frozen, compact cuts "
+            "nothing"
         )
     plan = plan_of(net)
     own = named_tensors(net)

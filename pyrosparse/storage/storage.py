@@ -191,6 +191,6 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise StorageError(f"{path} cannot be read: {error}") from error
     except _DAMAGE as error:
         raise StorageError(
-            f"{path} cannot be read ({error}): it is truncated, damaged or no safetensors file. "
-            "Fetch a whole copy, or save it again"
+            f"{path} cannot be read ({error}): it is truncated, damaged or not a safetensors "
+            "file. Get a complete copy, or save it again"
         ) from error

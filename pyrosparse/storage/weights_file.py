@@ -52,7 +52,7 @@ def _safetensors(path: Path, memory: int | None) -> dict[str, Tensor]:
             return load_sparse(path, memory=memory)
         if NETWORK in metadata:
             raise StorageError(
-                f"{path} holds a whole network that compact made, whose weights fit no other: read "
+                f"{path} holds a compact network, whose weights do not fit another network: read "
                 "it with ps.load(path); its state_dict() has the weights"
             )
         if metadata.get("format") == checkpoint.FORMAT:
@@ -63,8 +63,8 @@ def _safetensors(path: Path, memory: int | None) -> dict[str, Tensor]:
         raise StorageError(str(error)) from error
     except SafetensorError as error:
         raise StorageError(
-            f"{path} cannot be read ({error}): it is truncated, damaged or no safetensors file. "
-            "Fetch a whole copy, or save it again"
+            f"{path} cannot be read ({error}): it is truncated, damaged or not a safetensors "
+            "file. Get a complete copy, or save it again"
         ) from error
 
 
@@ -86,22 +86,22 @@ def _torch(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise StorageError(
-            f"{path} is refused: it is no file of torch.save, or it holds Python objects beside "
-            "tensors, which could run code. Save the state dict alone: "
+            f"{path} is refused: it is not a file of torch.save, or it contains Python objects "
+            "other than tensors, which could run code. Save only the state dict: "
             "torch.save(net.state_dict(), path)"
         ) from error
     except PermissionError:
         raise
     except Exception as error:  # whatever zip, pickle and torch make of damage
         raise StorageError(
-            f"{path} cannot be read ({error}): it is truncated, damaged or no file of torch.save. "
-            "Fetch a whole copy, or save it again"
+            f"{path} cannot be read ({error}): it is truncated, damaged or not a file of "
+            "torch.save. Get a complete copy, or save it again"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     tensors = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
     if not tensors or not content:
         raise StorageError(
-            f"{path} holds no state dict, tensors by name, but {type(content).__name__}"
+            f"{path} holds a {type(content).__name__} instead of a state dict (tensors by name)"
         )
     return dict(content)

@@ -24,8 +24,8 @@ def arguments(named: Mapping[str, Any], model: Callable[..., Any] | None) -> tup
     """
     if model is None:
         raise UsageError(
-            f"data by name ({', '.join(named)}) are for a model's arguments, and no model is asked "
-            "here: give a tuple"
+            f"data by name ({', '.join(named)}) are matched to a model's arguments, but there is "
+            "no model here: give a tuple"
         )
     own = getattr(model, "from_names", None)
     if own is not None:

@@ -23,7 +23,9 @@ def rows(value: Any, name: str) -> Tensor:
     """
     tensor = as_tensor(value, name)
     if not tensor.dim():
-        raise ValueError(f"{name} of the data is one number, and a row for each datum is needed")
+        raise ValueError(
+            f"{name} of the data is one number, but one row for each datum is expected"
+        )
     return tensor
 
 
@@ -44,7 +46,9 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, list) and value and isinstance(value[0], Tensor):
-        raise UsageError(f"{name} of the data is a list of tensors: give torch.stack(...) of it")
+        raise UsageError(
+            f"{name} of the data is a list of tensors: give one tensor, torch.stack(...)"
+        )
     if not (is_array(value) or hasattr(value, "__array__") or isinstance(value, list)):
         raise UsageError(
             f"{name} of the data is a {type(value).__name__}: give a tensor, an array, a DataFrame "
@@ -54,8 +58,8 @@ def as_tensor(value: Any, name: str) -> Tensor:
         value = value.to_numpy()
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(
-            f"{name} of the data is a masked array, whose mask would be lost: leave those data "
-            "out, or give the mask as a tensor of its own for poutine.mask in the model"
+            f"{name} of the data is a masked array, whose mask would be lost: leave masked data "
+            "out, or give the mask as a separate tensor for poutine.mask in the model"
         )
     try:
         array = np.asarray(value)
@@ -69,8 +73,8 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if np.can_cast(array.dtype, np.int64):
         return torch.from_numpy(array.astype(np.int64))
     raise ValueError(
-        f"{name} of the data has the dtype {array.dtype}, which cannot be computed with: give "
-        "numbers of one kind, without missing values, and labels as 0, 1, 2, ..."
+        f"{name} of the data has the dtype {array.dtype}, which is not numeric: give numbers of "
+        "one dtype, without missing values, and labels as 0, 1, 2, ..."
     )
 
 

@@ -36,9 +36,9 @@ def refuse_jit() -> None:
 
     if torch.jit.is_tracing():
         raise TypeError(
-            "torch.jit cannot trace a lifted network, whose weights are replaced: in place of a "
-            "JIT ELBO use its plain form with ps.captured.CapturedSVI, give NUTS and HMC "
-            "jit_compile=False, and trace the network that ps.compact returns"
+            "torch.jit cannot trace a lifted network, whose weights are replaced: instead of a "
+            "JIT ELBO use the plain ELBO with ps.captured.CapturedSVI, pass jit_compile=False to "
+            "NUTS and HMC, and trace the network that ps.compact returns"
         )
 
 

@@ -150,8 +150,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{os.fspath(path)}, line {line}: it is not text in UTF-8 ({error.reason}): it is "
-            "damaged or of another program"
+            f"{os.fspath(path)}, line {line}: it is not text in UTF-8 ({error.reason}): the file "
+            "is damaged or from another program"
         ) from error
 
 

@@ -33,12 +33,12 @@ def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
-        raise BlockingIOError(f"another process is at work on {path}: wait for its end") from error
+        raise BlockingIOError(f"another process is using {path}: wait until it ends") from error
     except OSError as error:
         raise OSError(
             error.errno,
             f"cannot lock {path} ({error.strerror or error}): its folder must be writable, and "
-            f"{file} no link; remove that file if no process is at work there",
+            f"{file} no link; remove that file if no process is using it",
         ) from error
     try:
         yield

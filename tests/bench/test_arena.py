@@ -230,7 +230,7 @@ def test_a_grid_is_run_on_every_problem_unless_it_names_its_own(tmp_path: Path) 
         "mnist-fcn-one-shot-90",
         "mnist-cnn-gibbs-90",
     ]
-    with pytest.raises(ValueError, match="'problem' is no list of tables"):
+    with pytest.raises(ValueError, match="'problem' is not a list of tables"):
         suite(tmp_path, TINY.replace("[[problem]]", "[problem]"))
 
 

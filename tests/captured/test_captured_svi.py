@@ -1075,7 +1075,7 @@ def test_parameter_that_comes_later_needs_an_optimizer_of_pyro():
 
     svi = make(lambda parameters: torch.optim.Adam(parameters.values()))
     steps(svi, 3, X, Y, False)
-    with pytest.raises(ValueError, match=r"parameters that were not there.*use a PyroOptim"):
+    with pytest.raises(ValueError, match=r"parameters that did not exist.*use a PyroOptim"):
         svi.step(X, Y, True)
     svi = make(adam())
     steps(svi, 3, X, Y, False)

@@ -97,7 +97,7 @@ def test_parts_of_heads_go_where_all_heads_keep_one_size_and_the_account_says_wh
     small = compacted(net, {"out.weight": rows(12, 0, 5, 7, 8, 10).T}, draw(2, 5, 12))
     assert widths(small) == [12, 12, 8]
     notes = {layer.name: layer.note for layer in small.account.layers}
-    assert notes["v"] == "1 outputs stay: all heads are of one size" and not notes["q"]
+    assert notes["v"] == "1 outputs stay: all heads must have the same size" and not notes["q"]
     small = compacted(net, {"out.weight": rows(12, 0).T}, draw(2, 5, 12))
     assert widths(small) == [12, 12, 12]
     assert "1 outputs stay: all heads" in str(small.account)

@@ -181,7 +181,7 @@ def test_what_computes_something_else_is_put_back() -> None:
 def test_an_empty_unit_is_refused_or_kept() -> None:
     net = randomise(Gated())
     net.down.weight.data[:] = 0
-    with pytest.raises(ValueError, match=r"nothing is left of what 'down' read.*at_least=1"):
+    with pytest.raises(ValueError, match=r"no inputs are left for 'down'.*at_least=1"):
         ps.compact(net, None, draw(2, 3, 6))
     small = ps.compact(net, None, draw(2, 3, 6), at_least=2)
     assert small.down.in_features == 2 and same(small(draw(2, 3, 6)), net(draw(2, 3, 6)))

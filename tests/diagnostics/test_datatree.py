@@ -146,7 +146,7 @@ def test_several_runs_are_chains_with_draws_of_their_own():
     assert np.array_equal(tree["guide"]["0.weight.loc"][2], bnns[2].net[0].weight.detach())
     draws, loc = tree["posterior"]["0.weight"], tree["guide"]["0.weight.loc"].to_numpy()
     assert len(np.unique((draws.to_numpy() - loc[:, None])[:, :, 0, 0])) == 12
-    with pytest.raises(ValueError, match="one model a lifted network: got 1 for 3"):
+    with pytest.raises(ValueError, match="one model for each lifted network: got 1 models for 3"):
         ps.to_datatree(bnns, models[:1], batch("mlp"))
     net = mlp()
     other = ps.lift(net, ps.Gaussian(posterior="normal"), on=ps.weights(net, "0.*"))

@@ -183,7 +183,7 @@ def test_lists_of_runs_take_lists_of_guides():
     check = predictive_check(tree, np.mean)
     row = cases[0].truth.x.mean(0)
     assert float(check.replicated.mean()) == pytest.approx(float(row @ cases[0].loc), abs=0.1)
-    with pytest.raises(ValueError, match="one guide a lifted network: got 1 for 2"):
+    with pytest.raises(ValueError, match="one guide for each lifted network: got 1 guides for 2"):
         ps.to_datatree(bnns, models, cases[0].data, guide=guides[:1])
     with pytest.raises(ValueError, match=r"guides of one kind: .*AutoNormal\.locs\.b"):
         other = [guides[0], guide_of("normal", cases[1])]
@@ -197,7 +197,7 @@ def test_sites_of_a_guide_that_the_model_does_not_have_are_refused():
         bnn.guide(x, y)
         pyro.sample("more", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ValueError, match="the guide draws more, which are no latent variables"):
+    with pytest.raises(ValueError, match="the guide draws more, which are not latent variables"):
         elbo(ps.classifier(bnn, 7), guide, batch("mlp"))
 
 
@@ -256,7 +256,7 @@ def test_latent_variables_of_single_data_need_all_data_in_one_batch():
         for data, size in (((x, y), 3), ((x[:4], y[:4]), 7)):
             with pytest.raises(ValueError, match="'shift' is a latent variable of each datum"):
                 call(data, size)
-    with pytest.raises(ValueError, match="has seen it"):
+    with pytest.raises(ValueError, match="has seen the datum"):
         ps.compare_models({"one": (bnn, model)}, (x, y), guide={"one": guide})
 
 

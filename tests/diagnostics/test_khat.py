@@ -84,9 +84,9 @@ def test_threshold():
 def test_what_has_no_tail_is_refused():
     truth = LinearGaussian()
     bnn = truth.at_mean_field_optimum()
-    with pytest.raises(ValueError, match="all ratios are equal"):
+    with pytest.raises(ValueError, match="all log ratios are equal"):
         khat(truth.model(bnn), bnn.guide, truth.data, draws=30)
-    with pytest.raises(ValueError, match="25 ratios or more"):
+    with pytest.raises(ValueError, match="at least 25 log ratios"):
         pareto_khat(torch.zeros(10))
     with pytest.raises(ValueError, match="1 of the log ratios"):
         pareto_khat(torch.tensor([torch.inf, *range(30)]))

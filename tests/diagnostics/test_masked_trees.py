@@ -65,7 +65,7 @@ def test_models_that_mask_different_data_are_not_compared():
         return MASKS[1](bnn)(x, known & (y[:, 0] != y[0, 0]), y)
 
     models = {"all": (bnn, MASKS[0](bnn)), "fewer": (bnn, all_but_one)}
-    with pytest.raises(ValueError, match="'all' and 'fewer' mask different values of 1 of the 20"):
+    with pytest.raises(ValueError, match="'all' and 'fewer' mask different values for 1 of the 20"):
         ps.compare_models(models, (x, known, y), draws=3)
 
 

@@ -42,5 +42,5 @@ def test_other_functions_disagree():
 def test_one_chain_and_few_draws_are_refused():
     with pytest.raises(ValueError, match="one chain"):
         rhat(tree_of([mlp()], draws=4))
-    with pytest.raises(ValueError, match="4 draws or more"):
+    with pytest.raises(ValueError, match="at least 4 draws"):
         rhat(tree_of([mlp(), mlp()], draws=3))

@@ -59,7 +59,7 @@ def test_the_start_is_what_a_cold_sampler_keeps() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colours": torch.zeros(4)}, "elements 0 and 1 interact and have one colour"),
+        ({"colours": torch.zeros(4)}, "elements 0 and 1 interact but have the same colour"),
         ({"colours": torch.zeros(3)}, r"colours must be \(4,\)"),
         ({"couplings": torch.ones(4, 4).triu(1)}, "symmetric"),
         ({"sweeps": 1.5}, "sweeps"),

@@ -235,9 +235,9 @@ def test_what_cannot_be_counted_is_refused():
             likelihood = dist.Normal(mean[index], 0.5).to_event(1)
             pyro.sample("y", likelihood, obs=None if y is None else y[index])
 
-    with pytest.raises(ValueError, match=r"shape \(5,\) for 20 data: one a datum"):
+    with pytest.raises(ValueError, match=r"shape \(5,\) for 20 data: one for each datum"):
         evaluate(itself, bnn.guide, (x, known, y))
-    with pytest.raises(ValueError, match=r"shape \(5,\) for 20 data; one a datum"):
+    with pytest.raises(ValueError, match=r"shape \(5,\) for 20 data; one for each datum"):
         ps.to_datatree(bnn, itself, (x, known, y), draws=2)
 
     def penalised(x, known, y=None):

@@ -251,7 +251,7 @@ def test_gates_are_left_out() -> None:
     normal = ps.Gaussian(posterior="normal")
     both = ps.lift(net, [(normal, ps.weights(net)), (LogNormalGate(), ps.inputs(net))])
     assert set(reductions(both)) == {"0.weight", "2.weight"}
-    with pytest.raises(ValueError, match="no weight among its targets"):
+    with pytest.raises(ValueError, match="no weights among its targets"):
         reductions(ps.lift(net, LogNormalGate(), ps.inputs(net)))
 
 

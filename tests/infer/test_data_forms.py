@@ -226,9 +226,9 @@ def test_batches_of_one_that_fit_does_not_make_name_the_way_out():
         (pyro.optim.ClippedAdam({"lr": 0.01}), "of Pyro"),
         (pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1},
                                    "gamma": 0.9}), "PyroLRScheduler of Pyro.*schedule="),
-        (torch.optim.SGD([torch.zeros(2)], lr=0.1), r"made already.*optimizer=torch\.optim\.SGD"),
-        (lambda groups: None, "made a NoneType"),
-        (torch.optim.LBFGS, "LBFGS must compute the same loss several times"),
+        (torch.optim.SGD([torch.zeros(2)], lr=0.1), r"already built.*optimizer=torch\.optim\.SGD"),
+        (lambda groups: None, "returned a NoneType"),
+        (torch.optim.LBFGS, "LBFGS computes the same loss several times"),
     ],
 )  # fmt: skip
 def test_optimizers_that_fit_cannot_take_are_refused_by_name(optimizer, message):

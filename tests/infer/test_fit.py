@@ -589,7 +589,7 @@ def test_no_data_are_refused():
 
 
 def test_generator_that_is_used_up_is_refused():
-    with pytest.raises(ValueError, match="once only"):
+    with pytest.raises(ValueError, match="only once"):
         train(lifted(), iter([batch("mlp", N)]))
 
 

@@ -93,7 +93,7 @@ def test_what_goes_wrong_on_one_rank_stops_both_alike(folder: Path) -> None:
     assert "cannot write /gone/checkpoint.safetensors" in error(folder, "folder_is_gone")
     assert "CheckpointError" in error(folder, "other_number_of_ranks")
     assert "ranks was 1, is 2" in error(folder, "other_number_of_ranks")
-    assert "gives each rank a share" in error(folder, "shares_cannot_be_read")
+    assert "gives each rank only a share" in error(folder, "shares_cannot_be_read")
 
 
 @pytest.mark.slow

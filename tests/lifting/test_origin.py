@@ -225,7 +225,7 @@ def test_what_is_frozen_stays_at_zero():
         (None, "no draws of '2.weight'"),
         (torch.zeros(5, 5, 3), "shape"),
         (torch.zeros(3, 5), "shape"),
-        (torch.zeros(1, 3, 5), "two at least"),
+        (torch.zeros(1, 3, 5), "at least two"),
         (torch.full((5, 3, 5), torch.nan), "finite"),
     ],
 )

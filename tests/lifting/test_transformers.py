@@ -351,7 +351,7 @@ def test_heads_of_another_network_are_refused():
     small, large = (nn.TransformerEncoderLayer(d, 2, 12, batch_first=True) for d in (4, 8))
     with pytest.raises(ValueError, match=r"2 heads of 2 features.*ps\.heads"):
         ps.lift(large, Given(), ps.heads(small))
-    with pytest.raises(ValueError, match="not so many heads"):
+    with pytest.raises(ValueError, match="cannot be divided into this number of heads"):
         masked(large, {"self_attn.out_proj.heads": torch.ones(3)})
 
 

@@ -142,7 +142,7 @@ def test_kl_scale_weighs_each_target() -> None:
     assert kl(3.0) == pytest.approx(3 * kl(1.0), rel=1e-5)
     expected = 20 * one["0.input"] + 0.5 * one["2.input"]
     assert kl({"0.*": 20.0, "*": 0.5}) == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match=r"names no weight for '2\.input'"):
+    with pytest.raises(ValueError, match=r"has no number for '2\.input'"):
         kl({"0.*": 20.0})
 
 

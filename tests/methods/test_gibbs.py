@@ -227,9 +227,11 @@ def test_targets_of_n_of_m_have_their_inputs_in_groups() -> None:
     assert len(names) == 20 and "conv1.weight" not in names
     net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(8, 3))
     assert [target.name for target in GibbsPruning(0.5, "2:4").targets(net)] == ["3.weight"]
-    with pytest.raises(ValueError, match="no weight of the network has its inputs in groups of 4"):
+    with pytest.raises(
+        ValueError, match="no weight of the network has a number of inputs that is a multiple of 4"
+    ):
         GibbsPruning(0.5, "2:4").targets(nn.Linear(6, 3))
-    with pytest.raises(ValueError, match="6 inputs, which are not in groups of 4"):
+    with pytest.raises(ValueError, match="6 inputs, which cannot be divided into groups of 4"):
         odd = nn.Linear(6, 3)
         ps.lift(odd, GibbsPruning(0.5, "2:4"), ps.weights(odd, "weight"))
 

@@ -124,7 +124,7 @@ def test_a_passing_feature_has_its_price_by_name() -> None:
     price = {"0.*": 20.0, "*": 0.5}
     assert cost(price) == pytest.approx((20 * 4 + 0.5 * 3) * passing, rel=1e-4)
     assert cost(price, frozen=True) == pytest.approx(0.5 * 3 * passing, rel=1e-4)
-    with pytest.raises(ValueError, match=r"cost names no weight for '2\.input'"):
+    with pytest.raises(ValueError, match=r"cost has no number for '2\.input'"):
         cost({"0.*": 20.0})
 
 

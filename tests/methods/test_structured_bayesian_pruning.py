@@ -118,7 +118,7 @@ def test_kl_scale_weighs_each_target_and_what_is_frozen_costs_nothing() -> None:
     assert one == pytest.approx(7.26994 - 0.0520, abs=0.01)
     assert kl({"0.*": 20.0, "*": 0.5}) == pytest.approx((20 * 4 + 0.5 * 3) * one, rel=1e-5)
     assert abs(kl(1.0, kept=False)) < 1e-5
-    with pytest.raises(ValueError, match=r"names no weight for '2\.input'"):
+    with pytest.raises(ValueError, match=r"has no number for '2\.input'"):
         kl({"0.*": 20.0})
 
 

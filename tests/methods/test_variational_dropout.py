@@ -132,7 +132,7 @@ def test_divergence_is_that_of_each_element_and_weighted_by_target(empirical_bay
     assert found({"0.*": 20.0, "*": 0.5}) == pytest.approx(
         19.5 * float(first) + 0.5 * found(1.0), rel=1e-4
     )
-    with pytest.raises(ValueError, match=r"names no weight for '2\.weight'"):
+    with pytest.raises(ValueError, match=r"has no number for '2\.weight'"):
         found({"0.*": 1.0})
 
 

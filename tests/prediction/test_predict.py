@@ -168,7 +168,7 @@ def test_what_cannot_be_predicted_is_refused() -> None:
     with pytest.raises(ValueError, match="does not draw"):
         ps.predict(bnn, x, guide=lambda *_: None, likelihood=lambda f: dist.Normal(f, 1.0))
     student = ps.predict(bnn, x, draws=2, likelihood=lambda f: dist.StudentT(5.0, f, 1.0))
-    with pytest.raises(ValueError, match="no distribution function"):
+    with pytest.raises(ValueError, match="no cumulative distribution function"):
         student.quantiles()
     with pytest.raises(ValueError, match="levels"):
         student.quantiles([1.5])

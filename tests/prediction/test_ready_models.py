@@ -84,7 +84,7 @@ def test_counts_have_the_variance_of_a_mixture_of_poissons() -> None:
     y = targets(torch.distributions.Poisson(bnn.net(X).detach().exp()))
     # Counts are discrete: sets by ties cover at least what is asked for.
     assert covered(model, y, 0.8) > 0.8 - allowed(0.8, 60)
-    with pytest.raises(ValueError, match="no distribution function"):
+    with pytest.raises(ValueError, match="no cumulative distribution function"):
         found.quantiles()
 
 

@@ -98,11 +98,11 @@ class Apart(ps.Gaussian):
 
 def test_what_cannot_be_scored_is_refused() -> None:
     bnn = ps.lift(mlp(), Apart())
-    with pytest.raises(ValueError, match="not located at the network's own weight"):
+    with pytest.raises(ValueError, match="does not have the network's own weight as its mean"):
         connection_sensitivity(ps.classifier(bnn, N), bnn, batch("mlp"))
     net = mlp()
     gated = ps.lift(net, ps.BetaBernoulli(), ps.inputs(net))
-    with pytest.raises(ValueError, match="no weight among its targets"):
+    with pytest.raises(ValueError, match="no weights among its targets"):
         connection_sensitivity(ps.classifier(gated, N), gated, batch("mlp"))
     bnn = lifted(nn.Linear(1, 1))
     huge = torch.ones(1, 1), torch.full((1, 1), 1e30)

@@ -254,7 +254,7 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
 
 def test_more_refusals() -> None:
     net = network()
-    with pytest.raises(ValueError, match="is no input"):
+    with pytest.raises(ValueError, match="is not an input"):
         thinet(net, (X,), 0.5, on=ps.outputs(net, "0"))
     with pytest.raises(ValueError, match="8 inputs"):
         thinet(net, (X[:1],), 0.5, places=5)

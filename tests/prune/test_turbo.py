@@ -358,9 +358,9 @@ def test_rates_follow_the_information():
     ("wrong", "match"),
     [
         ({"takes": "all"}, "takes must be"),
-        ({"takes": "units"}, "need a factor of units"),
-        ({"takes": "ranked"}, "wanted share"),
-        ({"units_until": 0.5}, "need a factor of units"),
+        ({"takes": "units"}, "need a unit factor"),
+        ({"takes": "ranked"}, "share of active weights"),
+        ({"units_until": 0.5}, "need a unit factor"),
         ({"units_until": 0.05, "units": UnitFactor()}, "share of training"),
     ],
 )

@@ -253,12 +253,12 @@ def test_what_cannot_be_hashed_is_not_pooled(tmp_path: Path) -> None:
     ("data", "options", "message"),
     [
         (X, {}, "data must be a DataSet"),
-        ((X,), {}, "inputs alone"),
+        ((X,), {}, "inputs only"),
         ("digits", {}, "got str"),
         ((x for x in X), {}, "a loader of such batches that has a length"),
         ((X, Y), {"validation": 1.0}, "validation is data or a share"),
         ((X[:1], Y[:1]), {}, "would be left for training"),
-        (loader(X, Y), {"validation": 0.1}, "no data can be held out of a loader"),
+        (loader(X, Y), {"validation": 0.1}, "a loader cannot be divided"),
         (loader(X, Y), {"test": 0.1}, "pass test data"),
     ],
 )

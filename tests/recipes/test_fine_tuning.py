@@ -173,12 +173,14 @@ def test_gates_that_depend_on_the_input_are_refused_before_training() -> None:
 
 def test_a_start_beside_pretraining_or_weights_is_refused() -> None:
     recipe = recipes.BetaBernoulli(pretrain=3)
-    with pytest.raises(ValueError, match="pretrains for 3 epochs a network that is trained"):
+    with pytest.raises(
+        ValueError, match="would pretrain for 3 epochs a network that is already trained"
+    ):
         ps.compress(net(), (X, Y), recipe, start=START)
     with pytest.raises(ValueError, match="pretrains for 3 epochs"):
         Setup(start={"epochs": 1}, recipe=recipe)
     setup = Setup(start={"epochs": 1}, recipe=recipes.Magnitude())
-    with pytest.raises(ValueError, match="leave start or the weights out"):
+    with pytest.raises(ValueError, match="start and weights both set the initial network"):
         setup.run(weights={})
 
 

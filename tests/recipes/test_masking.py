@@ -165,9 +165,9 @@ def test_relative_or_not_it_is_the_same_law_where_the_variance_is_that_of_he(
 
 
 def test_first_weights_are_not_drawn_where_they_are_trained() -> None:
-    with pytest.raises(ValueError, match="leave initial_scale out, or the start"):
+    with pytest.raises(ValueError, match="leave out initial_scale or the start"):
         tiny(initial_scale=0.2, start={"epochs": 1})
-    with pytest.raises(ValueError, match="leave initial_scale out, or the weights"):
+    with pytest.raises(ValueError, match="leave out initial_scale or the weights"):
         tiny(initial_scale=0.2).run(weights={}, progress=False)
 
 

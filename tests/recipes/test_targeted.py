@@ -86,8 +86,8 @@ def test_movement_starts_trained_and_its_scores_have_a_rate_of_their_own() -> No
 @pytest.mark.parametrize(
     ("recipe", "bad", "says"),
     [
-        ("gibbs", {"structure": "2:4"}, "half of the weights goes: set sparsity to 0.5, got 0.9"),
-        ("movement", {"structure": "2:4"}, "half of the weights goes"),
+        ("gibbs", {"structure": "2:4"}, "prunes half of the weights: set sparsity to 0.5, got 0.9"),
+        ("movement", {"structure": "2:4"}, "prunes half of the weights"),
         ("movement", {"ramp_start": 0.8}, "ramp_start must be before ramp_end"),
         ("gibbs", {"structure": "2:4", "sparsity": 0.5, "coupling": 0.1}, "have no coupling"),
         ("targeted-dropout", {"rate": 0.0}, "rate must be"),

@@ -226,7 +226,7 @@ def test_rows_before_and_after() -> None:
     ]
     with pytest.raises(ValueError, match="no network"):
         robustness_rows({}, data, [0.1])
-    with pytest.raises(ValueError, match="without the one before: b"):
+    with pytest.raises(ValueError, match="without a network of the same name: b"):
         robustness_rows({"a": net}, data, [0.1], fine_tuned={"b": other})
 
 

@@ -62,9 +62,9 @@ def test_what_it_does_not_fit_is_refused(tmp_path: Path) -> None:
     net = randomise(Grouped(False))
     net.o.weight.data[:, 8:16] = 0
     path = ps.save(tmp_path / "small.safetensors", ps.compact(net, None, draw(2, 5, 8)))
-    with pytest.raises(StorageError, match=r"keeps its class.*into=net"):
+    with pytest.raises(StorageError, match=r"cut in place.*into=net"):
         ps.load(path)
-    with pytest.raises(StorageError, match=r"class .*Grouped, and `into` is a .*Linear"):
+    with pytest.raises(StorageError, match=r"class .*Grouped, but `into` is a .*Linear"):
         ps.load(path, into=nn.Linear(2, 2))
     other = Grouped(False)
     other.q_norm = nn.Identity()

@@ -57,7 +57,7 @@ def strange_argument(net: CompactNet) -> None:
 CHANGES: dict[str, tuple[Callable[[CompactNet], object], str]] = {
     "hook": (lambda net: net.conv.register_forward_hook(lambda *_: None), "'conv' has hooks"),
     "hook of all": (lambda net: net.register_forward_pre_hook(lambda *_: None), "has hooks"),
-    "another forward": (lambda net: setattr(net.conv, "forward", torch.relu), "as forward"),
+    "a patched forward": (lambda net: setattr(net.conv, "forward", torch.relu), "as forward"),
     "another method": (lambda net: setattr(net.conv, "_conv_forward", len), "as _conv_forward"),
     "a setting": (lambda net: setattr(net.bn, "note", "x"), "'bn'.* as note"),
     "a wrong size": (lambda net: setattr(net.conv, "stride", 1.5), "'conv'|torch.nn.Conv2d"),

@@ -123,14 +123,14 @@ def test_methods_of_ones_own_are_named_to_load(tmp_path: Path) -> None:
 
 def test_what_a_file_cannot_hold_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    with pytest.raises(ValueError, match="no compact network"):
+    with pytest.raises(ValueError, match="instead of a compact network"):
         ps.save(path, ps.lift(nn.Linear(2, 2), ps.Gaussian()))
 
     def prior(target: ps.Target) -> Tensor:
         return Wide()(target)
 
     for method, message in [
-        (ps.from_pyro(prior), "no dataclass"),
+        (ps.from_pyro(prior), "not a dataclass"),
         (ps.from_pyro(Wide(), score=lambda t, q: q["loc"].abs()), "score that is a function"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -151,8 +151,8 @@ def test_plans_that_do_not_fit_are_refused() -> None:
     class_of = {"class": "os.system", "options": {}}
     grid = {"class": "pyrosparse.Grid", "options": {}}
     for wrong, message in [
-        (changed(method=class_of), "not one that it may have"),
-        (changed(method=grid), "no method"),
+        (changed(method=class_of), "which a file may not contain"),
+        (changed(method=grid), "not a method"),
         (changed(kind="bias"), "none"),
         (plan | {"targets": []}, "no target has"),
     ]:

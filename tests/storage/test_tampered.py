@@ -119,8 +119,8 @@ TAMPERED: dict[str, tuple[Change, str]] = {
             node(c, "get_attr").update(target="forward"),
         ), "'forward', which no layer can be called",
     ),
-    "the input self": (edit("placeholder", target="self"), "'self', which is no name"),
-    "the input class": (edit("placeholder", target="class"), "'class', which is no name"),
+    "the input self": (edit("placeholder", target="self"), "'self', which is not a valid name"),
+    "the input class": (edit("placeholder", target="class"), "'class', which is not a valid name"),
     # Graphs that are none.
     "a later operation": (
         edit("call_module", "conv", args=[{"name": "relu"}]), "refers to 'relu', and nothing before"
@@ -310,7 +310,7 @@ def test_foreign_and_truncated_files(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="not one of 'pyrosparse network 1'"):
             ps.load(path)
     torch.save({"w": torch.ones(3)}, path)
-    with pytest.raises(StorageError, match="no safetensors file"):
+    with pytest.raises(StorageError, match="not a safetensors file"):
         ps.load(path)
     content = ps.save(path, kinds()).read_bytes()
     for length in [*range(0, len(content), 97), len(content) - 1]:

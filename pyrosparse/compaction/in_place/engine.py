@@ -105,10 +105,10 @@ def _units(
             if has_dead(net, cluster, constants):
                 unit = None if cluster.returned else divide(net, recorded, cluster, constants)
                 if cluster.returned:
-                    why = "what it reads is made of what the network returns"
+                    why = "its inputs are also an output of the network"
                     barriers |= dict.fromkeys(cluster.consumers, why)
                 elif unit is None:
-                    why = "what it reads is mixed with what stays before it gets there"
+                    why = "its inputs are mixed with features that stay"
                     barriers |= dict.fromkeys(cluster.consumers, why)
                 elif unit.dead.any():
                     units.append(unit)
@@ -130,8 +130,8 @@ def _refuse_empty(units: list[Unit]) -> None:
     empty = [name for unit in units if unit.dead.all() for name in unit.consumers]
     if empty:
         raise ValueError(
-            f"nothing is left of what {', '.join(map(repr, empty))} read: prune less, or ask for "
-            "at_least=1 to keep a unit of every layer"
+            f"no inputs are left for {', '.join(map(repr, empty))}: prune less, or pass "
+            "at_least=1 to keep one unit in every layer"
         )
 
 

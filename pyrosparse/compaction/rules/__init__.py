@@ -143,13 +143,16 @@ def find(
             if isinstance(module, TRANSPOSED) and module.groups > 1:
                 rule, why = None, "a transposed convolution in groups"
             if rule is not None and not is_plain(module, (*_MODULES, *REGISTERED)):
-                rule, why = None, "it has hooks, or a forward or weights that are not its class's"
+                rule, why = (
+                    None,
+                    "it has hooks, or its forward or weights are not those of its class",
+                )
         elif node.op in ("call_function", "call_method"):
             rule = _rule_of_call(node)
             name = getattr(node.target, "__name__", node.target)
             why = f"{name} has no rule"
             if layers_only:
-                rule, why = None, "what it computes at other sizes of the input is not understood"
+                rule, why = None, "its result at other input sizes is not understood"
         if rule is None:
             barriers[node] = why
         rules[node] = (rule or Rule)(node, module)

@@ -17,19 +17,20 @@ REGISTERED: Mapping[type[nn.Module], type[Rule]] = MappingProxyType(_registered)
 
 
 def register(layer: type[nn.Module], rule: type[Rule]) -> None:
-    """Let ``compact`` cut layers of a class of one's own by a rule.
+    """Register a rule by which ``compact`` cuts layers of your own class.
 
     From then on a layer of exactly that class, not of a subclass, is one operation, whose
-    ``forward`` is not traced. ``compact`` compares the result with the masked network as always,
-    so that a rule that is wrong on the example raises CompactionError. ``ps.save`` writes such a
-    layer by the name of its class, and ``ps.load(path, trusted=[MyLayer])`` reads it.
+    ``forward`` is not traced. ``compact`` compares the result with the masked network as always, so
+    a rule that is wrong on the example raises CompactionError. ``ps.save`` writes such a layer by
+    the name of its class, and ``ps.load(path, trusted=[MyLayer])`` reads it.
 
-    layer: a subclass of ``nn.Module`` that is none of torch's and ours. To be saved, it keeps what
-           its constructor takes as attributes of the same names.
+    layer: a subclass of ``nn.Module``, not a class of torch or pyrosparse. To be saved, it must
+           keep its constructor's arguments as attributes of the same names.
     rule:  a subclass of ``Rule``: ``Elementwise`` for an activation, ``Mixing`` for a layer that
-           only inherits from a dense one or a convolution, or one of one's own.
+           inherits from a dense layer or convolution without changing what it computes, or your own
+           subclass.
 
-    Raises TypeError where either is something else, and ValueError on classes of torch and ours.
+    Raises TypeError if either has another type, and ValueError for classes of torch and pyrosparse.
 
     >>> import torch
     >>> from pyrosparse.compaction import Elementwise, compact

@@ -18,38 +18,40 @@ from pyrosparse.util.globs import first_match
 
 
 class TurboPruner(Callback):
-    """Exchanges messages with the support prior at the end of epochs of ``fit``, and takes away for
-    good what has become inactive.
+    """Callback that exchanges messages with the support prior after epochs of ``fit``, and
+    permanently freezes inactive weights at zero.
 
-    units:      a factor that makes whole units go; None for none.
-    active:     the wanted share of active weights as a function of progress in [0, 1], such as
-                ``schedules.logarithmic(0.12, 0.0114, until=0.75)``; by default slab and spike stay
-                where they are, and the data decide.
+    units:      the unit factor, which prunes whole units; None for none.
+    active:     the share of active weights as a function of progress in [0, 1], such as
+                ``schedules.logarithmic(0.12, 0.0114, until=0.75)``; by default slab and spike do
+                not change, and the data decide.
     contrast:   slab rate / spike rate as a function of progress, with ``active``; by default the
                 method's own.
     strength:   of the unit factor, as in ``UnitFactor.tempered``, as a function of progress; by
-                default all of it from the start.
+                default 1 from the start.
     takes:      what is frozen at zero after an exchange: ``inactive`` weights and units that are
-                off; of the weights all but the wanted share (``ranked``); or of weights only those
-                of ``units`` that are off. With ``units``, ``active`` is a share of the weights that
+                off; all weights except the share ``active`` (``ranked``); or only weights of units
+                that are off (``units``). With ``units``, ``active`` is a share of the weights that
                 are not frozen.
-    prune_from: the progress from which anything is frozen; 1 is at the end only.
-    units_until: the progress at which each layer has come down to ``at_least`` units, by equal
-                factors from ``prune_from`` on: no more go, and at the end those of the lowest
-                beliefs go too. By default ``removal`` says how many go.
-    removal:    the share of a layer's units that may go at one exchange, in (0, 1]; none goes any
-                more where as few weights are left as ``active`` ends with.
-    at_least:   how many units each layer keeps: one number, or numbers by glob on the names of
-                layers (the first that matches counts; 1 where none does).
-    every:      how many epochs there are between exchanges.
-    examples:   of how many data ``likelihood="curvature"`` estimates the Fisher information.
+    prune_from: the progress at which freezing starts, in [0, 1]; 1 is only at the end.
+    units_until: the progress at which each layer reaches ``at_least`` units. From ``prune_from`` on
+                 the number of units falls by equal factors; no more units than that go, and at the
+                 end units with the lowest beliefs go too. By default ``removal`` limits how many
+                 units go.
+    removal:    the largest share of a layer's units that may go at one exchange, in (0, 1]. No more
+                units go once the number of weights has reached the final value of ``active``.
+    at_least:   the smallest number of units in each layer: one number, or numbers by glob on the
+                names of layers (the first match counts; 1 without a match).
+    every:      the number of epochs between exchanges.
+    examples:   the number of data from which ``likelihood="curvature"`` estimates the Fisher
+                information.
 
     Recorded each epoch: what ``MessageExchange`` returns, and ``kept``, the share of weights not
-    frozen. At the end, what leads nowhere or comes from nowhere is frozen too: ``Lifted.masks``
-    then gives the support.
+    frozen. At the end, weights without a path to the output or from the input are frozen too;
+    ``Lifted.masks`` then returns the support.
 
-    Raises ValueError on shares out of range; where training starts, what ``MessageExchange``
-    raises, and ValueError together with ``compact_every``.
+    Raises ValueError for shares out of range; at the start of training what ``MessageExchange``
+    raises, and ValueError with ``compact_every``.
 
     Source: Xia, Tsang and Lau (2023), algorithm 1; the path and the pruning along it are ours.
 
@@ -77,9 +79,11 @@ class TurboPruner(Callback):
         if takes not in ("inactive", "ranked", "units"):
             raise ValueError(f"takes must be 'inactive', 'ranked' or 'units', got {takes!r}")
         if units is None and (takes == "units" or units_until is not None):
-            raise ValueError("takes='units' and units_until need a factor of units: units=")
+            raise ValueError(
+                "takes='units' and units_until need a unit factor: pass units=UnitFactor(...)"
+            )
         if takes == "ranked" and active is None:
-            raise ValueError("takes='ranked' needs the wanted share of weights: active=")
+            raise ValueError("takes='ranked' needs the share of active weights: pass active=")
         if units_until is not None and not prune_from < units_until <= 1:
             raise ValueError(
                 f"units_until is a share of training, in (prune_from, 1], got {units_until} with "
@@ -107,8 +111,8 @@ class TurboPruner(Callback):
     def on_start(self, run: Fit) -> None:
         if run.shrink is not None:
             raise ValueError(
-                "compact_every cuts the weights that messages run between: leave it out, and use "
-                "ps.compact after training"
+                "compact_every would remove weights between which messages are exchanged: leave "
+                "it out, and use ps.compact after training"
             )
         # Data that shuffle themselves draw from a generator that a resumed run has put back.
         with torch.random.fork_rng(devices=[]):

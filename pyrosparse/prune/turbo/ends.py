@@ -53,7 +53,10 @@ def units_of(net: nn.Module, targets: Sequence[Target], inputs: tuple[Any, ...])
     }
     size = {name: len(_weight(net, name)) for name in names if name in used}
     if not size:
-        raise ValueError("the network has no units between layers: leave out `units`")
+        raise ValueError(
+            "the network has no units between layers, so there is nothing for a unit "
+            "factor: leave out `units`"
+        )
     return Units(ends, size)
 
 

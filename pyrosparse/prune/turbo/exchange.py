@@ -67,7 +67,8 @@ class MessageExchange:
                 self.entries[entry.target.key] = (entry, entry.method)
         if not self.entries:
             raise TypeError(
-                "Turbo-VBI needs weights under ps.GammaSpikeAndSlab: lift the network with it"
+                "Turbo-VBI needs weights with the prior ps.GammaSpikeAndSlab: lift the network "
+                "with it"
             )
         self.bnn = bnn
         self.factor = units
@@ -106,7 +107,7 @@ class MessageExchange:
             method.posterior == "mean-field" for _, method in self.entries.values()
         ):
             raise ValueError(
-                "a wanted share of active weights needs "
+                "a share of active weights needs "
                 "GammaSpikeAndSlab(posterior='structured'): leave `active` out, or change the "
                 "posterior"
             )

@@ -84,7 +84,9 @@ class TurboVBI:
         where the curvature is wanted and there are no data.
         """
         if self.module_b is None:
-            raise RuntimeError("take a step first: it shows where the network's units lie")
+            raise RuntimeError(
+                "call step before exchange: the first step finds the units of the network"
+            )
         if data is not None:
             self.module_b.estimate_curvature(self.model, data, examples=examples, seed=seed)
         elif self.module_b.needs_curvature:
