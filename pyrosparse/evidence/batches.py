@@ -1,4 +1,4 @@
-"""Data in the forms that people have, and minibatches of them."""
+"""Data as tensors, arrays, tables, data sets or loaders, and minibatches of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FORMS = (
 
 
 def batches(data: Any, size: int, model: Callable[..., Any] | None = None) -> Iterator[Batch]:
-    """Minibatches in order, each the positional arguments of a model.
+    """Minibatches in order, each as the positional arguments of a model.
 
     data:  as for ``prepared``.
-    size:  data taken at a time, where it is we who make the batches.
-    model: whose arguments the names of a dict are; needed for those alone.
+    size:  the batch size, if data are not already batches.
+    model: the model whose argument names are the keys of a dict; needed only for dicts.
     """
     data = prepared(data, model)
     if hasattr(data, "batches"):
@@ -40,18 +40,18 @@ def batches(data: Any, size: int, model: Callable[..., Any] | None = None) -> It
 
 
 def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
-    """The data as a tuple of tensors, as an object whose ``batches`` makes minibatches, or as the
-    iterable of batches that they are.
+    """Data as a tuple of tensors, or as an object whose ``batches`` makes minibatches; an iterable
+    of batches stays as it is.
 
     data: ``Examples``; a tuple of columns with one datum a row, each a tensor, an array, a
           ``DataFrame``, a ``Series`` or a list of numbers; one such column; a dict of columns by
           the names of the model's arguments; a ``Dataset``; or an iterable of batches.
 
-    Tensors stay as they are. In columns of other kinds floating numbers get torch's default dtype
-    and whole ones int64.
+    Tensors do not change. In columns of other kinds, floating-point numbers become torch's default
+    dtype and integers int64.
 
-    Raises ValueError where columns differ in length, have no rows, or hold what is no number;
-    TypeError where the data are of another kind.
+    Raises ValueError if columns differ in length, have no rows, or hold anything but numbers;
+    TypeError if the data are of another kind.
 
     >>> import numpy as np
     >>> x, y = prepared((np.zeros((5, 2)), [0, 1, 0, 1, 1]))
@@ -91,7 +91,7 @@ def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
 
 
 def columns(data: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Columns by name as tensors; takes and raises what ``prepared`` does.
+    """Columns by name, as tensors; arguments and errors as for ``prepared``.
 
     >>> columns({"x": [[0.5], [1.0]], "y": [0, 1]})["y"]
     tensor([0, 1])
@@ -101,8 +101,8 @@ def columns(data: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def is_map_style(data: Any) -> bool:
-    """Whether data give each datum by its index: a torch ``Dataset``, or a table of Hugging Face's
-    datasets, which are of no class of torch's.
+    """Whether data return each datum by its index: a torch ``Dataset``, or a table of Hugging
+    Face's datasets, which do not subclass ``Dataset``.
 
     >>> is_map_style(TensorDataset(torch.zeros(3))), is_map_style([(torch.zeros(3),)])
     (True, False)
@@ -114,7 +114,8 @@ def is_map_style(data: Any) -> bool:
 
 def as_batch(batch: Any, model: Callable[..., Any] | None = None) -> Batch:
     """One minibatch of an iterable as the positional arguments of a model: arrays become tensors,
-    a dict is put in the order of the arguments, and what is not a sequence is the only one."""
+    a dict is put in the order of the arguments, and a batch that is not a sequence is the only
+    argument."""
     if isinstance(batch, Mapping):
         return arguments({name: _converted(part, name) for name, part in batch.items()}, model)
     if not isinstance(batch, tuple | list):
@@ -123,12 +124,12 @@ def as_batch(batch: Any, model: Callable[..., Any] | None = None) -> Batch:
 
 
 class Columns:
-    """What a model is called with for all data: columns with one datum a row, and between them
-    what is the same for every datum, such as defaults.
+    """The positional arguments of a model for all data: columns with one datum a row, and between
+    them arguments that are the same for every datum, such as defaults.
 
-    parts: the positional arguments; a tensor is a column.
+    parts: the positional arguments; each tensor is a column.
 
-    Raises ValueError where columns differ in length, and where there is none.
+    Raises ValueError if columns differ in length, and if there are none.
 
     >>> columns = Columns((torch.eye(3), None, torch.arange(3)))
     >>> len(columns), next(columns.batches(2))[1:]
@@ -173,16 +174,16 @@ class Columns:
 
 
 def ordered(named: Mapping[str, Tensor], model: Callable[..., Any] | None) -> Any:
-    """Columns by name in the order of a model's arguments: a tuple of tensors, or ``Columns`` where
+    """Columns by name in the order of a model's arguments: a tuple of tensors, or ``Columns`` if
     the model has other arguments between them."""
     columns = Columns(arguments(named, model))
     return columns.parts if len(columns.tensors) == len(columns.parts) else columns
 
 
 class Loader:
-    """A loader of batches by name, each as the positional arguments of a model.
+    """A loader of batches by name, which returns each as the positional arguments of a model.
 
-    What else it is asked, such as its data set and its sampler, the loader answers.
+    All other attributes, such as its data set and its sampler, are the loader's.
 
     >>> loader = Loader([{"y": 2, "x": 1}], lambda x, mask=None, y=None: None)
     >>> list(loader), len(loader)
@@ -201,13 +202,13 @@ class Loader:
             yield as_batch(batch, self._model)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # as copy and pickle ask before there is a loader
+        if name.startswith("_"):  # copy and pickle ask for these before there is a loader
             raise AttributeError(name)
         return getattr(self._loader, name)
 
 
 class _Rows:
-    """A map-style ``Dataset``, whose rows are stacked to minibatches."""
+    """A map-style ``Dataset``, whose rows are stacked into minibatches."""
 
     def __init__(self, dataset: Any, model: Callable[..., Any] | None) -> None:
         if not hasattr(dataset, "__len__"):
@@ -255,7 +256,7 @@ def _stack(values: Any, name: str) -> Tensor:
 
 
 def _converted(value: Any, name: str) -> Any:
-    """What is an array as a tensor, anything else as it is."""
+    """An array as a tensor; anything else unchanged."""
     return as_tensor(value, name) if is_array(value) else value
 
 

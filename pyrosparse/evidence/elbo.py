@@ -1,4 +1,4 @@
-"""ELBOs by Monte Carlo with a standard error, and their differences on common random numbers."""
+"""Monte Carlo ELBOs with standard errors, and their differences on common random numbers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pyrosparse.evidence.traces import evaluation_mode
 class ElboEstimate:
     """A Monte Carlo estimate in nats.
 
-    draws:    one estimate a draw of the guide, (draws,) float64, nats, on all data.
-    improper: the names of what has an improper prior, whose constant is arbitrary.
+    draws:    one estimate for each draw of the guide, (draws,) float64, nats, on all data.
+    improper: the names of the improper priors, whose constants are arbitrary.
 
     >>> ElboEstimate(torch.tensor([-12.0, -10.0]))
     ElboEstimate: -11.0 +- 1 nats from 2 draws
@@ -60,27 +60,27 @@ def elbo(
     batch_size: int = 1000,
     subset: int | None = None,
 ) -> ElboEstimate:
-    r"""The ELBO of a guide on all data, by Monte Carlo.
+    r"""The ELBO of a guide on all data, estimated by Monte Carlo.
 
     .. math:: E_q[\log p(D \mid w) + \log p(w) - \log q(w)]
 
-    Draw s of every call with one seed uses the same random numbers, whatever the guide's
-    parameters: the difference of two estimates is far more precise than either. In evaluation
-    mode, one draw of all latent sites serves all data. Masked data do not count, and scales
-    (``poutine.scale``) are left out. The caller's random state is left alone.
+    Calls with the same seed use the same random numbers for draw s, whatever the guide's
+    parameters: the difference of two estimates is far more precise than either. The network is in
+    evaluation mode, and one draw of all latent sites serves all data. Masked data do not count, and
+    scales (``poutine.scale``) are left out. The caller's random state does not change.
 
     model, guide, data, batch_size: as for ``log_posterior``. A loader may shuffle: all draws are
                       scored on the same data.
     draws:            draws of the guide; at least 2 for a standard error.
-    subset:           take so many data at random for each draw, without replacement, and scale
-                      their likelihood up to all: more draws for the same work, which is more
-                      precise where it is the draws that differ. The estimate has no bias, and its
-                      standard error counts both. For data that are tensors; all by default.
+    subset:           number of data for each draw, sampled without replacement, with their
+                      likelihood scaled up to all data; by default all. It allows more draws for the
+                      same work, which is more precise if most of the variance is between draws. The
+                      estimate is unbiased, and its standard error includes both sources of
+                      variance. The data must be tensors.
 
-    Raises ValueError when fewer than 2 draws are asked for, or one is not finite; where data
-    that are not tensors are to be subsampled; where guide and model differ in their latent sites;
-    where latent sites of single data come in several batches; and where the data are others when
-    they are gone through again.
+    Raises ValueError if ``draws`` is less than 2, or an estimate is not finite; if ``subset`` is
+    given for data that are not tensors; if guide and model differ in their latent sites; if latent
+    sites of single data come in several batches; and if the data change when they are read again.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -115,14 +115,14 @@ def elbo(
 
 
 def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
-    r"""The difference of two ELBOs, draw by draw: a log Bayes factor's estimate, in nats.
+    r"""The difference of two ELBOs, draw by draw: an estimate of a log Bayes factor, in nats.
 
     .. math:: \log \mathrm{BF} \approx \mathrm{ELBO}(\text{after}) - \mathrm{ELBO}(\text{before})
 
     Both must come from ``elbo`` with the same seed, draws and data: the random numbers then cancel.
-    It equals the log Bayes factor as far as both guides are equally close to their posteriors.
+    It equals the log Bayes factor if both guides are equally close to their posteriors.
 
-    Raises ValueError when the numbers of draws differ, and where a prior is improper.
+    Raises ValueError if the numbers of draws differ, and if a prior is improper.
 
     >>> import torch
     >>> first = ElboEstimate(torch.tensor([1.0, 2.0]))
@@ -139,7 +139,8 @@ def elbo_difference(before: ElboEstimate, after: ElboEstimate) -> ElboEstimate:
 
 
 def _subset(data: Any, size: int) -> tuple[Repeated, float]:
-    """Some of the data, drawn by torch's generator, and how many times as many there are."""
+    """A random subset of the data, drawn by torch's generator, and the number of all data over the
+    number in the subset."""
     if size < 1:
         raise ValueError(f"subset must be 1 or more, got {size}")
     if isinstance(data, tuple):

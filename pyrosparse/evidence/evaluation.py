@@ -1,4 +1,4 @@
-"""Predictions at the guide's mean against what was observed."""
+"""Predictions at the guide's mean, compared with the observations."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
 
 def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dict[str, float]:
     """The mean negative log likelihood (``nll``, nats per datum) of data at the guide's mean, and
-    for categorical observations the ``accuracy``, the fraction of labels that is predicted.
+    for categorical observations the ``accuracy``, the share of labels predicted correctly.
 
-    Only what is known counts: a datum that ``poutine.mask`` or a masked distribution leaves out is
-    none, and a datum with a map of labels counts as one in the likelihood, and as the number of its
+    Only known data count: data that ``poutine.mask`` or a masked distribution leaves out are
+    ignored. A datum with a map of labels counts as one in the likelihood, and as the number of its
     known labels in the accuracy.
 
     model, guide, data, batch_size: as for ``log_posterior``.
 
-    Raises ValueError when there are no data, when all are masked, when the model observes nothing
+    Raises ValueError if there are no data, if all are masked, if the model observes nothing, if an
+    observed site has no dimension of the data, and if the guide does not draw a latent site of the
+    model.
     or something that is of no datum, and when the guide does not draw a latent site of the model.
 
     >>> import torch

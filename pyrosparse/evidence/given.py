@@ -1,4 +1,4 @@
-"""Guides that give what was drawn elsewhere."""
+"""Guides that return draws made elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class At:
-    """A guide that gives the values of one draw made elsewhere, with density 1."""
+    """A guide that returns the values of one draw made elsewhere, with density 1."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self.values = values
@@ -23,9 +23,9 @@ class At:
 
 
 class AnyDraw:
-    """A guide that gives one of the draws of a sampler, each as often.
+    """A guide that returns one of a sampler's draws, each with the same probability.
 
-    draws: (draws, ...) by site, as ``MCMC.get_samples()`` gives them.
+    draws: (draws, ...) by site, as ``MCMC.get_samples()`` returns them.
 
     >>> guide = AnyDraw({"weight": torch.ones(5, 2)})
     >>> pyro.poutine.trace(guide).get_trace().nodes["weight"]["value"].shape

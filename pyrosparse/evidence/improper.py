@@ -1,4 +1,4 @@
-"""Priors that are no distributions, and what has no meaning under them."""
+"""Priors that are not distributions, and errors for quantities that have no meaning under them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyrosparse.lifting.lift import Lifted
 
 
 def improper_methods(*callables: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the methods with an improper prior, of the lifted networks that models and
+    """The names of the methods with an improper prior, in the lifted networks that models and
     guides use.
 
     >>> import torch
@@ -35,10 +35,10 @@ def improper_methods(*callables: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def improper_priors(trace: poutine.Trace, *callables: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of what has an improper prior in the trace of a model: methods, and without one
-    the distributions of the latent sites.
+    """The names of the improper priors in the trace of a model: methods, or if there are none, the
+    distributions of the latent sites.
 
-    trace:     of the model.
+    trace:     a trace of the model.
     callables: the model and its guide.
     """
     names = improper_methods(*callables)
@@ -52,10 +52,10 @@ def improper_priors(trace: poutine.Trace, *callables: Callable[..., Any]) -> tup
 
 
 def refuse_improper(what: str, names: Iterable[str]) -> None:
-    """Raise ValueError where there are improper priors, with the way out.
+    """Raise ValueError if there are improper priors; the message says what to do.
 
-    what:  what has no meaning under them.
-    names: theirs.
+    what:  the quantity that has no meaning under them.
+    names: the names of the improper priors.
 
     >>> refuse_improper("a Bayes factor", [])
     """

@@ -11,13 +11,13 @@ from pyrosparse.evidence.sites import known_data, observed_sites, sample_sites, 
 
 
 class Latents:
-    """One draw of a guide, with which a model is run on one batch after another.
+    """One draw of a guide, with which a model is run on batch after batch.
 
     model, guide: Pyro programs; the guide draws all latent variables of the model.
-    batch:        the first batch, which the guide is called with.
+    batch:        the first batch, with which the guide is called.
 
-    trace: of the guide.
-    local: the latent variables that are of one datum each, by name.
+    trace: the guide's trace.
+    local: the names of the latent variables that belong to single data.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Latents:
     ) -> None:
         self.model = model
         self.trace = poutine.trace(guide).get_trace(*batch)
-        # The model's plates take their own data, whatever the guide took a subsample of.
+        # The model's plates subsample anew: they do not use the indices that the guide drew.
         for name, site in list(self.trace.nodes.items()):
             if type(site.get("fn")).__name__ == "_Subsample":
                 self.trace.remove_node(name)
@@ -35,13 +35,12 @@ class Latents:
     def on(self, batch: tuple[Any, ...]) -> poutine.Trace:
         """The trace of the model on a batch, given the draw; its observed sites are scored.
 
-        Raises ValueError where a latent variable of the model is not the guide's, or one of the
-        guide's not the model's, and where a latent variable belongs to a datum, and a batch has not
-        all data.
+        Raises ValueError if guide and model differ in their latent variables, and if a latent
+        variable belongs to single data and a batch does not have all data.
         """
         trace = poutine.trace(poutine.replay(self.model, trace=self.trace)).get_trace(*batch)
         score_observed(trace)
-        observed_sites(trace)  # first, as what was to be observed is latent without its data
+        observed_sites(trace)  # first, as an observed site without its data becomes latent
         check_covered(trace, self.trace)
         self._refuse_strangers(trace)
         self.local = refuse_local(trace, len(batch[0]), first=not self._batches)
@@ -64,12 +63,12 @@ class Latents:
 
 
 def refuse_local(trace: poutine.Trace, n: int, *, first: bool) -> list[str]:
-    """Refuse a model's trace on a batch of n data, with latents from a draw for all batches, where
-    a latent variable is of one datum and the batch is not all data.
+    """Refuse the trace of a model on a batch of n data, with latents from one draw for all batches,
+    if a latent variable belongs to single data and the batch does not have all data.
 
     first: whether it is the first batch; further ones must be scored datum by datum.
 
-    Returns the names of the latent variables of one datum. Raises ValueError.
+    Returns the names of the latent variables of single data. Raises ValueError.
     """
     observed = observed_sites(trace)
     plates = {
@@ -91,13 +90,13 @@ def refuse_local(trace: poutine.Trace, n: int, *, first: bool) -> list[str]:
                 )
     if not first:
         for site in observed:
-            known_data(site, n)  # what is of no datum would count once a batch
+            known_data(site, n)  # without a dimension of the data it would count once a batch
     return local
 
 
 def check_covered(trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    """Refuse, by name, latent variables of a model's trace that a guide did not draw: they are from
-    the prior, and not from the posterior. Raises ValueError."""
+    """Refuse, by name, latent variables of a model's trace that the guide did not draw: they come
+    from the prior, not from the posterior. Raises ValueError."""
     drawn = {site["name"] for site in sample_sites(guide_trace, observed=False)}
     sites = [site for site in sample_sites(trace, observed=False) if site["name"] not in drawn]
     if not sites:

@@ -21,8 +21,8 @@ class LogPosterior:
 
     likelihood: log p(D | w), summed over the data.
     prior:      log p(w), summed over the weights.
-    n:          the number of data of which something is observed.
-    improper:   the names of what has an improper prior, whose constant is arbitrary.
+    n:          the number of data with at least one observed value.
+    improper:   the names of the improper priors, whose constants are arbitrary.
     """
 
     likelihood: float
@@ -55,7 +55,7 @@ class BayesFactor:
 
     .. math:: \log \mathrm{BF} = \Delta \log p(D \mid w) + \Delta \log p(w)
 
-    likelihood: the change of the log likelihood, summed or per datum as asked for.
+    likelihood: the change of the log likelihood, summed or per datum as requested.
     prior:      the change of the log prior.
     n:          the number of data.
     """
@@ -66,7 +66,7 @@ class BayesFactor:
 
     @property
     def total(self) -> float:
-        """log BF, nats; positive where the second network is the better one."""
+        """log BF, nats; positive if the second network is the better one."""
         return self.likelihood + self.prior
 
     @property
@@ -89,20 +89,19 @@ def log_posterior(
     .. math:: \log p(w \mid D) = \log p(D \mid w) + \log p(w) - \log p(D), \quad w = E_q[w]
 
     The constant log p(D) is left out: it cancels in a Bayes factor. For a point guide the mean
-    is the point. The network is in evaluation mode for the call where ``model`` or ``guide``
-    belongs to a lifted one.
+    is the point. If ``model`` or ``guide`` belongs to a lifted network, that network is in
+    evaluation mode for the call.
 
     model, guide: a Pyro program with a data plate, and its guide; any sites.
     data:         ``Examples``, a tuple of tensors or arrays with one datum a row, a dict of them, a
-                  torch Dataset, or an iterable of batches (a DataLoader), as for ``fit``; each
-                  batch is passed on as ``model(*batch)``.
-    batch_size:   data taken at a time, where data are tensors.
+                  torch Dataset, or an iterable of batches (a DataLoader), as for ``fit``; the model
+                  is called as ``model(*batch)``.
+    batch_size:   the batch size, if data are not already batches.
 
-    Masked data count in neither part, nor in n; scales (``poutine.scale``) are left out.
+    Masked data count neither in the two parts nor in n; scales (``poutine.scale``) are left out.
 
-    Raises ValueError when there is no observed site, or a part is not finite; when the guide does
-    not draw a latent site of the model; and when latent sites of single data come in several
-    batches.
+    Raises ValueError if there is no observed site, or a part is not finite; if the guide does not
+    draw a latent site of the model; and if latent sites of single data come in several batches.
 
     Source: Mathew and Rowe (2023), section 2.
 
@@ -143,14 +142,14 @@ def log_bayes_factor(
     .. math::
         \log \mathrm{BF} = [\log p(D|\phi) + \log p(\phi)] - [\log p(D|\psi) + \log p(\psi)]
 
-    Positive where the network ``after``, phi, is the more probable one. Always in log space: the
-    factor itself overflows float32 beyond 88 nats.
+    Positive if the network ``after``, phi, is the more probable one. The result stays in log space:
+    the factor itself overflows float32 beyond 88 nats.
 
-    likelihood: ``sum`` over the data (the posterior proper), or ``mean``, which divides the
+    likelihood: ``sum`` over the data (the log posterior), or ``mean``, which divides the
                 likelihood's part by n and so gives the prior n times the weight.
 
-    Raises ValueError when the two were taken on different numbers of data, and where a prior is
-    improper.
+    Raises ValueError if the two come from different numbers of data, if a prior is improper, and
+    if ``likelihood`` is neither ``sum`` nor ``mean``.
 
     Source: Mathew and Rowe (2023), the Bayes factor of section 2.
 

@@ -1,4 +1,4 @@
-"""Bayesian model reduction: the evidence for a smaller model, from the larger one's posterior."""
+"""Bayesian model reduction: evidence for a smaller model, from the larger one's posterior."""
 
 from __future__ import annotations
 
@@ -20,48 +20,49 @@ def model_reduction(
     reduced_scale: Tensor | float = 0.0,
     dim: Dimensions | None = None,
 ) -> Tensor:
-    r"""The change of log evidence when the prior of a weight is exchanged for a narrower one.
+    r"""The change of log evidence if the prior of a weight is replaced by a narrower one.
 
     With the posterior :math:`\mathcal N(m, s^2)` under the prior :math:`\mathcal N(m_p, s_p^2)`,
-    and the reduced prior :math:`\mathcal N(m_r, s_r^2)`, of precisions :math:`P, \Pi, \Pi_r`, and
-    with :math:`\tilde P = P + \Pi_r - \Pi`,
+    the reduced prior :math:`\mathcal N(m_r, s_r^2)`, their precisions :math:`P, \Pi, \Pi_r`,
+    :math:`\tilde P = P + \Pi_r - \Pi` and
     :math:`\tilde m = (P m + \Pi_r m_r - \Pi m_p) / \tilde P`,
 
     .. math::
         \Delta F = \tfrac12 \log \frac{P \, \Pi_r}{\Pi \, \tilde P}
         - \tfrac12 (P m^2 + \Pi_r m_r^2 - \Pi m_p^2 - \tilde P \tilde m^2) .
 
-    A weight that goes is one whose reduced prior is a spike of no width at 0. That limit, which is
-    the default, is the Savage-Dickey ratio :math:`\log q(0) - \log p(0)`, and with
+    To prune a weight is to give it a spike of width zero at 0 as its reduced prior. This limit,
+    which is the default, is the Savage-Dickey ratio :math:`\log q(0) - \log p(0)`; with
     :math:`m_p = 0`
 
     .. math:: \Delta F = \log \frac{s_p}{s} - \frac{m^2}{2 s^2} :
 
-    the evidence is for a weight that goes where :math:`|m| < s \sqrt{2 \log(s_p / s)}`. Where the
-    posterior is the exact one, so is :math:`\Delta F`; where it is mean field, too little is
-    pruned. No sum of these is exact for several correlated weights: see ``group_reduction``.
+    the evidence favours pruning if :math:`|m| < s \sqrt{2 \log(s_p / s)}`. If the posterior is
+    exact, so is :math:`\Delta F`; with a mean-field posterior, too few weights are pruned. For
+    several correlated weights the sum of their :math:`\Delta F` is not exact: see
+    ``group_reduction``.
 
-    loc, scale: of the posterior, m and s > 0; floating point, any shapes that broadcast.
-    prior_loc, prior_scale: of the prior, m_p and s_p > 0.
-    reduced_loc, reduced_scale: of the reduced prior, m_r and s_r; a scale of 0 is the spike.
-    dim:        sum over these dimensions, whose weights go together: with ``dim=1`` of a weight
-                (out, in), one number for each unit. It is the group's change where the posterior
-                is independent between its weights.
+    loc, scale: the posterior's m and s > 0; floating point, any shapes that broadcast.
+    prior_loc, prior_scale: the prior's m_p and s_p > 0.
+    reduced_loc, reduced_scale: the reduced prior's m_r and s_r; a scale of 0 is the spike.
+    dim:        sum over these dimensions, whose weights are pruned together: with ``dim=1`` of a
+                weight (out, in), one number for each unit. The sum is the change for the group if
+                its weights are independent in the posterior.
 
-    Returns nats, of the broadcast shape, or without the dimensions of ``dim``.
+    Returns nats, of the broadcast shape, without the dimensions in ``dim``.
 
-    Raises ValueError on scales out of range, and where the reduced prior is so wide that no
-    posterior goes with it.
+    Raises ValueError if scales are out of range, and if the reduced prior is so wide that no
+    posterior exists under it.
 
-    Source: Friston and Penny (2011), Bayesian model reduction of normal densities; Beckers et al.
-    (2022), arXiv 2210.09134, of Bayesian neural networks.
+    Source: Friston and Penny (2011), Bayesian model reduction for normal densities; Beckers et al.
+    (2022), arXiv 2210.09134, for Bayesian neural networks.
 
     >>> import torch
     >>> model_reduction(torch.tensor([0.0, 0.3]), 0.1, 1.0)
     tensor([ 2.3026, -2.1974])
     """
     scale, prior_scale, reduced_scale = _scales(loc, scale, prior_scale, reduced_scale)
-    # In widths relative to the posterior's and the prior's, so that a narrow spike cancels nothing.
+    # Widths relative to the posterior's and the prior's, so that a narrow spike loses no digits.
     wide, narrow = (reduced_scale / scale).square(), (reduced_scale / prior_scale).square()
     growth = _growth(wide, narrow)
     shift, prior_shift = (loc - reduced_loc) / scale, (prior_loc - reduced_loc) / prior_scale
@@ -85,10 +86,10 @@ def reduced_posterior(
 
     Arguments and errors as for ``model_reduction``.
 
-    Returns location and scale, of the broadcast shape; for a spike of no width, ``reduced_loc``
+    Returns location and scale, of the broadcast shape; for a spike of width zero, ``reduced_loc``
     and 0.
 
-    Source: as of ``model_reduction``.
+    Source: as for ``model_reduction``.
 
     >>> import torch
     >>> loc, scale = reduced_posterior(torch.tensor(0.3), 0.1, 1.0, reduced_scale=0.01)
@@ -104,7 +105,7 @@ def reduced_posterior(
 
 
 def group_reduction(loc: Tensor, covariance: Tensor, prior_scale: Tensor | float) -> Tensor:
-    r"""The change of log evidence when a group of weights goes, from their joint posterior.
+    r"""The change of log evidence if a group of weights is pruned, from their joint posterior.
 
     With the marginal posterior :math:`\mathcal N(m, S)` of the d weights of the group under
     independent priors :math:`\mathcal N(0, s_{p,j}^2)`,
@@ -112,7 +113,7 @@ def group_reduction(loc: Tensor, covariance: Tensor, prior_scale: Tensor | float
     .. math::
         \Delta F = \sum_j \log s_{p,j} - \tfrac12 \log |S| - \tfrac12 m^\top S^{-1} m .
 
-    It is exact where the posterior is, however correlated the weights are.
+    It is exact if the posterior is, however correlated the weights are.
 
     loc:         m, (..., d) floating point.
     covariance:  S, (..., d, d).
@@ -120,10 +121,10 @@ def group_reduction(loc: Tensor, covariance: Tensor, prior_scale: Tensor | float
 
     Returns nats, (...).
 
-    Raises ValueError on a prior scale that is not positive, and where a covariance is not
-    positive definite.
+    Raises ValueError if a prior scale is not positive, and if a covariance is not positive
+    definite.
 
-    Source: the Savage-Dickey ratio, Dickey (1971), of normal densities.
+    Source: the Savage-Dickey ratio, Dickey (1971), for normal densities.
 
     >>> import torch
     >>> covariance = torch.tensor([[0.02, 0.01], [0.01, 0.02]])
@@ -143,18 +144,18 @@ def group_reduction(loc: Tensor, covariance: Tensor, prior_scale: Tensor | float
 
 
 def reductions(bnn: Lifted, *, rows: bool = False) -> dict[str, Tensor]:
-    r"""The change of log evidence for every weight of a lifted network that would go alone.
+    r"""The change of log evidence for every weight of a lifted network, if it alone is pruned.
 
     .. math:: \Delta F_j = \log \frac{s_p}{s_j} - \frac{m_j^2}{2 s_j^2}
 
-    rows: for each row of a weight instead, which is all that enters one unit or channel: the sum
-          over its weights.
+    rows: return one number for each row of a weight, that is for all inputs of one unit or channel:
+          the sum over its weights.
 
-    Returns nats by target, detached: (out, in, *kernel), or (out,) for rows. What is frozen at
-    zero has 0. Gates are left out.
+    Returns nats by target, detached: (out, in, *kernel), or (out,) for rows. Weights frozen at zero
+    have 0. Gates are left out.
 
-    Raises ValueError where there is no weight among the targets, or where the method of one has
-    no normal posterior under a normal prior (``Method.normal_posterior``).
+    Raises ValueError if there is no weight among the targets, or if a method has no normal
+    posterior under a normal prior (``Method.normal_posterior``).
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(3, 2), ps.Gaussian(posterior="normal"))
@@ -172,9 +173,9 @@ def reductions(bnn: Lifted, *, rows: bool = False) -> dict[str, Tensor]:
 def normal_posteriors(bnn: Lifted) -> dict[str, tuple[Tensor, Tensor, Tensor | float]]:
     """Location, scale and prior scale of every weight of a lifted network, by target, detached.
 
-    Gates are left out; all are of the target's shape, but a prior scale that is one number.
+    Gates are left out. All have the target's shape, except a prior scale that is one number.
 
-    Raises ValueError as ``reductions`` does, and where a posterior has NaN.
+    Raises ValueError as ``reductions`` does, and if a posterior has NaN.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(3, 2), ps.Gaussian(posterior="normal"))
@@ -231,7 +232,7 @@ def _refuse_scale(name: str, scale: Tensor) -> None:
 
 
 def _growth(wide: Tensor, narrow: Tensor) -> Tensor:
-    """The reduced posterior's precision over the reduced prior's, less 1."""
+    """The reduced posterior's precision divided by the reduced prior's, minus 1."""
     growth = wide - narrow
     if not bool((growth > -1).all()):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Data that are gone through again and again, and must be the same each time."""
+"""Data that are read several times, and must be the same each time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MEMORY = 2**30
 
 
 class Repeated:
-    """Batches that are the same, in the same order, each time they are gone through.
+    """Batches that are the same, in the same order, each time they are read.
 
-    Tensors are taken as they are. The batches of a loader are kept in memory, up to ``memory``
-    bytes. A larger loader, and a ``Dataset``, is read again with the same random numbers, and
-    compared with the first time by a checksum. The caller's random state is left alone.
+    Tensors do not change. The batches of a loader are kept in memory, up to ``memory`` bytes. A
+    larger loader, and a ``Dataset``, is read again with the same random numbers, and compared with
+    the first time by a checksum. The caller's random state does not change.
 
     >>> shuffled = torch.utils.data.DataLoader(torch.arange(100), batch_size=10, shuffle=True)
     >>> data = Repeated([batch] for batch in shuffled)
@@ -41,17 +41,18 @@ class Repeated:
 
     @classmethod
     def of(cls, data: Any) -> Repeated:
-        """The data as they are, where they repeat themselves already."""
+        """The data as ``Repeated``; unchanged if they already are."""
         return data if isinstance(data, Repeated) else cls(data)
 
     def minibatches(
         self, size: int, model: Callable[..., Any] | None = None
     ) -> Iterator[tuple[Any, ...]]:
-        """The batches, of ``size`` data where it is we who make them.
+        """The batches.
 
-        model: whose arguments the names of a dict are; needed for those alone.
+        size:  the batch size, if the data are not already batches.
+        model: the model whose argument names are the keys of a dict; needed only for dicts.
 
-        Raises ValueError where they are not those of the first time.
+        Raises ValueError if the batches differ from those of the first time.
         """
         if _is_fixed(self.data):
             yield from batches(self.data, size, model)
@@ -75,7 +76,7 @@ class Repeated:
     def _from_the_start(
         self, source: Any, size: int, model: Callable[..., Any] | None
     ) -> Iterator[tuple[Any, ...]]:
-        """The batches, made with random numbers of their own, the same each time."""
+        """The batches, made with separate random numbers that are the same each time."""
         state, iterator = self._start, None
         while True:
             outside = torch.get_rng_state()
@@ -91,7 +92,7 @@ class Repeated:
             yield batch
 
     def _raw(self) -> Iterator[Any]:
-        """The batches as the data give them, kept while memory is there."""
+        """The batches as the data return them, kept until the memory limit is reached."""
         kept: list[Any] | None = []
         room = self.memory
         for given in self.data:
@@ -101,7 +102,7 @@ class Repeated:
                 if room < 0:
                     kept = None
                 else:
-                    # A copy, as a generator may write every batch into one tensor.
+                    # A copy, as a generator may write every batch into the same tensor.
                     kept.append(_copy(batch))
             yield batch
         if kept is not None:
@@ -111,7 +112,7 @@ class Repeated:
 def minibatches(
     data: Any, size: int, model: Callable[..., Any] | None = None
 ) -> Iterator[tuple[Any, ...]]:
-    """The batches of data that are gone through once, or are ``Repeated``."""
+    """The batches of data that are read once, or are ``Repeated``."""
     if isinstance(data, Repeated):
         return data.minibatches(size, model)
     return iter(batches(data, size, model))
@@ -125,17 +126,17 @@ _CHANGED = (
 
 
 def _is_fixed(data: Any) -> bool:
-    """Whether data are tensors, or a list of batches, which stay as they are."""
+    """Whether data are tensors, or a list of batches, which do not change."""
     return isinstance(data, (tuple, list, Mapping)) or is_array(data) or hasattr(data, "subset")
 
 
 def _has_rows(data: Any) -> bool:
-    """Whether it is ``batches`` that makes the batches of the data."""
+    """Whether ``batches`` makes the batches of the data."""
     return hasattr(data, "batches") or isinstance(data, Dataset)
 
 
 def _converted(batch: Any) -> Any:
-    """A batch with tensors for its arrays; one by name keeps its names."""
+    """A batch with its arrays as tensors; a batch by name keeps its names."""
     if isinstance(batch, Mapping):
         return {name: as_batch((part,))[0] for name, part in batch.items()}
     return as_batch(batch)

@@ -1,4 +1,4 @@
-"""Sites of a trace: their log densities without what is masked, and which data they know."""
+"""Sites of a trace: their log densities without masked elements, and which data they know."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def sample_sites(trace: poutine.Trace, observed: bool) -> list[Any]:
-    """The observed or the latent sites of a trace; a plate's indices and ``pyro.deterministic`` are
-    neither."""
+    """The observed or the latent sites of a trace, without the indices of plates and
+    ``pyro.deterministic``."""
     return [
         site
         for site in trace.nodes.values()
@@ -25,7 +25,7 @@ def sample_sites(trace: poutine.Trace, observed: bool) -> list[Any]:
 
 
 def observed_sites(trace: poutine.Trace) -> list[Any]:
-    """The observed sites of a trace; raises ValueError where there are none."""
+    """The observed sites of a trace; raises ValueError if there are none."""
     sites = sample_sites(trace, observed=True)
     if not sites:
         raise ValueError(
@@ -35,18 +35,18 @@ def observed_sites(trace: poutine.Trace) -> list[Any]:
 
 
 def score_observed(trace: poutine.Trace) -> None:
-    """Score the observed sites of a trace; ``log_prob`` scores a latent one when it is asked for,
-    once and not for every batch."""
+    """Score the observed sites of a trace. Latent sites are scored by ``log_prob``, once and not
+    for every batch."""
     trace.compute_log_prob(lambda _, site: bool(site["is_observed"]))
 
 
 def log_density(site: Any) -> Tensor:
-    """The log density of a scored site, by the site's batch shape, nats; 0 where it is masked.
+    """The log density of a scored site, of the site's batch shape, nats; 0 at masked elements.
 
-    Scales are left out: a plate that subsamples would multiply each batch up to all data, and what
-    ``poutine.scale`` weighs in training is no density.
+    Scales are left out: a plate that subsamples would scale each batch up to all data, and the
+    factor of ``poutine.scale`` is for training and no part of the density.
 
-    Raises ValueError where the mask has another shape.
+    Raises ValueError if the mask has another shape.
     """
     found: Tensor = site["unscaled_log_prob"]
     masked = scale_and_mask(found, mask=site["mask"])
@@ -60,8 +60,8 @@ def log_density(site: Any) -> Tensor:
 
 
 def log_prob_sum(trace: poutine.Trace, observed: bool) -> float:
-    """The log density of a trace's observed or latent sites, summed in float64, nats; without
-    scales, and without what is masked."""
+    """The log density of a trace's observed or latent sites, summed in float64, nats, without
+    scales and without masked elements."""
     if observed:
         return sum(
             float(log_density(site).sum(dtype=torch.float64)) for site in observed_sites(trace)
@@ -70,9 +70,9 @@ def log_prob_sum(trace: poutine.Trace, observed: bool) -> float:
 
 
 def log_prob(site: Any) -> float:
-    """The log density of one site, summed in float64, nats; without scales, and what is masked."""
+    """The log density of one site, summed in float64, nats, without scales and masked elements."""
     # A weight matrix is one event, so its density is summed inside: over a million weights float32
-    # resolves a tenth of a nat, which would swallow what a round of pruning changes.
+    # resolves a tenth of a nat, more than a round of pruning may change.
     fn, value, mask = site["fn"], site["value"], site["mask"]
     if value.is_floating_point():
         try:
@@ -86,7 +86,7 @@ def known_elements(site: Any) -> Tensor:
     """Which elements of an observed value count, boolean, of the value's shape: those that neither
     ``poutine.mask`` nor a masked distribution leaves out."""
     fn, value = site["fn"], site["value"]
-    if isinstance(fn, Unit):  # of pyro.factor: its value is empty
+    if isinstance(fn, Unit):  # from pyro.factor: its value is empty
         value, event_dim, shape = site["unscaled_log_prob"], 0, fn.batch_shape
     else:
         event_dim, shape = fn.event_dim, fn.batch_shape + fn.event_shape
@@ -109,9 +109,9 @@ def _without(known: Tensor, mask: Tensor | bool | None, event_dim: int) -> Tenso
 
 
 def known_data(site: Any, n: int) -> Tensor:
-    """Of which of a batch's n data an observed site knows anything, boolean, (n,).
+    """Which of a batch's n data have a known element in an observed site, boolean, (n,).
 
-    Raises ValueError where the site has no dimension of the data.
+    Raises ValueError if the site has no dimension of the data.
     """
     known = known_elements(site)
     batch_dim = log_density(site).dim()

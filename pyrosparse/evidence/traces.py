@@ -45,7 +45,7 @@ def _mean(fn: Any) -> Tensor:
     while hasattr(fn, "reinterpreted_batch_ndims"):
         fn = fn.base_dist
     if isinstance(fn, TransformedDistribution):
-        # The image of the base's mean: the median, for a monotone transform of a normal.
+        # The base's mean, transformed: for a monotone transform of a normal, the median.
         value = fn.base_dist.mean
         for transform in fn.transforms:
             value = transform(value)
@@ -59,23 +59,24 @@ def trace_at_mean(
     """The trace of a model on a batch, with latent sites at the means of the guide; its observed
     sites are scored.
 
-    Raises ValueError where the model observes nothing, and where the guide does not draw a latent
-    site, or from a discrete distribution.
+    Raises ValueError if the model observes nothing, if the guide does not draw a latent site, and
+    if it draws one from a discrete distribution.
     """
-    # Blocked, so that a handler around this call (or a training step) sees none of it.
+    # Blocked, so that handlers around this call (or a training step) do not see it.
     with poutine.block(), _AtMean():
         guide_trace = poutine.trace(guide).get_trace(*batch)
     with poutine.block(), mean_gates():
         trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     score_observed(trace)
-    observed_sites(trace)  # first, as what was to be observed is latent without its data
+    observed_sites(trace)  # first, as an observed site without its data becomes latent
     check_covered(trace, guide_trace)
     return trace
 
 
 @contextmanager
 def calls_of(guide: torch.nn.Module) -> Iterator[list[bool]]:
-    """For a block, note whether a guide is called, also by another one: True for every call."""
+    """For a block, record whether a guide is called, also by another guide: one True for each
+    call."""
     calls: list[bool] = []
     handle = guide.register_forward_hook(lambda *_: calls.append(True))
     try:
@@ -85,16 +86,16 @@ def calls_of(guide: torch.nn.Module) -> Iterator[list[bool]]:
 
 
 def evaluation_mode(*callables: Any) -> AbstractContextManager[None]:
-    """Put modules in evaluation mode for a block: those among the given callables, and those that a
-    function among them uses."""
+    """Put modules in evaluation mode for a block: those among the given callables, and those that
+    functions among them use."""
     return evaluating(*used_modules(*callables))
 
 
 def modules(*callables: Any) -> list[torch.nn.Module]:
     """The torch modules among the given callables, each once.
 
-    A model that holds a ``network`` and no more, as ``classifier`` does, counts through it, the
-    guide of a lifted network through that network.
+    If a model has only a ``network``, as ``classifier`` has, that network takes its place; a lifted
+    network's guide is replaced by that network.
     """
     found: list[torch.nn.Module] = []
     for one in callables:
@@ -107,12 +108,12 @@ def modules(*callables: Any) -> list[torch.nn.Module]:
 
 
 def used_modules(*callables: Any) -> list[torch.nn.Module]:
-    """The torch modules among the given callables, and those that a function among them uses."""
+    """The torch modules among the given callables, and those that functions among them use."""
     return list(dict.fromkeys([*modules(*callables), *_used(callables, set())]))
 
 
 def _holds_more(model: Any) -> bool:
-    """Whether a model is a torch module with other parts than its ``network``."""
+    """Whether a model is a torch module with parts beside its ``network``."""
     if not isinstance(model, torch.nn.Module):
         return False
     network = getattr(model, "network", None)
@@ -121,14 +122,14 @@ def _holds_more(model: Any) -> bool:
 
 
 def _used(callables: Iterable[Any], seen: set[int]) -> Iterator[torch.nn.Module]:
-    """The modules that callables refer to: a model or guide that is a function has its network as a
-    global or closed-over variable, and an autoguide its model."""
+    """The modules that callables refer to: a function has its network as a global or closed-over
+    variable, an autoguide has its model."""
     for one in callables:
         if id(one) in seen:
             continue
         seen.add(id(one))
         if isinstance(one, torch.nn.Module):
-            yield one  # whose own forward may ask for its mode
+            yield one  # its forward may ask for its mode
             yield from modules(one)
             for part in one.modules():
                 inner = [getattr(part, name, None) for name in ("lifted", "model", "_guide")]
