@@ -1,4 +1,4 @@
-"""Is a compressed posterior any good? Draws for ArviZ, convergence, comparison, calibration."""
+"""How good is a compressed posterior? Draws for ArviZ, convergence, comparison, calibration."""
 
 from pyrosparse.diagnostics.calibration import Calibration, calibration
 from pyrosparse.diagnostics.comparison import Comparison, ModelScore, compare_models

@@ -1,4 +1,4 @@
-"""Do predictive probabilities say how often they are right?"""
+"""Calibration: does the confidence of predictions equal their accuracy?"""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pyrosparse.measure.quality import Tally
 
 @dataclass(frozen=True)
 class Calibration:
-    """How good predictive probabilities of classes are.
+    """Scores of predictive probabilities of classes.
 
-    accuracy:       the fraction of data whose most probable class is right.
-    nll:            the mean negative log probability of the right class, nats per datum.
-    brier:          the mean squared distance of the probabilities from the right class, in [0, 2].
-    ece:            the expected calibration error of 15 bins, in [0, 1].
-    bin_counts:     of each bin of confidence, the number of data, (bins,) int64.
-    bin_confidence: their mean confidence, (bins,) float64; NaN where there are none.
-    bin_accuracy:   the fraction of them that is right, (bins,) float64; NaN where there are none.
+    accuracy:       the share of data whose most probable class is correct.
+    nll:            the mean negative log probability of the correct class, nats per datum.
+    brier:          mean squared distance of the probabilities from the correct class, in [0, 2].
+    ece:            the expected calibration error, with 15 bins, in [0, 1].
+    bin_counts:     the number of data in each bin of confidence, (bins,) int64.
+    bin_confidence: their mean confidence, (bins,) float64; NaN in empty bins.
+    bin_accuracy:   the share of them classified correctly, (bins,) float64; NaN in empty bins.
     """
 
     accuracy: float
@@ -38,18 +38,19 @@ class Calibration:
 
 
 def calibration(log_probabilities: Tensor, labels: Tensor) -> Calibration:
-    r"""Accuracy, likelihood, Brier score and calibration of predictive probabilities.
+    r"""Accuracy, negative log likelihood, Brier score and calibration of predictive probabilities.
 
     .. math:: \mathrm{Brier} = \frac{1}{N} \sum_{i=1}^{N} \sum_{c} (p_{ic} - [y_i = c])^2
 
-    and the ECE as of ``pyrosparse.measure.quality``; the bins are those of a reliability diagram.
-    A lower ECE alone does not make a better network: one that always says the classes' frequencies
-    has none. Likelihood and Brier score are proper, and the truth is best under both.
+    and the ECE of ``pyrosparse.measure.quality``; the bins are those of a reliability diagram.
+    A lower ECE alone does not make a better network: one that always predicts the class frequencies
+    has an ECE of 0. The log likelihood and the Brier score are proper: the true probabilities have
+    the best expected score.
 
-    log_probabilities: of ``pyrosparse.diagnostics.log_probabilities``, (n, classes), nats.
+    log_probabilities: (n, classes), nats, from ``pyrosparse.diagnostics.log_probabilities``.
     labels:            the classes, (n,) int64.
 
-    Raises ValueError as ``quality`` does, for labels that are not classes.
+    Raises ValueError as ``quality`` does, if labels are not classes.
 
     Source: Brier (1950), "Verification of forecasts expressed in terms of probability", eq. 2.
 

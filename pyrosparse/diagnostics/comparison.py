@@ -1,4 +1,4 @@
-"""Models compared by the log predictive density of data that none was trained on."""
+"""Models compared by the log predictive density of data on which none was trained."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ LOO_WARNING = (
 
 @dataclass(frozen=True)
 class ModelScore:
-    """What held-out data say of one model.
+    """The scores of one model on held-out data.
 
-    elpd, se:         the summed log predictive density with its standard error, nats.
-    difference:       elpd less the best model's, nats; 0 for the best.
+    elpd, se:         the summed log predictive density and its standard error, nats.
+    difference:       elpd minus the best model's, nats; 0 for the best.
     difference_se:    its standard error, from the differences datum by datum.
-    loo, loo_se:      the estimate of PSIS-LOO for approximate posteriors from the training data,
-                      nats; None without them.
-    loo_unreliable:   the number of training data whose k-hat is too large for it.
-    khat:             that of the guide itself; None without training data, for fewer than 25 draws,
+    loo, loo_se:      the estimate by PSIS-LOO for approximate posteriors, from the training data,
+                  nats; None without training data.
+    loo_unreliable:   the number of training data whose k-hat is too large for PSIS-LOO.
+    khat:             the k-hat of the guide itself; None without training data, for fewer than 25
+                  draws, and if all ratios are equal (a point, or the posterior itself).
                       and where all ratios are equal (a point, or the posterior itself).
     """
 
@@ -64,7 +65,7 @@ class ModelScore:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models in the order of their held-out elpd, the best first.
+    """Models sorted by held-out elpd, the best first.
 
     n: the number of held-out data.
     """
@@ -109,20 +110,21 @@ def compare_models(
         \ell_i = \log \frac{1}{S} \sum_{s=1}^{S} p(y_i \mid x_i, w_s), \; w_s \sim q, \qquad
         \mathrm{se} = \sqrt{n \operatorname{var}_i \ell_i}
 
-    and the same standard error of the differences :math:`\ell_i^a - \ell_i^b`, which is the one to
-    judge by: data that are hard for both models cancel in it.
+    and the same formula gives the standard error of the differences :math:`\ell_i^a - \ell_i^b`.
+    Judge by that one: data that are hard for both models cancel in it.
 
-    models:  by name, a lifted network and the Pyro model it is in.
-    heldout: data as for ``to_datatree`` that no model was trained or chosen on. All models get the
-             same, a loader that shuffles or not; what is masked does not count.
-    guide:   the guide that the model was trained with; by default the model's own, where it learns
-             more than the network, or the lifted network's. By the name of the model here.
+    models:  by name, pairs of a lifted network and the Pyro model that contains it.
+    heldout: data as for ``to_datatree``, which were not used to train or choose any of the models.
+             All models get the same data, also from a loader that shuffles; masked data do not
+             count.
+    guide:   the guides with which the models were trained, by the name of the model; by default the
+             model's own if it learns more than the network, otherwise the lifted network's.
     draws:   S. With few draws elpd is too low, the more so the wider the posterior.
-    train:   the training data, for PSIS-LOO of approximate posteriors beside it (which corrects the
-             draws by p / q), with the guide's k-hat and its warning.
+    train:   the training data; adds PSIS-LOO for approximate posteriors (which corrects the draws
+             by p / q), the guide's k-hat and a warning.
 
-    Raises ValueError where there are fewer than 2 held-out data, or no models; where a guide has no
-    model; where the models mask different data; and as ``to_datatree`` does.
+    Raises ValueError if there are fewer than 2 held-out data, or no models; if a guide has no
+    model; if the models mask different data; and as ``to_datatree`` does.
 
     Source: Vehtari, Gelman and Gabry (2017), "Practical Bayesian model evaluation using
     leave-one-out cross-validation and WAIC", eqs. 22 to 24; Magnusson et al. (2019), "Bayesian
@@ -179,17 +181,17 @@ def _sum_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def _loo(found: Tensor, ratios: Tensor) -> tuple[float, float, int, float | None]:
-    """PSIS-LOO from log likelihoods (draws, n) and log p - log q without them (draws,): its elpd,
-    standard error, bad data, and the k-hat of the guide."""
-    # Late: the import of arviz_stats takes as long as that of pyrosparse.
+    """PSIS-LOO from log likelihoods (draws, n) and log p - log q without them (draws,): elpd,
+    standard error, the number of unreliable data, and the k-hat of the guide."""
+    # Here, not at the top: arviz_stats takes as long to import as pyrosparse.
     import arviz_stats
     from arviz_base import from_dict
 
     tree = from_dict({"log_likelihood": {"y": found[None].numpy()}})
     with warnings.catch_warnings():
-        # It warns of k-hats that are too large, which the table counts.
+        # It warns of k-hats that are too large; the table counts them.
         warnings.simplefilter("ignore", UserWarning)
-        # Only the ratio counts: log q is 0, and log p less it.
+        # Only the ratio counts: log q is 0, and log p is log p - log q.
         log_p = (found.sum(1) + ratios).numpy()
         loo = arviz_stats.loo_approximate_posterior(
             tree, log_p=log_p, log_q=np.zeros_like(log_p), pointwise=True

@@ -48,56 +48,57 @@ def to_datatree(
     sample_dims: str | Sequence[str] = ("chain", "draw"),
     limit: int = 2**30,
 ) -> Any:
-    """Draws of a lifted network's posterior on some data, as a DataTree for ArviZ.
+    """Draws of a lifted network's posterior on given data, as a DataTree for ArviZ.
 
-    The groups, with the dimensions beside ``chain`` and ``draw``:
+    The groups, with their dimensions beside ``chain`` and ``draw``:
 
-    - ``posterior``: ``norm`` and ``active`` (layer), the norm of each layer's weights as they are
-      used and the fraction of them that is not zero (where that is the same in all draws it is in
-      ``constant_data``, as summaries have nothing to say of it); all sites of at most one
-      dimension, such as
-      gates (the log odds, as they are sampled), biases, and latent variables of the model beside
-      the network; weights on request.
+    - ``posterior``: ``norm`` and ``active`` (layer), the norm of each layer's weights as the
+      network uses them and the share of them that is not zero (``active`` is in ``constant_data``
+      if it is the same in all draws); all sites of at most one dimension, such as gates (log odds,
+      as they are sampled), biases, and latent variables of the model beside the network; weights on
+      request.
     - ``posterior_predictive``, ``log_likelihood`` (datum): new data, and log p(y_i | w) in nats.
-      One value a datum, (n, 1), is (datum).
-    - ``prior``, ``prior_predictive``: where asked for, the same of draws from the prior of the
-      lifted network and the model.
+      Data of shape (n, 1) have only the dimension (datum).
+    - ``prior``, ``prior_predictive``: on request, the same for draws from the prior of the lifted
+      network and the model.
     - ``log_prior``: by site, log p of the draw in nats, for ``arviz_stats.psense``.
     - ``observed_data``, ``constant_data`` (datum): the data, and the inputs ``x``; no draws.
-      Data that are masked are in none of these groups, and the coordinate ``datum`` has the places
-      of the others. Where sites mask different data, each has a dimension of its own,
-      ``y_datum``. Elements that are masked within a datum are NaN.
+      None of these groups contains masked data; the coordinate ``datum`` has the places of the
+      known data. If sites mask different data, each has a dimension of its own, ``y_datum``. Masked
+      elements within a datum are NaN.
     - ``sample_stats``: ``log_prior``, ``log_likelihood`` (summed), their sum ``lp``, and ``log_q``,
-      in nats; the last is not there for MCMC. Of NUTS also ``diverging``, and of
-      ``RecordingNUTS`` ``energy`` in nats and ``tree_depth``.
-    - ``guide``: loc, scale and whatever else the guide holds, whole, and the parameters that are
-      not random; of another guide its parameters, by Pyro's names. No draws. Not there for MCMC.
+      in nats; no ``log_q`` for MCMC. For NUTS also ``diverging``, and for ``RecordingNUTS``
+      ``energy`` in nats and ``tree_depth``.
+    - ``guide``: all tensors of the guide, such as loc and scale, and the parameters that are not
+      random; for another guide its parameters, by Pyro's names. No draws. Absent for MCMC.
 
     Half precision becomes float32.
 
-    bnn, model: a lifted network and the model it is in; or lists of them, of several runs, which
-                become chains.
+    bnn, model: a lifted network and the model that contains it; or lists of them from several runs,
+                which become chains.
     data:       ``Examples``, a tuple of tensors (x, y), or an iterable of such batches, such as a
                 loader, which may shuffle: all draws are scored on the same data. ``model(*batch)``
                 must observe the data.
-    guide:      the guide that the model was trained with; by default the model's own, where it
-                learns more than the network, or the lifted network's. A list for a list of runs.
-    draws:      of each chain; of an MCMC run at most so many, evenly spaced.
-    var_names:  globs on sites whose draws are wanted whole, such as ``"fc1.weight"`` or ``"*"``.
-    mcmc:       a ``pyro.infer.MCMC`` that has run on the same model, whose draws are taken then.
-    seed:       for all random numbers; the caller's generators are left alone.
-    batch_size: data taken at a time, where data are tensors.
-    prior_draws: of the first run's prior; 0 for no such groups.
-    sample_dims: ``("chain", "draw")``, or ``"sample"``, which ArviZ's own converters of SVI have:
-                all draws in one dimension, as draws of a guide are independent. ArviZ then needs
+    guide:      the guide with which the model was trained; by default the model's own if it learns
+                more than the network, otherwise the lifted network's. A list for a list of runs.
+    draws:      the number of draws in each chain; for an MCMC run the largest number, evenly
+                spaced.
+    var_names:  globs on the sites whose draws the tree contains whole, such as ``"fc1.weight"`` or
+                ``"*"``.
+    mcmc:       a ``pyro.infer.MCMC`` that has run on the same model; its draws replace the guide's.
+    seed:       seed for all random numbers; the caller's generators do not change.
+    batch_size: the batch size, if data are not already batches.
+    prior_draws: the number of draws from the first run's prior; 0 for no such groups.
+    sample_dims: ``("chain", "draw")``, or ``"sample"``, as ArviZ's own converters of SVI use: all
+                draws in one dimension, as draws of a guide are independent. ArviZ then needs
                 ``sample_dims="sample"``, or ``rcParams["data.sample_dims"] = ["sample"]``.
-    limit:      bytes that the tree may take.
+    limit:      the largest size of the tree, in bytes.
 
-    Raises ValueError where a glob matches no site, where the tree would be larger than the limit
-    (before it is allocated), where the lists differ in length or are of different networks, where
-    the guide does not draw all latent sites of the model, where the data are others when they are
-    gone through again, where the prior is improper and draws of it are wanted, and as ``elbo``
-    does.
+    Raises ValueError if a glob matches no site, if the tree would be larger than the limit (before
+    it is allocated), if the lists differ in length or belong to different networks, if the guide
+    does not draw all latent sites of the model, if the data change when they are read again, if the
+    prior is improper and ``prior_draws`` is not 0, if ``draws``, ``prior_draws`` or ``sample_dims``
+    is out of range, and as ``elbo`` does.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -109,7 +110,7 @@ def to_datatree(
     ['constant_data', 'guide', 'log_likelihood', 'log_prior', 'observed_data', 'posterior',
      'posterior_predictive', 'sample_stats']
     """
-    # Late: arviz and xarray take as long to import as half of pyrosparse.
+    # Here, not at the top: arviz and xarray take half as long to import as pyrosparse.
     from arviz_base import dict_to_dataset, from_dict
     from xarray import DataTree
 
@@ -193,7 +194,7 @@ def to_datatree(
         attrs={"/": {"inference": "mcmc" if mcmc is not None else "svi", "seed": seed} | library}
         | dict.fromkeys(arrays, library),
     )
-    # Apart: a site's log prior is one number, and the site has dimensions.
+    # Separate, because a site's log prior is one number, and the site has dimensions.
     tree["log_prior"] = DataTree(dict_to_dataset(log_prior, sample_dims=across, attrs=library))
     if tensors:
         tree["guide"] = DataTree(_guide_dataset(tensors))
@@ -253,7 +254,7 @@ def _prior(
     seed: int,
     batch_size: int,
 ) -> Arrays:
-    """The groups of draws from the prior; the same random numbers as no draw of the posterior."""
+    """The groups of draws from the prior, with other random numbers than the posterior's draws."""
     refuse_improper("a draw from the prior", improper_methods(model, run.guide))
     arrays: Arrays = {}
     for number in range(draws):
@@ -275,7 +276,7 @@ def _prior(
 
 
 def _constant(arrays: Arrays, across: Sequence[str]) -> dict[str, np.ndarray]:
-    """Take what is the same in all draws of how many weights are active out of the draws."""
+    """Remove ``active`` from the draws if it is the same in all of them, and return it."""
     active, leading = arrays["posterior"].get("active"), (0,) * len(across)
     if active is None or not (active == active[leading]).all():
         return {}
@@ -285,14 +286,14 @@ def _constant(arrays: Arrays, across: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _in_one(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Draws of all chains, one chain after the other, in one dimension."""
+    """The draws of all chains, one chain after the other, in one dimension."""
     return {name: value.reshape(-1, *value.shape[2:]) for name, value in part.items()}
 
 
 def _values(
     one: Draw, known: KnownData, used: dict[str, Tensor], patterns: Sequence[str]
 ) -> Groups:
-    """What one draw puts into a tree, by group and variable."""
+    """The contents of a tree for one draw, by group and variable."""
     likelihood = sum(float(part.double().sum()) for part in one.log_likelihood.values())
     stats = {
         "lp": one.log_prior + likelihood,
@@ -327,7 +328,7 @@ def _room(values: Groups, chains: int, draws: int) -> Arrays:
 
 
 def _refuse_large(values: Groups, times: int, whole: Sequence[Tensor], limit: int) -> None:
-    """Refuse a tree of more bytes than the limit, naming what takes most."""
+    """Refuse a tree of more bytes than the limit, naming the variables that take most."""
     sizes = {
         f"{group}/{name}": times * value.nbytes
         for group, part in values.items()

@@ -26,17 +26,17 @@ from pyrosparse.evidence.traces import evaluation_mode
 
 @dataclass
 class Draw:
-    """One draw of all latent sites, and what the model says of the data given it.
+    """One draw of all latent sites, and the scores of the data given it.
 
-    sites:          the latent values by site, without the auxiliary ones of a guide.
+    sites:          the latent values by site, without a guide's auxiliary sites.
     log_q:          log q of the draw, nats.
     log_priors:     by site, log p of the latent value given those before it, nats.
-    local:          the latent sites that are of one datum each.
-    parameters:     of the guide, by the name that Pyro has for them, constrained.
-    log_likelihood: by observed site, log p(y_i | w), (n,), nats; 0 of data that are masked.
+    local:          the latent sites that belong to single data.
+    parameters:     the guide's parameters by Pyro's names, constrained.
+    log_likelihood: by observed site, log p(y_i | w), (n,), nats; 0 for masked data.
     known:          by observed site, which elements are not masked, boolean, (n, ...).
     observed:       by observed site, the data, (n, ...); not for ``pyro.factor``.
-    replicated:     by observed site, new data drawn given w, (n, ...); empty unless asked for.
+    replicated:     by observed site, new data drawn given w, (n, ...); empty unless requested.
     """
 
     sites: dict[str, Tensor]
@@ -62,7 +62,7 @@ class Draw:
         )
 
     def known_data(self) -> dict[str, Tensor]:
-        """By observed site, the data of which it knows something, boolean, (n,)."""
+        """By observed site, which data have a known element, boolean, (n,)."""
         return {
             name: known.flatten(1).any(1) if known.dim() > 1 else known
             for name, known in self.known.items()
@@ -78,14 +78,14 @@ def draw(
     batch_size: int = 1000,
     replicate: bool = False,
 ) -> Draw:
-    """Draw once from a guide, and score all data with it, in evaluation mode.
+    """Draw once from a guide, and score all data with the draw, in evaluation mode.
 
     model, guide, data: as for ``pyrosparse.evidence.elbo``; the model is conditioned on the data.
-    seed:      for all random numbers in it; the caller's generators are left alone.
+    seed:      seed for all random numbers; the caller's generators do not change.
     replicate: draw new data, too.
 
-    Raises ValueError where there are no data, where the model observes nothing, where an observed
-    site does not score data one by one, and where guide and model differ in their latent sites.
+    Raises ValueError if there are no data, if the model observes nothing, if an observed site does
+    not score data one by one, and if guide and model differ in their latent sites.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -112,7 +112,7 @@ def draw(
                 found = parts.setdefault(site["name"], {})
                 found.setdefault("log_likelihood", []).append(log_density(site))
                 found.setdefault("known", []).append(known_elements(site))
-                if isinstance(site["fn"], Unit):  # of pyro.factor: there are no values
+                if isinstance(site["fn"], Unit):  # from pyro.factor: there are no values
                     continue
                 found.setdefault("observed", []).append(site["value"])
                 if replicate:
@@ -129,7 +129,7 @@ def draw(
 
 
 def draw_seed(seed: int, number: int) -> int:
-    """The seed of one draw of many, as ``pyrosparse.evidence.elbo`` counts them."""
+    """The seed of one of several draws; ``pyrosparse.evidence.elbo`` uses the same."""
     return seed * 1_000_003 + number
 
 
@@ -142,8 +142,7 @@ def log_likelihood(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> Tensor:
-    """The log likelihood of every datum that is known under draws of a guide, (draws, known)
-    float64, nats.
+    """The log likelihood of every known datum under draws of a guide, (draws, known) float64, nats.
 
     Arguments and errors as for ``scores``.
     """
@@ -161,14 +160,15 @@ def scores(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The log likelihood of every datum under draws of a guide, (draws, n) float64, nats; of how
-    many elements of every datum are masked, int64, (n,): -1 for all, whose likelihood is 0; and log
-    p less log q of every draw, without the likelihood, (draws,) float64, nats.
+    """Scores of data under draws of a guide, as three tensors: the log likelihood of every datum,
+    (draws, n) float64, nats; the number of masked elements in every datum, (n,) int64, -1 if all
+    are masked (its log likelihood is 0); and log p - log q of every draw, without the likelihood,
+    (draws,) float64, nats.
 
     model, guide, data, batch_size: as for ``draw``; several observed sites are added up.
 
-    Raises ValueError as ``draw`` does, and where latent sites are of one datum each: a draw of them
-    has seen the datum.
+    Raises ValueError as ``draw`` does, if ``draws`` is not positive, and if latent sites belong to
+    single data: the guide has seen the datum for which it draws them.
     """
     data = Repeated.of(data)
     rows, ratios, first = [], [], None
@@ -193,7 +193,7 @@ def scores(
 
 
 def check_same_data(first: Draw, other: Draw) -> None:
-    """Refuse two draws that were scored on different data. Raises ValueError."""
+    """Raise ValueError if two draws were scored on different data."""
     for name in first.known:
         pairs = [(first.known[name], other.known.get(name))]
         if name in first.observed:
@@ -210,7 +210,7 @@ def check_same_data(first: Draw, other: Draw) -> None:
 def _equal(one: Tensor, two: Tensor) -> bool:
     same = one == two
     if one.is_floating_point():
-        same |= one.isnan() & two.isnan()  # a placeholder of what is masked
+        same |= one.isnan() & two.isnan()  # placeholders of masked elements
     return bool(same.all())
 
 

@@ -1,4 +1,4 @@
-"""Has the ELBO stopped rising?"""
+"""Convergence of the ELBO: does it still rise?"""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 class ElboTrace:
     """The ELBO by epoch or step, and whether it still rises.
 
-    elbo:           those under test, (steps,) float64, nats.
-    gain:           by how much the mean of the last quarter is above that of the quarter before.
-    standard_error: of the gain, nats.
+    elbo:           the values tested, (steps,) float64, nats.
+    gain:           the mean of the last quarter minus the mean of the quarter before, nats.
+    standard_error: the standard error of the gain, nats.
     """
 
     elbo: Tensor
@@ -26,7 +26,7 @@ class ElboTrace:
 
     @property
     def z(self) -> float:
-        """The gain in standard errors; 0 where there is none."""
+        """The gain in standard errors; 0 if the gain is 0."""
         if not self.gain:
             return 0.0
         return self.gain / self.standard_error if self.standard_error else math.inf * self.gain
@@ -51,15 +51,15 @@ def elbo_trace(history: Sequence[Mapping[str, Any]] | Sequence[float]) -> ElboTr
         z = \frac{\bar e_{\text{last quarter}} - \bar e_{\text{quarter before}}}
                  {\sqrt{v_1 / m_1 + v_2 / m_2}}
 
-    with the variances v and effective sizes m of the two windows, so that a trace that wanders
-    slowly is not taken for one that stands still. Under convergence z is standard normal for long
-    traces; below 2 the trace counts as converged. That the ELBO has stopped does not say that it is
-    high, nor that another start would end there.
+    with the variances v and effective sizes m of the two windows, so that a slowly wandering trace
+    is not mistaken for a stationary one. For long converged traces z is standard normal; below 2
+    the trace counts as converged. An ELBO that has stopped rising need not be high, and another
+    start may reach another value.
 
-    history: ``Fit.history``, or losses (negative ELBOs), one a step. Of a history only the last
-             epochs with one ``kl_scale`` count, as others maximise something else.
+    history: ``Fit.history``, or losses (negative ELBOs), one for each step. In a history only the
+             last epochs with the same ``kl_scale`` count, as the others maximise another objective.
 
-    Raises ValueError where there are fewer than 40 values, or one is not finite.
+    Raises ValueError if there are fewer than 40 values, or one is not finite.
 
     Source: Geweke (1992), "Evaluating the accuracy of sampling-based approaches to the calculation
     of posterior moments", section 3.2; the windows are ours.
@@ -68,7 +68,7 @@ def elbo_trace(history: Sequence[Mapping[str, Any]] | Sequence[float]) -> ElboTr
     >>> elbo_trace(losses).converged, elbo_trace(losses[:80]).converged
     (True, False)
     """
-    # Late: the import of arviz_stats takes as long as that of pyrosparse.
+    # Here, not at the top: arviz_stats takes as long to import as pyrosparse.
     from arviz_stats.base import array_stats
 
     values = torch.tensor([-loss for loss in _losses(history)], dtype=torch.float64)

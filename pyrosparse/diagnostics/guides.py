@@ -1,4 +1,4 @@
-"""The guides that diagnostics draw from: those of their caller, or the lifted network's own."""
+"""The guides from which diagnostics draw: the caller's, or the lifted network's own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Guide = Callable[..., Any]
 
 
 def guides_by_name(guide: Any, names: Iterable[str]) -> Mapping[str, Guide]:
-    """Guides by the names of models or networks, some of them or none.
+    """Guides by the names of models or networks, for all, some or none of them.
 
-    Raises TypeError where it is no mapping, ValueError on a name that is not there.
+    Raises TypeError if ``guide`` is not a mapping, ValueError if it has an unknown name.
 
     >>> guides_by_name(None, ["one"])
     {}
@@ -62,9 +62,9 @@ class FromPrior:
 
 
 def mcmc_guides(mcmc: Any, draws: int) -> list[list[Guide]]:
-    """The draws of an MCMC run as guides, by chain: at most so many of each, evenly spaced.
+    """The draws of an MCMC run as guides, by chain: at most ``draws`` of each, evenly spaced.
 
-    Raises ValueError where it has none.
+    Raises ValueError if the run has no draws.
     """
     samples = mcmc.get_samples(group_by_chain=True)
     if not samples:

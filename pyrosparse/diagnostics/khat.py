@@ -1,4 +1,4 @@
-"""Pareto k-hat: how well draws of a guide stand for draws of the posterior."""
+"""Pareto k-hat: how well can draws of a guide replace draws of the posterior?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Khat:
     """The tail index of importance ratios p / q.
 
     k:     the estimate; moments of the ratios beyond 1 / k are infinite.
-    draws: how many ratios it is from.
+    draws: the number of ratios.
     """
 
     k: float
@@ -25,7 +25,7 @@ class Khat:
 
     @property
     def threshold(self) -> float:
-        r"""Up to this k, importance sampling with so many draws S is reliable:
+        r"""The largest k for which importance sampling with S draws is reliable:
         :math:`\min(1 - 1 / \log_{10} S, \; 0.7)`."""
         return min(1 - 1 / math.log10(self.draws), 0.7)
 
@@ -49,10 +49,10 @@ def pareto_khat(log_ratios: Tensor) -> Khat:
 
     log_ratios: log p - log q of draws from q, up to a constant, (draws,), nats.
 
-    The estimate leans to 0.5 as the fit's prior does, with the weight of 10 draws of the tail.
+    The prior of the fit shrinks the estimate towards 0.5, with the weight of 10 draws of the tail.
 
     Raises ValueError for fewer than 25 draws, ratios that are not finite, and ratios that are all
-    equal: then q is the posterior, or a point.
+    equal: q is then the posterior, or a point.
 
     Source: Vehtari et al. (2024), "Pareto smoothed importance sampling", section 3 and eq. 9.
 
@@ -61,7 +61,7 @@ def pareto_khat(log_ratios: Tensor) -> Khat:
     >>> round(pareto_khat(-0.3 * uniform.log()).k, 1)
     0.3
     """
-    # Late: the import of arviz_stats takes as long as that of pyrosparse.
+    # Here, not at the top: arviz_stats takes as long to import as pyrosparse.
     from arviz_stats.base import array_stats
 
     ratios = log_ratios.detach().double().cpu()
@@ -75,7 +75,7 @@ def pareto_khat(log_ratios: Tensor) -> Khat:
             "all log ratios are equal, so there is no tail to fit: the guide is a point, or "
             "equals the posterior"
         )
-    # psislw takes the ratios of leaving data out, which are the negative ones.
+    # psislw takes the log ratios of leave-one-out, which are the negative ones.
     _, k = array_stats.psislw(-ratios.numpy())
     return Khat(float(k), len(ratios))
 
@@ -92,8 +92,8 @@ def khat(
     r"""The joint k-hat of a guide: the tail index of p(D, w) / q(w) over draws of all weights.
 
     It judges the guide over all weights at once. For a Bayesian neural network with a mean-field
-    guide it is far above 0.7 as a rule (near 20 on the networks tried), whether or not the network
-    predicts well: report it, and choose no network by it.
+    guide it is usually far above 0.7 (near 20 on the networks that we tried), whether or not the
+    network predicts well: report it, but do not choose a network by it.
 
     model, guide, data, batch_size: as for ``pyrosparse.evidence.elbo``.
 

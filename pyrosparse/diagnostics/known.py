@@ -1,4 +1,4 @@
-"""What of partly observed data goes into a tree."""
+"""The known elements of partly masked data, as a tree contains them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pyrosparse.diagnostics.variables import as_array
 
 
 class KnownData:
-    """The data of which a model knows something, the same in all draws.
+    """The data with known elements, the same in all draws.
 
-    places: by dimension of a tree, the places of its data among all, (known,) int64: ``datum``, and
-            one of each site's own where the sites know different data.
+    places: by dimension of a tree, the places of its data among all data, (known,) int64:
+        ``datum``, and one dimension for each site if the sites know different data.
     """
 
     def __init__(self, draw: Draw) -> None:
@@ -35,12 +35,12 @@ class KnownData:
         return f"{site}_datum" if self._differ else "datum"
 
     def scores(self, site: str, value: Tensor) -> np.ndarray:
-        """What is one number a datum, (n,), of the known data."""
+        """Numbers of shape (n,), one for each datum, without the masked data."""
         return as_array(value.cpu()[self._data[site]])
 
     def values(self, site: str, value: Tensor) -> np.ndarray:
-        """The values of a site, (n, ...), of the known data; NaN where an element is masked. Where
-        a datum has one value, (n, 1), they are (n,), as plots of predictions need them."""
+        """The values of a site, (n, ...), without the masked data; NaN where an element is masked.
+        Shape (n, 1) becomes (n,), which plots of predictions need."""
         known = self._data[site]
         array = as_array(value.cpu()[known])
         elements = self._elements[site][known].numpy()

@@ -1,4 +1,4 @@
-"""What a run of NUTS says of its own steps: divergences, energies, depths of trees."""
+"""NUTS with records of its steps: divergences, energies, tree depths."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pyro.infer import NUTS
 class RecordingNUTS(NUTS):
     """Pyro's NUTS, which also records the energy and the tree depth of every step.
 
-    It draws what ``pyro.infer.NUTS`` draws, and takes what it takes. ``to_datatree(mcmc=...)`` puts
-    the records into ``sample_stats``, where ``arviz_stats.bfmi`` and ``arviz_plots.plot_energy``
-    find them. Chains in processes of their own (``num_chains`` above 1, by Pyro's default) keep
-    theirs; give ``MCMC`` one chain at a time, or ``mp_context`` none.
+    It draws what ``pyro.infer.NUTS`` draws, with the same arguments. ``to_datatree(mcmc=...)`` puts
+    the records into ``sample_stats``, for ``arviz_stats.bfmi`` and ``arviz_plots.plot_energy``.
+    Chains in separate processes (``num_chains`` above 1, by Pyro's default) do not return their
+    records; give ``MCMC`` one chain at a time, or no ``mp_context``.
 
-    records: by chain, one (energy in nats, depth) a step, warm-up included.
+    records: by chain, one pair (energy in nats, depth) for each step, including warm-up.
 
     >>> import pyro.distributions as dist, pyro
     >>> from pyro.infer import MCMC
@@ -47,7 +47,7 @@ class RecordingNUTS(NUTS):
 
     def _kinetic_energy(self, r_unscaled: Any) -> Any:
         kinetic = super()._kinetic_energy(r_unscaled)
-        if self._energy is None:  # the first of a step, before the trajectory
+        if self._energy is None:  # the first call in a step, before the trajectory
             self._energy = float(kinetic + self._potential_energy_last)
         return kinetic
 
@@ -58,10 +58,10 @@ class RecordingNUTS(NUTS):
 
 
 def nuts_statistics(mcmc: Any, draws: int) -> dict[str, np.ndarray]:
-    """By name what a run of NUTS recorded of its draws, (chains, draws): ``diverging``, boolean,
-    and of ``RecordingNUTS`` also ``energy``, nats, and ``tree_depth``.
+    """The records of a NUTS run for its draws, by name, (chains, draws): ``diverging``, boolean,
+    and for ``RecordingNUTS`` also ``energy``, nats, and ``tree_depth``.
 
-    draws: as for ``mcmc_guides``, those that are taken.
+    draws: the number of draws of each chain, as for ``mcmc_guides``.
     """
     samples = mcmc.get_samples(group_by_chain=True)
     chains, length = next(iter(samples.values())).shape[:2]
@@ -81,7 +81,7 @@ def nuts_statistics(mcmc: Any, draws: int) -> dict[str, np.ndarray]:
 
 
 def chosen_draws(length: int, most: int) -> list[int]:
-    """The places of at most so many draws, evenly spaced.
+    """The indices of at most ``most`` of ``length`` draws, evenly spaced.
 
     >>> chosen_draws(5, 3)
     [0, 2, 4]

@@ -1,4 +1,4 @@
-"""Does a network notice data that are not of its kind?"""
+"""Out-of-distribution detection: does a network notice data of another kind?"""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ def negative_log_confidence(log_probabilities: Tensor) -> Tensor:
 
     .. math:: d_i = -\max_c \log p_{ic}
 
-    log_probabilities: (n, classes), nats. It orders data as 1 - max p does, also where max p
-    rounds to 1.
+    log_probabilities: (n, classes), nats. The order of the data is that of 1 - max p, also where
+    max p rounds to 1.
 
     >>> negative_log_confidence(torch.tensor([[0.25, 0.75]]).log()).exp()
     tensor([1.3333])
     """
     logs = log_probabilities
-    # From the other classes: log max p itself is 0 where they have less than 1e-16 together.
+    # From the other classes: log max p itself is 0 if they have less than 1e-16 together.
     top = logs.max(1, keepdim=True)
     others = logs.scatter(1, top.indices, -torch.inf).logsumexp(1)
     return torch.log1p((others - top.values[:, 0]).exp())
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    r"""The area under the ROC curve of telling data outside from data inside by a score.
+    r"""The area under the ROC curve of a score that separates data outside from data inside.
 
     .. math:: P(s_{\text{out}} > s_{\text{in}}) + \tfrac12 P(s_{\text{out}} = s_{\text{in}})
 
-    1/2 for a score that tells nothing, 1 for one that tells all.
+    0.5 if the score does not separate them, 1 if it separates them perfectly.
 
     inside, outside: scores, (n,) and (m,), such as ``predictive_entropy`` or
                      ``negative_log_confidence``, on the test data of the network's own data set
-                     (MNIST) and on those of another (Fashion-MNIST), both with pixels in the same
-                     units: ``ps.data.load(..., normalise="unit")``.
+                     (MNIST) and on those of another one (Fashion-MNIST), both with pixels in the
+                     same units: ``ps.data.load(..., normalise="unit")``.
 
-    Raises ValueError where either has no data or is not finite.
+    Raises ValueError if one of the two is empty or not finite.
 
     Source: Hendrycks and Gimpel (2017), "A baseline for detecting misclassified and
     out-of-distribution examples in neural networks", section 3.

@@ -1,4 +1,4 @@
-"""Predictive probabilities of classes: of any network, or averaged over a posterior."""
+"""Predictive class probabilities of any network, or averaged over a posterior."""
 
 from __future__ import annotations
 
@@ -30,19 +30,18 @@ def log_probabilities(
     .. math:: \log p(y \mid x) = \log \frac{1}{S} \sum_{s=1}^{S}
               \operatorname{softmax} f(x; w_s)_y, \quad w_s \sim q
 
-    for a lifted network; for any other the log softmax of its logits.
+    for a lifted network; for any other network the log softmax of its logits.
 
     net:   (n, ...) -> logits (n, classes); in evaluation mode for the call. A compact network is
            like any other; ``bnn.net`` is the network at the mean of the weights.
     x:     the inputs, (n, ...).
-    guide: the guide that the model was trained with; by default the lifted network's own. It is
-           called as ``guide(x)``.
+    guide: the guide with which the model was trained, called as ``guide(x)``; by default the lifted
+           network's own.
     draws: S.
-    seed:  of the draws; the caller's generators are left alone.
+    seed:  seed of the draws; the caller's generators do not change.
 
-    Raises ValueError where the outputs are not logits (n, classes), or not finite; where the guide
-    does not draw all sites of the network; and for a guide of a network that is not lifted.
-
+    Raises ValueError if the outputs are not logits (n, classes), or not finite; if the guide does
+    not draw all sites of the network; and if a guide is given for a network that is not lifted.
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
     >>> round(float(log_probabilities(bnn, torch.ones(1, 4)).exp().sum()), 6)
@@ -90,5 +89,5 @@ def _log_softmax(net: Callable[[Tensor], Any], x: Tensor) -> Tensor:
         raise ValueError(f"the network must give logits ({len(x)}, classes); it gives {shape}")
     if not logits.isfinite().all():
         raise ValueError("the network gives logits that are NaN or infinite")
-    # In float64: the probability of a sure class is 1 in float32, and its log 0.
+    # In float64: in float32 the probability of a sure class rounds to 1, and its log to 0.
     return logits.double().log_softmax(1).cpu()

@@ -1,4 +1,4 @@
-"""Posterior predictive checks: do new data of the model look like the data?"""
+"""Posterior predictive checks: do data that the model generates look like the observed data?"""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pyrosparse.util.errors import unknown_name
 
 @dataclass(frozen=True)
 class PredictiveCheck:
-    r"""A statistic of the data beside the same of data that the model replicates.
+    r"""A statistic of the data and of data that the model replicates.
 
     observed:   T(y).
-    replicated: T(y_rep), one a draw, (chains * draws,) float64.
+    replicated: T(y_rep), one for each draw, (chains * draws,) float64.
     """
 
     observed: float
@@ -27,9 +27,9 @@ class PredictiveCheck:
 
     @property
     def p_value(self) -> float:
-        """The fraction of replicates whose statistic is above the data's, ties by halves. Near 0
-        or 1 the model does not make such data; it is not uniform if the model is right, but drawn
-        towards 1/2, as the data were seen in training."""
+        """The share of replicates whose statistic is larger than the data's, with half of the ties.
+        If it is near 0 or 1, the model does not generate such data. For a correct model it is not
+        uniform but nearer to 1/2, because the model was trained on the data."""
         above = (self.replicated > self.observed).double() + 0.5 * (
             self.replicated == self.observed
         )
@@ -50,16 +50,15 @@ def predictive_check(
 
     .. math:: p = P(T(y^{\text{rep}}) > T(y) \mid y)
 
-    tree:      of ``to_datatree``.
-    statistic: from an array of all data, (n, ...), to a number.
+    tree:      from ``to_datatree``.
+    statistic: a function from an array of all data, (n, ...), to a number.
     site:      the observed site; by default the only one.
 
-    Masked data are not in the tree. Of data that are partly masked, the masked elements are NaN in
-    the data and in the replicates alike: take a statistic that leaves them out, such as
-    ``np.nanmean``.
+    Masked data are not in the tree. In partly masked data, the masked elements are NaN both in the
+    data and in the replicates: use a statistic that ignores NaN, such as ``np.nanmean``.
 
-    Raises ValueError where the tree has several observed sites and none is named, or no such site,
-    and where the statistic is NaN.
+    Raises ValueError if the tree has several observed sites and ``site`` is None, if there is no
+    such site, and if the statistic is NaN.
 
     Source: Gelman, Meng and Stern (1996), "Posterior predictive assessment of model fitness via
     realized discrepancies", eq. 1.

@@ -20,11 +20,11 @@ from pyrosparse.evidence.batches import prepared
 
 @dataclass(frozen=True)
 class PredictiveQuality:
-    """How good a network's predictive probabilities are, and where they stop being so.
+    """Scores of a network's predictive probabilities, also on other and on rotated data.
 
     calibration: on the data.
-    ood_auroc:   of the predictive entropy, between the data and the others; None without those.
-    rotation:    by angle in degrees, the calibration on the data rotated.
+    ood_auroc:   AUROC of the predictive entropy, of data against ``outside``; None without it.
+    rotation:    by angle in degrees, the calibration on the rotated data.
     log_density: the log predictive density of every datum's class, (n,) float64, nats.
     """
 
@@ -40,7 +40,7 @@ class PredictiveQuality:
 
     @property
     def elpd_se(self) -> float:
-        """Its standard error, nats, as of ``compare_models``; NaN for one datum."""
+        """The standard error of ``elpd``, nats, as for ``compare_models``; NaN for one datum."""
         return math.sqrt(len(self.log_density)) * float(self.log_density.std())
 
     def __repr__(self) -> str:
@@ -50,7 +50,7 @@ class PredictiveQuality:
 
 
 class PredictiveQualities(dict[str, PredictiveQuality]):
-    """By the name of the network; printed as a table."""
+    """Scores by the name of the network; printed as a table."""
 
     def __repr__(self) -> str:
         shown = [f"{name} {one.elpd:.1f} +- {one.elpd_se:.1f}" for name, one in self.items()]
@@ -85,16 +85,16 @@ def predictive_quality(
 ) -> PredictiveQualities:
     """Calibration, also under rotation, and out-of-distribution AUROC of several networks.
 
-    networks: by name; a lifted network predicts with ``draws`` of its posterior, any other (a
-              compact one, the mean ``bnn.net``) with its weights.
+    networks: by name; for a lifted network ``draws`` draws of its posterior predict, for any other
+              network (a compact one, the mean ``bnn.net``) its weights.
     data:     test data, ``Examples`` or (x, y), (n, ...) and int64 (n,).
-    guide:    the guide that the model was trained with; by default the lifted network's own. By the
-              name of the network here.
+    guide:    the guides with which the models were trained, by the name of the network; by default
+              the lifted network's own.
     outside:  inputs of another kind, (m, ...), normalised as the data are.
-    angles:   in degrees; the data must be images then.
+    angles:   in degrees; they need images as data.
 
-    Raises ValueError as ``log_probabilities``, ``calibration`` and ``rotated`` do, where a guide
-    has no network, and for values, of which ``regression_qualities`` is.
+    Raises ValueError as ``log_probabilities``, ``calibration`` and ``rotated`` do, if a guide has
+    no network, and if the data are values: use ``regression_qualities`` for those.
 
     >>> import torch
     >>> data = (torch.eye(2), torch.tensor([0, 1]))

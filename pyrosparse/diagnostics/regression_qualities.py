@@ -1,4 +1,4 @@
-"""Models of values before and after compression in one table: error, likelihood, CRPS, coverage."""
+"""Regression before and after compression in one table: error, likelihood, CRPS, coverage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyrosparse.models.latents import guide_of
 
 
 class RegressionQualities(dict[str, RegressionQuality]):
-    """By the name of the model; printed as a table."""
+    """Scores by the name of the model; printed as a table."""
 
     def __repr__(self) -> str:
         shown = [f"{name} {one.elpd:.1f} +- {one.elpd_se:.1f}" for name, one in self.items()]
@@ -41,16 +41,16 @@ def regression_qualities(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> RegressionQualities:
-    """RMSE, negative log likelihood, CRPS and the coverage of intervals of several models.
+    """RMSE, negative log likelihood, CRPS and interval coverage of several models.
 
     models: by name, Pyro models with a ``network`` that observe values, such as ``regressor`` and
-            ``counts``. One around a lifted network averages over draws of its posterior, one around
-            any other (``ps.models.around(model, small)``) predicts with that network's weights.
+            ``counts``. A model around a lifted network averages over draws of its posterior; around
+            any other (``ps.models.around(model, small)``) it predicts with that network's weights.
     data:   test data, as for ``compare_models``; the same for all.
-    guide:  the guide that the model was trained with; by default the model's own, where it learns
-            more than the network, or the lifted network's. By the name of the model here.
+    guide:  the guides with which the models were trained, by the name of the model; by default the
+            model's own if it learns more than the network, otherwise the lifted network's.
 
-    Raises ValueError as ``pyrosparse.measure.regression_quality`` does, and where a guide has no
+    Raises ValueError as ``pyrosparse.measure.regression_quality`` does, and if a guide has no
     model.
 
     >>> import torch, pyrosparse as ps

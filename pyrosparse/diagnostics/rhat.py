@@ -1,4 +1,4 @@
-"""R-hat in function space: do several runs predict the same?"""
+"""R-hat in function space: do several runs make the same predictions?"""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ def rhat(tree: Any, group: str = "log_likelihood") -> dict[str, Tensor]:
 
     .. math:: \hat R = \sqrt{\frac{L - 1}{L} + \frac{B}{L\,W}}
 
-    with B and W the variances between and within half chains of L draws. Near 1 where the runs
-    agree. By default of log p(y_i | w) of every datum, which is of what the network computes. Its
-    weights may be permuted from run to run without a difference, and then have an R-hat near 2.
+    with B and W the variances between and within half chains of L draws. It is near 1 if the runs
+    agree. By default it is computed for log p(y_i | w) of every datum, so it depends only on the
+    function that the network computes. Weights may be permuted from run to run without any effect,
+    and then have an R-hat near 2.
 
-    tree:  of ``to_datatree`` with several runs, on data not trained on; each run is a chain.
+    tree:  from ``to_datatree`` with several runs, on data not used for training; each run is a
+           chain.
     group: ``posterior`` for the R-hat of the variables there.
 
-    Returns by variable what the elements have, float64, of the variable's shape; NaN where a
-    variable is constant.
+    Returns R-hat by variable, float64, of the variable's shape; NaN if a variable is constant.
 
-    Raises ValueError for one chain: the draws of one guide are independent, whatever they are draws
-    of, and tell nothing of convergence; and for fewer than 4 draws.
+    Raises ValueError for one chain: the draws of one guide are always independent, and say nothing
+    about convergence; and for fewer than 4 draws.
 
     Source: Vehtari et al. (2021), "Rank-normalization, folding, and localization: an improved
     R-hat", eq. 4 and section 4.
@@ -37,7 +38,7 @@ def rhat(tree: Any, group: str = "log_likelihood") -> dict[str, Tensor]:
     >>> rhat(tree)["y"].shape
     torch.Size([10])
     """
-    # Late: the import of arviz_stats takes as long as that of pyrosparse.
+    # Here, not at the top: arviz_stats takes as long to import as pyrosparse.
     import arviz_stats
 
     dataset = tree[group].to_dataset()
@@ -49,6 +50,6 @@ def rhat(tree: Any, group: str = "log_likelihood") -> dict[str, Tensor]:
         )
     if draws < 4:
         raise ValueError(f"R-hat needs at least 4 draws from every run; the tree has {draws}")
-    with np.errstate(invalid="ignore"):  # of what is constant, such as the norm under a point guide
+    with np.errstate(invalid="ignore"):  # for constant variables, as the norm under a point guide
         values = arviz_stats.rhat(dataset)
     return {str(name): torch.from_numpy(values[name].to_numpy().copy()) for name in values}

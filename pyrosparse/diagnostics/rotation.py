@@ -1,4 +1,4 @@
-"""Images rotated, for the accuracy of a network on what it was not trained for."""
+"""Rotated images, to measure accuracy on images unlike the training data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 def rotated(x: Tensor, degrees: float) -> Tensor:
     """Images rotated anticlockwise about their centre, bilinear, (n, channels, height, width).
 
-    What comes in at the corners is the border's nearest pixel, so that a background of any value
-    goes on.
+    Corners are filled with the nearest pixel of the border, so that a background of any value
+    continues.
 
     x: floating point, (n, channels, height, width).
 
-    Raises ValueError where x are not images.
+    Raises ValueError if x is not a tensor of images.
 
     >>> torch.round(rotated(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), 90))
     tensor([[[[2., 4.],

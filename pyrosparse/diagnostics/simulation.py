@@ -1,4 +1,4 @@
-"""Simulation-based calibration: does inference find again what the prior drew?"""
+"""Simulation-based calibration: does inference recover draws of the prior?"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Infer = Callable[[Tensor, Tensor], Callable[..., Any]]
 
 @dataclass(frozen=True)
 class SimulationCalibration:
-    """The ranks of what was simulated among draws of what was inferred.
+    """The ranks of simulated weights among draws of the inferred posteriors.
 
     ranks: by latent site, (simulations, elements) int64, each 0 to ``draws``.
-    draws: of every posterior.
-    bins:  of the chi-square test, which divide the draws + 1 ranks evenly.
+    draws: the number of draws of every posterior.
+    bins:  the number of bins of the chi-square test, which divide the draws + 1 ranks evenly.
     """
 
     ranks: dict[str, Tensor]
@@ -44,8 +44,8 @@ class SimulationCalibration:
 
     @property
     def p_value(self) -> float:
-        """The smallest p-value times the number of elements (Bonferroni), at most 1: where it is
-        small, inference is wrong somewhere."""
+        """The smallest p-value times the number of elements (Bonferroni), at most 1. If it is
+        small, inference is wrong for some element."""
         values = torch.cat(list(self.p_values().values()))
         return min(1.0, float(values.min()) * len(values))
 
@@ -74,19 +74,20 @@ def simulation_calibration(
         \qquad r = \#\{s : w_s < w^*\}
 
     If q is the posterior, r is uniform on 0 to L for every element of w. A guide that is too narrow
-    gives many ranks near 0 and L, a shifted one many at one end. It fits ``simulations`` guides,
-    and so is for small models.
+    gives many ranks near 0 and L, a shifted one many at one end. The check fits ``simulations``
+    guides, so use it for small models.
 
     model: a Pyro model with sites for the weights and one observed site: ``model(x)`` draws it,
            as ``classifier`` and ``regressor`` do.
-    infer: ``infer(x, y)`` fits to data, and returns the guide.
+    infer: ``infer(x, y)`` fits a guide to data, and returns it.
     x:     the inputs, (n, ...).
-    bins:  of the chi-square test; draws + 1 must be a multiple.
-    seed:  for all random numbers, ``infer`` too; the caller's generators are left alone.
+    bins:  the number of bins of the chi-square test; draws + 1 must be a multiple.
+    seed:  seed for all random numbers, also within ``infer``; the caller's generators do not
+           change.
 
-    Raises ValueError where bins do not divide the ranks evenly, where fewer than 5 simulations
-    would fall into a bin, where the guide has other sites than the model, and where a prior is
-    improper: it has no draws.
+    Raises ValueError if bins do not divide the ranks evenly, if fewer than 5 simulations would fall
+    into a bin, if guide and model differ in their sites, if the model does not return its data, and
+    if a prior is improper, because such a prior has no draws.
 
     Source: Talts et al. (2018), "Validating Bayesian inference algorithms with simulation-based
     calibration", algorithm 1.
@@ -139,7 +140,7 @@ def _simulate(model: Callable[..., Any], x: Tensor) -> tuple[dict[str, Tensor], 
     refuse_improper("simulation from the prior", improper_priors(trace, model))
     y: Any = trace.nodes["_RETURN"]["value"]
     latents = _latents(trace)
-    # What the model returns is the site of the data, which is not observed while it simulates.
+    # The model returns the data, whose site is not observed while it simulates.
     data = [site for site, value in latents.items() if value is y]
     if not data:
         raise ValueError("the model must return the data that it draws, as ps.classifier does")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def text_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns under their names, the first to the left and the others to the right.
+    """Columns under their names, the first aligned left and the others right.
 
     >>> print(text_table(["model", "elpd"], [["dense", "-10.5"], ["small", "-9.0"]]))
     model   elpd

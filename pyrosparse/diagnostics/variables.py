@@ -1,4 +1,4 @@
-"""What of a draw goes into a tree: a few numbers a layer, gates, biases, and weights on request."""
+"""The variables of a tree: a few numbers for each layer, gates, biases, and weights on request."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SIDES = ("unit", "input", "row", "column", "depth")
 
 
 def selected(sites: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """The sites that go into a tree whole: those of at most one dimension (gates, biases, scales
+    """The sites that a tree contains whole: those of at most one dimension (gates, biases, scales
     shared by a layer), and those that a glob of ``names`` matches.
 
-    Raises ValueError, with the nearest site, where a glob matches none.
+    Raises ValueError, with the nearest site, if a glob matches none.
 
     >>> sites = {"fc1.weight": torch.ones(3, 2), "fc1.bias": torch.ones(3)}
     >>> selected(sites, []), selected(sites, ["*.weight"])
@@ -40,7 +40,7 @@ def selected(sites: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
 
 
 def dims(name: str, shape: Sequence[int]) -> list[str]:
-    """The names of a weight's dimensions, those of no other variable.
+    """The names of a weight's dimensions, different from those of all other variables.
 
     >>> dims("fc1.weight", (3, 2))
     ['fc1.weight_unit', 'fc1.weight_input']
@@ -51,8 +51,8 @@ def dims(name: str, shape: Sequence[int]) -> list[str]:
 
 @contextmanager
 def used_weights(bnn: Lifted) -> Iterator[dict[str, Tensor]]:
-    """For a block, note the weights that a lifted network computes with: with masks, and whatever
-    else its methods make of a draw.
+    """For a block, record the weights with which a lifted network computes: after masks, and after
+    all other changes that its methods make to a draw.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -78,7 +78,7 @@ def used_weights(bnn: Lifted) -> Iterator[dict[str, Tensor]]:
 
 
 def layer_numbers(used: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The Euclidean norm of each layer's weights and the fraction of them that is not zero, as
+    """The Euclidean norm of each layer's weights and the share of them that is not zero, as
     ``norm`` and ``active``, (layers,).
 
     >>> layer_numbers({"fc1.weight": torch.tensor([[3.0, 4.0], [0.0, 0.0]])})
@@ -97,12 +97,13 @@ def layer_numbers(used: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def guide_tensors(
     bnn: Lifted, parameters: Mapping[str, Tensor] | None = None, *, own: bool = True
 ) -> dict[str, Tensor]:
-    """The tensors of a guide, and the network's parameters that are no part of it, by name.
+    """The tensors of a guide, and the network's parameters outside the guide, by name.
 
-    A logarithm of a scale is given as the scale. ``mask`` is what is not frozen at zero, boolean.
+    Logarithms of scales are returned as scales. ``mask`` is True for elements that are not frozen
+    at zero.
 
-    parameters: of the guide by the names that Pyro has for them, where it is not the network's own.
-    own:        whether that guide calls the network's own, whose tensors are then there as well.
+    parameters: the parameters, by Pyro's names, of a guide that is not the network's own.
+    own:        whether that guide calls the network's own, whose tensors are then included.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 3), ps.Gaussian(posterior="normal"))
@@ -130,7 +131,7 @@ def guide_tensors(
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """A tensor as an array; half precision, of which numpy has no bfloat16, as float32.
+    """A tensor as an array; half precision becomes float32, as numpy has no bfloat16.
 
     >>> as_array(torch.ones(2, dtype=torch.bfloat16)).dtype
     dtype('float32')
