@@ -1,4 +1,4 @@
-"""What must be the same on all ranks that train together: settings, parameters, masks."""
+"""Settings, parameters and masks that must be equal on all ranks that train together."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def check_settings(
     run: Fit, settings: Mapping[str, Any], callbacks: Sequence[Callback], validation: Any
 ) -> None:
-    """Raise ValueError where each rank would see other validation data, and RankError where ``fit``
-    is called otherwise on one rank than on another."""
+    """Raise ValueError if each rank would see other validation data, and RankError if the arguments
+    of ``fit`` differ between ranks."""
     if run.ranks.size > 1 and distributed_sampler(validation) is not None:
         raise ValueError(
             "validation has a DistributedSampler, so every rank would have different scores: give "
@@ -41,8 +41,8 @@ def check_settings(
 
 
 def check_agreement(run: Fit) -> None:
-    """Raise RankError, which names what differs, where parameters, masks, other buffers or random
-    generators are not the same in every bit on all ranks."""
+    """Raise RankError, naming what differs, if parameters, masks, other buffers or random
+    generators are not bitwise equal on all ranks."""
     if run.ranks.size == 1:
         return
     run.ranks.check_alike(
@@ -54,8 +54,8 @@ def check_agreement(run: Fit) -> None:
 
 
 def average_statistics(run: Fit) -> None:
-    """Average over the ranks what steps have written into buffers, such as the running mean and
-    variance of batch normalisation."""
+    """Average over the ranks the buffers that steps write, such as the running mean and variance of
+    batch normalisation."""
     if run.ranks.size == 1:
         return
     buffers = {

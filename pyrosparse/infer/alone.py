@@ -1,4 +1,4 @@
-"""A process that trains by itself, and what ``fit`` asks of it as of one of several ranks."""
+"""A process that trains by itself, with the interface of several ranks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Loss = Tensor | float
 
 
 class RankError(RuntimeError):
-    """The ranks of a process group differ in what must be the same, or one no longer answers."""
+    """Ranks of a process group differ in what must be equal, or a rank no longer answers."""
 
 
 class Alone:
-    """A process that trains by itself, as the only rank; ``fit`` asks it as it asks ``Ranks``."""
+    """A process that trains by itself, as the only rank; it has the same methods as ``Ranks``."""
 
     rank = 0
     size = 1
@@ -28,14 +28,14 @@ class Alone:
         return self.rank == 0
 
     def seed(self, seed: int) -> None:
-        """Begin this rank's own noise; the generators that all share are left alone."""
+        """Seed this rank's own noise; the generators that all ranks share do not change."""
 
     def parts(
         self, batches: Iterable[tuple[Any, ...]], local: bool
     ) -> Iterator[tuple[tuple[Any, ...], float]]:
         """This rank's rows of each batch, with their share b_r / B of the batch.
 
-        local: the batches are this rank's already; otherwise all ranks have the same."""
+        local: whether the batches already are this rank's; otherwise all ranks have the same."""
         return ((batch, 1.0) for batch in batches)
 
     def exchange(
@@ -45,19 +45,20 @@ class Alone:
         share: float,
         reads: bool,
     ) -> Loss:
-        """Run the half of a step before the optimizer, which sets gradients and returns the loss of
-        this rank's share of a batch; returns the loss of the whole batch, and leaves its gradients.
+        """Run ``backward``, the half of a step before the optimizer, which sets gradients and
+        returns the loss of this rank's share of a batch. Returns the loss of the whole batch, and
+        leaves its gradients in the parameters.
 
         reads: whether to wait for a device, to see if another rank has raised an exception."""
         return backward()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """An exception in the block on one rank is raised on all."""
+        """Raise an exception in the block on one rank on all ranks."""
         yield
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """Work of the first rank alone: all return what it returned, or raise what it raised."""
+        """Do work on the first rank only: all ranks return its result, or raise its exception."""
         return work()
 
     def gather(self, value: T) -> list[T]:
@@ -65,14 +66,14 @@ class Alone:
         return [value]
 
     def average(self, buffers: Mapping[str, Tensor]) -> None:
-        """Set what the ranks have different to its mean, in place; whole numbers to the largest."""
+        """Set buffers that differ by rank to their mean, in place, integers to the largest."""
 
     def check_alike(self, values: Mapping[str, Any], when: str, advice: str) -> None:
-        """Raise RankError, on all ranks, that names what differs; tensors in every bit."""
+        """Raise RankError on all ranks, naming the values that are not bitwise equal."""
 
     def noise(self) -> list[list[Tensor]]:
-        """The states of the generators of each rank's own noise; nothing where there is one."""
+        """The states of the generators of each rank's own noise; empty for a single rank."""
         return []
 
     def restore_noise(self, states: list[list[Tensor]]) -> None:
-        """Take back what ``noise`` returned."""
+        """Restore the states that ``noise`` returned."""

@@ -1,4 +1,4 @@
-"""What ``fit`` calls at the end of every epoch, and before and after steps."""
+"""Callbacks of ``fit``, at the end of every epoch, and before and after steps."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Called by ``fit``; subclass it and override what is needed.
+    """Base class of callbacks of ``fit``: override the methods that you need.
 
-    What ``state_dict`` returns goes into the checkpoint as JSON and comes back to
-    ``load_state_dict`` on resuming: all that the callback carries from one epoch to the next. A
-    callback without such a state may come or go between a run and its resumption.
+    The checkpoint contains the result of ``state_dict`` as JSON, and resuming passes it to
+    ``load_state_dict``: everything that the callback carries from one epoch to the next. A callback
+    without state may be added or removed between a run and its resumption.
     """
 
     def on_start(self, run: Fit) -> None:
-        """Before the first step, or the first after resuming."""
+        """Called before the first step, or before the first one after resuming."""
 
     def on_step(self, run: Fit, progress: float) -> None:
-        """Before each step; progress: the share of training that is done, in [0, 1)."""
+        """Called before each step; progress: the share of training that is done, in [0, 1)."""
 
     def after_step(self, run: Fit) -> None:
-        """After each step of the optimizer, ``run.step`` counting it: parameters may be changed
-        here in place, under ``torch.no_grad()``, also where steps are captured. Methods have been
-        projected by then. Costs nothing where no callback writes it."""
+        """Called after each step of the optimizer, when ``run.step`` counts it and methods have
+        been projected. It may change parameters in place, under ``torch.no_grad()``, also if steps
+        are captured. It costs nothing if no callback overrides it."""
 
     def on_epoch_end(self, run: Fit) -> dict[str, Any] | None:
-        """After each epoch, before validation; returns metrics to record, JSON values."""
+        """Called after each epoch, before validation; returns metrics to record, JSON values."""
 
     def on_end(self, run: Fit) -> dict[str, Any] | None:
-        """After the last epoch; returns metrics to add to it. A resumed finished run skips it."""
+        """Called after the last epoch; returns more metrics. A resumed finished run skips it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive an interruption: JSON values."""
+        """The callback's state for the checkpoint: JSON values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore the state that ``state_dict`` returned."""
 
 
 def after_steps(callbacks: Iterable[Callback]) -> list[Callable[[Fit], None]]:
-    """The ``after_step`` of every callback that writes its own."""
+    """The ``after_step`` of every callback that overrides it."""
     return [
         callback.after_step
         for callback in callbacks
@@ -56,7 +56,7 @@ def after_steps(callbacks: Iterable[Callback]) -> list[Callable[[Fit], None]]:
 class Evaluation(Callback):
     """Records the negative log likelihood, and the accuracy of a classifier, on given data.
 
-    name: put before the metrics, ``<name>_nll`` and ``<name>_accuracy``.
+    name: prefix of the metrics, ``<name>_nll`` and ``<name>_accuracy``.
     data: as for ``log_posterior``.
 
     >>> Evaluation("train", []).name

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped, without pickle."""
+"""Checkpoints: the whole state of a run, from which it continues exactly, without pickle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = "pyrosparse checkpoint 1"
 
 _PLAIN = (bool, int, float, str, type(None))
 
-# What contents that are not as they should be can raise; RecursionError is a RuntimeError.
+# Exceptions that damaged contents can raise; RecursionError is a RuntimeError.
 _DAMAGE = (
     SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
     RuntimeError, MemoryError,
@@ -26,7 +26,7 @@ _DAMAGE = (
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read, or is of another run."""
+    """A checkpoint cannot be read, or belongs to another run."""
 
 
 def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
@@ -34,8 +34,8 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
 
     tree: nested dicts and lists; leaves are tensors or JSON values.
 
-    Raises OSError where it cannot be written, or its folder is missing; an earlier checkpoint is
-    then still there.
+    Raises OSError if it cannot be written, or its folder is missing; an earlier checkpoint then
+    remains.
 
     >>> import torch
     >>> import tempfile
@@ -49,7 +49,7 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
     def strip(value: Any) -> Any:
         if isinstance(value, Tensor):
             name = str(len(tensors))
-            # A copy of its own for each: safetensors holds no shared memory.
+            # Each gets a copy: safetensors cannot hold shared memory.
             tensors[name] = value.detach().to("cpu", copy=True).contiguous()
             return {"tensor": name}
         if _is_plain(value):
@@ -58,17 +58,17 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
             return {"dict": [[key, strip(item)] for key, item in value.items()]}
         if isinstance(value, (list, tuple)):
             return {"list": [strip(item) for item in value]}
-        return {"value": value}  # which JSON refuses
+        return {"value": value}  # JSON refuses it
 
     content = json.dumps(strip(tree))
     metadata = {"format": FORMAT, "content": content}
-    # A folder that was removed is not made again: it would have nothing else of the run.
+    # A folder that was removed is not created again: it would lack the other files of the run.
     tensor_file.save(path, tensors, metadata, parents=False)
     return Path(path)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON gives a value back as it is: most of a long history, which needs no tree."""
+    """Whether JSON returns a value unchanged: most of a long history, which needs no tree."""
     if type(value) is dict:
         return all(type(key) is str and _is_plain(item) for key, item in value.items())
     if type(value) is list:
@@ -77,12 +77,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what ``save`` wrote.
+    """Read a file that ``save`` wrote.
 
-    Warns where the file has no digest, as those that earlier versions wrote.
+    Warns if the file has no digest, as in files that earlier versions wrote.
 
-    Raises CheckpointError where the file is truncated, damaged in a single bit or not a checkpoint
-    of ours, and FileNotFoundError where there is none.
+    Raises CheckpointError if the file is truncated, damaged, even in a single bit, or not a
+    checkpoint of this package, and FileNotFoundError if there is no such file.
     """
     path = Path(path)
     if path.is_dir():
@@ -120,7 +120,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever a damaged checkpoint makes the code inside raise becomes a CheckpointError.
+    """Turn exceptions that a damaged checkpoint causes in the block into a CheckpointError.
 
     >>> with reading("a.safetensors"):
     ...     {}["settings"]

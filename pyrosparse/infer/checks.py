@@ -1,4 +1,4 @@
-"""What ``fit`` refuses before it begins."""
+"""Checks of ``fit`` before training begins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_arguments(
     compact_every: int | None,
     first_step: int,
 ) -> None:
-    """Raise ValueError where a number is out of range, or there is nothing for patience to watch.
+    """Raise ValueError if a number is out of range, or there is nothing for patience to watch.
 
     The arguments are those of ``fit``."""
     counts = {"epochs": epochs, "batch_size": batch_size}
@@ -50,7 +50,7 @@ def check_arguments(
 
 
 def check_gradients() -> None:
-    """Raise RuntimeError where gradients are off: every step would leave all as it is."""
+    """Raise RuntimeError if gradients are disabled: no step would change anything."""
     if not torch.is_grad_enabled():
         raise RuntimeError(
             "fit has no gradients to train by: call it outside torch.no_grad() and "
@@ -69,7 +69,7 @@ def check_elbo(elbo: Any) -> None:
 
 
 def check_finite(data: Any) -> None:
-    """Raise ValueError where data that are tensors have a NaN or an infinity."""
+    """Raise ValueError if data that are tensors have a NaN or an infinity."""
     if not isinstance(data, tuple):
         return
     for position, tensor in enumerate(data):

@@ -8,10 +8,10 @@ import torch
 class flush_denormals:
     """Treat numbers too small for a normalised float as zero, for a block, on the CPU.
 
-    Gradients of weights that the prior has pulled to nearly zero, and an optimizer's memory of
+    Gradients of weights that the prior has pulled to nearly zero, and an optimizer's averages of
     them, decay into the denormal range (below 1e-38 in float32), where processors compute tens of
-    times slower. The setting of before is restored at the end; where a processor cannot flush,
-    nothing happens. It holds for the calling thread and for threads started from then on: in a
+    times slower. The end of the block restores the earlier setting; on a processor that cannot
+    flush, nothing happens. It applies to the calling thread and to threads started later: in a
     program that computes on several threads, call ``torch.set_flush_denormal(True)`` first of all.
 
     >>> with flush_denormals():

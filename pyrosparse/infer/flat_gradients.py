@@ -1,4 +1,4 @@
-"""The gradients of all parameters in one tensor, which ranks sum at once."""
+"""The gradients of all parameters in one tensor, which ranks sum in one operation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 
 class FlatGradients:
-    """A tensor with room for the gradients of parameters, and what ranks must know of them.
+    """A tensor with space for the gradients of parameters, and for the numbers that ranks exchange.
 
-    flat: the loss, how many ranks failed, for each parameter how many ranks have a gradient of it,
-          and the gradients; ``(2 + parameters + elements,)``, in the widest of their dtypes.
+    flat: the loss, the number of ranks that failed, for each parameter the number of ranks with a
+      gradient for it, and the gradients; ``(2 + parameters + elements,)``, in the widest of
+      their dtypes.
 
     >>> weight = torch.ones(2, requires_grad=True)
     >>> weight.grad = torch.tensor([2.0, 4.0])
@@ -30,7 +31,7 @@ class FlatGradients:
         self._views: list[Tensor] = []
 
     def follow(self, parameters: list[Tensor]) -> None:
-        """Make room for these parameters, unless it is there."""
+        """Allocate the tensor for these parameters, unless it already fits."""
         if [id(one) for one in parameters] == [id(one) for one in self._parameters]:
             return
         dtype = reduce(torch.promote_types, (one.dtype for one in parameters), torch.float32)
@@ -39,16 +40,17 @@ class FlatGradients:
         self.flat = torch.zeros(size, dtype=dtype, device=parameters[0].device)
         self._views = []
         for one in parameters:
-            # In the parameter's own layout, side by side with which an optimizer walks it.
+            # In the parameter's own layout: the optimizer reads both side by side.
             strides = torch.empty_like(one, device="meta").stride()
             self._views.append(self.flat.as_strided(one.shape, strides, start))
             start += one.numel()
         self._parameters = parameters
 
     def pack(self, loss: Tensor | float, share: float, *, failed: bool) -> Tensor:
-        """Fill the tensor with the parameters' gradients, and the loss, times this rank's share.
+        """Fill the tensor with the parameters' gradients and the loss, both times this rank's
+        share.
 
-        Raises ValueError where a gradient is sparse."""
+        Raises ValueError if a gradient is sparse."""
         present = [one.grad is not None for one in self._parameters]
         given = [one.grad for one in self._parameters if one.grad is not None]
         if any(one.layout is not torch.strided for one in given):
@@ -63,8 +65,8 @@ class FlatGradients:
         return self.flat
 
     def unpack(self) -> tuple[Tensor, Tensor]:
-        """Give the parameters the gradients that the tensor holds; returns the loss, and how many
-        ranks failed. As in one process, what no rank has a gradient of has none."""
+        """Give the parameters the gradients in the tensor; returns the loss and the number of ranks
+        that failed. As in one process, a parameter without a gradient on any rank has none."""
         present = [one.grad is not None for one in self._parameters]
         if not all(present):
             present = [bool(one) for one in self.flat[2 : 2 + len(present)].tolist()]

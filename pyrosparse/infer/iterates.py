@@ -1,4 +1,4 @@
-"""The weights along a training run: what SGLD draws, and what SWAG makes a normal law of."""
+"""The weights along a training run: draws by SGLD, and the normal distribution of SWAG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Iterates(Callback):
-    """Looks at the weights every so many steps."""
+    """Reads the weights at regular intervals of steps."""
 
     def __init__(self, *, burn_in: int, every: int) -> None:
         if burn_in < 0 or every < 1:
@@ -65,16 +65,16 @@ class _Iterates(Callback):
 
 
 class KeepDraws(_Iterates):
-    """Keeps the weights of every so many steps, as draws: of ``infer.SGLD`` they are the
-    posterior's.
+    """Callback that keeps the weights at regular intervals of steps, as draws; with
+    ``infer.SGLD`` they are draws from the posterior.
 
-    burn_in: steps before the first.
-    every:   steps from one to the next, which make them less dependent.
+    burn_in: number of steps before the first draw.
+    every:   number of steps between draws; more steps make them less dependent.
 
-    draws: by site, (draws, ...), once trained; ``guide`` gives any of them.
+    draws: after training, by site, (draws, ...); ``guide`` returns one of them at random.
 
-    Raises ValueError, at the start of ``fit``, where anything is trained that is no weight of a
-    point posterior, and for batch normalisation, checkpoints and ``compact_every``.
+    Raises ValueError, at the start of ``fit``, if a trained parameter is not a weight with a point
+    posterior, and for batch normalisation, checkpoints and ``compact_every``.
 
     >>> import pyrosparse as ps
     >>> net = torch.nn.Linear(4, 3)
@@ -98,36 +98,37 @@ class KeepDraws(_Iterates):
 
     @property
     def draws(self) -> dict[str, Tensor]:
-        """By site, (draws, ...). Raises ValueError where there are none."""
+        """By site, (draws, ...). Raises ValueError if there are none."""
         if not self._kept:
             raise ValueError("there are no draws: train for more steps than burn_in")
         return {site: torch.stack([one[site] for one in self._kept]) for site in self._kept[0]}
 
     @property
     def guide(self) -> AnyDraw:
-        """A guide that gives one of the draws, each as often."""
+        """A guide that returns one of the draws, each with the same probability."""
         return AnyDraw(self.draws)
 
 
 class SWAG(_Iterates):
-    r"""A normal law of the weights that training goes through: SWA-Gaussian.
+    r"""Callback that fits a normal distribution to the weights along training: SWA-Gaussian.
 
     .. math:: w = \bar w + \tfrac{1}{\sqrt2} \Sigma_{\mathrm{diag}}^{1/2} z_1 +
         \frac{1}{\sqrt{2 (K - 1)}} \hat D z_2, \qquad
         \Sigma_{\mathrm{diag}} = \overline{w^2} - \bar w^2
 
     with :math:`\bar w` the mean of the iterates, and in the columns of :math:`\hat D` the last K of
-    them, each less the mean of those up to it. Train with SGD at a constant rate: the spread of the
-    iterates is that of its noise, which is not the posterior's unless the rate is chosen so.
+    them, each minus the mean up to then. Train with SGD at a constant rate. The spread of the
+    iterates comes from the gradient noise of SGD: it is the posterior's only for a suitable rate.
 
-    burn_in: steps before the first iterate; training should have arrived by then.
-    every:   steps from one iterate to the next: an epoch in the paper.
+    burn_in: number of steps before the first iterate; training should have converged by then.
+    every:   number of steps between iterates: an epoch in the paper.
     rank:    K, 2 or more.
 
-    Once trained, it is a guide itself: ``ps.predict(bnn, x, guide=swag)``. Given z_2, which is
-    the auxiliary site ``swag``, the weights are independent normals.
+    After training it is a guide: ``ps.predict(bnn, x, guide=swag)``. Given z_2, the auxiliary site
+    ``swag``, the weights are independent normals.
 
-    Raises ValueError as ``KeepDraws`` does, and as a guide with fewer than K iterates.
+    Raises ValueError as ``KeepDraws`` does, and if it is used as a guide with fewer than K
+    iterates.
 
     Source: Maddox et al. (2019), "A simple baseline for Bayesian uncertainty in deep learning",
     section 3.2, eq. 1.
@@ -160,7 +161,7 @@ class SWAG(_Iterates):
             self._square = {site: torch.zeros_like(weight) for site, weight in weights.items()}
         deviations = {}
         for site, weight in weights.items():
-            # Welford: the sum of squares about the mean, without the loss of a difference.
+            # Welford: the sum of squares about the mean, without cancellation.
             before = weight - self.mean[site]
             self.mean[site] = self.mean[site] + before / self.count
             deviations[site] = weight - self.mean[site]

@@ -25,28 +25,28 @@ class LastLayerLaplace:
     .. math:: w_L \sim \mathcal N(\hat w_L, P^{-1}), \qquad
         P = -\sum_i \nabla^2 \log p(y_i \mid f(x_i; \hat w)) + \operatorname{diag}(s^{-2})
 
-    The Hessian is that of the package laplace-torch (extra ``laplace``). It is exact in the last
+    The package laplace-torch (extra ``laplace``) computes the Hessian. It is exact in the last
     layer, whose weights enter the outputs linearly.
 
     model:     ``ps.classifier``, or ``ps.regressor`` with known noise, of a lifted network that was
                trained with ``ps.Gaussian(scale=s)``, posterior ``point``, on all its weights and
-               biases: ``ps.weights(net, "*")``. It is left as it is.
-    data:      that it was trained on: ``Examples``, (x, y), or a ``DataLoader`` of such batches.
-    structure: of P over the d numbers of the last layer: ``full``, d^2 numbers and d^3 operations;
-               ``kron``, a Kronecker product of a matrix of inputs and one of outputs, which is an
-               approximation; or ``diag``.
-    batch_size: at how many data the Hessian is computed at a time, where the data are tensors.
+               biases: ``ps.weights(net, "*")``. It does not change.
+    data:      the training data: ``Examples``, (x, y), or a ``DataLoader`` of such batches.
+    structure: structure of P for the d parameters of the last layer: ``full``, d^2 numbers and d^3
+               operations; ``kron``, a Kronecker product of a matrix of inputs and one of outputs,
+               which is an approximation; or ``diag``.
+    batch_size: the batch size for the Hessian, if the data are tensors.
 
     It is a guide: ``ps.predict(model, x, guide=laplace)``. Its auxiliary site ``laplace``, (d,), is
     standard normal, and the last layer's weights are a linear function of it.
 
     layer: the name of the last layer.
 
-    Raises ImportError without laplace-torch; TypeError for other models; ValueError where anything
-    is drawn that is no weight of a point posterior under ``ps.Gaussian``, where weights of the last
-    layer are frozen, and where the network's output is not that of a linear layer.
+    Raises ImportError without laplace-torch; TypeError for other models; ValueError if a site is
+    not a weight with a point posterior under ``ps.Gaussian``, if weights of the last layer are
+    frozen, and if the network's output is not the output of a linear layer.
 
-    Source: Daxberger et al. (2021), "Laplace redux: effortless Bayesian deep learning", section 2
+    Source: Daxberger et al. (2021), "Laplace redux: effortless Bayesian deep learning", sections 2
     and 3.1.
 
     >>> import pyrosparse as ps
@@ -68,7 +68,7 @@ class LastLayerLaplace:
         structure: Literal["full", "kron", "diag"] = "kron",
         batch_size: int = 1000,
     ) -> None:
-        # What is wrong is said before a package is asked for.
+        # Wrong arguments are reported before a missing package.
         if structure not in ("full", "kron", "diag"):
             raise ValueError(f"structure must be 'full', 'kron' or 'diag', got {structure!r}")
         kind, noise = likelihood(model)
@@ -96,7 +96,7 @@ class LastLayerLaplace:
             torch.full_like(parameter.detach().flatten(), float(entry.method.scale) ** -2)  # type: ignore[attr-defined]
             for parameter, entry in zip(last.values(), self._last, strict=True)
         ]
-        if structure == "kron":  # which takes one number a tensor, the others one a weight
+        if structure == "kron":  # it needs one number a tensor, the others one a weight
             precisions = [one[:1] for one in precisions]
         self._laplace = _laplace(
             lifted.net,
@@ -125,7 +125,7 @@ class LastLayerLaplace:
         standard = dist.Normal(torch.zeros_like(self._mean), 1.0).to_event(1)
         z = pyro.sample("laplace", standard, infer={"is_auxiliary": True})
         drawn = self._mean + self._times_root(z[None])[0]
-        # The density of the weights is that of z over the root's determinant, which stands once.
+        # The density of the weights is that of z over the determinant of the root.
         log_density = 0.5 * self._laplace.log_det_posterior_precision
         start = 0
         for entry in self._last:
@@ -140,7 +140,7 @@ class LastLayerLaplace:
             pyro.sample(site, dist.Delta(value, event_dim=value.dim()))
 
     def _times_root(self, z: Tensor) -> Tensor:
-        """Rows (m, d) times a root of the covariance: the law of standard normal ones is
+        """Rows (m, d) times a root of the covariance: standard normal rows become draws from
         N(0, P^-1)."""
         if self._structure == "kron":
             return self._laplace.posterior_precision.bmm(z, exponent=-0.5).reshape(z.shape)
@@ -149,7 +149,7 @@ class LastLayerLaplace:
 
 
 def likelihood(model: Any) -> tuple[str, float]:
-    """The likelihood of a model as laplace-torch names it, and the noise's standard deviation.
+    """The likelihood of a model by its name in laplace-torch, and the noise's standard deviation.
 
     Raises TypeError for other models.
     """
@@ -188,9 +188,9 @@ def _loader(data: Any, batch_size: int) -> DataLoader[Any]:
 
 
 def last_layer(net: nn.Module, *inputs: Tensor) -> str:
-    """The name of the linear layer whose output is the network's, given its inputs (n, ...).
+    """The name of the linear layer that computes the network's output, for inputs (n, ...).
 
-    Raises ValueError where there is none.
+    Raises ValueError if there is no such layer.
     """
     gave: dict[str, Any] = {}
     handles = [

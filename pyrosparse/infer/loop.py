@@ -1,4 +1,4 @@
-"""The training loop: stochastic variational inference as a script would write it."""
+"""The training loop: stochastic variational inference."""
 
 from __future__ import annotations
 
@@ -68,54 +68,57 @@ def fit(
 
     .. math:: \max_q \; E_q[\log p(D \mid w)] - \beta \, \mathrm{KL}(q(w) \Vert p(w))
 
-    What it does is what ``SVI(model, guide, optim, elbo).step(*batch)`` does in a loop; any Pyro
-    model and guide will do. Where ``torch.distributed`` has a process group, all its ranks call
-    ``fit`` alike and train together. Steps of little work run on one thread (``infer.work``); the
-    caller's number of threads is put back at the end.
+    It does what ``SVI(model, guide, optim, elbo).step(*batch)`` does in a loop, and accepts any
+    Pyro model and guide. If ``torch.distributed`` has a process group, call ``fit`` with the same
+    arguments on all ranks: they train together. Small steps run on one thread (``infer.work``); at
+    the end ``fit`` restores the caller's number of threads.
 
     data:          ``Examples``, a tuple of tensors or arrays with one datum a row, a dict of them
                    by the names of the model's arguments, or a torch Dataset (all shuffled anew in
-                   each epoch); or a re-iterable of batches (a DataLoader). Each batch goes in as
+                   each epoch); or a re-iterable of batches (a DataLoader). The model is called as
                    ``model(*batch)``.
-    batch_size:    data a step, over all ranks, where it is we who make the batches.
-    optimizer:     takes parameter groups and returns a torch optimizer, such as
+    batch_size:    data in a step, over all ranks, if data are not already batches.
+    optimizer:     a function from parameter groups to a torch optimizer, such as
                    ``torch.optim.SGD``; by default fused Adam.
     learning_rate: one rate, or rates by glob on parameter names (``{"guide.*": 1e-2, "*": 1e-3}``;
-                   the first that matches counts). Names are those of ``Fit.parameters``.
+                   the first that matches counts). The names are those in ``Fit.parameters``.
     schedule:      a factor on the rates as a function of progress in [0, 1], set at every step.
     elbo:          any Pyro ELBO; by default ``TraceMeanField_ELBO()``.
-    kl_scale:      beta, the weight of the KL divergence; reached linearly over the first
-                   ``kl_warmup`` epochs.
+    kl_scale:      beta, the weight of the KL divergence; it increases linearly from 0 over the
+                   first ``kl_warmup`` epochs.
     clip_norm:     the largest norm of the gradient over all parameters.
     callbacks:     called before and after every step and at the end of every epoch, in order; see
                    ``Callback``.
     validation:    data whose likelihood and accuracy at the guide's mean are recorded.
-    patience:      stop after so many epochs without a new best ``validation_nll``.
-    checkpoint:    a file written after every epoch. If it is there at the start, the run goes on
-                   from it and ends as an uninterrupted one would, bit for bit (data that shuffle
-                   themselves, such as a DataLoader, must do so by torch's global generator).
-    metrics:       a file of one JSON line an epoch.
-    seed:          for all random numbers; the caller's torch generator is left alone.
-    first_step:    how many steps of this training were taken before, by another run: it goes on as
-                   if it had taken them, with the minibatches, schedules, warm-ups and epochs that
-                   follow, but a new optimizer and new draws.
-    compact_every: after every so many epochs, cut what is dead (gates below their method's
-                   threshold, and what is frozen at zero) out of network, guide and optimizer, so
-                   that the next epochs cost less. It is exact: what is cut is frozen. When training
-                   ends all is put back, and masks refer to the original network.
+    patience:      stop after this number of epochs without a new best ``validation_nll``.
+    checkpoint:    a file written after every epoch. If it exists at the start, the run continues
+                   from it and ends bit for bit as an uninterrupted one (data that shuffle
+                   themselves, such as a DataLoader, must use torch's global generator).
+    metrics:       a file with one line of JSON for each epoch.
+    seed:          seed for all random numbers; the caller's torch generator does not change.
+    first_step:    the number of steps of this training that another run took before. The run
+                   continues with the following minibatches, schedules, warm-ups and epochs, but
+                   with a new optimizer and new draws.
+    compact_every: an interval in epochs: each time, cut dead elements (gates below their method's
+                   threshold, and elements frozen at zero) out of network, guide and optimizer, so
+                   that the next epochs cost less. It is exact, because ``fit`` freezes what it
+                   cuts. When training ends the network has its original size, to which masks
+                   refer.
     capture:       take the Python out of the steps where possible; see ``CapturedSVI``.
     compile:       compile the captured steps too.
     progress:      show a progress bar; by default on a terminal only. Without a terminal, the log
                    ``pyrosparse`` has a line at the start and at most one a minute.
-    stage:         what the bar and the log call this training; ``Fit.stage``.
+    stage:         name of this training in the bar and the log; ``Fit.stage``.
 
-    Raises NonFiniteLossError with step, site and layer when the loss is NaN or infinite (the
-    last checkpoint stays), ValueError on bad arguments and data, TypeError on data, optimizers
-    and ELBOs of another kind, CheckpointError when the checkpoint is damaged or of another run, and
-    OSError when checkpoint or metrics cannot be written (found out before the first step) or their
-    folder is removed. With several ranks, RankError where they differ in what must be the same, or
+    Raises NonFiniteLossError with step, site and layer if the loss is NaN or infinite (the last
+    checkpoint stays), ValueError for bad arguments and data, TypeError for data, optimizers and
+    ELBOs of another kind, CheckpointError if the checkpoint is damaged or belongs to another run,
+    and OSError if checkpoint or metrics cannot be written (found out before the first step) or
+    their folder is removed. With several ranks, RankError if they differ in what must be equal, or
+    one no longer answers; an error on one rank is raised on all. RuntimeError within
+    torch.no_grad().
     one no longer answers; an error on one is raised on all. RuntimeError within torch.no_grad().
-    Warns where the model's plate says another number of data than there are.
+    Warns if the model's plate has another number of data than there are.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -137,7 +140,7 @@ def fit(
     run = Fit(model, guide, data, epochs, batch_size, seed, int(first_step))
     for file in (checkpoint, metrics):
         if file is not None:
-            run.ranks.by_first(partial(check_writable, file))  # now, and not after an epoch
+            run.ranks.by_first(partial(check_writable, file))  # now, not after an epoch
     run.stage, run.clip_norm, run.checkpoint = stage, clip_norm, checkpoint
     run.capture, run.compile = capture, compile
     run.elbo = TraceMeanField_ELBO() if elbo is None else elbo
@@ -148,17 +151,17 @@ def fit(
         warnings.catch_warnings(),
         run.whole_at_the_end(),
     ):
-        # NonFiniteLossError says it, and says where.
+        # NonFiniteLossError reports it, with its place.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         torch.manual_seed(seed)
         run.ranks.seed(seed)
-        with no_fast_path(), Work() as work:  # which has no count of nested tensors
+        with no_fast_path(), Work() as work:  # the fast path uses nested tensors: no count
             seen = run.collect_parameters()
         run.optimizer = made(optimizer, parameter_groups(run.parameters, learning_rate))
         if compact_every is not None:
             run.shrink = Shrink(run, compact_every)
         check_observed(*seen, data)
-        del seen  # the memory of a batch's trace
+        del seen  # frees the memory of a batch's trace
         batches = run.batches_an_epoch()
         pace = Pace(run.optimizer, epochs, batches, schedule, weight=kl_scale, warmup=kl_warmup)
         settings = {
@@ -193,7 +196,7 @@ def _train(
     patience: int | None,
     progress: bool | None,
 ) -> None:
-    """Epoch after epoch, until all are done or patience runs out."""
+    """Train epoch after epoch, until all are done or patience runs out."""
     projected, after = run.projected(), after_steps(callbacks)
     shown = progress if run.ranks.first else False
     with progress_bar(run.epochs, run.epoch, shown, run.stage) as advance, pace.kl_scale:
@@ -230,7 +233,7 @@ def _train(
                 for callback in callbacks:
                     entry.update(callback.on_epoch_end(run) or {})
                 entry.update(_scores(run, validation))
-            # Where the last digits of scores differ between ranks, those of the first count.
+            # If the last digits of scores differ between ranks, those of the first count.
             run.finished = run.epoch == run.epochs or run.ranks.by_first(
                 partial(_exhausted, run.history, patience)
             )
@@ -240,7 +243,7 @@ def _train(
                 if run.finished and (callbacks or run.shrink is not None):
                     for callback in callbacks:
                         entry.update(callback.on_end(run) or {})
-                    # Again, as callbacks and the last cut may have changed what is handed over.
+                    # Again, as callbacks and the last cut may have changed the results.
                     entry.update(_scores(run, validation))
             entry["seconds"] = round(time.perf_counter() - started, 3)
             check_agreement(run)

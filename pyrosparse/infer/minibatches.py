@@ -15,15 +15,15 @@ from pyrosparse.evidence.traces import modules
 
 
 class Minibatches:
-    """Data in minibatches, in an order that the seed and the epoch alone determine.
+    """Data in minibatches, in an order that only the seed and the epoch determine.
 
-    data:       as ``prepared`` gives them.
-    size:       data in a minibatch, where it is we who make them.
-    first_step: the step of the whole training at which the first epoch to be run begins.
-    ranks:      the processes that share each minibatch, or bring a part of it each.
+    data:       as ``prepared`` returns them.
+    size:       data in a minibatch, if data are not already batches.
+    first_step: the step of the whole training at which this run begins.
+    ranks:      the number of processes that share each minibatch, or each bring a part of it.
 
-    Raises ValueError where first_step is not before the last step, or cannot be counted to, and
-    where the data's sampler is for another number of ranks.
+    Raises ValueError if ``first_step`` is not before the last step, or the number of minibatches in
+    an epoch is unknown, and if the data's sampler is for another number of ranks.
 
     >>> data = (torch.arange(10),)
     >>> whole = Minibatches(None, None, data, epochs=2, size=3, seed=0)
@@ -76,19 +76,19 @@ class Minibatches:
 
     @property
     def n(self) -> int:
-        """The number of data where they are tensors, else 0."""
+        """The number of data if they are tensors, else 0."""
         if isinstance(self.data, tuple):
             return len(self.data[0])
         return len(self.data) if hasattr(self.data, "batches") else 0
 
     def an_epoch(self) -> int | None:
-        """How many minibatches a whole epoch has, where that is known beforehand."""
+        """The number of minibatches in a whole epoch; None if unknown beforehand."""
         if self.n:
             return -(-self.n // self.size) - self._merges_last
         return len(self.data) if hasattr(self.data, "__len__") else None
 
     def skipped(self, epoch: int) -> int:
-        """How many minibatches of an epoch lie before the first step."""
+        """The number of minibatches of an epoch before the first step."""
         return max(0, self.first_step - epoch * (self.an_epoch() or 0)) if self.first_step else 0
 
     def of(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
@@ -98,7 +98,7 @@ class Minibatches:
     def _all_of(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         if self.sampler is not None and hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
-        # One generator an epoch, from the seed alone: an epoch's order needs no history.
+        # One generator for each epoch, from the seed alone: an epoch's order needs no history.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         if hasattr(self.data, "batches"):
             made = self.data.batches(self.size, generator)
@@ -116,13 +116,13 @@ class Minibatches:
 
     @property
     def _merges_last(self) -> bool:
-        """Whether the last batch would give a rank one datum, which batch normalisation has no
-        variance of, and so goes into the batch before."""
+        """Whether the last batch would give a rank a single datum, for which batch normalisation
+        has no variance; it is then merged into the batch before."""
         least = 2 * self.ranks
         return self.n > self.size and 0 < self.n % self.size < least and self._normalises()
 
     def _normalises(self) -> bool:
-        # Gates may normalise too, and then have such statistics of their own.
+        # Gates may also normalise, and then have such statistics.
         return any(
             isinstance(module, BatchNorm) or any("running_mean" in name for name in module._buffers)
             for root in modules(self.model, self.guide)
@@ -132,7 +132,7 @@ class Minibatches:
 
 def distributed_sampler(data: Any) -> Any:
     """The sampler of a loader that gives each rank data of its own, such as a
-    ``DistributedSampler``; None where there is none.
+    ``DistributedSampler``; None if there is none.
 
     >>> distributed_sampler([]) is None
     True
@@ -143,8 +143,8 @@ def distributed_sampler(data: Any) -> Any:
 
 
 class OneShare:
-    """What stands for the data of a run where a rank has a share of them only: it refuses to be
-    gone through, as what ranks learn from different data would differ."""
+    """Replaces the data of a run if each rank has only a share of them. Iteration is an error,
+    because ranks would learn different things from different data."""
 
     def __iter__(self) -> Iterator[Any]:
         raise ValueError(
@@ -156,7 +156,7 @@ class OneShare:
 def _with_last_merged(
     batches: Iterator[tuple[Tensor, ...]], size: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The batches with the last one, which is smaller, in the one before."""
+    """The batches; the last one is merged into the one before if it is smaller."""
     held = next(batches)
     for batch in batches:
         if len(batch[0]) < size:

@@ -1,4 +1,4 @@
-"""What a user has put in evaluation mode, and training puts back into training mode."""
+"""Layers that a user has put in evaluation mode and training puts back into training mode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def frozen_layers(networks: Iterable[nn.Module]) -> dict[str, nn.Module]:
 
 
 def warn_where_trained(frozen: Mapping[str, nn.Module]) -> None:
-    """Warn of layers that were in evaluation mode and no longer are."""
+    """Warn about layers that were in evaluation mode and no longer are."""
     trained = [name for name, module in frozen.items() if module.training]
     if trained:
         named = ", ".join(map(repr, trained[:3])) + (", ..." if len(trained) > 3 else "")

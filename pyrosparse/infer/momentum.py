@@ -1,4 +1,4 @@
-"""The optimizer's memory of what is frozen."""
+"""The optimizer's momentum of frozen elements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyrosparse.lifting.lift import Lifted
 
 
 def forget_momentum(optimizer: torch.optim.Optimizer, lifted: Lifted) -> None:
-    """Clear the optimizer's memory of what is frozen at zero, which would move it on.
+    """Clear the optimizer's averages of elements frozen at zero, which would move them.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(torch.nn.Linear(2, 1), ps.Gaussian())

@@ -1,4 +1,4 @@
-"""Naming the cause of a loss that is not finite."""
+"""The cause of a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NonFiniteLossError(FloatingPointError):
 def explain(
     model: Any, guide: Any, batch: tuple[Tensor, ...], parameters: Mapping[str, Tensor]
 ) -> str:
-    """Say where the first NaN or infinity of a step stands: data, parameter, layer, site."""
+    """Say where the first NaN or infinity of a step occurs: data, parameter, layer, site."""
     findings = []
     for position, tensor in enumerate(batch):
         if _bad(tensor):

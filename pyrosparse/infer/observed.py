@@ -1,4 +1,4 @@
-"""What the first batch tells of a model's observed sites: how they count the data, and labels."""
+"""Checks of a model's observed sites on the first batch: number of data, and labels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pyrosparse.infer.minibatches import distributed_sampler
 
 
 def check_observed(trace: poutine.Trace, batch: tuple[Any, ...], data: Any) -> None:
-    """Compare the observed sites of a model's first trace with the data that it is trained on.
+    """Compare the observed sites of a model's first trace with the training data.
 
-    Warns where the sites of a minibatch are scaled to another number of data than there are: the
-    likelihood then has another weight against the prior than it should.
+    Warns if the sites of a minibatch are scaled to another number of data than there are: the
+    likelihood then has the wrong weight against the prior.
 
-    Raises ValueError where nothing is observed, and where labels are no classes of their site.
+    Raises ValueError if nothing is observed, and if labels are not classes of their site.
     """
     sites = sample_sites(trace, observed=True)
     if not sites:
@@ -38,8 +38,8 @@ def check_observed(trace: poutine.Trace, batch: tuple[Any, ...], data: Any) -> N
 
 
 def count(data: Any) -> tuple[int, int] | None:
-    """The smallest and the largest number of data that an epoch may be said to have; None where it
-    is not known.
+    """The smallest and the largest number of data that an epoch may plausibly have; None if
+    unknown.
 
     >>> import torch
     >>> count((torch.zeros(5, 2), torch.zeros(5)))
@@ -60,7 +60,7 @@ def count(data: Any) -> tuple[int, int] | None:
         sampler: Any = getattr(data, "sampler", None)
         parts = (dataset,) if distributed_sampler(data) else (dataset, sampler)
         lengths = [len(one) for one in parts if hasattr(one, "__len__")]
-        # A loader may leave out its last batch, or take some of the data more than once.
+        # A loader may leave out its last batch, or use some of the data more than once.
         left_out = (data.batch_size or 1) - 1 if getattr(data, "drop_last", False) else 0
         return min(lengths) - left_out, max(lengths)
     if hasattr(data, "batches") and hasattr(data, "__len__"):
@@ -69,13 +69,13 @@ def count(data: Any) -> tuple[int, int] | None:
 
 
 def _wrong_scale(sites: list[Any], size: int, least: int, most: int) -> str | None:
-    """What to say where no observed site of a batch of this size counts for all data."""
+    """The warning if no observed site of a batch of this size is scaled to all data, else None."""
     low, high = least / size, most / size
     for site in sites:
         scale = _scale(site)
         if low * (1 - 1e-5) <= scale <= high * (1 + 1e-5):
             return None
-        # Tempered on purpose, but of the right number of data.
+        # Tempered on purpose, but with the right number of data.
         if any(least <= _full_size(frame) <= most for frame in _plates(site, size)):
             return None
     site = sites[0]
@@ -105,7 +105,7 @@ def _wrong_scale(sites: list[Any], size: int, least: int, most: int) -> str | No
 
 
 def _plates(site: Any, size: int) -> list[Any]:
-    """The plates of a site that hold a batch."""
+    """The plates of a site that contain a batch."""
     return [frame for frame in site["cond_indep_stack"] if frame.size == size]
 
 
@@ -121,7 +121,7 @@ def _scale(site: Any) -> float:
 
 
 def _check_labels(site: Any, batch: tuple[Any, ...], data: Any) -> None:
-    """Look at all labels of a categorical site, not at those of the first batch only."""
+    """Check all labels of a categorical site, not only those of the first batch."""
     fn, value = site["fn"], site["value"]
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist

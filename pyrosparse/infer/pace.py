@@ -1,4 +1,4 @@
-"""What follows from how far training is: learning rates, and the weight of the KL divergence."""
+"""Learning rates and the weight of the KL divergence as functions of training progress."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pyrosparse.infer.schedules import Schedule
 class Pace:
     """Sets the rates of an optimizer and the weight of the KL divergence before each step.
 
-    optimizer: with the rates that the schedule multiplies.
-    batches:   minibatches in a whole epoch; None where that is not known.
+    optimizer: an optimizer with the rates that the schedule multiplies.
+    batches:   the number of minibatches in a whole epoch; None if unknown.
     schedule, weight, warmup: as for ``fit``: its ``schedule``, ``kl_scale`` and ``kl_warmup``.
 
-    kl_scale: the handler that weighs the KL divergence, to be entered around the steps.
+    kl_scale: the handler that scales the KL divergence; enter it around the steps.
 
     >>> sgd = torch.optim.SGD([torch.ones(1)], lr=0.1)
     >>> pace = Pace(sgd, 4, 10, lambda progress: 1 - progress, weight=1.0, warmup=2)
@@ -41,13 +41,13 @@ class Pace:
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.weight = weight
         self.warmup = warmup
-        # A captured step reads a weight that changes from a tensor.
+        # A captured step reads a changing weight from a tensor.
         self._weight_now = torch.tensor(weight, dtype=torch.float64)
         self.kl_scale = scale_kl(self._weight_now if warmup else weight)
 
     def set(self, epoch: int, index: int) -> float:
-        """Set all for the step on a minibatch of an epoch, both counted from 0; returns the share
-        of training that is done, in [0, 1]."""
+        """Set rates and weight for a step, with epoch and minibatch counted from 0; returns the
+        share of training that is done, in [0, 1]."""
         position = epoch + (index / self.batches if self.batches else 0.0)
         progress = min(position / self.epochs, 1.0)
         if self.warmup:

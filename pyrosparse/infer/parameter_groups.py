@@ -1,4 +1,4 @@
-"""Parameter groups: one optimizer over all parameters, with rates by name."""
+"""Parameter groups: one optimizer for all parameters, with rates by name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Rates = float | Mapping[str, float]
 
 
 def fused_adam(groups: list[dict[str, Any]]) -> Optimizer:
-    """Adam in one kernel over all parameters."""
+    """Adam in one kernel for all parameters."""
     return torch.optim.Adam(groups, fused=True)
 
 
 def made(optimizer: Any, groups: list[dict[str, Any]]) -> Optimizer:
-    """The torch optimizer that a class or function makes of parameter groups; by default Adam.
+    """The torch optimizer that a class or function makes from parameter groups; by default Adam.
 
-    Raises TypeError where it is a ``PyroOptim``, an optimizer that is made already, makes none, or
-    makes one whose step calls a closure, such as LBFGS.
+    Raises TypeError if it is a ``PyroOptim`` or an optimizer instance, if it returns no optimizer,
+    or one whose step calls a closure, such as LBFGS.
 
     >>> made(torch.optim.SGD, [{"params": [torch.ones(2)], "lr": 0.1}]).defaults["momentum"]
     0
@@ -61,11 +61,11 @@ def made(optimizer: Any, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def parameter_groups(parameters: Mapping[str, Tensor], rates: Rates) -> list[dict[str, Any]]:
-    """One group for each rule of the rates, so that a fused optimizer takes few launches.
+    """One group for each rule of the rates, so that a fused optimizer needs few launches.
 
     rates: one rate, or rates by glob on names; the first rule that matches counts.
 
-    Raises ValueError where no rule covers a parameter, or a rule matches none.
+    Raises ValueError if no rule matches a parameter, or a rule matches none.
 
     >>> import torch
     >>> w = torch.ones(2)

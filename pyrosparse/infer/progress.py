@@ -1,4 +1,4 @@
-"""The progress of a training run: a bar on a terminal, and otherwise lines in the log."""
+"""The progress of a training run: a bar on a terminal, otherwise lines in the log."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SHOWN = ("loss", "validation_nll", "validation_accuracy", "sparsity")
 
 
 class progress_bar:
-    """A progress bar over epochs; where there is no terminal, lines in the log.
+    """A progress bar over epochs; without a terminal, lines in the log.
 
-    shown: whether there is a bar; None asks the terminal. False is silent.
-    stage: what is trained, put before both.
+    shown: whether to show a bar; None shows it on a terminal. With False there are no lines either.
+    stage: name of the training, the prefix of both.
     """
 
     def __init__(self, epochs: int, done: int, shown: bool | None, stage: str = "") -> None:

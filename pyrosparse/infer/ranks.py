@@ -1,4 +1,4 @@
-"""Processes that train one posterior together: what they exchange, and what each has of its own."""
+"""Processes that train one posterior together: shared and separate state, and exchange."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SCALAR = (bool, int, float, complex, str, type(None))
 
 
 class Ranks(Alone):
-    r"""The processes of torch's default group, which train together as one would alone.
+    r"""The processes of torch's default group, which train together like a single process.
 
-    Of a batch of B data rank r takes b_r, and the gradient of the negative ELBO is
+    From a batch of B data rank r gets b_r, and the gradient of the negative ELBO is
 
     .. math:: g = \sum_r \frac{b_r}{B} g_r
 
-    which is exact also where the b_r differ, as the plate of the data scales each rank's likelihood
-    by N / b_r. Each rank draws latent variables of its own in a step, so that the noise of g is
-    less than that of one process; all else that is random is drawn alike everywhere.
+    which is also exact if the b_r differ, as the plate of the data scales each rank's likelihood by
+    N / b_r. Each rank draws its own latent variables in a step, so that g has less noise than in
+    one process; all other random numbers are the same on all ranks.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Ranks(Alone):
         try:
             yield
         except RankError:
-            raise  # which all ranks raise, or which says that they do not answer
+            raise  # all ranks raise it, or it says that they do not answer
         except Exception as error:
             failure = error
         self._raise_first(failure)
@@ -152,7 +152,7 @@ class Ranks(Alone):
         self._noise = states[self.rank]
 
     def _different(self, values: dict[str, Any]) -> dict[str, int]:
-        """The names of values that are not the same everywhere, and a rank that has another."""
+        """The names of values that differ between ranks, each with a rank whose value differs."""
         everyone = self.gather(values)
         return {
             name: rank
@@ -162,7 +162,7 @@ class Ranks(Alone):
         }
 
     def _raise_first(self, failure: Exception | None) -> None:
-        """Raise the exception of the first rank that has one, on all."""
+        """Raise on all ranks the exception of the first rank that has one."""
         mine = None if failure is None else _portable(failure, self.rank)
         try:
             found = self.gather(mine)
@@ -197,7 +197,7 @@ class Ranks(Alone):
 
 
 def process_group() -> Alone:
-    """The ranks of ``torch.distributed``'s default process group; ``Alone`` where there is none.
+    """The ranks of ``torch.distributed``'s default process group; ``Alone`` without a group.
 
     >>> process_group().size
     1
@@ -208,7 +208,7 @@ def process_group() -> Alone:
 
 
 def _rows(batch: tuple[Any, ...]) -> int:
-    """How many data a batch has; raises ValueError where that cannot be told."""
+    """The number of data in a batch; raises ValueError if it is unknown."""
     leaves = pytree.tree_leaves(batch)
     lengths = {len(one) for one in leaves if isinstance(one, Tensor) and one.dim()}
     others = [one for one in leaves if not isinstance(one, (Tensor, *_SCALAR))]
@@ -222,14 +222,14 @@ def _rows(batch: tuple[Any, ...]) -> int:
 
 
 def _mark(value: Any) -> Any:
-    """What stands for a value when ranks compare it."""
+    """A stand-in for a value, which ranks compare."""
     if isinstance(value, Tensor):
         return tuple(value.shape), str(value.dtype), zlib.crc32(raw_bytes(value))
     return value
 
 
 def _generators() -> list[Tensor]:
-    """The states of torch's generators: the CPU's, and that of the rank's GPU."""
+    """The states of torch's generators: the CPU's, and the one of the rank's GPU."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else states
 
@@ -241,7 +241,7 @@ def _set_generators(states: list[Tensor]) -> None:
 
 
 def _portable(error: Exception, rank: int) -> Exception:
-    """An exception as it can be sent to other ranks."""
+    """An exception in a form that can be sent to other ranks."""
     try:
         copy = pickle.loads(pickle.dumps(error))
         if type(copy) is type(error) and str(copy) == str(error):

@@ -1,4 +1,4 @@
-"""The files of a run: the checkpoint, from which it goes on, and the metrics."""
+"""The files of a run: the checkpoint, from which it continues, and the metrics."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class Files:
-    """Writes a run's checkpoint and metrics after every epoch, and takes it up again.
+    """Writes a run's checkpoint and metrics after every epoch, and resumes the run from them.
 
-    settings:            what a run must have in common with the one that it goes on with.
-    callbacks:           those whose state is in the checkpoint are part of the settings.
-    checkpoint, metrics: where; None for a file that is not wanted.
+    settings:            settings that must be equal in the run and in the one that it continues.
+    callbacks:           those with a state in the checkpoint are part of the settings.
+    checkpoint, metrics: paths; None to write no such file.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Files:
         self._lines: list[str] = []
 
     def resume(self) -> bool:
-        """Go on from the checkpoint where it is there; returns whether it was."""
+        """Continue from the checkpoint if it exists; returns whether it does."""
         found = self.run.ranks.by_first(self._load)
         if self.checkpoint is not None and found is not None:
             with checkpoints.reading(self.checkpoint):
@@ -66,7 +66,7 @@ class Files:
         self.run.ranks.by_first(partial(self._write, noise))
 
     def _load(self) -> dict[str, Any] | None:
-        """What the checkpoint holds; None where there is none."""
+        """The contents of the checkpoint; None if there is none."""
         if self.checkpoint is None or not Path(self.checkpoint).exists():
             return None
         with checkpoints.reading(self.checkpoint):
@@ -78,18 +78,18 @@ class Files:
         self._write_metrics()
 
     def _write_metrics(self) -> None:
-        """Write the history, a JSON line an epoch."""
+        """Write the history, one line of JSON for each epoch."""
         if self.metrics is not None:
             # Entries never change once they are written.
             kept = self._lines[: len(self.run.history)]
             kept += [json.dumps(entry) + "\n" for entry in self.run.history[len(kept) :]]
             self._lines = kept
             lines = "".join(kept)
-            # A folder that was removed is not made again: it would have nothing else of the run.
+            # A removed folder is not created again: it would lack the other files of the run.
             write_atomically(self.metrics, lines, parents=False)
 
     def _state(self) -> dict[str, Any]:
-        """All that a checkpoint must hold, but for the noise of ranks."""
+        """The contents of a checkpoint, except the noise of ranks."""
         run = self.run
         owned = {id(p) for module in modules(run.model, run.guide) for p in module.parameters()}
         return {
@@ -110,10 +110,10 @@ class Files:
         }
 
     def _restore(self, state: dict[str, Any], path: str | os.PathLike[str]) -> None:
-        """Take over what ``_state`` returned; raises CheckpointError where it is of another run."""
+        """Restore what ``_state`` returned; raises CheckpointError if it belongs to another run."""
         run, settings = self.run, self.settings
-        # Checkpoints of before know no first step, nor ranks: they were of one process that began
-        # at the first.
+        # Checkpoints of earlier versions have no first step and no ranks: they come from one
+        # process that began at the first step.
         saved = {"first_step": 0, "ranks": 1} | state["settings"]
         other = [key for key, value in settings.items() if saved.get(key) != value]
         if other:
@@ -163,8 +163,8 @@ def _shapes(tensors: Mapping[str, Tensor]) -> list[list[int]]:
 
 
 def _match_strides(optimizer: Optimizer) -> None:
-    # Files hold tensors in row-major order; a fused kernel walks a parameter and its moments
-    # side by side, so that those of a channels-last weight must be channels-last again.
+    # Files hold tensors in row-major order, but a fused kernel reads a parameter and its moments
+    # side by side: the moments of a channels-last weight must be channels-last again.
     for parameter, memory in optimizer.state.items():
         for key, value in memory.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

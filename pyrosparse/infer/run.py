@@ -1,4 +1,4 @@
-"""A training run: its state, and one step of it."""
+"""A training run: its state, and one step."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ READ_EVERY = 50
 
 
 class Fit:
-    """A run of ``fit``: what callbacks see while it goes on, and what it returns.
+    """A run of ``fit``: callbacks see it during training, and ``fit`` returns it.
 
     parameters: the trained tensors by name, unconstrained, in the order of their first use.
-    optimizer:  the torch optimizer over them.
-    shrink:     what cuts dead features out; None where nothing does.
-    svi:         the captured step, whose ``explain()`` says what was captured; None where steps are
+    optimizer:  the torch optimizer of these parameters.
+    shrink:     cuts dead features out; None without ``compact_every``.
+    svi:         the captured step, whose ``explain()`` says what was captured; None if steps are
                  taken eagerly.
-    epoch, step: how many are done, those before ``first_step`` among them.
-    history:    one dict of metrics an epoch; ``loss`` is the mean negative ELBO in nats.
-    stage:      what the caller calls this training, ``pretraining``; "" for nothing.
-    capture, compile, clip_norm, checkpoint: as ``fit`` was given them.
+    epoch, step: the number of epochs and steps done, including those before ``first_step``.
+    history:    one dict of metrics for each epoch; ``loss`` is the mean negative ELBO in nats.
+    stage:      the caller's name for this training, such as ``pretraining``; "" for none.
+    capture, compile, clip_norm, checkpoint: as passed to ``fit``.
     finished:   whether all epochs are done or patience ran out.
     ranks:      the processes that train together.
     """
@@ -93,7 +93,7 @@ class Fit:
     def lifted(self) -> Lifted:
         """The lifted network under training.
 
-        Raises TypeError when there is none."""
+        Raises TypeError if there is none."""
         for part in _lifted_in(modules(self.guide, self.model)):
             return part
         raise TypeError("this needs a lifted network: pass fit a guide that pyrosparse.lift made")
@@ -105,26 +105,26 @@ class Fit:
 
     @property
     def n(self) -> int:
-        """The number of data where they are tensors, else 0."""
+        """The number of data if they are tensors, else 0."""
         return self.minibatches.n
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """This epoch's minibatches, in an order that the seed and the epoch alone determine; all of
-        each, also where several ranks train (with a DistributedSampler, this rank's)."""
+        """This epoch's minibatches, in an order that only the seed and the epoch determine. They
+        are whole, also if several ranks train (with a DistributedSampler, this rank's)."""
         return self.minibatches.of(self.epoch)
 
     def parts(self) -> Iterator[tuple[tuple[Tensor, ...], float]]:
-        """This rank's part of each of them, and the share of the minibatch that it is."""
+        """This rank's part of each minibatch, and its share of the minibatch."""
         return self.ranks.parts(self.batches(), local=self.minibatches.sampler is not None)
 
     def batches_an_epoch(self) -> int | None:
-        """How many minibatches an epoch has, where that is known beforehand."""
+        """The number of minibatches in an epoch; None if unknown beforehand."""
         return self.minibatches.an_epoch()
 
     def collect_parameters(self) -> tuple[poutine.Trace, tuple[Any, ...]]:
-        """Learn which parameters there are; returns the trace of the model on a batch, and it.
+        """Find the parameters; returns the trace of the model on a batch, and that batch.
 
-        Raises ValueError where there is none."""
+        Raises ValueError if there are none."""
         roots = modules(self.model, self.guide)
         refuse_sharded(
             (pair for root in roots for pair in root.named_parameters()),
@@ -143,10 +143,10 @@ class Fit:
         return trace, batch
 
     def try_once(self) -> tuple[poutine.Trace, poutine.Trace, tuple[Tensor, ...]]:
-        """Run guide and model once, as SVI does, leaving no trace behind; returns the parameter
-        sites, the model's trace and its batch.
+        """Run guide and model once, as SVI does, without side effects; returns the parameter sites,
+        the model's trace and its batch.
 
-        Raises ValueError where there are no data."""
+        Raises ValueError if there are no data."""
         batch = next(iter(self.batches()), None)
         if batch is None:
             raise ValueError("there are no data to train on")
@@ -163,7 +163,7 @@ class Fit:
         return capture.trace, replayed, batch
 
     def start(self, callbacks: Sequence[Callback], resumed: bool) -> None:
-        """Make ready for the next step, be it the first or the first after resuming."""
+        """Prepare for the next step, be it the first or the first one after resuming."""
         frozen = frozen_layers(part.net for part in _lifted_in(modules(self.model, self.guide)))
         for module in (self.model, self.guide, *modules(self.model, self.guide)):
             if isinstance(module, torch.nn.Module):
@@ -182,7 +182,7 @@ class Fit:
 
     @contextmanager
     def whole_at_the_end(self) -> Iterator[None]:
-        """Put back what was cut out of the network, also where training is interrupted."""
+        """Restore the original size of the network at the end, also if training is interrupted."""
         try:
             yield
         finally:
@@ -190,7 +190,7 @@ class Fit:
                 self.shrink.restore()
 
     def make_steps(self) -> None:
-        """Capture steps from now on, where they are to be captured: anew, after a cut."""
+        """From now on take captured steps, if requested; after a cut, capture them anew."""
         if self.capture:
             self.svi = CapturedSVI(
                 self.model,
@@ -204,7 +204,7 @@ class Fit:
     def take_step(self, batch: tuple[Tensor, ...], share: float = 1.0) -> Tensor | float:
         """One step on a minibatch; returns the negative ELBO in nats.
 
-        share: of the minibatch, that this batch is; other ranks have the rest."""
+        share: the share of the minibatch in this batch; other ranks have the rest."""
         loss = self.ranks.exchange(
             lambda: self._backward(batch), self.parameters, share, self.step % READ_EVERY == 0
         )
@@ -216,7 +216,7 @@ class Fit:
         return loss
 
     def _backward(self, batch: tuple[Tensor, ...]) -> Tensor | float:
-        # Pyro's argument checks cost a third of a small step: once is enough.
+        # Pyro's argument checks take a third of a small step: once is enough.
         first = self.step == self.first_step
         with pyro.validation_enabled(pyro.settings.get("validate_infer") and first):
             try:
@@ -225,7 +225,7 @@ class Fit:
                 if "more than 1 value per channel" in str(error):
                     raise _single_datum(batch) from error
                 raise
-        # Reading the loss makes the host wait for a device: there, only now and then.
+        # Reading the loss makes the host wait for a device: there it happens only now and then.
         if not isinstance(loss, Tensor) or loss.is_cpu or self.step % READ_EVERY == 0:
             self._refuse_non_finite(float(loss), batch)
         return loss
@@ -234,7 +234,7 @@ class Fit:
         if self.svi is None:
             return float(self.elbo.loss_and_grads(self.model, self.guide, *batch))
         if not self.svi.parameters:
-            # From the very first step, so that a resumed run takes the same steps as a whole one.
+            # From the very first step, so that a resumed run takes the same steps.
             self.svi.capture(*batch)
         return self.svi.backward(*batch)
 
@@ -248,7 +248,7 @@ class Fit:
         )
 
     def refuse_broken_parameters(self) -> None:
-        """Raise NonFiniteLossError where a parameter has become NaN or infinite."""
+        """Raise NonFiniteLossError if a parameter has become NaN or infinite."""
         broken = [name for name, tensor in self.parameters.items() if not tensor.isfinite().all()]
         if broken:
             raise NonFiniteLossError(

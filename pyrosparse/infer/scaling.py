@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 class kl_scale(Messenger):
-    r"""A Pyro handler that scales latent sites and leaves the likelihood alone.
+    r"""A Pyro handler that scales latent sites and does not change the likelihood.
 
     .. math:: E_q[\log p(D \mid w)] - \beta \, \mathrm{KL}(q \Vert p)
 
-    Wrap model and guide alike, ``kl_scale(0.1)(model)``, or use it as a context manager over the
+    Wrap both model and guide, ``kl_scale(0.1)(model)``, or use it as a context manager around the
     step. With a weight other than 1 the objective is no longer a bound on the evidence.
 
-    scale: beta, a number or a tensor without dimensions; set ``.scale`` to change it between steps.
+    scale: beta, a number or a zero-dimensional tensor; set ``.scale`` to change it between steps.
 
     >>> import pyro, pyro.distributions as dist, pyro.poutine as poutine, torch
     >>> def model():
@@ -38,7 +38,7 @@ class kl_scale(Messenger):
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """The weight 1 for a block, while something is evaluated."""
+        """Set the weight to 1 for a block, for evaluation."""
         scale, self.scale = self.scale, 1.0
         try:
             yield

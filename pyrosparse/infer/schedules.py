@@ -1,6 +1,6 @@
 """Schedules: functions of training progress, from 0 at the first step to 1 after the last.
 
-As functions of progress alone they hold no state, so that a resumed run needs none of theirs.
+They depend on progress alone and hold no state, so that a resumed run needs none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def constant(progress: float) -> float:
 
 
 def cosine(final: float = 0.0) -> Schedule:
-    r"""From 1 down to ``final`` along half a cosine.
+    r"""Decreases from 1 to ``final`` along half a cosine.
 
     .. math:: f + (1 - f)\,(1 + \cos \pi t) / 2
 
@@ -32,7 +32,7 @@ def cosine(final: float = 0.0) -> Schedule:
 
 
 def linear_decay(start: float = 0.0, final: float = 0.0) -> Schedule:
-    """1 until ``start``, and from there down to ``final`` along a line.
+    """1 until ``start``, then decreases linearly to ``final``.
 
     Raises ValueError unless 0 <= start < 1.
 
@@ -45,7 +45,7 @@ def linear_decay(start: float = 0.0, final: float = 0.0) -> Schedule:
 
 
 def steps(*at: float, factor: float = 0.1) -> Schedule:
-    """Multiplied by ``factor`` at each of the given points of progress.
+    """Multiplies the rate by ``factor`` at each of the given points of progress.
 
     >>> steps(0.5, 0.8)(0.6)
     0.1
@@ -54,7 +54,7 @@ def steps(*at: float, factor: float = 0.1) -> Schedule:
 
 
 def linear(end: float = 1.0, start: float = 0.0) -> Schedule:
-    """From 0 up to 1 between ``start`` and ``end``, by equal steps.
+    """Increases linearly from 0 to 1 between ``start`` and ``end``.
 
     Raises ValueError unless 0 <= start < end.
 
@@ -67,7 +67,7 @@ def linear(end: float = 1.0, start: float = 0.0) -> Schedule:
 
 
 def cubic(end: float = 1.0, start: float = 0.0) -> Schedule:
-    r"""From 0 up to 1 between ``start`` and ``end``, fast first: a sparsity ramp.
+    r"""Increases from 0 to 1 between ``start`` and ``end``, fast at first: a sparsity ramp.
 
     .. math:: 1 - (1 - (t - t_0) / (t_1 - t_0))^3
 
@@ -83,7 +83,7 @@ def cubic(end: float = 1.0, start: float = 0.0) -> Schedule:
 
 
 def logarithmic(start: float, end: float, until: float = 1.0) -> Schedule:
-    r"""From ``start`` to ``end`` by equal factors, and constant from ``until`` on.
+    r"""From ``start`` to ``end`` by equal factors, constant after ``until``.
 
     .. math:: b_0 (b_1 / b_0)^{\min(t / t_1, 1)}
 
@@ -106,7 +106,7 @@ def logarithmic(start: float, end: float, until: float = 1.0) -> Schedule:
 
 
 def after(point: float) -> Schedule:
-    """0 before a point of progress, 1 from it on: a ramp that cuts at once.
+    """0 before a point of progress, 1 from there on: a ramp that prunes everything at once.
 
     >>> after(0.64)(0.63), after(0.64)(0.64)
     (0.0, 1.0)
@@ -115,13 +115,14 @@ def after(point: float) -> Schedule:
 
 
 def staircase(levels: int, start: float = 0.0) -> Schedule:
-    r"""0 before ``start``, then up to 1 in equal steps that are equally far apart, the last of them
-    as far before the end: a sparsity ramp with as much training after every cut.
+    r"""0 before ``start``, then increases to 1 in equal steps at equal intervals, with one interval
+    after the last step: a sparsity ramp with the same training after every cut.
 
     .. math:: (1 + \lfloor L\, (t - t_0) / (1 - t_0) \rfloor) / L, \quad t \ge t_0
 
-    ``Pruner`` with it prunes nine times, 10 %, 20 %, ... of all weights, after 50 of 140 epochs and
-    then every ten: ``Pruner("magnitude", 0.9, ramp=staircase(9, start=50 / 140), freeze=True)``.
+    For example, ``Pruner`` prunes to 10 %, 20 %, ... of all weights, nine times, after 50 of 140
+    epochs and then every ten:
+    ``Pruner("magnitude", 0.9, ramp=staircase(9, start=50 / 140), freeze=True)``.
 
     Source: Han et al. (2015), section 3, for pruning in steps.
 
@@ -137,7 +138,7 @@ def staircase(levels: int, start: float = 0.0) -> Schedule:
         raise ValueError(f"start must be in [0, 1), got {start}")
 
     def at(progress: float) -> float:
-        # Epochs over epochs are not exact: what is due within a rounding error is due.
+        # Epochs over epochs are not exact: a step is due within a rounding error.
         steps = math.floor(levels * (progress - start) / (1 - start) + 1e-9)
         return min(max(steps + 1, 0), levels) / levels
 

@@ -12,23 +12,22 @@ from torch.optim import Optimizer
 
 
 class SGLD(Optimizer):
-    r"""Steps that draw from a posterior: half a step of gradient ascent, and noise of variance
-    epsilon.
+    r"""Draws from a posterior by half a step of gradient ascent and noise of variance epsilon.
 
     .. math:: w_{t+1} = w_t + \frac{\epsilon_t}{2} \Big( \nabla \log p(w_t) + \frac{n}{|B|}
         \sum_{i \in B} \nabla \log p(y_i \mid x_i, w_t) \Big) + \sqrt{\epsilon_t} \, z, \qquad
         z \sim \mathcal N(0, I)
 
-    The loss must be -log p(D, w) in nats over all data, as it is in ``fit`` with point posteriors,
-    and without ``clip_norm`` or ``kl_scale``. The step epsilon is the learning rate, and
-    ``infer.KeepDraws`` keeps the draws. A schedule that brings epsilon to zero makes them exact in
-    the limit; at a constant step the law has an error of order epsilon, which grows with the noise
-    of the minibatches' gradients.
+    The loss must be -log p(D, w) in nats over all data, as in ``fit`` with point posteriors and
+    without ``clip_norm`` or ``kl_scale``. The step size epsilon is the learning rate, and
+    ``infer.KeepDraws`` keeps the draws. A schedule that decreases epsilon to zero makes the draws
+    exact in the limit; with a constant step the distribution has an error of order epsilon, which
+    grows with the noise of the minibatches' gradients.
 
     params: tensors or parameter groups.
     lr:     epsilon, positive.
 
-    Raises ValueError where ``lr`` is not positive and finite.
+    Raises ValueError if ``lr`` is not positive and finite.
 
     Source: Welling and Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics",
     eq. 4.

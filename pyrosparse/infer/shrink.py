@@ -1,4 +1,4 @@
-"""Training that shrinks as it goes: dead features leave parameters, guide and optimizer."""
+"""Training that cuts as it goes: dead features are removed from parameters, guide, optimizer."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 
 
 class Shrink:
-    """Cuts dead features out of the lifted network of a run, and puts all back at the end.
+    """Cuts dead features out of the lifted network of a run, and restores its size at the end.
 
-    What is dead (a gate below its method's threshold, or anything frozen at zero) is frozen, so
-    that it stays dead, and then cut: the smaller network computes exactly what the frozen one
-    would. Every cut is made from the whole network, so that a run is resumed by ``to`` alone.
+    Dead elements (a gate below its method's threshold, or anything frozen at zero) are frozen, so
+    that they stay dead, and then cut: the smaller network computes exactly what the frozen one
+    would. Every cut starts from the whole network, so that ``to`` alone resumes a run.
 
-    run:   of a lifted network, with its parameters and optimizer.
-    every: after how many epochs it is cut again.
+    run:   the run of a lifted network, with its parameters and optimizer.
+    every: number of epochs between cuts.
 
-    alive: what is left of each target of the whole network, boolean, by the target's name.
+    alive: the remaining elements of each target of the whole network, boolean, by the target's
+           name.
 
-    Raises what ``cut`` raises, ValueError where gates are of heads and where the network does not
+    Raises what ``cut`` raises, ValueError if there are gates of heads and if the network does not
+    use all targets, and TypeError if there is no lifted network.
     use all targets, and TypeError where there is no lifted network.
     """
 
@@ -48,7 +50,7 @@ class Shrink:
             )
         self.alive = {entry.target.key: entry.mask.clone() for entry in self.whole.entries}
         self.positions: dict[str, Tensor] = {}
-        # What cannot be cut should say so now, and not after an epoch.
+        # Report a network that cannot be cut now, not after an epoch.
         made = cut(self.whole.net, {}, inputs)
         if unused := unreached(made, self.whole.entries):
             raise ValueError(
@@ -57,7 +59,7 @@ class Shrink:
             )
 
     def after_epoch(self) -> dict[str, Any]:
-        """Cut where it is time, and put all back where training has ended; returns what to record
+        """Cut if it is due, and restore the original size when training has ended; returns metrics
         of the epoch."""
         due = self.run.finished or self.run.epoch % self.every == 0
         if due and self.shrink():
@@ -67,7 +69,7 @@ class Shrink:
         return {"kept": self.kept()}
 
     def shrink(self) -> bool:
-        """Cut what has died since; returns whether anything did."""
+        """Cut elements that have died since the last cut; returns whether there were any."""
         masks = self.lifted.masks()
         alive = {key: mask.clone() for key, mask in self.alive.items()}
         for entry in self.lifted.guide.entries:
@@ -80,14 +82,14 @@ class Shrink:
         return True
 
     def to(self, alive: Mapping[str, Tensor]) -> None:
-        """Go on with the network in which this is left of every target, and nothing else."""
+        """Continue with the network that has only these elements of every target."""
         before, old_positions = self._restore_whole()
         made = cut(self.whole.net, alive, self.inputs)
         self.alive = {}
         for entry in self.whole.entries:
             key, positions = entry.target.key, features_of(made, entry)
             assert positions is not None  # every layer keeps a feature
-            # What can no longer be reached is dead with the rest.
+            # Elements that can no longer be reached are dead too.
             reached = torch.zeros_like(alive[key])
             put(reached, positions, torch.ones_like(positions, dtype=torch.bool))
             self.alive[key] = alive[key] & reached
@@ -99,7 +101,7 @@ class Shrink:
         self._follow(before, old_positions)
 
     def _erase(self, made: Cut) -> None:
-        """Set to zero what was cut out of the whole network, whatever it was trained to."""
+        """Set all elements cut out of the whole network to zero, whatever their trained values."""
         for name, tensor in self.whole.net.state_dict().items():
             if tensor.is_floating_point():
                 left = torch.zeros_like(tensor, dtype=torch.bool)
@@ -110,7 +112,7 @@ class Shrink:
                 tensor.masked_fill_(~left, 0.0)
 
     def restore(self) -> None:
-        """Put everything back into the whole network; what was cut is frozen at zero there."""
+        """Restore the whole network; the elements cut are frozen at zero there."""
         if not self.positions:
             return
         before, positions = self._restore_whole()
@@ -118,7 +120,7 @@ class Shrink:
         self._follow(before, positions)
 
     def kept(self) -> dict[str, int]:
-        """How many elements of each target are left, by its name."""
+        """The number of remaining elements of each target, by its name."""
         return {key: int(mask.count_nonzero()) for key, mask in self.alive.items()}
 
     def _positions(self, key: str) -> Tensor:
@@ -126,8 +128,8 @@ class Shrink:
         return torch.arange(self.alive[key].numel()) if found is None else found
 
     def _restore_whole(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Hold the whole network, with the values trained since; returns the tensors so far and
-        their positions."""
+        """Hold the whole network, with the values trained since; returns the tensors before that
+        and their positions."""
         before, positions = _state(self.lifted), self.positions
         self.lifted.hold(self.whole)
         self.positions = {}
@@ -142,7 +144,7 @@ class Shrink:
         return before, positions
 
     def _follow(self, before: Mapping[str, Tensor], old_positions: Mapping[str, Tensor]) -> None:
-        """Give the run and its optimizer the new tensors in place of those before."""
+        """Replace the earlier tensors in the run and its optimizer by the new ones."""
         after, whole = _state(self.lifted), _state_of(self.whole)
         prefix = self.lifted._site_prefix
         for label, tensor in self.run.parameters.items():
@@ -166,7 +168,7 @@ class Shrink:
         whole: Tensor,
         old_positions: Mapping[str, Tensor],
     ) -> Any:
-        """An optimizer's memory of a parameter's elements, for those that it has now."""
+        """An optimizer's averages for a parameter, reduced to the remaining elements."""
         if not isinstance(value, Tensor) or value.shape != of.shape:
             return value
         if name in old_positions:
@@ -177,7 +179,7 @@ class Shrink:
 
 
 def _inputs(run: Fit) -> tuple[Any, ...]:
-    """What the model calls the lifted network with, two data of it."""
+    """The inputs with which the model calls the lifted network, for two data."""
     seen: list[tuple[Any, ...]] = []
 
     def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -206,7 +208,7 @@ def _state(lifted: Lifted) -> dict[str, Tensor]:
 
 
 def _state_of(contents: Contents) -> dict[str, Tensor]:
-    """All tensors by the names that they have in a lifted network's state dict."""
+    """All tensors by their names in a lifted network's state dict."""
     net = {f"net.{key}": value for key, value in contents.net.state_dict(keep_vars=True).items()}
     posterior = contents.posterior.state_dict(keep_vars=True)
     return net | {f"guide.posterior.{key}": value for key, value in posterior.items()}

@@ -1,4 +1,4 @@
-"""How many threads the steps of a training are worth."""
+"""The number of threads that the steps of a training are worth."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.utils.flop_counter import flop_registry
 from pyrosparse.util.threads import threads
 
 ELEMENT = 50
-"""Floating-point operations of a product that take as long as one element of anything else."""
+"""Floating-point operations of a product that take as long as one element of any other result."""
 
 WORTH_THREADS = 1_000_000_000
-"""Work of a forward pass from which on several threads pay; one core does it in about 20 ms."""
+"""Work of a forward pass above which several threads are faster; about 20 ms on one core."""
 
 
 class Work(TorchDispatchMode):
-    """Counts the work of what is computed within: operations of products and convolutions, and
-    ``ELEMENT`` for each element that anything else gives.
+    """Counts the work of the computations in a block: the floating-point operations of products and
+    convolutions, and ``ELEMENT`` for each element of all other results.
 
     >>> with Work() as work:
     ...     _ = torch.ones(2, 3) @ torch.ones(3, 4)
@@ -36,7 +36,7 @@ class Work(TorchDispatchMode):
 
     @property
     def total(self) -> int:
-        """Operations of products that take as long."""
+        """The work, as a number of floating-point operations of products."""
         return self.operations + ELEMENT * self.elements
 
     def __torch_dispatch__(
@@ -54,14 +54,14 @@ class Work(TorchDispatchMode):
 
 @contextmanager
 def worthwhile_threads(work: Work) -> Iterator[None]:
-    """Within, steps run on one thread where their work is small, else on as many as before.
+    """For a block, run steps on one thread if their work is small, else on as many as before.
 
-    Threads wait for each other by spinning, hundreds of times in a step. Where another program has
-    one of their cores, each wait can take a slice of its time, and a small step a hundred times as
-    long. The choice follows from the work and not from a clock: sums depend on the number of
-    threads, and a seed must give the same numbers again.
+    Threads wait for each other by spinning, hundreds of times in a step. If another program uses
+    one of their cores, each wait can take a time slice, and a small step a hundred times as long.
+    The choice depends on the work, not on a clock: sums depend on the number of threads, and a seed
+    must give the same numbers again.
 
-    work: of a forward pass.
+    work: the work of a forward pass.
 
     >>> with worthwhile_threads(Work()):
     ...     torch.get_num_threads()
