@@ -1,4 +1,4 @@
-"""Data sets of examples and benchmarks: whole sets in memory, minibatches cut out by index."""
+"""Data sets for examples and benchmarks: whole sets in memory, minibatches by index."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def names() -> tuple[str, ...]:
-    """Names that `load` knows.
+    """The names that `load` accepts.
 
     >>> names()
     ('digits', 'mnist', 'fashion-mnist', 'cifar10', 'diabetes', 'linnerud', 'friedman1', ...)
@@ -43,7 +43,7 @@ def names() -> tuple[str, ...]:
 
 
 def check_name(name: str | os.PathLike[str]) -> None:
-    """Raise ValueError where a name is neither one of `names()` nor an existing folder.
+    """Raise ValueError if a name is neither one of `names()` nor an existing folder.
 
     >>> check_name("digit")
     Traceback (most recent call last):
@@ -69,20 +69,20 @@ def load(
     """Load a data set by name (`names()`), or the existing directory `name` as `image_folder` does.
 
     `size`, (H, W), if given: a folder's images are resized to it; the images of a named data set
-    are made smaller by means over pixels, so that (14, 14) of 28 x 28 are means over 2 x 2.
+    are reduced by averaging pixels, so that (14, 14) from 28 x 28 averages 2 x 2 pixels.
 
-    The parts hold x: (N, C, H, W) float32 and y: (N,) int64. `validation` is the fraction of the
-    training data that is held out, at random by `seed`; which data are test data is fixed.
-    `normalise`: "standard" makes mean 0 and variance 1 of each channel of the training part
+    The parts hold x: (N, C, H, W) float32 and y: (N,) int64. `validation` is the share of the
+    training data that is held out, at random by `seed`; the test data are always the same.
+    `normalise`: "standard" gives each channel of the training part mean 0 and variance 1
     (Bayesian pruning; beta-Bernoulli on CIFAR), "unit" leaves pixels in [0, 1] (beta-Bernoulli on
-    MNIST); `DataSet.bounds` says what pixels 0 and 1 became. `root` has torchvision's layout, and
-    is `default_root()` if None; torchvision downloads what is missing.
+    MNIST); `DataSet.bounds` has the values of pixels 0 and 1 after that. `root` has torchvision's
+    layout, and is `default_root()` if None; torchvision downloads missing files.
 
     digits: (1, 8, 8), from scikit-learn, a fifth as test data. mnist, fashion-mnist: (1, 28, 28).
     cifar10: (3, 32, 32), from cifar-10-batches-py, else from cifar10-jpeg/cifar10-jpeg.zip,
-    which is named "CIFAR-10 (JPEG)", because its pixels are not the original ones.
+    which has the name "CIFAR-10 (JPEG)", because its pixels are not the original ones.
 
-    diabetes, linnerud, friedman1, friedman2, friedman3: values to regress on, y: (N, targets)
+    diabetes, linnerud, friedman1, friedman2, friedman3: data for regression, y: (N, targets)
     float32, from scikit-learn. A tenth is test data, chosen by `seed` like the validation part;
     inputs and targets are normalised by the training part.
 
@@ -96,7 +96,7 @@ def load(
     check_name(name)
     if name not in names():
         return image_folder(name, size=size, validation=validation, normalise=normalise, seed=seed)
-    check_options(validation, normalise)  # before minutes of reading
+    check_options(validation, normalise)  # before reading, which may take minutes
     if name in VALUES:
         if normalise != "standard":
             raise ValueError(
@@ -122,12 +122,12 @@ def image_folder(
     """Load PNG and JPEG images from folders `<class>/`, or `train/<class>/` and `test/<class>/`.
 
     The parts hold x: (N, 3, H, W), or (N, 1, H, W) if `grey`, float32, and y: (N,) int64. `size` is
-    (H, W) to resize to, or None if all images have one size already. `test` is the fraction of each
-    class that becomes test data, always the same ones, if there is no test folder. `validation`,
+    (H, W) to resize to, or None if all images have the same size. Without a test folder, `test` is
+    the share of each class that becomes test data, always the same images. `validation`,
     `normalise` and `seed` as in `load`.
 
-    Raises ValueError if there are no classes or images, an image cannot be read (it is named), the
-    sizes differ, or an argument is bad.
+    Raises ValueError if there are no classes or images, an image cannot be read (the message names
+    it), the sizes differ, or an argument is bad.
 
     >>> from PIL import Image
     >>> import tempfile

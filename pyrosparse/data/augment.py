@@ -13,20 +13,20 @@ from pyrosparse.data.examples import Examples
 
 @dataclass(frozen=True)
 class Augmented:
-    """Images for training, of which every shuffled pass gives other versions; for ``ps.fit``.
+    """Training images for ``ps.fit`` that are changed at random in every shuffled pass.
 
-    Each image is shifted by whole pixels, up and down and sideways, all shifts as probable, and
-    with ``flip`` half of them are mirrored. What comes in at an edge repeats the edge.
+    Each image is shifted by whole pixels, vertically and horizontally, all shifts with the same
+    probability, and with ``flip`` half of them are mirrored. New pixels at an edge repeat the edge.
 
     examples: images, (N, C, H, W).
     shift:    the largest shift, as a fraction of height and width, rounded to pixels.
-    flip:     mirror left and right with probability 1/2; for images whose mirror images keep their
-              class, such as photographs, and not digits (``DataSet.flip``).
+    flip:     mirror left and right with probability 0.5; for images that keep their class when
+              mirrored, such as photographs, but not digits (``DataSet.flip``).
 
-    ``batches`` with a generator draws from it alone, so that its seed determines all versions;
-    without one, images come as they are and in order: evaluation sees no augmentation.
+    ``batches`` with a generator uses only that generator, so that its seed determines all changes;
+    without a generator, images come unchanged and in order: evaluation sees no augmentation.
 
-    Raises ValueError where the examples are no images, and on a shift outside [0, 1).
+    Raises ValueError if the examples are not images, and if a shift is outside [0, 1).
 
     >>> images = Examples(torch.arange(9.0).view(1, 1, 3, 3), torch.tensor([0]))
     >>> augmented = Augmented(images, shift=0.4)
@@ -54,7 +54,7 @@ class Augmented:
     def batches(
         self, size: int, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches as of ``Examples.batches``; augmented where a generator shuffles them."""
+        """Minibatches as for ``Examples.batches``; augmented if a generator shuffles them."""
         plain = self.examples.batches(size, generator)
         if generator is None:
             return plain
@@ -74,6 +74,6 @@ class Augmented:
             columns = torch.where(mirrored, width - 1 - columns, columns)
         rows, columns = rows.to(x.device), columns.to(x.device)
         images = torch.arange(n, device=x.device).view(n, 1, 1)
-        # Channels last, so that a pixel's channels are moved together.
+        # Channels last, so that a pixel's channels move together.
         pixels = x.permute(0, 2, 3, 1)[images, rows.unsqueeze(2), columns.unsqueeze(1)]
         return pixels.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Examples in memory, and data sets of them in three parts."""
+"""Examples in memory, and data sets with three parts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,10 +11,10 @@ from pyrosparse.util.arrays import as_tensor
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Examples:
-    """Inputs and their classes, or the values to regress on, both in memory.
+    """Inputs and their classes, or targets for regression, both in memory.
 
-    x: (N, C, H, W) or (N, D) floating, normally float32; y: (N,) int64 classes, or (N,) or (N, d)
-    floating. Arrays become tensors, of torch's default dtype or int64.
+    x: (N, C, H, W) or (N, D) floating point, normally float32; y: (N,) int64 classes, or (N,) or
+    (N, d) floating point. Arrays become tensors, of torch's default dtype or int64.
     Raises ValueError if there are no data, the lengths differ, a dtype is wrong, or x or y has a
     NaN or an infinity.
 
@@ -45,7 +45,7 @@ class Examples:
         if not self.x.numel():
             raise ValueError("there are no data")
         for name, tensor in (("x", self.x), ("y", self.y)):
-            # aminmax passes NaN on and, unlike isfinite, needs no second tensor of this size.
+            # aminmax returns NaN if there is one and, unlike isfinite, needs no second tensor.
             if not torch.stack(tensor.aminmax()).isfinite().all():
                 bad = ~tensor.isfinite()
                 first = int(bad.view(len(bad), -1).any(1).nonzero()[0])
@@ -88,7 +88,7 @@ class Examples:
         """Yield minibatches (x, y) that cover every datum once; the last one may be smaller.
 
         x: (size, ...) like `self.x`; y: (size,) int64. In order, or shuffled by a CPU generator,
-        which moves on at the call. Raises ValueError if the size is not positive.
+        whose state changes at the call. Raises ValueError if the size is not positive.
 
         >>> import torch
         >>> examples = Examples(torch.zeros(5, 2), torch.arange(5))
@@ -108,10 +108,10 @@ class Examples:
 class DataSet:
     """A named data set in three parts; `validation` is None if nothing was held out.
 
-    bounds: what pixels 0 and 1 are in x, each (C, 1, 1), on the CPU; None if x are no pixels.
-    flip:   whether an image mirrored left to right is still one of its class.
-    target_scale: the standard deviation that values to regress on were divided by; 1 of classes,
-            and where there are several targets.
+    bounds: the values of pixels 0 and 1 in x, each (C, 1, 1), on the CPU; None if x has no pixels.
+    flip:   whether an image keeps its class when mirrored left to right.
+    target_scale: the standard deviation by which regression targets were divided; 1 for classes,
+            and if there are several targets.
     Raises ValueError if the parts differ in shape or a label has no class.
 
     >>> import torch
@@ -147,8 +147,8 @@ class DataSet:
 
     @property
     def shift(self) -> bool:
-        """Whether the data are images of which a tenth is a pixel or more: smaller ones change too
-        much with every shift.
+        """Whether the data are images of which a tenth is at least one pixel: smaller ones change
+        too much with every shift.
 
         >>> from pyrosparse import data
         >>> data.load("digits").shift  # of 8 x 8

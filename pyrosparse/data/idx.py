@@ -12,15 +12,15 @@ from torch import Tensor
 
 from pyrosparse.util.files import open_file
 
-_GZIP = 1032  # the most bytes that one byte of gzip can stand for
+_GZIP = 1032  # the most bytes that one byte of gzip can represent
 _AGAIN = "Delete it and download it again"
 
 
 def read_idx(path: str | os.PathLike[str], dimensions: int) -> Tensor:
     """Read a file of unsigned bytes in the idx format of MNIST, gzipped if its name ends in .gz.
 
-    Returns a uint8 tensor of that many dimensions. Raises ValueError, naming the file, if it is no
-    such file, truncated or damaged, and OSError if there is no file.
+    Returns a uint8 tensor with that number of dimensions. Raises ValueError, naming the file, if it
+    has another format, is truncated or damaged, and OSError if there is no such file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> Tensor:
                 )
             shape = np.frombuffer(start, dtype=">u4", offset=4).tolist()
             size = math.prod(shape)
-            # Nothing is read that a file of this length cannot hold.
+            # Read no more than a file of this length can hold.
             content = b"" if size > stored * (_GZIP if packed else 1) else opened.read(size + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} is damaged: {error}. {_AGAIN}") from error

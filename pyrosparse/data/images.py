@@ -26,11 +26,11 @@ _TENSORS = ("train_x", "train_y", "test_x", "test_y")
 
 def jpeg_zip(name: str, archive: Path, size: tuple[int, int]) -> Pixels:
     """Decode a zip of train/<class>/ and test/<class>/, and keep the pixels in the cache folder."""
-    open_file(archive).close()  # what is no file is refused
+    open_file(archive).close()  # refuses a path that is not a file
     try:
         with zipfile.ZipFile(archive) as opened:
             members = repr([(member.filename, member.CRC) for member in opened.infolist()])
-            # Named after the contents, so that another zip of the same name is decoded anew.
+            # Named after the contents, so that another zip with the same name is decoded anew.
             decoded = cache_folder() / f"{archive.stem}-{zlib.crc32(members.encode()):08x}.npz"
             pixels = _kept(name, decoded)
             if pixels is None:
@@ -42,13 +42,12 @@ def jpeg_zip(name: str, archive: Path, size: tuple[int, int]) -> Pixels:
 
 
 def _kept(name: str, file: Path) -> Pixels | None:
-    """The pixels of a cache file; None where there is none that is whole, so that a damaged one is
-    written anew."""
+    """The pixels of a cache file; None if it is missing or damaged, so that it is written anew."""
     try:
         with open_file(file) as opened, np.load(opened) as arrays:
             classes = tuple(map(str, arrays["classes"].tolist()))
             tensors: dict[str, Any] = {key: torch.from_numpy(arrays[key]) for key in _TENSORS}
-    except Exception:  # whatever zip and numpy make of damage
+    except Exception:  # damage makes zip and numpy raise any exception
         return None
     images = all(tensors[key].dtype == torch.uint8 for key in ("train_x", "test_x"))
     lengths = all(len(tensors[f"{part}_x"]) == len(tensors[f"{part}_y"]) for part in _PARTS)
@@ -112,14 +111,14 @@ def _pixels(
     grey: bool,
     others: tuple[int, ...] | None,
 ) -> np.ndarray:
-    """Read one image: (H, W, C) uint8, of the size of the others if it is not to be resized."""
+    """Read one image: (H, W, C) uint8, of the size of the others unless it is resized."""
     from PIL import Image
 
     try:
         stream = open_file(file) if isinstance(file, Path) else file.open("rb")
         with stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images: ours is the stricter limit
-            # No other formats, whatever the name says: EPS is run as a program.
+            warnings.simplefilter("ignore")  # about large images: our limit is stricter
+            # No other formats, whatever the name says: Pillow runs EPS as a program.
             with Image.open(stream, formats=("PNG", "JPEG")) as image:
                 _check(image, file, None if size is not None else others)
                 converted = image.convert("L" if grey else "RGB")
@@ -127,7 +126,7 @@ def _pixels(
                     converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     except _Refused:
         raise
-    except Exception as error:  # whatever Pillow and zip make of damage
+    except Exception as error:  # damage makes Pillow and zip raise any exception
         raise ValueError(
             f"cannot read the image {file}: {error}. Images are PNG and JPEG files: save it again "
             "as one of these, or remove it"
@@ -141,7 +140,7 @@ class _Refused(ValueError):
 
 
 def _check(image: "Image.Image", file: Path | zipfile.Path, others: tuple[int, ...] | None) -> None:
-    """Look at what an image says that it is, before it is decoded."""
+    """Check the header of an image before it is decoded."""
     width, height = image.size
     if image.mode[0] in "IF":
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel")

@@ -1,4 +1,4 @@
-"""From pixels as they are stored to normalised parts of a data set."""
+"""From stored pixels to normalised parts of a data set."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,16 +12,16 @@ from pyrosparse.util.errors import unknown_name
 
 Normalisation = Literal["standard", "unit"]
 
-# The test part that we cut ourselves is the same whatever seed the user averages over.
+# Where a source has no test part, the part held out is the same for all seeds of the user.
 _TEST_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """What a source reads: pixels as they are stored, before any split or normalisation.
+    """Pixels as a source stores them, before any split or normalisation.
 
     train_x, test_x: (N, C, H, W) uint8, or float32 in [0, 1]; train_y, test_y: (N,) int64;
-    flip: whether an image mirrored left to right is still one of its class.
+    flip: whether an image keeps its class when mirrored left to right.
     """
 
     name: str
@@ -41,9 +41,9 @@ def check_options(validation: float, normalise: str) -> None:
 
 
 def averaged(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Make images smaller: each pixel the mean over what it covers, float32 in [0, 1].
+    """Make images smaller: a pixel is the mean over the pixels that it covers, float32 in [0, 1].
 
-    Raises ValueError where the size does not divide that of the images.
+    Raises ValueError if the size does not divide that of the images.
 
     >>> images = torch.tensor([[[[0, 0, 255, 255], [255, 255, 255, 255]]]], dtype=torch.uint8)
     >>> label = torch.tensor([0])
@@ -73,11 +73,11 @@ def stratified(y: Tensor, fraction: float) -> Tensor:
 
 
 def prepare(pixels: Pixels, validation: float, normalise: Normalisation, seed: int) -> DataSet:
-    """Hold out the validation part, and normalise all parts by what the training part says."""
+    """Hold out the validation part, and normalise all parts by the training part."""
     count = len(pixels.train_y)
     held_out = max(1, round(validation * count)) if validation else 0
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    # Sorted: within a part, data keep the order of the file.
+    # Sorted: within a part, data keep their order in the file.
     chosen, rest = order[:held_out].sort().values, order[held_out:].sort().values
 
     train_x = _unit(pixels.train_x[rest])
@@ -97,7 +97,7 @@ def prepare(pixels: Pixels, validation: float, normalise: Normalisation, seed: i
     if held_out:
         validation_part = examples(_unit(pixels.train_x[chosen]), pixels.train_y[chosen])
     test = examples(_unit(pixels.test_x), pixels.test_y)
-    # By the same arithmetic as the pixels, so that none lies outside by a rounding.
+    # The same arithmetic as for the pixels, so that rounding puts none outside.
     black = torch.zeros(1, train.x.shape[1], 1, 1)
     bounds = normalised(black.clone())[0], normalised(black + 1)[0]
     return DataSet(
@@ -106,5 +106,5 @@ def prepare(pixels: Pixels, validation: float, normalise: Normalisation, seed: i
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Return pixels in [0, 1] in a tensor of their own: float32."""
+    """Return a copy of the pixels, float32 in [0, 1]."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x.clone()

@@ -86,7 +86,7 @@ def _cifar10(root: Path, download: bool) -> Pixels:
         what = f"cifar-10-batches-py (unpacked) or {archive} into {root}"
         _download("CIFAR10", root, download, what)
     place = root if _has_cifar_batches(root) else cache_folder()
-    # The batches are pickles, which may run any code: torchvision compares their md5 sums first.
+    # The batches are pickles, which may run any code: torchvision first compares their md5 sums.
     read = torchvision().datasets.CIFAR10
     try:
         train, test = read(place, train=True), read(place, train=False)

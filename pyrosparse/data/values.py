@@ -1,4 +1,4 @@
-"""Data sets of values, split anew by the seed and normalised by the training part."""
+"""Data sets for regression, split anew by the seed and normalised by the training part."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ TEST = 0.1
 
 _Arrays = tuple[np.ndarray, np.ndarray]
 
-# Of generated data: how many there are, and the seed that makes them, whatever the split.
+# For generated data: their number, and the seed that generates them, whatever the split.
 _COUNT, _GENERATED = 500, 0
 
 
 def load_values(name: str, *, validation: float, seed: int) -> DataSet:
-    """One split of a data set of values: a tenth test data, chosen by the seed, and of the others
-    the share ``validation`` held out.
+    """One split of a data set for regression: the seed chooses a tenth as test data, and the share
+    ``validation`` of the others is held out.
 
-    Inputs and targets have mean 0 and variance 1 on the training part; ``DataSet.target_scale`` is
-    what a target was divided by.
+    Inputs and targets have mean 0 and variance 1 on the training part; a target was divided by
+    ``DataSet.target_scale``.
 
     Source: Hernández-Lobato and Adams (2015), "Probabilistic backpropagation for scalable learning
     of Bayesian neural networks", section 5.1, for the splits of 90 and 10 %.

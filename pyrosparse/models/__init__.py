@@ -1,4 +1,4 @@
-"""Ready Pyro models around a network."""
+"""Ready-made Pyro models around a network."""
 
 from pyrosparse.models.distillation import distill
 from pyrosparse.models.language import language_model

@@ -13,16 +13,16 @@ from pyrosparse.util.arguments import arguments
 from pyrosparse.util.errors import UsageError
 
 LABELS = ("y", "labels", "label")
-"""What labels may be called in data by name."""
+"""The names that labels may have in data by name."""
 
 
 def with_labels(named: Mapping[str, Any], network: Callable[..., Any]) -> tuple[Any, ...]:
-    """The positional arguments of a network from some by name, and the labels behind them, None
-    where there are none.
+    """The positional arguments of a network from arguments by name, followed by the labels, or None
+    without labels.
 
-    One input that is called ``x`` is the network's first, whatever that calls it.
+    If ``x`` is the only input, it is the network's first argument, whatever its name there.
 
-    Raises TypeError where the network has no argument of a name.
+    Raises TypeError if the network has no argument of that name.
 
     >>> with_labels({"labels": 3, "mask": 2, "ids": 1}, lambda ids, past=None, mask=None: None)
     (1, None, 2, 3)
@@ -56,7 +56,7 @@ class Called:
 
 
 def takes_labels_last(model: Callable[..., Any]) -> bool:
-    """Whether a model takes any number of inputs and the labels behind them, as ``classifier``.
+    """Whether a model takes any number of inputs followed by the labels, as ``classifier`` does.
 
     >>> import pyrosparse as ps
     >>> net = torch.nn.Linear(4, 3)
@@ -72,7 +72,7 @@ def takes_labels_last(model: Callable[..., Any]) -> bool:
 
 
 def separated(x: Any, more: Sequence[Any], y: Tensor | None) -> tuple[tuple[Any, ...], Any]:
-    """The inputs and the labels of a batch: what comes last of two arguments or more is the labels.
+    """The inputs and the labels of a batch: of two arguments or more, the last is the labels.
 
     >>> separated("x", ["mask", "y"], None), separated("x", [], None)
     ((('x', 'mask'), 'y'), (('x',), None))
@@ -83,9 +83,9 @@ def separated(x: Any, more: Sequence[Any], y: Tensor | None) -> tuple[tuple[Any,
 
 
 def named_output(result: Any, output: str | None) -> Tensor:
-    """The tensor that a network gives, or that of a name in the mapping or object that it gives.
+    """The tensor that a network returns, or the named one in the mapping or object that it returns.
 
-    Raises TypeError where there is none, with the names that there are.
+    Raises TypeError if there is none; the message lists the names that exist.
 
     >>> named_output({"logits": Tensor([1.0])}, "logits")
     tensor([1.])
@@ -114,7 +114,7 @@ def named_output(result: Any, output: str | None) -> Tensor:
 
 
 def tensor_names(result: Any) -> list[str]:
-    """The names of the tensors in a mapping or object that a network gives.
+    """The names of the tensors in a mapping or object that a network returns.
 
     >>> tensor_names({"loss": None, "logits": Tensor([1.0])})
     ['logits']

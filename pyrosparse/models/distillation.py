@@ -1,4 +1,4 @@
-"""Distillation: a likelihood in which a network also imitates another one."""
+"""Distillation: a likelihood with which a network also imitates another one."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ class distill(Taught):
     In evaluation mode the teacher is left out: likelihoods are then those of the labels.
 
     network:     a lifted network that maps ``x``, (batch, ...), and further inputs to logits
-                 (batch, classes), or to a mapping or object that has them.
-    teacher:     the dense network, with logits for the same classes; copied as it is now, so that
+                 (batch, classes), or to a mapping or object that contains them.
+    teacher:     the dense network, with logits for the same classes; the model copies it, so that
                  it may be the network that is lifted. It is called as the network is.
-    n:           how many data there are in all.
+    n:           the number of all data.
     weight:      lambda in [0, 1]; 0 is ``classifier``.
-    temperature: T > 0; above 1 it brings out what the teacher thinks of the wrong classes.
-    output:      the name of the logits in what network and teacher give, such as ``"logits"``; of
-                 one that gives a tensor, that is taken.
+    temperature: T > 0; above 1 the teacher's probabilities of the wrong classes count more.
+    output:      the name of the logits in the output of network and teacher, such as ``"logits"``;
+                 an output that is a tensor is taken as the logits.
 
     The model takes ``x``, further inputs, labels ``y``, (batch,) int64 or None, and optionally the
     logits of the teacher, (batch, classes) floating point, which
-    ``data = (x, y, model.teach(x))`` computes once for all epochs. Data that are dicts have the
-    network's arguments by their names, the labels as ``y`` or ``labels``, and the teacher's logits
-    as ``teacher_logits``. Its sites are ``y`` and ``teacher``. It is a torch module that holds the
-    network, where that is one.
+    ``data = (x, y, model.teach(x))`` computes once for all epochs. In data that are dicts, the keys
+    are the names of the network's arguments, ``y`` or ``labels`` for the labels, and
+    ``teacher_logits``. Its sites are ``y`` and ``teacher``. It is a torch module that contains the
+    network, if that is a module.
 
-    Raises ValueError when n is not a positive whole number or an option is out of range, and where
-    the logits of the two networks are not (batch, classes) of one shape, and on labels as
-    ``classifier`` does; TypeError when a network gives no tensor, or nothing of that name, and
-    where the teacher has the arguments of a dict in another order than the network.
+    Raises ValueError if n is not a positive whole number or an option is out of range, if the
+    logits of the two networks are not (batch, classes) of the same shape, and for labels as
+    ``classifier`` does; TypeError if a network returns no tensor, or none of that name, and if the
+    teacher has the arguments of a dict in another order than the network.
 
     Source: Hinton, Vinyals and Dean (2015), section 2.
 
@@ -78,7 +78,7 @@ class distill(Taught):
         self.output = output
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The model's positional arguments from some by name."""
+        """The model's positional arguments from arguments by name."""
         data = {name: value for name, value in named.items() if name != TEACHER_LOGITS}
         batch = with_labels(data, self.network)
         if TEACHER_LOGITS in named:
@@ -115,7 +115,7 @@ class distill(Taught):
 
     def teach(self, x: Tensor, *more: Any, batch_size: int = 256) -> Tensor:
         """The teacher's logits, (N, classes), for ``x``, (N, ...), and further inputs: tensors with
-        a row for each datum; what is no tensor is the same for all data."""
+        a row for each datum, or other values, which are the same for all data."""
 
         def some(start: int) -> tuple[Any, ...]:
             rows = slice(start, start + batch_size)
@@ -137,5 +137,5 @@ class distill(Taught):
 
 
 def _are_logits(value: Any) -> bool:
-    """Whether what comes last is the teacher's logits: labels are whole numbers."""
+    """Whether the last argument is the teacher's logits: labels are whole numbers."""
     return isinstance(value, Tensor) and value.is_floating_point()

@@ -1,4 +1,4 @@
-"""A Pyro model of sequences of tokens, each of which a network predicts from those before."""
+"""A Pyro model of sequences of tokens; a network predicts each token from those before."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class language_model(nn.Module):
         \log p(x_i \mid w) = \sum_{t=2}^{T} \log \mathrm{softmax}(f(x_{i,<t}; w))_{x_{it}},
         \quad i = 1 \dots n
 
-    The logits of a position are those of the token that follows; they are shifted here.
+    The logits at a position are those of the next token; the model shifts them.
 
     network: maps tokens ``x``, (batch, length) int64, and further inputs to logits (batch, length,
-             words), or to a mapping or object that has them.
-    n:       how many sequences there are in all; a minibatch is scaled to it by the plate ``data``.
-    output:  the name of the logits in what the network gives, such as ``"logits"``; None where it
-             gives a tensor.
+             words), or to a mapping or object that contains them.
+    n:       the number of all sequences; the plate ``data`` scales a minibatch to it.
+    output:  the name of the logits in the network's output, such as ``"logits"``; None if it is a
+             tensor.
 
     The model takes the tokens alone, or inputs and labels ``y``, (batch, length): the tokens again,
-    and -100 where one is not to be predicted. Data that are dicts have the network's arguments by
-    their names; without ``labels`` every token counts that ``attention_mask`` keeps together with
-    the one before it. The site ``y`` is always observed; the model returns what it observes,
-    (batch, length - 1). It is a torch module that holds the network, where that is one.
+    with -100 for tokens that are not predicted. In data that are dicts, the keys are the names of
+    the network's arguments. Without ``labels`` a token counts if ``attention_mask`` keeps both it
+    and the token before. The site ``y`` is always observed; the model returns its values,
+    (batch, length - 1). It is a torch module that contains the network, if that is a module.
 
-    Raises ValueError when n is not a positive whole number, when labels are no tokens of the
-    sequences' shape, and when the logits have another; TypeError when the network gives no tensor,
-    or nothing of that name.
+    Raises ValueError if n is not a positive whole number, if labels are not tokens of the
+    sequences' shape, and if the logits have another shape; TypeError if the network returns no
+    tensor, or none of that name.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5)), ps.Gaussian())
@@ -56,7 +56,7 @@ class language_model(nn.Module):
         self.output = output
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The model's positional arguments from some by name."""
+        """The model's positional arguments from arguments by name."""
         return with_next_tokens(named, self.network)
 
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
@@ -67,9 +67,9 @@ class language_model(nn.Module):
 
 
 def observed(logits: Tensor, targets: Tensor, counts: bool = True) -> Tensor:
-    """The site ``y`` of the tokens that are known; within a plate of the sequences.
+    """The site ``y`` of the known tokens, within a plate of the sequences.
 
-    counts: whether its log probability does."""
+    counts: whether its log probability counts."""
     known = targets != UNKNOWN
     targets = targets.masked_fill(~known, 0)
     likelihood = dist.Categorical(logits=logits).mask(known & counts).to_event(1)
@@ -77,8 +77,8 @@ def observed(logits: Tensor, targets: Tensor, counts: bool = True) -> Tensor:
 
 
 def with_next_tokens(named: Mapping[str, Any], network: Callable[..., Any]) -> tuple[Any, ...]:
-    """The positional arguments of a network from some by name, and the labels of a language model
-    behind them.
+    """The positional arguments of a network from arguments by name, followed by the labels of a
+    language model.
 
     >>> ids, mask = torch.tensor([[4, 5, 6]]), torch.tensor([[1, 1, 0]])
     >>> named = {"input_ids": ids, "attention_mask": mask}
@@ -100,7 +100,7 @@ def with_next_tokens(named: Mapping[str, Any], network: Callable[..., Any]) -> t
 def shifted(logits: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
     """The logits of all tokens but the first, (batch, length - 1, words), and these tokens.
 
-    Raises ValueError where labels, tokens and logits do not belong to each other.
+    Raises ValueError if the shapes of labels, tokens and logits do not fit each other.
 
     >>> logits, targets = shifted(torch.zeros(1, 3, 5), torch.tensor([[1, 2, 3]]), None)
     >>> logits.shape, targets

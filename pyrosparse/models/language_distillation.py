@@ -34,17 +34,18 @@ class distill_language_model(Taught, language_model):
 
     where g is the teacher and :math:`T_e` the temperature. Use it in place of ``language_model``.
     Tokens that are not predicted, by ``attention_mask`` or the label -100, are not imitated either.
-    In evaluation mode the teacher is left out: likelihoods and perplexities are of the tokens.
+    In evaluation mode the teacher is left out: likelihoods and perplexities are those of the
+    tokens.
 
-    network, n, output: as of ``language_model``.
-    teacher:     the dense network, with logits for the same words; copied as it is now, so that it
+    network, n, output: as for ``language_model``.
+    teacher:     the dense network, with logits for the same words; the model copies it, so that it
                  may be the network that is lifted. It is called as the network is, in every step.
     weight:      lambda in [0, 1]; 0 is ``language_model``.
-    temperature: T_e > 0; above 1 it brings out what the teacher thinks of the other words.
+    temperature: T_e > 0; above 1 the teacher's probabilities of the other words count more.
 
-    Its sites are ``y`` and ``teacher``. It takes and raises what ``language_model`` does;
-    ValueError also where an option is out of range or the teacher's logits have another shape;
-    TypeError also where the teacher has the arguments of a dict in another order than the network.
+    Its sites are ``y`` and ``teacher``. Arguments and errors are those of ``language_model``;
+    ValueError also if an option is out of range or the teacher's logits have another shape;
+    TypeError also if the teacher has the arguments of a dict in another order than the network.
 
     Source: Hinton, Vinyals and Dean (2015), section 2, for each token.
 
@@ -69,10 +70,10 @@ class distill_language_model(Taught, language_model):
         self.hold_teacher(teacher, weight, temperature)
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The model's positional arguments from some by name."""
+        """The model's positional arguments from arguments by name."""
         batch = super().from_names(named)
         taken = with_next_tokens(named, self.teacher)
-        self.check_places(named, batch[:-1], taken[:-1])  # labels may be made anew
+        self.check_places(named, batch[:-1], taken[:-1])  # labels may be new tensors
         return batch
 
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Latent variables of a likelihood beside the network: a prior, and a guide in a model's guide."""
+"""Latent variables of a likelihood beside the network, each with a prior and a guide."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Latent(nn.Module):
 
     .. math:: \theta \sim p, \qquad q: \; \theta = T(u), \; u_i \sim \mathcal N(m_i, s_i^2)
 
-    with T the map from the real numbers to the prior's support, such as exp. It starts at the
-    median of u under the prior, from 1001 draws, with s = 0.1.
+    with T the map from the real numbers to the prior's support, such as exp. The guide starts at
+    the median of u under the prior, from 1001 draws, with s = 0.1.
 
-    name:  of the site.
-    prior: a continuous distribution of no batch dimensions (``.to_event`` declares them).
+    name:  the name of the site.
+    prior: a continuous distribution without batch dimensions (``.to_event`` declares them).
 
-    Raises TypeError where the prior is no distribution, ValueError where it has batch dimensions or
-    is discrete.
+    Raises TypeError if the prior is not a distribution, ValueError if it has batch dimensions or is
+    discrete.
 
     >>> noise = Latent("noise", dist.LogNormal(0.0, 1.0))
     >>> sorted(name for name, _ in noise.named_parameters()), abs(noise.loc.item()) < 0.1
@@ -51,7 +51,7 @@ class Latent(nn.Module):
         if support.is_discrete:
             raise ValueError(f"the prior of {name} must be continuous, got {prior}")
         self.name = name
-        self.prior: Any = copy.deepcopy(prior)  # which moves with this
+        self.prior: Any = copy.deepcopy(prior)  # the copy moves with this module
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             draws = _transform(prior).inv(prior.sample(torch.Size([1001])))
@@ -59,11 +59,11 @@ class Latent(nn.Module):
         self.log_scale = nn.Parameter(torch.full_like(self.loc, INITIAL_SCALE).log())
 
     def sample(self) -> Tensor:
-        """Draw it from the prior, or what the Pyro handlers in force give in its place."""
+        """Draw from the prior, or return the value that the active Pyro handlers set."""
         return pyro.sample(self.name, self.prior)
 
     def guide(self) -> Tensor:
-        """Draw it from the guide."""
+        """Draw from the guide."""
         for name in ("loc", "log_scale"):
             announce(f"guide.{self.name}.{name}", self._parameters[name])
         transform = _transform(self.prior)
@@ -75,7 +75,7 @@ class Latent(nn.Module):
     def match_moments(self, draws: Tensor) -> None:
         """Give the guide the mean and the spread of draws, (draws, ...), in unconstrained space.
 
-        Raises ValueError where the draws are not finite there, or all the same.
+        Raises ValueError if the draws are not finite there, or all equal.
         """
         found = _transform(self.prior).inv(draws)
         if not found.isfinite().all() or not (found.std(0) > 0).all():
@@ -96,20 +96,20 @@ class ModelGuide(nn.Module):
     """The guide of a model: the network's own, and the guides of the model's other latent
     variables.
 
-    network: a lifted network, or any other, of which nothing is drawn.
-    latents: the latent variables beside it.
+    network: a lifted network, or another one, without sites.
+    latents: the latent variables beside the network.
 
     It takes the model's arguments and ignores them.
     """
 
     def __init__(self, network: Any, latents: list[Latent]) -> None:
         super().__init__()
-        self._network = (network,)  # in a tuple: it is a part of the model, not of this
+        self._network = (network,)  # in a tuple: it is a part of the model, not of this guide
         self.latents = nn.ModuleList(latents)
 
     @property
     def lifted(self) -> Lifted | None:
-        """The lifted network whose guide this calls; None where the network is not lifted."""
+        """The lifted network whose guide this calls; None if the network is not lifted."""
         network = self._network[0]
         return network if isinstance(network, Lifted) else None
 
@@ -127,8 +127,8 @@ class ModelGuide(nn.Module):
 
 
 def guide_of(model: Any, network: Any) -> Any:
-    """The guide that a model is trained with: its own ``guide``, where it has latent variables
-    beside the network, else that of the lifted network.
+    """The guide with which a model is trained: its own ``guide`` if it has latent variables beside
+    the network, else that of the lifted network.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 1), ps.Gaussian())
@@ -140,10 +140,10 @@ def guide_of(model: Any, network: Any) -> Any:
 
 
 def around(model: Any, network: Any) -> Any:
-    """The same model, with what was learned beside its network, around another network, such as a
+    """The same model, with all that it learnt beside its network, around another network, such as a
     compact one.
 
-    Raises TypeError where the model is no torch module with a ``network``.
+    Raises TypeError if the model is not a torch module with a ``network``.
 
     >>> import pyrosparse as ps
     >>> model = ps.regressor(nn.Linear(4, 1), 10)
@@ -166,8 +166,8 @@ def around(model: Any, network: Any) -> Any:
 
 
 def _transform(prior: Any) -> Any:
-    """The map from real numbers to the support of a prior: its own where it is a normal that is
-    transformed, so that torch knows the KL divergence from a guide of that kind."""
+    """The map from real numbers to the support of a prior: the prior's own if it is a transformed
+    normal, so that torch knows the KL divergence from a guide of that kind."""
     while isinstance(prior, torch.distributions.Independent):
         prior = prior.base_dist
     base = getattr(prior, "base_dist", None)

@@ -1,4 +1,4 @@
-"""Ready Pyro models around a network: classes, and several labels of a datum."""
+"""Ready-made Pyro models around a network: classes, and several labels for each datum."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ class classifier(nn.Module):
     .. math:: y_i \sim \mathrm{Categorical}(\mathrm{softmax}(f(x_i; w))), \quad i = 1 \dots n
 
     network: maps ``x``, (batch, ...), and further inputs to logits (batch, classes), or to a
-             mapping or object that has them.
-    n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
-    output:  the name of the logits in what the network gives, such as ``"logits"``; None where it
-             gives a tensor.
-    class_dim: the dimension of the logits along which the classes lie: the last by default; 1 of
-             networks that give maps as torch's losses take them, (batch, classes, H, W).
+             mapping or object that contains them.
+    n:       the number of all data; the plate ``data`` scales a minibatch to it.
+    output:  the name of the logits in the network's output, such as ``"logits"``; None if it is a
+             tensor.
+    class_dim: the dimension of the logits that indexes the classes: the last by default; 1 for
+             networks that return maps in the layout of torch's losses, (batch, classes, H, W).
 
     The model takes ``x`` and labels ``y``, (batch,) int64, or None to draw them; it returns the
-    labels. Where a datum has many labels, as each pixel or word its own, both are (batch, ...).
-    With further inputs the labels come last: ``model(x, mask, y)``. Data that are dicts
-    have the network's arguments by their names, and the labels as ``y`` or ``labels``. Its site
-    is ``y``. It is a torch module that holds the network, where that is one.
+    labels. If a datum has many labels, for example one for each pixel or word, both are
+    (batch, ...). With further inputs the labels come last: ``model(x, mask, y)``. In data that are
+    dicts, the keys are the names of the network's arguments, and ``y`` or ``labels``. Its site is
+    ``y``. It is a torch module that contains the network, if that is a module.
 
-    Raises ValueError when n is not a positive whole number, and when ``y`` are no whole numbers or
-    not one for each datum; TypeError when the network gives no tensor, or nothing of that name.
+    Raises ValueError if n is not a positive whole number, if ``y`` has other values than whole
+    numbers, or not one for each datum; TypeError if the network returns no tensor, or none of that
+    name.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -57,7 +58,7 @@ class classifier(nn.Module):
         self.class_dim = class_dim
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The model's positional arguments from some by name."""
+        """The model's positional arguments from arguments by name."""
         return with_labels(named, self.network)
 
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
@@ -71,19 +72,19 @@ class classifier(nn.Module):
 
 
 class multilabel(nn.Module):
-    r"""A Pyro model of several labels of each datum, each there or not, given by logits.
+    r"""A Pyro model of several labels for each datum, each present or absent, given by logits.
 
     .. math:: y_{ij} \sim \mathrm{Bernoulli}(\sigma(f_j(x_i; w))), \quad i = 1 \dots n
 
     network: maps ``x``, (batch, ...), to logits (batch, labels).
-    n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+    n:       the number of all data; the plate ``data`` scales a minibatch to it.
 
     The model takes ``x`` and ``y``, (batch, labels) of zeros and ones of any dtype, or None to draw
-    them; it returns the labels, floating point. Its site is ``y``. It is a torch module that holds
-    the network, where that is one.
+    them; it returns the labels, floating point. Its site is ``y``. It is a torch module that
+    contains the network, if that is a module.
 
-    Raises ValueError when n is not a positive whole number, and when ``y`` has another shape than
-    the logits.
+    Raises ValueError if n is not a positive whole number, and if ``y`` has another shape than the
+    logits.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -112,7 +113,7 @@ class multilabel(nn.Module):
 
 
 def check_labels(y: Tensor | None, logits: Tensor) -> None:
-    """Refuse labels that are no whole numbers, or not one for each row of logits."""
+    """Raise ValueError if labels are not whole numbers, or not one for each row of logits."""
     if y is None:
         return
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
@@ -134,7 +135,7 @@ def check_labels(y: Tensor | None, logits: Tensor) -> None:
 
 
 def positive_count(n: int) -> int:
-    """The number of data; raises ValueError where it is none."""
+    """The number of data; raises ValueError if it is not a positive whole number."""
     if int(n) != n or n < 1:
         raise ValueError(f"n, the number of data, must be a positive whole number, got {n}")
     return int(n)
@@ -142,6 +143,6 @@ def positive_count(n: int) -> int:
 
 def data_plate(n: int, x: Tensor) -> pyro.plate:
     """The plate ``data`` over a minibatch of n data, which scales its likelihood to all."""
-    # The user's minibatch is the subsample: naming it spares a permutation of all n indices
-    # at every step, which `subsample_size` alone would draw and throw away.
+    # The user's minibatch is the subsample: naming it avoids a permutation of all n indices at
+    # every step, which `subsample_size` alone would draw and discard.
     return pyro.plate("data", n, subsample=torch.arange(len(x), device=x.device))

@@ -1,4 +1,4 @@
-"""A ready Pyro model of classes in an order."""
+"""A ready-made Pyro model of ordered classes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pyrosparse.models.likelihoods import Network, check_labels, data_plate, pos
 
 
 def ordinal_logits(predictor: Tensor, cutpoints: Tensor) -> Tensor:
-    r"""The log probabilities of classes in an order, (batch, K), nats.
+    r"""The log probabilities of ordered classes, (batch, K), nats.
 
     .. math:: P(y \le k) = \sigma(c_k - f), \qquad
         \log(\sigma(a) - \sigma(b)) = \log \sigma(a) + \log \sigma(-b) + \log(1 - e^{b - a})
 
-    so that no difference of numbers near 1 is taken.
+    without a difference of numbers near 1.
 
     predictor: f, (batch,). cutpoints: c, (K - 1,), increasing.
 
@@ -36,24 +36,24 @@ def ordinal_logits(predictor: Tensor, cutpoints: Tensor) -> Tensor:
 
 
 class ordinal(nn.Module):
-    r"""A Pyro model of classes in an order, such as grades, given by one number and cutpoints.
+    r"""A Pyro model of ordered classes, such as grades, given by one number and cutpoints.
 
     .. math:: P(y_i \le k) = \sigma(c_k - f(x_i; w)), \quad k = 1 \dots K - 1, \qquad c \sim p
 
-    network:   maps ``x``, (batch, ...), to one number a datum, (batch, 1) or (batch,).
-    n:         how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+    network:   maps ``x``, (batch, ...), to one number for each datum, (batch, 1) or (batch,).
+    n:         the number of all data; the plate ``data`` scales a minibatch to it.
     classes:   K, 2 or more.
     cutpoints: the prior on c, a distribution over increasing vectors (K - 1,). By default the first
                cutpoint and the logarithms of the gaps between them are normal with standard
-               deviation 1, and means under which all classes are as probable at f = 0.
+               deviation 1, and with means for which all classes have the same probability at f = 0.
 
     The model takes ``x`` and labels ``y``, (batch,) int64 in 0..K-1, or None to draw them; it
-    returns the labels. Its sites are ``y`` and the latent ``cutpoints``; ``guide`` is the guide to
-    train with, which calls the network's own and draws ``cutpoints``. It is a torch module that
-    holds the network, where that is one.
+    returns the labels. Its sites are ``y`` and the latent ``cutpoints``; train with ``guide``,
+    which calls the network's own guide and draws ``cutpoints``. It is a torch module that contains
+    the network, if that is a module.
 
-    Raises ValueError when n or classes are out of range, where the network gives more than one
-    number a datum, and on labels as ``classifier`` does.
+    Raises ValueError if n or classes are out of range, if the network returns more than one number
+    for a datum, and for labels as ``classifier`` does.
 
     Source: McCullagh (1980), "Regression models for ordinal data", eq. 2.3.
 
@@ -95,7 +95,7 @@ class ordinal(nn.Module):
 
 
 def cutpoint_prior(classes: int) -> Any:
-    """The default prior on the cutpoints of so many classes; see ``ordinal``.
+    """The default prior on the cutpoints of this number of classes; see ``ordinal``.
 
     >>> cutpoint_prior(3).event_shape
     torch.Size([2])

@@ -1,4 +1,4 @@
-"""Ready Pyro models of values: regression with noise of one size or one a datum, and counts."""
+"""Ready-made Pyro models of values: regression with one noise or one for each datum, and counts."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ class regressor(nn.Module):
     .. math:: y_i \sim \mathcal N(f(x_i; w), \sigma^2), \quad i = 1 \dots n, \qquad \sigma \sim p
 
     network: maps ``x``, (batch, ...), and further inputs to means (batch, d) or (batch,), or to a
-             mapping or object that has them.
-    n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
-    output:  the name of the means in what the network gives, such as ``"logits"``; None where it
-             gives a tensor.
-    noise:   the standard deviation sigma > 0, where it is known; or a prior on it, a distribution
-             over positive numbers, (), or (d,) for one a target, by ``.to_event(1)``. By default
-             LogNormal(-1, 1), which suits targets of standard deviation 1.
+             mapping or object that contains them.
+    n:       the number of all data; the plate ``data`` scales a minibatch to it.
+    output:  the name of the means in the network's output, such as ``"logits"``; None if it is a
+             tensor.
+    noise:   the standard deviation sigma > 0, if it is known; or a prior on it, a distribution
+             over positive numbers, (), or (d,) for one in each target, by ``.to_event(1)``. By
+             default LogNormal(-1, 1), which suits targets with standard deviation 1.
 
     The model takes ``x`` and ``y``, (batch, d) or (batch,) floating point, or None to draw them;
-    it returns the targets. With further inputs the targets come last: ``model(x, mask, y)``. Data
-    that are dicts have the network's arguments by their names, and the targets as ``y`` or
-    ``labels``. Its site is ``y``. It is a torch module that holds the network, where that is one.
+    it returns the targets. With further inputs the targets come last: ``model(x, mask, y)``. In
+    data that are dicts, the keys are the names of the network's arguments, and ``y`` or ``labels``.
+    Its site is ``y``. It is a torch module that contains the network, if that is a module.
 
-    Where the noise is learned, it is a latent variable, the site ``noise``, and ``guide`` is the
-    guide to train with: it calls the network's own, and draws ``noise`` from a log-normal (of
-    another support than the positive numbers, from its transform).
+    Learnt noise is a latent variable, the site ``noise``; train with ``guide``, which calls the
+    network's own guide and draws ``noise`` from a log-normal (if the prior's support is not the
+    positive numbers, from a normal mapped to that support).
 
-    Raises ValueError when n is not a positive whole number or the noise is not positive, and when
-    ``y`` has another shape than the network's output; TypeError where the noise is no number or
-    distribution, and where the network gives no tensor, or nothing of that name.
+    Raises ValueError if n is not a positive whole number or the noise is not positive, and if ``y``
+    has another shape than the network's output; TypeError if the noise is not a number or a
+    distribution, and if the network returns no tensor, or none of that name.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -83,7 +83,7 @@ class regressor(nn.Module):
             self.guide = ModelGuide(network, [self.noise])
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The model's positional arguments from some by name."""
+        """The model's positional arguments from arguments by name."""
         return with_labels(named, self.network)
 
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
@@ -109,23 +109,23 @@ class regressor(nn.Module):
 
 
 class heteroscedastic_regressor(nn.Module):
-    r"""A Pyro model of real targets with noise of its own for every datum; the network gives both.
+    r"""A Pyro model of real targets; the network returns their means and their noise.
 
     .. math:: y_{ij} \sim \mathcal N\big(f_j(x_i; w), \exp(f_{d + j}(x_i; w))^2\big),
               \quad j = 1 \dots d
 
     network: maps ``x``, (batch, ...), to (batch, 2 d): first the means of the d targets, then the
              logarithms of their standard deviations.
-    n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+    n:       the number of all data; the plate ``data`` scales a minibatch to it.
 
     The model takes ``x`` and ``y``, (batch, d) floating point, or None to draw them; it returns the
-    targets. Its site is ``y``. It is a torch module that holds the network, where that is one.
+    targets. Its site is ``y``. It is a torch module that contains the network, if that is a module.
 
-    Raises ValueError when n is not a positive whole number, where the outputs are not of an even
-    number, and when ``y`` has another shape than the means.
+    Raises ValueError if n is not a positive whole number, if the number of outputs is odd, and if
+    ``y`` has another shape than the means.
 
     Source: Nix and Weigend (1994), "Estimating the mean and variance of the target probability
-    distribution", eq. 1, with the logarithm as the scale's output.
+    distribution", eq. 1; here the network returns the logarithm of the scale.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -158,14 +158,14 @@ class counts(nn.Module):
     .. math:: y_i \sim \mathrm{Poisson}(\exp f(x_i; w)), \quad i = 1 \dots n
 
     network: maps ``x``, (batch, ...), to log rates (batch, d) or (batch,).
-    n:       how many data there are in all; a minibatch is scaled to it by the plate ``data``.
+    n:       the number of all data; the plate ``data`` scales a minibatch to it.
 
     The model takes ``x`` and ``y``, counts (batch, d) or (batch,) of any dtype, or None to draw
-    them; it returns the counts, floating point. Its site is ``y``. It is a torch module that holds
-    the network, where that is one.
+    them; it returns the counts, floating point. Its site is ``y``. It is a torch module that
+    contains the network, if that is a module.
 
-    Raises ValueError when n is not a positive whole number, and when ``y`` has another shape than
-    the network's output, or is below 0 or no whole number.
+    Raises ValueError if n is not a positive whole number, and if ``y`` has another shape than the
+    network's output, or a value that is negative or not a whole number.
 
     >>> import torch
     >>> import pyrosparse as ps
@@ -189,7 +189,7 @@ class counts(nn.Module):
 
 
 def check_values(y: Tensor | None, output: Tensor) -> None:
-    """Refuse targets of another shape than the network gives values for."""
+    """Raise ValueError if the targets have another shape than the network's output."""
     if y is not None and y.shape != output.shape:
         raise ValueError(
             f"y has shape {tuple(y.shape)} but the network's output has {tuple(output.shape)}; "

@@ -1,4 +1,4 @@
-"""A teacher that a model's network imitates."""
+"""A teacher, whose outputs a model's network imitates."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pyrosparse.util.errors import UsageError
 class Taught(nn.Module):
     """A model whose network also learns the probabilities of a teacher.
 
-    hold_teacher: to be called by its constructor, after that of ``nn.Module``.
+    hold_teacher: a subclass calls it in its constructor, after ``nn.Module.__init__``.
     """
 
     def hold_teacher(self, teacher: nn.Module, weight: float, temperature: float) -> None:
         """Keep a copy of the teacher, its share in the likelihood and its temperature.
 
-        Raises ValueError on numbers out of range.
+        Raises ValueError if a number is out of range.
         """
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be in [0, 1], got {weight}")
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
-        # In a tuple, as data and not a part: nothing that trains, saves or sets modes reaches it.
+        # In a tuple, as data and not a submodule: training, saving and modes do not reach it.
         self._teacher = (copy.deepcopy(teacher).eval().requires_grad_(False),)
         self.weight = weight
         self.temperature = temperature
@@ -47,7 +47,7 @@ class Taught(nn.Module):
         r""":math:`T^2 \, \mathrm{KL}(\mathrm{softmax}(t / T) \,\Vert\, \mathrm{softmax}(f / T))`
         over the last dimension, in nats.
 
-        Raises ValueError where the two are of different shapes.
+        Raises ValueError if their shapes differ.
         """
         if teacher_logits.shape != logits.shape:
             raise ValueError(
@@ -65,9 +65,8 @@ class Taught(nn.Module):
     def check_places(
         self, named: Mapping[str, Any], batch: tuple[Any, ...], taken: tuple[Any, ...]
     ) -> None:
-        """Refuse a teacher that takes data by name in other places than the network does.
-
-        Raises UsageError there."""
+        """Raise UsageError if the teacher has the arguments of data by name in another order than
+        the network."""
         if len(taken) != len(batch) or any(
             one is not other for one, other in zip(taken, batch, strict=True)
         ):
