@@ -2,20 +2,19 @@
 
 A structure is one of these, for a weight of shape (outputs, inputs, ...) as dense layers and
 convolutions have it:
-
 =============  =================================================================  ===============
 ``weight``     each element alone                                                 any shape
 ``kernel``     the k x k elements between an input and an output                  convolutions
 ``filter``     an output: all elements that lead to it                            any shape
-``channel``    an input: all elements that it feeds                               2 dimensions on
-``n:m``        of every m consecutive inputs n stay, such as ``2:4``              2 dimensions on
-a function     arranges a tensor of the weight's shape as (blocks, n); it moves   any shape
-               elements only
+``channel``    an input: all elements that read it                                2 dimensions on
+``n:m``        of every m consecutive inputs n are kept, such as ``2:4``          2 dimensions on
+a function     arranges a tensor of the weight's shape as (blocks, n); it may     any shape
+               only move elements
 =============  =================================================================  ===============
 
-Weights of transposed convolutions and of Hugging Face's ``Conv1D`` have the inputs first: there
-``filter`` and ``channel`` change places. Those of grouped convolutions have the inputs of one
-group: there a ``channel`` is one input of each group.
+Weights of transposed convolutions and of Hugging Face's ``Conv1D`` have the inputs first: for them,
+exchange ``filter`` and ``channel``. Weights of grouped convolutions have the inputs of one group:
+a ``channel`` is then one input of each group.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ NAMES = ("weight", "kernel", "filter", "channel")
 
 
 def check(structure: Structure) -> None:
-    """Refuse what is no structure.
+    """Refuse anything that is not a structure.
 
     Raises ValueError.
 
@@ -48,7 +47,7 @@ def check(structure: Structure) -> None:
 
 
 def ratio(structure: Structure) -> tuple[int, int] | None:
-    """n and m of a structure ``n:m``; None of any other.
+    """n and m of a structure ``n:m``; None for any other.
 
     Raises ValueError unless 0 < n < m.
 
@@ -65,12 +64,12 @@ def ratio(structure: Structure) -> tuple[int, int] | None:
 
 
 def blocks(tensor: Tensor, structure: Structure) -> Tensor:
-    """A tensor of a weight's shape as (blocks, n); single weights as they are.
+    """A tensor of a weight's shape as (blocks, n); single weights stay as they are.
 
-    Of ``n:m`` a block is a group of m consecutive inputs, at one output and one place of the
+    For ``n:m`` a block is a group of m consecutive inputs, at one output and one position of the
     kernel.
 
-    Raises ValueError where the shape has no such blocks.
+    Raises ValueError if the shape has no such blocks.
 
     >>> blocks(torch.arange(8).view(2, 4), "2:4")
     tensor([[0, 1, 2, 3],
@@ -113,7 +112,7 @@ def blocks(tensor: Tensor, structure: Structure) -> Tensor:
 
 
 def unblocked(values: Tensor, structure: Structure, shape: Sequence[int]) -> Tensor:
-    """Values as ``blocks`` arranges them, in the shape of the weight again.
+    """Values in the arrangement of ``blocks``, back in the shape of the weight.
 
     >>> unblocked(torch.tensor([[0, 2], [1, 3]]), "channel", (2, 2))
     tensor([[0, 1],
@@ -132,8 +131,8 @@ def unblocked(values: Tensor, structure: Structure, shape: Sequence[int]) -> Ten
 
 
 def means(tensor: Tensor, structure: Structure) -> Tensor:
-    """The mean of each block, (blocks, 1); single weights, and those of ``n:m``, which are ranked
-    one by one, as ``blocks`` has them.
+    """The mean of each block, (blocks, 1). For single weights and for ``n:m``, whose weights are
+    ranked one by one, the result is that of ``blocks``.
 
     >>> means(torch.tensor([[1.0, 3.0], [5.0, 5.0]]), "filter")
     tensor([[2.],
@@ -145,8 +144,8 @@ def means(tensor: Tensor, structure: Structure) -> Tensor:
 
 
 def spread(values: Tensor, structure: Structure, shape: Sequence[int]) -> Tensor:
-    """One value of each block, as ``means`` gives them, at every element of it, in the shape of the
-    weight.
+    """One value for each block, as ``means`` returns them, repeated for all its elements, in the
+    shape of the weight.
 
     >>> spread(torch.tensor([[2.0], [5.0]]), "filter", (2, 2))
     tensor([[2., 2.],
@@ -164,7 +163,7 @@ def largest(scores: Tensor, structure: str) -> Tensor:
     scores:    of a weight's shape, free of NaN.
     structure: ``n:m``.
 
-    Raises ValueError where the inputs are not in groups of m.
+    Raises ValueError if the number of inputs is not a multiple of m.
 
     >>> largest(torch.tensor([[0.1, 3.0, 2.0, 1.0]]), "2:4")
     tensor([[False,  True,  True, False]])

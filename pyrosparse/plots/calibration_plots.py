@@ -1,4 +1,4 @@
-"""Plots of calibration: of predictive probabilities, and of inference by simulation."""
+"""Plots of calibration: predictive probabilities, and simulation-based calibration."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _COLOURS = (BLUE, ORANGE, GREEN, GREY)
 
 
 def reliability_diagram(calibrations: Mapping[str, Calibration], *, least: int = 10) -> Figure:
-    """How often networks are right, by how sure they are: on the diagonal they are calibrated.
+    """Reliability diagram: accuracy against confidence. Calibrated networks lie on the diagonal.
 
-    calibrations: by the name of the network, as of ``pyrosparse.diagnostics.calibration``.
-    least:        a point stands for as many data at least: neighbouring bins that hold fewer are
-                  put together, as the fraction right of two data says nothing.
+    calibrations: by the name of the network, from ``pyrosparse.diagnostics.calibration``.
+    least:        the smallest number of data in a point: neighbouring bins with fewer data are
+                  merged, as the accuracy on two data means nothing.
 
-    Above, the fraction right by confidence, with its standard error; below, how many data are in
-    each bin. Raises ValueError where there are no networks.
+    Above: accuracy by confidence, with its standard error. Below: the number of data in each bin.
+    Raises ValueError if there are no networks.
 
     Source: Guo et al. (2017), "On calibration of modern neural networks", figure 1.
 
@@ -75,8 +75,8 @@ def reliability_diagram(calibrations: Mapping[str, Calibration], *, least: int =
 
 
 def _pooled(one: Calibration, least: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Confidence, fraction right and number of data of bins put together from the first on, until
-    each holds ``least`` data; what is left at the end joins the last."""
+    """Confidence, accuracy and number of data of bins, merged from the first until each holds
+    ``least`` data; the remaining bins join the last."""
     groups: list[list[int]] = [[]]
     for number in one.bin_counts.nonzero()[:, 0].tolist():
         if groups[-1] and one.bin_counts[groups[-1]].sum() >= least:
@@ -94,14 +94,14 @@ def _pooled(one: Calibration, least: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def rank_histograms(result: SimulationCalibration) -> Figure:
-    """The ranks of simulation-based calibration, a panel a site: flat where inference is right.
+    """The ranks of simulation-based calibration, one panel for each site. They are flat if the
+    inference is correct.
 
-    The band is where 99 % of the bars are under uniform ranks. Ranks of a site's elements are put
-    together.
+    The band contains 99 % of the bars if ranks are uniform. Ranks of a site's elements are pooled.
 
-    result: as of ``pyrosparse.diagnostics.simulation_calibration``.
+    result: from ``pyrosparse.diagnostics.simulation_calibration``.
 
-    Raises ValueError where there are no ranks.
+    Raises ValueError if there are no ranks.
 
     Source: Talts et al. (2018), "Validating Bayesian inference algorithms with simulation-based
     calibration", figure 1.
@@ -118,7 +118,7 @@ def rank_histograms(result: SimulationCalibration) -> Figure:
         panels = figure.subplots(1, len(result.ranks), squeeze=False)[0]
         edges = [number * (result.draws + 1) / result.bins for number in range(result.bins + 1)]
         for axes, (site, ranks) in zip(panels, result.ranks.items(), strict=True):
-            # Bars of every element, as a fraction of its simulations: their spread is that of one.
+            # Bars of every element, as a fraction of its simulations: they vary as one element's.
             simulations, elements = ranks.shape
             expected = 1 / result.bins
             error = 2.576 * math.sqrt(expected * (1 - expected) / simulations)

@@ -1,4 +1,4 @@
-"""Recipes from one start: error against size with its Pareto front, and calibration."""
+"""Recipes applied to the same network: error against size with its Pareto front, calibration."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Point = tuple[float, float]
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points (size, error) that no other beats: none is as small with less error, or smaller
-    with as little. From the smallest on.
+    """The points (size, error) that no other point dominates: none is as small with less error, or
+    smaller with the same error. Sorted by size.
 
     >>> pareto_front([(1, 0.2), (2, 0.3), (3, 0.1), (3, 0.15), (4, 0.1)])
     [(1, 0.2), (3, 0.1)]
@@ -41,11 +41,12 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 def fronts(rows: Sequence[Cell]) -> Figure:
     """Test error against multiply-accumulates and against bytes of the file, with the Pareto front
-    of all recipes; and calibration error against test error. A column of panels a network.
+    of all recipes; and calibration error against test error. One column of panels for each network.
 
-    rows: means over the seeds are drawn; those without a compact network in the last panel alone.
+    rows: table rows; their means over the seeds are drawn. Rows without a compact network appear
+          only in the last panel.
 
-    Raises ValueError where no row has a compact network.
+    Raises ValueError if no row has a compact network.
 
     >>> compact = {"macs": {"fc": [9, 3]}, "file_bytes": 40}
     >>> line = {"settings": {}, "test_accuracy": 0.9, "test_ece": 0.1, "compact": compact}
@@ -63,7 +64,7 @@ def fronts(rows: Sequence[Cell]) -> Figure:
     labels = dict.fromkeys(row.setup.recipe.label for row in rows)
     looks = dict(zip(labels, itertools.cycle(_LOOKS)))
     with matplotlib.rc_context(STYLE):
-        columns = 2 * len(panels)  # of the legend
+        columns = 2 * len(panels)  # in the legend
         height = 11 + 0.18 * math.ceil(len(labels) / columns)
         figure = Figure(figsize=(4.6 * len(panels), height), layout="constrained")
         grid = figure.subplots(3, len(panels), squeeze=False).T
@@ -112,7 +113,7 @@ def _curves(
     looks: Mapping[str, tuple[str, str]],
     point: Callable[[Cell], Point | None],
 ) -> list[Point]:
-    """A curve a recipe, along its knob; returns all points."""
+    """One curve for each recipe, along its knob; returns all points."""
     found: dict[str, list[Point]] = {}
     for row in rows:
         if (one := point(row)) is not None:

@@ -1,4 +1,4 @@
-"""Plots of gates: which classes share features, and where in an image inputs are left out."""
+"""Plots of gates: which classes share features, and which parts of an image are left out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pyrosparse.plots.style import STYLE
 
 
 def class_correlations(active: Mapping[str, ActiveFeatures]) -> Figure:
-    """The correlation of the gates' mean gains between classes, a panel for each target.
+    """The correlation of the gates' mean gains between classes, one panel for each target.
 
-    active: as of ``active_features`` with classes.
+    active: from ``active_features`` with classes.
 
-    Raises ValueError where there are no classes, or no targets.
+    Raises ValueError if there are no classes, or no targets.
 
     Source: Lee et al. (2019), figure 3.
 
@@ -40,13 +40,13 @@ def class_correlations(active: Mapping[str, ActiveFeatures]) -> Figure:
 def input_regions(
     gates: ActiveFeatures, shape: tuple[int, int], classes: Sequence[int | str] | None = None
 ) -> Figure:
-    """The mean gain of every pixel by class, for gates on the inputs of a network of images.
+    """The mean gain of every pixel by class, for gates on the inputs of a network for images.
 
-    gates:   of the first layer, as of ``active_features`` with classes.
-    shape:   height and width of the images; grey ones, as the gates are on single pixels.
+    gates:   gates of the first layer, from ``active_features`` with classes.
+    shape:   height and width of the images, which must be grey, as each gate has one pixel.
     classes: their names; by default numbers.
 
-    Raises ValueError where there are no classes or the shape is not that of the gates.
+    Raises ValueError if there are no classes or the shape is not that of the gates.
 
     Source: Lee et al. (2019), figure 2, right.
 

@@ -1,4 +1,4 @@
-"""Plots of what a network reads of its input."""
+"""Plots of the inputs that a network reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyrosparse.plots.style import GREY, STYLE
 
 
 def kept_inputs(kept: Tensor) -> Figure:
-    """The pixels of an image that a network still reads, a panel a channel.
+    """The pixels of an image that a network still reads, one panel for each channel.
 
     kept: bool, (channels, height, width).
 

@@ -1,4 +1,4 @@
-"""Plots of a run: how it learned, what the evidence said, where the zeros are."""
+"""Plots of a run: losses, evidence, and the zeros in each layer."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ History = Sequence[Mapping[str, Any]]
 
 
 def learning_curves(history: History, *, threshold: float | None = None) -> Figure:
-    """Training and validation loss per epoch, beside the loss that was minimized, the Bayes factor
-    and the sparsity.
+    """Training and validation loss by epoch, with the minimised loss, the Bayes factor and the
+    sparsity.
 
-    history:   as ``Fit.history`` has it; a panel without numbers in it is left out.
-    threshold: where the gate stands, nats per datum; drawn as a line.
+    history:   as in ``Fit.history``; panels without data are left out.
+    threshold: threshold on the Bayes factor, nats per datum; drawn as a line.
 
-    First: negative log likelihood, nats per datum, after each round.
-    Second, where the likelihood of the training data was not recorded: the negative ELBO, nats, as
-    the optimizer saw it: noisy, and higher as the weight of the KL divergence grows.
-    Last: log Bayes factor of each round, nats per datum, filled where weights were allowed to go,
-    and on the second axis the sparsity after it. Raises ValueError on an empty history.
+    First panel: negative log likelihood, nats per datum, after each round.
+    Second, if the likelihood of the training data was not recorded: the negative ELBO that the
+    optimizer minimised, nats; it is noisy, and increases with the weight of the KL divergence.
+    Last: log Bayes factor of each round, nats per datum, filled if the round could prune weights,
+    and on the second axis the sparsity after it. Raises ValueError if the history is empty.
 
     >>> len(learning_curves([{"epoch": 1, "train_nll": 0.7, "validation_nll": 0.8}]).axes)
     1
@@ -38,7 +38,7 @@ def learning_curves(history: History, *, threshold: float | None = None) -> Figu
     epochs = _epochs(history)
     losses = _has(history, "loss") and not _has(history, "train_nll")
     pruning = _has(history, "log_bayes_factor_per_datum")
-    # A marker an epoch hides the curve of a long run.
+    # One marker for each epoch would hide the curve of a long run.
     marked = len(history) <= 40
     with matplotlib.rc_context(STYLE):
         size = (10, 4) if losses or pruning else (5.4, 4)
@@ -66,9 +66,9 @@ def learning_curves(history: History, *, threshold: float | None = None) -> Figu
 def bayes_factor_parts(history: History) -> Figure:
     """The two parts of each round's log Bayes factor, and their sum, in nats.
 
-    history: as ``Fit.history`` has it. The axis is linear within a nat of zero and logarithmic
-    beyond, because the parts differ by orders of magnitude. Raises ValueError on a history
-    without Bayes factors.
+    history: as in ``Fit.history``. The axis is linear within a nat of zero and logarithmic
+    beyond, because the parts differ by orders of magnitude. Raises ValueError if the history has
+    no Bayes factors.
 
     >>> entry = {"epoch": 1, "log_bayes_factor_likelihood": -1.0, "log_bayes_factor_prior": 88.0}
     >>> len(bayes_factor_parts([entry | {"log_bayes_factor": 87.0}]).axes)
@@ -94,10 +94,11 @@ def bayes_factor_parts(history: History) -> Figure:
 
 
 def elbo_gains(history: History) -> Figure:
-    """What the ELBO gained by each batch of weights that was tried, and the sparsity after it.
+    """The gain of the ELBO from each candidate set of weights, and the sparsity after it.
 
-    history: as ``Fit.history`` has it, of a run with ``ReductionPruner``. Gains are in nats with
-    two standard errors, filled where the batch went. Raises ValueError on an empty history.
+    history: as in ``Fit.history``, from a run with ``ReductionPruner``. Gains are in nats with
+    two standard errors, filled if the weights were pruned. Raises ValueError if the history is
+    empty.
 
     >>> entry = {"epoch": 1, "elbo_gain": 80.0, "elbo_gain_error": 9.0, "pruned": True}
     >>> len(elbo_gains([entry | {"sparsity": 0.2}]).axes)
@@ -128,9 +129,9 @@ def elbo_gains(history: History) -> Figure:
 
 
 def sparsity_by_layer(sparsities: Mapping[str, float]) -> Figure:
-    """One bar a layer: the fraction of its weights that is zero.
+    """One bar for each layer: the share of its weights that is zero.
 
-    sparsities: by name of the layer, in [0, 1]. Raises ValueError when there are none.
+    sparsities: by name of the layer, in [0, 1]. Raises ValueError if there are none.
 
     >>> len(sparsity_by_layer({"fc1.weight": 0.9, "fc2.weight": 0.5}).axes[0].patches)
     2
@@ -164,7 +165,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an SVG element for a page, its text and axes in the page's own colour.
+    """A figure as an SVG element for a page, with text and axes in the page's own colour.
 
     >>> svg(sparsity_by_layer({"fc1": 0.5}))[:4]
     '<svg'
@@ -174,7 +175,7 @@ def svg(figure: Figure) -> str:
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
-    # Numbered ids come again in every figure, which a page must not have; nothing refers to them.
+    # Numbered ids repeat in every figure, which a page must not have; nothing refers to them.
     text = re.sub(r' id="\w+_\d+"', "", text[text.index("<svg") :])
     return text.replace(INK, "currentColor")
 
@@ -195,7 +196,7 @@ def _evidence_and_sparsity(axes: Axes, history: History, threshold: float | None
     by_epoch(axes, "Evidence and sparsity", "log Bayes factor (nats per datum)")
     other = _sparsity_axis(axes, epochs, history)
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    # Below the axes: no corner of the panel is sure to be free.
+    # Below the axes: every corner of the panel may be occupied.
     axes.legend(
         handles=handles,
         loc="upper center",

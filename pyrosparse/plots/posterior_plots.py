@@ -1,4 +1,4 @@
-"""Plots of the posteriors of gates, by arviz-plots."""
+"""Plots of the posteriors of gates, with arviz-plots."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from pyrosparse.util.errors import unknown_name
 
 
 def gate_posteriors(tree: Any, site: str, *, units: int = 100) -> Figure:
-    """The posterior of the probability that each gate of a site passes its unit, as distribution
-    functions: a step at 0 is a gate that is surely closed, one at 1 a gate surely open.
+    """The posterior of the probability that each gate of a site is open, as distribution functions:
+    a step at 0 is a gate that is certainly closed, a step at 1 a gate that is certainly open.
 
-    tree:  of ``pyrosparse.to_datatree``.
+    tree:  from ``pyrosparse.to_datatree``.
     site:  gates whose log odds are sampled, such as ``"fc2.input"`` under ``BetaBernoulli``.
-    units: show at most so many, at even steps of rank by posterior mean.
+    units: the largest number of gates shown, evenly spaced in rank by posterior mean.
 
-    Raises ValueError on unknown sites and ones that are not of units, ImportError without
-    arviz-plots.
+    Raises ValueError for an unknown site and a site without units, ImportError without arviz-plots.
 
     >>> import torch, pyrosparse as ps
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
@@ -46,13 +45,12 @@ def gate_posteriors(tree: Any, site: str, *, units: int = 100) -> Figure:
 
 
 def gate_forest(tree: Any, site: str, *, units: int = 40) -> Figure:
-    """Means and intervals (50 % and 94 %) of the probability that each gate of a site passes its
-    unit, a line a unit.
+    """Means and intervals (50 % and 94 %) of the probability that each gate of a site is open, one
+    line for each unit.
 
     tree, site, units: as for ``gate_posteriors``.
 
-    Raises ValueError on unknown sites and ones that are not of units, ImportError without
-    arviz-plots.
+    Raises ValueError for an unknown site and a site without units, ImportError without arviz-plots.
 
     >>> import torch, pyrosparse as ps
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
@@ -84,8 +82,8 @@ def _arviz_plots() -> ModuleType:
 
 
 def _selected(tree: Any, site: str, units: int) -> Any:
-    """A tree of the probabilities of some of a site's units, in the order of their means."""
-    # Late: the import of xarray takes half a second.
+    """A tree with the probabilities of some of a site's units, sorted by their means."""
+    # Here, not at the top: importing xarray takes half a second.
     from xarray import DataTree
 
     posterior = tree["posterior"].to_dataset()
@@ -109,11 +107,11 @@ def _selected(tree: Any, site: str, units: int) -> Any:
 
 
 def _figure(shown: Any) -> Figure:
-    # Late: figures of our own need no pyplot.
+    # Here, not at the top: our own figures need no pyplot.
     from matplotlib import pyplot
 
     figure: Figure = shown.viz["figure"].item()
-    pyplot.close(figure)  # it is the caller's, and pyplot would hold it for ever
+    pyplot.close(figure)  # the caller has it, and pyplot would never release it
     figure.axes[-1].set_xlabel("probability that the unit passes")
     figure.axes[-1].set_xlim(-0.02, 1.02)
     figure.set_layout_engine("constrained")

@@ -1,4 +1,4 @@
-"""Plots of predicted values: are they where the predictive distribution says?"""
+"""Plots of predicted values: are the predictive distributions calibrated?"""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _COLOURS = (BLUE, ORANGE, GREEN, GREY)
 
 
 def pit_histograms(qualities: Mapping[str, RegressionQuality], bins: int = 10) -> Figure:
-    """The probability integral transforms of test data, a panel a model: flat where predictions are
-    calibrated, a U where they are too sure, a hump where they are too wide.
+    """Histograms of the probability integral transforms of test data, one panel for each model:
+    flat if predictions are calibrated, a U if they are overconfident, a hump if they are too wide.
 
-    The band is where 99 % of the bars are under uniform transforms.
+    The band contains 99 % of the bars if the transforms are uniform.
 
-    qualities: by the name of the model, as of ``pyrosparse.diagnostics.regression_qualities``.
+    qualities: by the name of the model, from ``pyrosparse.diagnostics.regression_qualities``.
 
-    Raises ValueError where there are no models.
+    Raises ValueError if there are no models.
 
     Source: Gneiting, Balabdaoui and Raftery (2007), "Probabilistic forecasts, calibration and
     sharpness", section 3.1.
@@ -54,12 +54,12 @@ def pit_histograms(qualities: Mapping[str, RegressionQuality], bins: int = 10) -
 
 
 def interval_coverage(qualities: Mapping[str, RegressionQuality]) -> Figure:
-    """How many targets lie in central predictive intervals, by the intervals' probability: on the
-    diagonal predictions are calibrated, below it they are too sure.
+    """The share of targets in central predictive intervals, against the intervals' probability:
+    calibrated predictions lie on the diagonal, overconfident ones below.
 
-    qualities: by the name of the model, as of ``pyrosparse.diagnostics.regression_qualities``.
+    qualities: by the name of the model, from ``pyrosparse.diagnostics.regression_qualities``.
 
-    Raises ValueError where there are no models.
+    Raises ValueError if there are no models.
 
     >>> import torch
     >>> one = RegressionQuality(1.0, 1.4, 0.6, torch.zeros(20), torch.linspace(0, 1, 20))

@@ -14,11 +14,11 @@ from pyrosparse.robustness.fgsm import RobustnessRow
 
 
 def accuracy_under_attack(rows: Sequence[RobustnessRow]) -> Figure:
-    """Accuracy against epsilon, a colour a network: solid before fine-tuning, dashed after.
+    """Accuracy against epsilon, one colour a network: solid before fine-tuning, dashed after.
 
-    rows: as of ``robustness_rows``.
+    rows: from ``robustness_rows``.
 
-    Raises ValueError where there is none.
+    Raises ValueError if there are none.
 
     Source: Xia, Tsang and Lau (2023), figure 12.
 

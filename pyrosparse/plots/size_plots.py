@@ -1,4 +1,4 @@
-"""Plots of networks that get smaller: the units they keep, and what size costs in error."""
+"""Plots of network size: remaining units, and error against size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator, PercentFormatter, StrMethodFormatter
 from pyrosparse.bench import Cell
 from pyrosparse.plots.style import BLUE, GREEN, GREY, ORANGE, STYLE, by_epoch
 
-# Of ours and of the paper's points of a method.
+# Markers of our points, and of the paper's points, by method.
 _MARKS = [
     (colour, ours, papers)
     for ours, papers in (("o", "s"), ("^", "v"))
@@ -28,12 +28,12 @@ _LINES = [(colour, style) for style in ("-", "--", ":") for colour in (BLUE, ORA
 def kept_units(
     history: Sequence[Mapping[str, Any]], units: Mapping[str, tuple[int, int]]
 ) -> Figure:
-    """One line a gate: the share of its units that are kept, by epoch.
+    """One line for each gate: the share of its units that is kept, by epoch.
 
-    history: of entries with ``epoch`` and ``units``, numbers by gate.
-    units:   by gate, (kept, of) units at the end.
+    history: entries with ``epoch`` and ``units``, numbers by gate.
+    units:   by gate, (kept, all) units at the end.
 
-    Raises ValueError where the history has no units.
+    Raises ValueError if the history has no units.
 
     >>> history = [{"epoch": 1, "units": {"fc1.input": 9}}]
     >>> len(kept_units(history, {"fc1.input": (9, 64)}).axes[0].lines)
@@ -59,13 +59,13 @@ def kept_units(
 
 
 def accuracy_by_sparsity(accuracies: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
-    """Test accuracy against sparsity, a line a method, with error bars over the seeds.
+    """Test accuracy against sparsity, one line for each method, with error bars over the seeds.
 
     accuracies: by method and sparsity in [0, 1], the accuracies of the seeds, in [0, 1].
 
-    A point is the mean; its bar is a standard error to each side, and is not drawn for one seed.
-    The sparsity axis shows what is left, on a logarithmic scale. Raises ValueError where there are
-    no accuracies, and for sparsities outside [0, 1).
+    A point is the mean; its error bar, one standard error in each direction, is left out for a
+    single seed. The sparsity axis shows the remaining weights, on a logarithmic scale. Raises
+    ValueError if there are no accuracies, and for sparsities outside [0, 1).
 
     >>> figure = accuracy_by_sparsity({"magnitude": {0.5: [0.97, 0.96], 0.9: [0.95, 0.93]}})
     >>> figure.axes[0].get_xlabel()
@@ -108,11 +108,12 @@ def accuracy_by_sparsity(accuracies: Mapping[str, Mapping[float, Sequence[float]
 
 
 def trade_off(rows: Sequence[Cell]) -> Figure:
-    """Test error against the speed-up in FLOPs as the paper counts them, a panel a network.
+    """Test error against the speed-up in FLOPs by the paper's count, one panel for each network.
 
-    rows: those with a speed-up are drawn, labelled with their gamma; the paper's where it has one.
+    rows: table rows; rows with a speed-up are drawn with their gamma, and with the paper's point if
+          it has one.
 
-    Raises ValueError where no row has a speed-up.
+    Raises ValueError if no row has a speed-up.
 
     >>> counts = [{"flops": 9, "memory": 9}, {"flops": 3, "memory": 3}]
     >>> line = {"settings": {}, "test_accuracy": 0.9, "compact": {"paper": counts}}

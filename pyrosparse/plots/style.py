@@ -1,4 +1,4 @@
-"""What all plots look like."""
+"""The style of all plots."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, which people who do not see red and green tell apart; the ink of text
-# and axes becomes the page's own in ``svg``.
+# Okabe and Ito's colours, which people with red-green colour blindness can tell apart; ``svg``
+# replaces the ink of text and axes by the page's own colour.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#8a8f98", "#20242a"
 
 # Any, because only the newest matplotlib has types for these names.
@@ -35,7 +35,7 @@ STYLE: Any = {
 
 
 def by_epoch(axes: Axes, title: str, label: str) -> None:
-    """Give axes a title and a label, and whole epochs below."""
+    """Give axes a title and a label, and integer epochs on the horizontal axis."""
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)

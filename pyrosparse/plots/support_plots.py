@@ -26,16 +26,16 @@ def kernels_before_and_after(
 ) -> Figure:
     """The kernels of a convolution as images, before and after pruning, on one colour scale.
 
-    before, after: weights of one shape, (out, in, height, width) floating point. What is exactly
-                   zero is pruned, and grey.
-    columns:       how many kernels a row has; by default the inputs, and of a single input so many
-                   that the image is about square. Kernels run through the inputs first, as they
-                   lie in the weight.
+    before, after: weights of the same shape, (out, in, height, width) floating point. Exact zeros
+                   are pruned weights, drawn in grey.
+    columns:       the number of kernels in a row; by default the number of inputs, and for a single
+                   input the number that makes the image about square. Kernels are in the order of
+                   the weight: inputs first.
 
-    Each panel is one image of all kernels, with a line of nothing (NaN) between neighbours.
+    Each panel is one image of all kernels, with a blank line (NaN) between neighbours.
 
-    Raises ValueError where the shapes differ or are no convolution's, where a weight is not finite,
-    and where columns is not positive.
+    Raises ValueError if the shapes differ or are not those of a convolution, if a weight is not
+    finite, and if columns is not positive.
 
     Source: Xia, Tsang and Lau (2023), figure 8.
 
@@ -79,17 +79,17 @@ def kernels_before_and_after(
 def messages(rounds: Sequence[Mapping[str, Any]]) -> Figure:
     r"""The messages about a weight matrix's support, and its posterior, by turbo iteration.
 
-    rounds: one mapping an iteration with ``iteration``, a number, and two matrices of log-odds,
-            (rows, columns) floating point, the same shape throughout: ``evidence log-odds``, from
-            module A to module B, and ``prior log-odds``, from B to A.
+    rounds: one mapping for each iteration, with ``iteration``, a number, and two matrices of
+            log-odds, (rows, columns) floating point, all of the same shape: ``evidence log-odds``,
+            from module A to module B, and ``prior log-odds``, from B to A.
 
-    One column an iteration; from the top the probabilities of the two messages and of the
+    One column for each iteration; from the top the probabilities of the two messages and of the
     posterior,
 
     .. math:: \mathrm{logit}\, p(s = 1) = \text{prior log-odds} + \text{evidence log-odds} .
 
-    Raises ValueError where there is no iteration, an entry is missing, a matrix has another shape
-    or NaN, and where two messages contradict each other without doubt (inf and -inf).
+    Raises ValueError if there is no iteration, an entry is missing, a matrix has another shape or
+    NaN, and if two messages contradict each other with certainty (inf and -inf).
 
     Source: Xia, Tsang and Lau (2023), figure 11.
 
@@ -120,12 +120,12 @@ def messages(rounds: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def supports(probabilities: Mapping[str, Tensor]) -> Figure:
-    """The probability that each weight is in the support, an image a layer.
+    """The probability that each weight is in the support, one image for each layer.
 
-    probabilities: by name of the layer, in [0, 1], (outputs, ...) floating point; of a convolution
-                   the inputs and places of its kernels lie side by side.
+    probabilities: by name of the layer, in [0, 1], (outputs, ...) floating point; for a convolution
+                   the inputs and positions of its kernels are side by side.
 
-    Raises ValueError where there are none, one has no dimension, and where one is not in [0, 1].
+    Raises ValueError if there are none, if one has no dimension, and if a value is not in [0, 1].
 
     >>> len(supports({"fc1": torch.rand(4, 3), "fc2": torch.rand(2, 4)}).axes)
     3
@@ -155,15 +155,15 @@ def supports(probabilities: Mapping[str, Tensor]) -> Figure:
 
 
 def convergence(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """How a turbo algorithm converged: a panel for each recorded quantity, by iteration.
+    """The convergence of a turbo algorithm: one panel for each recorded quantity, by iteration.
 
-    history: one mapping an iteration with ``iteration`` and, of these, what was recorded (in some
-             iterations or in all): ``loss``; ``change``, the relative change of the support's
-             prior, on a logarithmic axis; ``kept``, the fraction of the weights whose support is
-             more probable than not; ``accuracy``, a fraction.
+    history: one mapping for each iteration, with ``iteration`` and any of these quantities, in some
+             iterations or in all: ``loss``; ``change``, the relative change of the support's prior,
+             on a logarithmic axis; ``kept``, the share of weights that are more probably in the
+             support than not; ``accuracy``, in [0, 1].
 
-    Raises ValueError where there is no iteration, one has no number, and where nothing of these was
-    recorded.
+    Raises ValueError if there is no iteration, if one has no number, and if none of these
+    quantities was recorded.
 
     Source: Xia, Tsang and Lau (2023), figure 10.
 
@@ -205,7 +205,7 @@ def convergence(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _probabilities(panel: Axes, values: Tensor) -> Any:
     panel.set(xticks=[], yticks=[])
-    # As high as wide, whatever the shape: layers of 10 outputs and 4096 inputs are no rarity.
+    # Square panels, whatever the shape: layers with 10 outputs and 4096 inputs are common.
     return panel.imshow(values.numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
 
 
@@ -231,7 +231,7 @@ def _messages_of(entry: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _matrix(name: str, given: Any, dims: tuple[int, ...], finite: bool = True) -> Tensor:
-    """A tensor to draw, float64 on the CPU; of log-odds an infinite one is a certainty."""
+    """A tensor to draw, float64 on the CPU; infinite log-odds are certainties."""
     values = torch.as_tensor(given).detach().cpu().double()
     if values.dim() not in dims or not values.numel():
         wanted = " or ".join(map(str, dims))
@@ -244,7 +244,7 @@ def _matrix(name: str, given: Any, dims: tuple[int, ...], finite: bool = True) -
 
 
 def _mosaic(kernels: Tensor, columns: int) -> Tensor:
-    """Kernels (n, height, width) beside and below one another, with NaN between them."""
+    """Kernels (n, height, width) arranged in a grid, with NaN between them."""
     count, height, width = kernels.shape
     columns = min(columns, count)
     rows = -(-count // columns)

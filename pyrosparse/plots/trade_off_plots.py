@@ -1,4 +1,4 @@
-"""A plot of runs that differ in one option: accuracy against size."""
+"""Accuracy against size, for runs that differ in one option."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Point = tuple[float, int, float]
 
 
 def trade_off(points: Sequence[Point], here: Point, knob: str) -> Figure:
-    """Test accuracy against parameters of the compact network, a point a run.
+    """Test accuracy against parameters of the compact network, one point for each run.
 
-    points: of each run the value of its option, its parameters and its accuracy in [0, 1].
-    here:   the point of the run that is reported, which stands out.
+    points: for each run the value of its option, its parameters and its accuracy in [0, 1].
+    here:   the point of the reported run, which is highlighted.
     knob:   the option's name.
 
-    Raises ValueError where there are no points.
+    Raises ValueError if there are no points.
 
     >>> len(trade_off([(2.0, 900, 0.97)], (1.0, 1500, 0.98), "kl_scale").axes)
     1

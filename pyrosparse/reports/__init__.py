@@ -1,4 +1,4 @@
-"""What a run came to: its folder, its summary and its page."""
+"""Reports of runs: folder, summary and page."""
 
 from pyrosparse.reports.summary import Layer, Round, Summary, headline, summarize
 

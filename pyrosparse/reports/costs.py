@@ -1,4 +1,4 @@
-"""What the compact network costs beside the network it came from, as people read it."""
+"""The costs of the compact network and of the original one, formatted for readers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Cost = tuple[str, str, str, str]
 
 
 def costs(summary: Summary) -> list[Cost]:
-    """The costs of a run's networks: (what, before, after, change), in the order of interest.
+    """The costs of a run's networks: (quantity, before, after, change), most important first.
 
-    Empty where there is no compact network.
+    Empty if there is no compact network.
 
     >>> from pyrosparse.recipes import Compaction
     >>> report = Report("3-2", (23, 14), {"0": (12, 6)}, (300, 260), {1: (2e-3, 1e-3)})
@@ -53,7 +53,7 @@ def costs(summary: Summary) -> list[Cost]:
 
 
 def speed(before: float, after: float) -> tuple[str, str]:
-    """How two times compare, as a factor and a word.
+    """The ratio of two times, as a factor and a word.
 
     >>> speed(1.0, 2.0)
     ('2.0 times', 'slower')

@@ -1,4 +1,4 @@
-"""The figures of a run: those that its history and its networks have data for."""
+"""The figures of a run: those for which its history and its networks have data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pyrosparse.reports.predictions import predictions
 def figures(result: Result, found: Mapping[str, Tensor] | None = None) -> dict[str, Figure]:
     """The plots of a run by the names of their files.
 
-    found: what its networks say of the test data; by default ``predictions`` asks them.
+    found: the networks' predictions on the test data; by default ``predictions`` computes them.
 
     >>> import pyrosparse as ps
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3))
@@ -65,14 +65,14 @@ def figures(result: Result, found: Mapping[str, Tensor] | None = None) -> dict[s
 
 
 def _threshold(result: Result) -> float | None:
-    """Where the gate stands, in nats per datum, of a recipe that has one."""
+    """The threshold on the evidence, in nats per datum, if the recipe has one."""
     threshold: float | None = getattr(result.recipe, "threshold", None)
     per_datum = getattr(result.recipe, "per_datum", True)
     return threshold if threshold is None or per_datum else threshold / result.data.n
 
 
 def _reliability(result: Result, found: Mapping[str, Tensor]) -> dict[str, Figure]:
-    """The calibration on the test data of the network before, where there is one, and after."""
+    """Calibration on the test data, of the original network (if there is one) and of the result."""
     if not found:
         return {}
     calibrations = {name: calibration(one, result.data.judged.y) for name, one in found.items()}
@@ -80,7 +80,7 @@ def _reliability(result: Result, found: Mapping[str, Tensor]) -> dict[str, Figur
 
 
 def _intervals(result: Result) -> dict[str, Figure]:
-    """How well predicted values are calibrated, under the posterior."""
+    """The calibration of predicted values, under the posterior."""
     if "rmse" not in result.quality:
         return {}
     found = regression_quality(result.model, result.guide, result.data.judged, draws=100)
@@ -92,8 +92,8 @@ def _intervals(result: Result) -> dict[str, Figure]:
 
 
 def _kept_inputs(result: Result) -> dict[str, Figure]:
-    """The pixels that are read, where a layer takes each pixel by a weight of its own and the
-    network does not read all of them."""
+    """The pixels that the network reads, if a layer has a separate weight for each pixel and some
+    pixels are not read."""
     data = result.data.judged
     if not isinstance(data, Examples) or data.x.dim() != 4 or not result.prunable:
         return {}
@@ -106,7 +106,7 @@ def _kept_inputs(result: Result) -> dict[str, Figure]:
 
 
 def _support(result: Result, history: list[dict[str, Any]]) -> dict[str, Figure]:
-    """How the support converged, and what it left of the kernels."""
+    """The convergence of the support, and the kernels before and after pruning."""
     names = {"epoch": "iteration", "validation_accuracy": "accuracy"}
     renamed = [{names.get(key, key): value for key, value in entry.items()} for entry in history]
     drawn = {"convergence": support_plots.convergence(renamed)}
@@ -119,11 +119,11 @@ def _support(result: Result, history: list[dict[str, Any]]) -> dict[str, Figure]
 
 
 def _gate_forests(result: Result) -> dict[str, Figure]:
-    """How sure the posterior is of each gate, where the extra ``plots`` is installed."""
+    """The posterior of each gate, if the extra ``plots`` is installed."""
     data = result.data.train
     if importlib.util.find_spec("arviz_plots") is None or not isinstance(data, Examples):
         return {}
-    # The plot is of probabilities: other methods' sites are not the log odds of one.
+    # The plot shows probabilities: sites of other methods are not log odds.
     entries = result.posterior.guide.entries
     sites = [one.target.site for one in entries if isinstance(one.method, BetaBernoulli)]
     if not sites:
@@ -136,7 +136,7 @@ def _gate_forests(result: Result) -> dict[str, Figure]:
 
 
 def _gates_by_class(result: Result) -> dict[str, Figure]:
-    """What gates that depend on the input have to do with the classes."""
+    """Gates that depend on the input, by class."""
     data, classes = result.data.judged, result.data.classes
     if not classes or not isinstance(data, Examples):
         return {}

@@ -1,4 +1,4 @@
-"""The folder of a compression run: what was asked, what came of it, and how to go on."""
+"""The folder of a compression run: its options, its results, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -48,21 +48,22 @@ def run(
     dense: bool = True,
     progress: bool | None = None,
 ) -> Summary:
-    """Train, compress and evaluate as ``compress`` does, and leave all of it in a folder.
+    """Train, compress and evaluate as ``compress`` does, and write everything to a folder.
 
-    folder:  made where it is missing. A run of the same options that stopped there goes on, one
-             that finished is not repeated. It is tried out before the training starts.
-    weights: a file that ``load_weights`` reads, to start from as from a trained network.
+    folder:  created if it is missing. If a run with the same options was interrupted there, it
+             continues; a finished one is not repeated. ``run`` checks that it can write there
+             before training starts.
+    weights: a file that ``load_weights`` reads; the run starts from it as a trained network.
     dense:   as for ``compress``.
 
-    Leaves ``config.json``, ``weights.safetensors`` (sparse: ``load_sparse``),
+    Writes ``config.json``, ``weights.safetensors`` (sparse: ``load_sparse``),
     ``compact.safetensors`` (``ps.load``) and ``account.txt``, ``summary.json``, PNG plots and
-    ``report.html``, each whole or not at all; and of each stage ``metrics.jsonl`` and
-    ``checkpoint.safetensors``, where there are several in a folder a stage. Where no compact
-    network can be made, the summary says why. Of several ranks the first writes all of it.
+    ``report.html``, each whole or not at all; and for each stage ``metrics.jsonl`` and
+    ``checkpoint.safetensors``, in a folder for each stage if there are several. If no compact
+    network can be made, the summary says why. With several ranks, the first writes everything.
 
-    Raises ValueError where the folder has a run of other options or another run is at work in it,
-    OSError where it cannot be written to or is removed before the end, and what ``compress`` and
+    Raises ValueError if the folder has a run with other options or another run is using it, OSError
+    if it cannot be written to or is removed before the end, and what ``compress`` and
     ``load_weights`` raise.
 
     >>> import tempfile
@@ -77,7 +78,7 @@ def run(
     with ExitStack() as held:
 
         def begin() -> dict[str, Any]:
-            # Before a look at whose folder it is: of two that look at once, both find it free.
+            # Before checking whose folder it is: two runs that check at once both find it free.
             held.enter_context(_alone(folder))
             return _prepare(folder, setup, weights)
 
@@ -89,7 +90,7 @@ def run(
 def _report(
     folder: Path, config: dict[str, Any], setup: Setup, weights: Path | None, result: Result
 ) -> Summary:
-    """Write what came of a run."""
+    """Write the results of a run."""
     _refuse_another(folder, config)
     summary = summarize(result, folder)
     _write(folder / "summary.json", json.dumps(summary.json(), indent=2) + "\n")
@@ -97,9 +98,9 @@ def _report(
     drawn = figures(result, found) | _trade_off(folder, setup, summary)
     for name, figure in drawn.items():
         _write(folder / f"{name}.png", plots.png(figure))
-        figure.set_layout_engine("none")  # it is laid out, and the page draws it once more
+        figure.set_layout_engine("none")  # it has its layout, and the page draws it again
     again = setup.command(*(["--weights", str(weights)] if weights is not None else []))
-    # With the numbers that the network and the data gave.
+    # With the numbers that network and data gave.
     whole = config | {"settings": replace(setup, recipe=result.recipe).values()}
     changes = _changes(result, found)
     steps = next_steps(summary, setup)
@@ -110,14 +111,14 @@ def _report(
 
 
 def _changes(result: Result, found: Mapping[str, Tensor]) -> list[ClassChange]:
-    """How often each class is recognised before and after; empty of what is no classifier."""
+    """The recall of each class before and after; empty if the network is not a classifier."""
     if not found:
         return []
     return class_changes(found, result.data.judged.y, result.data.classes or None)
 
 
 def _trade_off(folder: Path, setup: Setup, summary: Summary) -> dict[str, Figure]:
-    """Accuracy against size over the recipe's knob, where runs of other values lie beside."""
+    """Accuracy against size over the recipe's knob, if there are runs with other values."""
     here, others = point(setup, summary.json()), neighbours(folder, setup)
     if here is None or not others:
         return {}
@@ -125,7 +126,7 @@ def _trade_off(folder: Path, setup: Setup, summary: Summary) -> dict[str, Figure
 
 
 def default_folder(setup: Setup) -> Path:
-    """Where a run goes if nothing else is said.
+    """The default folder of a run.
 
     >>> default_folder(Setup()).as_posix()
     'runs/digits-fcn-beta-bernoulli-1-seed0'
@@ -138,7 +139,7 @@ def default_folder(setup: Setup) -> Path:
 
 
 def versions(device: str) -> dict[str, str]:
-    """What a run's numbers depend on besides its settings: versions and machine."""
+    """The versions and the machine, on which a run's numbers depend besides its settings."""
     return {
         "torch": torch.__version__,
         "pyro": pyro.__version__,
@@ -151,9 +152,9 @@ def versions(device: str) -> dict[str, str]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Have a folder for oneself.
+    """Lock a folder for a block.
 
-    Raises ValueError where another process has it.
+    Raises ValueError if another process has locked it.
     """
     with ExitStack() as stack:
         try:
@@ -167,12 +168,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _write(file: Path, content: str | bytes) -> None:
-    # A folder that was removed is not made again: it would have nothing else of the run.
+    # A removed folder is not created again: it would lack the other files of the run.
     write_atomically(file, content, parents=False)
 
 
 def _refuse_another(folder: Path, config: dict[str, Any]) -> None:
-    """Whether the folder is still the one that the run began in."""
+    """Raise FileNotFoundError if the folder no longer belongs to the run that began in it."""
     try:
         same = _read(folder) == config
     except (OSError, ValueError):
@@ -185,7 +186,7 @@ def _refuse_another(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _prepare(folder: Path, setup: Setup, weights: Path | None) -> dict[str, Any]:
-    """Settle what the folder is for; returns the content of its ``config.json``."""
+    """Decide whether a run begins or continues; returns the content of its ``config.json``."""
     config = {
         "settings": json.loads(json.dumps(setup.values())),
         "weights": _identify(weights),
@@ -193,16 +194,16 @@ def _prepare(folder: Path, setup: Setup, weights: Path | None) -> dict[str, Any]
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": versions(setup.device),
     }
-    # Without a checkpoint nothing was begun that other settings could spoil.
+    # Without a checkpoint there is nothing yet that other settings could spoil.
     if next(folder.rglob(CHECKPOINT), None) is not None:
         config = _begun(folder, config)
-    # Written also where it is there already: a full disk shows itself now and not after training.
+    # Written even if it exists: a full disk then shows now, not after training.
     write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     return config
 
 
 def _begun(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The config of the run that is in the folder, which must be the one that is wanted."""
+    """The config of the run in the folder, which must equal the requested one."""
     try:
         begun = _read(folder)
         differences = _differences(begun, wanted)
@@ -231,7 +232,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _differences(begun: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    # An option that is newer than the run had the default's effect in it.
+    # An option newer than the run had the effect of its default in it.
     then, now = (Setup.of(config["settings"]).values() for config in (begun, wanted))
     differences = [
         f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]

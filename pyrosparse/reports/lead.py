@@ -1,4 +1,4 @@
-"""How a report begins: its title, and the run in one sentence."""
+"""The beginning of a report: its title, and the run in one sentence."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from pyrosparse.recipes import Pretraining, find
 from pyrosparse.reports.summary import Summary
 
-# What papers call an option.
+# The names of options in papers.
 _NAMES = {"kl_scale": "gamma"}
 
 
 def title(summary: Summary, settings: Mapping[str, Any]) -> str:
-    """The network, the data and what was done, in a few words."""
+    """The network, the data and the recipe, in a few words."""
     text = f"{settings['network']} on {summary.dataset}, {settings['recipe']}"
     if summary.compaction is not None and summary.compaction.units:
         return f"{text}{_level(settings)}"
@@ -21,7 +21,7 @@ def title(summary: Summary, settings: Mapping[str, Any]) -> str:
 
 
 def answer(summary: Summary) -> str:
-    """How good the network is and how large, with what it is compared with, in one sentence.
+    """Accuracy and size of the network, each with its baseline, in one sentence.
 
     >>> toy = Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [], 800, 400, 2.0, None)
     >>> answer(toy)
@@ -48,7 +48,7 @@ def answer(summary: Summary) -> str:
 
 
 def _quality(summary: Summary) -> str:
-    """How good the network is, in one number."""
+    """The quality of the network, in one number."""
     if summary.values is not None:
         return f"RMSE {summary.values['rmse']:.4f}"
     if summary.test_accuracy is not None:
@@ -87,9 +87,9 @@ def size(summary: Summary) -> str:
 def sentence(
     summary: Summary, settings: Mapping[str, Any], weights: Mapping[str, Any] | None
 ) -> str:
-    """What was done, and how often the network is right.
+    """What the run did, and the accuracy of the network.
 
-    weights: the ``file`` that the run started from; None where it began at random.
+    weights: the ``file`` from which the run started; None if it started from random weights.
     """
     start = f" from the weights in {weights['file']}" if weights else ""
     what = (
@@ -141,7 +141,7 @@ def _gates_sentence(summary: Summary, settings: Mapping[str, Any]) -> str:
 
 
 def _level(settings: Mapping[str, Any]) -> str:
-    """The knob of a recipe with gates, and where it stood: ``, gamma 4``."""
+    """The knob of a recipe with gates, and its value: ``, gamma 4``."""
     knob = find(settings["recipe"]).knob
     if not knob:
         return ""

@@ -1,4 +1,4 @@
-"""Runs beside a run that differ from it in the knob of their recipe alone."""
+"""Runs in neighbouring folders that differ from a run only in the knob of their recipe."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pyrosparse.plots.trade_off_plots import Point
 from pyrosparse.recipes.setup import Setup
 from pyrosparse.util.files import read_text
 
-# Of a folder with more than these the first by name are read.
+# In a folder with more runs than this, the first by name are read.
 _MOST = 200
 
 
 def neighbours(folder: Path, setup: Setup) -> list[Point]:
-    """The runs in the folders beside one whose options are the same but for the knob: the value of
-    the knob, the parameters of the compact network and the test accuracy of each.
+    """The runs in neighbouring folders whose options differ only in the knob: the value of the
+    knob, the parameters of the compact network and the test accuracy of each.
 
-    A folder without a finished run of this kind is passed over.
+    Folders without a finished run of this kind are skipped.
 
     >>> neighbours(Path("runs/nowhere"), Setup())
     []
@@ -33,8 +33,8 @@ def neighbours(folder: Path, setup: Setup) -> list[Point]:
 
 
 def point(setup: Setup, summary: Mapping[str, Any]) -> Point | None:
-    """Knob, parameters and accuracy of a run by its ``summary.json``; None where it has no compact
-    network, or a knob of several values."""
+    """Knob, parameters and accuracy of a run from its ``summary.json``; None if it has no compact
+    network, or a knob that is not a single number."""
     report = (summary.get("compaction") or {}).get("report") or {}
     level = getattr(setup.recipe, setup.recipe.knob) if setup.recipe.knob else None
     quality = report.get("quality")

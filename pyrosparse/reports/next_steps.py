@@ -1,4 +1,4 @@
-"""What to do after a run, with the commands."""
+"""Possible next steps after a run, with the commands."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KEEP, TAKE = "Keep more:", "Prune more:"
 
 
 def next_steps(summary: Summary, setup: Setup) -> list[Step]:
-    """What a reader of a report may do next: (a sentence, the code or the command).
+    """Possible next steps for the reader of a report: (a sentence, the code or the command).
 
-    A network that guesses is not used, and not made smaller.
+    If the network only guesses, the steps neither use it nor prune more.
 
     >>> toy = Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [], 800, 400, 2.0, None)
     >>> for sentence, command in next_steps(toy, Setup.of({"recipe": "magnitude"})):
@@ -44,17 +44,17 @@ def _use(summary: Summary) -> Iterator[Step]:
 
 
 def _other_sizes(setup: Setup) -> Iterator[Step]:
-    """The same run with half and with twice as much left, as far as its knob says so."""
+    """The same run with half and with twice the remaining size, if its knob allows it."""
     recipe, knob = setup.recipe, setup.recipe.knob
     level = getattr(recipe, knob) if knob else None
     if not isinstance(level, (int, float)) or not recipe.keeps_more:
         return
-    if recipe.takes_more.startswith(recipe.keeps_more):  # the knob of a cost, and not of a size
+    if recipe.takes_more.startswith(recipe.keeps_more):  # the knob of a cost, not of a size
         return
     option = recipe.options()[knob]
     lower_keeps_more = recipe.keeps_more.startswith("a lower")
     for sentence, more in ((KEEP, 2.0), (TAKE, 0.5)):
-        if option.share and lower_keeps_more:  # the share that goes
+        if option.share and lower_keeps_more:  # the share that is pruned
             value = 1 - more * (1 - level)
         else:
             value = level / more if lower_keeps_more else level * more

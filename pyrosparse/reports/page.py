@@ -120,12 +120,12 @@ def html(
 ) -> str:
     """The report as one HTML page that needs no other file: styles and plots are inside.
 
-    history: as ``Fit.history`` has it.
-    figures: the plots by name, as ``run_figures.figures`` makes them.
+    history: as in ``Fit.history``.
+    figures: the plots by name, from ``pyrosparse.reports.figures.figures``.
     config:  ``settings``, ``weights``, ``version``, ``started`` and ``machine`` of the run.
-    command: the shell command that repeats it.
-    changes: how often each class is recognised before and after, from the one that lost most on.
-    steps:   what to do next, as of ``next_steps``.
+    command: the shell command that repeats the run.
+    changes: the recall of each class before and after, largest loss first.
+    steps:   possible next steps, from ``next_steps``.
 
     >>> from pyrosparse.storage.storage import Stored
     >>> from pyrosparse.reports.summary import Layer
@@ -179,7 +179,7 @@ def html(
 
 
 def _compact(summary: Summary) -> list[str]:
-    """The section on the compact network, where the run got as far as that."""
+    """The section on the compact network, if the run got that far."""
     compaction = summary.compaction
     if compaction is None:
         return []
@@ -197,7 +197,7 @@ def _compact(summary: Summary) -> list[str]:
 
 
 def _steps(steps: Sequence[Step]) -> list[str]:
-    """What to do next, where there is anything."""
+    """Possible next steps, if there are any."""
     if not steps:
         return []
     told = (f"<p>{escape(sentence)}</p><pre>{escape(code)}</pre>" for sentence, code in steps)
@@ -205,7 +205,7 @@ def _steps(steps: Sequence[Step]) -> list[str]:
 
 
 def _classes(changes: Sequence[ClassChange], most: int = 5) -> list[str]:
-    """The classes whose data are recognised less often than before, worst first."""
+    """The classes with a lower recall than before, worst first."""
     rows = [
         [
             change.name,
@@ -270,7 +270,7 @@ def _section(title: str, content: str) -> str:
 
 def _figure(name: str, figure: Figure) -> str:
     caption = escape(_CAPTIONS.get(name.partition("-")[0], ""))
-    # A screen reader says what the figure shows in place of its ticks.
+    # A screen reader reads the description of the figure instead of its ticks.
     label = caption or escape(name.replace("_", " "))
     drawing = plots.svg(figure).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>"

@@ -1,4 +1,4 @@
-"""What the networks of a run say of the test data: calibration, and the classes that lost most."""
+"""Predictions of a run's networks on the test data: calibration, and the classes that lost most."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pyrosparse.recipes import Result
 
 @dataclass(frozen=True)
 class ClassChange:
-    """How often the data of a class are recognised before and after.
+    """The recall of a class before and after.
 
-    before, after: the share of its data, in [0, 1].
+    before, after: the share of its data that is classified correctly, in [0, 1].
     size:          the number of its data.
-    taken_for:     the class that its data are most often taken for after; empty where none are.
+    taken_for:     the most frequent wrong class of its data afterwards; empty if there is none.
     """
 
     name: str
@@ -31,10 +31,10 @@ class ClassChange:
 
 
 def predictions(result: Result) -> dict[str, Tensor]:
-    """Log probabilities of the classes of the test data by network: ``before`` where anything
-    went, and ``compact``, or ``after`` without a compact network; (n, classes), nats.
+    """Log probabilities of the classes of the test data by network: ``before`` if anything was
+    removed, and ``compact``, or ``after`` without a compact network; (n, classes), nats.
 
-    Empty where the network is no classifier, or the data are not in memory.
+    Empty if the network is not a classifier, or the data are not in memory.
 
     >>> import pyrosparse as ps
     >>> data = torch.ones(9, 4), torch.arange(9) % 3
@@ -59,7 +59,7 @@ def predictions(result: Result) -> dict[str, Tensor]:
 
 
 class _Logits(nn.Module):
-    """A network that gives its logits by name, as one that gives them alone."""
+    """Wraps a network that returns its logits by name, and returns only the logits."""
 
     def __init__(self, net: nn.Module, output: str) -> None:
         super().__init__()
@@ -72,10 +72,10 @@ class _Logits(nn.Module):
 def class_changes(
     found: Mapping[str, Tensor], labels: Tensor, names: Sequence[int | str] | None = None
 ) -> list[ClassChange]:
-    """The classes, from the one that lost most on; empty without a network before.
+    """The classes, largest loss first; empty without a network before.
 
-    found:  as of ``predictions``; labels: (n,) int64.
-    names:  of the classes; by default their numbers.
+    found:  from ``predictions``; labels: (n,) int64.
+    names:  the names of the classes; by default their numbers.
 
     >>> before = torch.tensor([[0.0, -9.0], [-9.0, 0.0], [-9.0, 0.0]])
     >>> after = torch.tensor([[0.0, -9.0], [0.0, -9.0], [-9.0, 0.0]])
@@ -88,7 +88,7 @@ def class_changes(
     labels = labels.cpu()
     count = next(iter(found.values())).shape[1]
     told = [str(name) for name in (range(count) if names is None else names)]
-    # Rows are the classes, columns what they are taken for.
+    # Rows are the classes, columns the predicted classes.
     taken = torch.bincount(labels * count + after, minlength=count**2).view(count, count)
     right = torch.bincount(labels[before == labels], minlength=count)
     changes = []

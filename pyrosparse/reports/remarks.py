@@ -1,4 +1,4 @@
-"""What a reader of a run's numbers should know first, and what to try."""
+"""Warnings about a run's numbers, and what to try."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pyrosparse.reports.summary import Summary
 
 
 def remarks(summary: Summary) -> list[str]:
-    """Sentences on what went wrong in a run, or saved nothing: that its network guesses, that
-    nothing was taken away, that there is no compact network, that zeros saved little work.
+    """Sentences about what went wrong in a run, or saved nothing: the network guesses, nothing was
+    removed, there is no compact network, zeros saved little work.
 
     >>> from pyrosparse.recipes import Compaction
     >>> compaction = Compaction(None, "", "nothing is left of 'fc1'", {"fc1.input": (0, 64)})
@@ -22,7 +22,7 @@ def remarks(summary: Summary) -> list[str]:
 
 
 def guesses(summary: Summary) -> bool:
-    """Whether a classifier is hardly better than one that always names the most frequent class.
+    """Whether a classifier is hardly better than always predicting the most frequent class.
 
     >>> toy = Summary("Toy", 9, 0, 90, 0.12, 2.3, 23, 0, [], 300, 280, 2.0, None, chance=0.11)
     >>> guesses(toy)
@@ -33,7 +33,7 @@ def guesses(summary: Summary) -> bool:
 
 
 def _guesses(summary: Summary) -> str:
-    """That the network knows nothing of the data, and where that comes from."""
+    """The remark that the network has learnt nothing about the data, with the cause."""
     accuracy = summary.test_accuracy
     if accuracy is None or summary.chance is None or not guesses(summary):
         return ""
@@ -58,8 +58,8 @@ def _guesses(summary: Summary) -> str:
 
 
 def _at_chance(summary: Summary, accuracy: float) -> bool:
-    """Whether an accuracy is hardly above the share of the most frequent class: by less than two
-    standard errors, or a tenth of the rest, which a network of random weights may reach."""
+    """Whether an accuracy exceeds the share of the most frequent class by less than two standard
+    errors, or by less than a tenth of the rest, which a network with random weights may reach."""
     assert summary.chance is not None
     rest = 1 - summary.chance
     error = math.sqrt(summary.chance * rest / summary.test)
@@ -75,7 +75,7 @@ def _accuracy_before(summary: Summary) -> float | None:
 
 
 def _nothing_taken(summary: Summary) -> str:
-    """That a recipe which decides by itself how much goes took nothing."""
+    """The remark that nothing was pruned, for recipes that decide themselves how much to prune."""
     units = summary.compaction.units if summary.compaction is not None else {}
     if units:
         kept, of = (sum(pair[side] for pair in units.values()) for side in (0, 1))

@@ -1,4 +1,4 @@
-"""What a compression run came to, in numbers."""
+"""The results of a compression run, in numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Layer:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of the weights that is exactly zero."""
+        """The share of the weights that is exactly zero."""
         return 1 - self.nonzero / self.size
 
 
@@ -39,7 +39,7 @@ class Layer:
 class Round:
     """The evidence of one round of pruning: log Bayes factor and its parts, in nats.
 
-    weighting: how the likelihood's part is taken, the ``sum`` over the data or their ``mean``.
+    weighting: how the likelihood's part is computed: the ``sum`` over the data or their ``mean``.
     """
 
     epoch: int
@@ -51,25 +51,26 @@ class Round:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a compression run came to; all of it counted or measured.
+    """The results of a compression run, all of them counted or measured.
 
-    dataset:            the data set's name for people.
+    dataset:            the data set's display name.
     train, validation, test: numbers of data.
-    test_accuracy:      in [0, 1], of classifiers; test_nll: nats per datum.
-    parameters, nonzero_parameters: over the whole network.
+    test_accuracy:      in [0, 1], for classifiers; test_nll: nats per datum.
+    parameters, nonzero_parameters: numbers in the whole network.
     layers:             the prunable tensors.
-    dense_bytes, sparse_bytes: of the network's safetensors file, without and with sparse storage.
-    seconds:            training with pruning and validation.
-    last_round:         the last round in which weights became zero; None where none did.
-    compaction:         what the compact network costs, or why there is none.
-    compact_bytes:      of the compact network's file; None where there is none.
+    dense_bytes, sparse_bytes: size of the network's safetensors file, without and with sparse
+                        storage.
+    seconds:            time of training, including pruning and validation.
+    last_round:         the last round in which weights became zero; None if there was none.
+    compaction:         the costs of the compact network, or the reason why there is none.
+    compact_bytes:      size of the compact network's file; None without one.
     test_ece:           expected calibration error on the test data, in [0, 1].
     chance:             the share of the most frequent class of the test data.
-    compared:           whether it is compared with a network that nothing was taken from.
-    keeps_more, takes_more: as of the recipe.
-    accuracy_before:    the test accuracy of that network, where there is no compact one.
-    values:             of networks that predict values ``rmse``, ``crps`` and the coverage of
-                        intervals, ``coverage_50``, on the test data; None of classifiers.
+    compared:           whether the result is compared with a network before pruning.
+    keeps_more, takes_more: as in the recipe.
+    accuracy_before:    the test accuracy of the network before pruning, without a compact one.
+    values:             for networks that predict values ``rmse``, ``crps`` and the coverage of
+                        intervals, ``coverage_50``, on the test data; None for classifiers.
     """
 
     dataset: str
@@ -107,16 +108,16 @@ class Summary:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of the prunable weights that is exactly zero."""
+        """The share of the prunable weights that is exactly zero."""
         return 1 - self.nonzero / self.prunable if self.prunable else 0.0
 
     def json(self) -> dict[str, Any]:
-        """All of it in JSON values, with what follows from it: ``sparsity``, ``mac_speedup`` and,
-        by batch size, ``latency_speedup``."""
+        """Everything as JSON values, with the derived values ``sparsity``, ``mac_speedup`` and, by
+        batch size, ``latency_speedup``."""
         values = asdict(self) | {"sparsity": self.sparsity}
         report = self.compaction.report if self.compaction is not None else None
         quality = report.quality if report is not None else None
-        if quality is not None and self.values is not None:  # which has tensors
+        if quality is not None and self.values is not None:  # ``quality`` then has tensors
             values["compaction"]["report"]["quality"] = [one.figures() for one in quality]
         if self.compaction is None or self.compaction.report is None:
             return values
@@ -129,12 +130,12 @@ class Summary:
 
 
 def summarize(result: Result, folder: Path) -> Summary:
-    """Write the networks of a run to files, and count and measure what is left.
+    """Write the networks of a run to files, and count and measure the result.
 
-    folder: gets ``weights.safetensors`` (sparse) and, where there is a compact network,
+    folder: gets ``weights.safetensors`` (sparse) and, if there is a compact network,
             ``compact.safetensors`` and ``account.txt``.
 
-    Raises OSError where a file cannot be written.
+    Raises OSError if a file cannot be written.
 
     >>> import tempfile
     >>> import pyrosparse as ps
@@ -147,7 +148,7 @@ def summarize(result: Result, folder: Path) -> Summary:
     >>> summary.prunable, summary.nonzero
     (592, 59)
     """
-    # Clones in the plain layout: safetensors refuses shared memory (tied parameters) and others.
+    # Clones in row-major layout: safetensors refuses shared memory (tied parameters) and others.
     state = {
         name: tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in result.net.state_dict().items()
@@ -196,7 +197,7 @@ def summarize(result: Result, folder: Path) -> Summary:
 
 
 def headline(summary: Summary) -> list[tuple[str, str]]:
-    """The summary's numbers as people read them: (what, value) in the order of their interest.
+    """The summary's numbers, formatted for readers: (quantity, value), most important first.
 
     >>> layer = Layer("fc.weight", (10, 10), 10, Stored("bitmask", 53, 400), 100)
     >>> headline(Summary("Toy", 9, 0, 9, 0.9, 0.3, 110, 20, [layer], 800, 400, 2.0, None))[0]
@@ -233,7 +234,7 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
 
 
 def value_name(score: str) -> str:
-    """A score of predicted values as people read it.
+    """The display name of a score of predicted values.
 
     >>> value_name("rmse"), value_name("coverage_50")
     ('RMSE', 'coverage of 50 % intervals')
@@ -243,7 +244,7 @@ def value_name(score: str) -> str:
 
 
 def value_text(score: str, value: float) -> str:
-    """Its number as people read it.
+    """The value of such a score, formatted for readers.
 
     >>> value_text("rmse", 0.25), value_text("coverage_50", 0.25)
     ('0.2500', '25.0 %')
@@ -275,7 +276,7 @@ def _chance(data: Any) -> float:
 
 
 def _last_round(history: list[dict[str, Any]], weighting: Literal["sum", "mean"]) -> Round | None:
-    # A round that is let through but finds nothing left to remove has all zeros: it says nothing.
+    # A round that is accepted but finds nothing left to prune has only zeros: it says nothing.
     rounds: list[Mapping[str, Any]] = [
         entry
         for entry in history

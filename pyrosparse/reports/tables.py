@@ -9,7 +9,7 @@ from pyrosparse.reports.summary import Summary, headline
 
 
 def layers(summary: Summary) -> Table:
-    """One row a prunable tensor: weights, those not zero, sparsity, bytes."""
+    """One row for each prunable tensor: weights, non-zero weights, sparsity, bytes."""
     table = _table("layer", "weights", "not zero", "sparsity", "dense bytes", "sparse bytes")
     for layer in summary.layers:
         table.add_row(
@@ -24,7 +24,7 @@ def layers(summary: Summary) -> Table:
 
 
 def compact(summary: Summary) -> Table:
-    """One row a cost of the network: before, in the compact network, and the change."""
+    """One row for each cost of the network: before, in the compact network, and the change."""
     table = _table("cost", "before", "compact", "change")
     for row in costs(summary):
         table.add_row(*row)
@@ -32,7 +32,7 @@ def compact(summary: Summary) -> Table:
 
 
 def numbers(summary: Summary) -> Table:
-    """One row a number of the run as a whole."""
+    """One row for each number of the whole run."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()

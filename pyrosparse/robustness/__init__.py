@@ -1,4 +1,4 @@
-"""How robust a network is to adversarial examples."""
+"""Robustness of networks to adversarial examples."""
 
 from pyrosparse.robustness.adversarial import adversarial_classifier, adversarial_fine_tune
 from pyrosparse.robustness.fgsm import (

@@ -1,4 +1,4 @@
-"""Adversarial fine-tuning: the weights that a pruned network has left learn to resist attacks."""
+"""Adversarial fine-tuning: the remaining weights of a pruned network learn to resist attacks."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from pyrosparse.util.modes import evaluating
 
 
 class adversarial_classifier(nn.Module):
-    r"""A Pyro model of class labels whose network also sees adversarial examples of its own.
+    r"""A Pyro model of class labels whose network also sees its own adversarial examples.
 
     .. math::
         \log p(y_i \mid x_i, w) = (1 - \lambda) \log \mathrm{softmax}(f(x_i; w))_{y_i}
         + \lambda \log \mathrm{softmax}(f(x_i'; w))_{y_i}
 
-    where x' is made from x anew in every step, by the fast gradient sign method on the network at
-    its posterior mean in evaluation mode, and is a constant to the gradient by w. Use it in place
-    of ``classifier``, with any method and guide. In evaluation mode the likelihood is that of the
+    where x' is made from x in every step, by the fast gradient sign method on the network at its
+    posterior mean in evaluation mode, and is a constant for the gradient by w. Use it in place of
+    ``classifier``, with any method and guide. In evaluation mode the likelihood is that of the
     clean data.
 
     network: a lifted network that maps ``x``, (batch, ...), to logits (batch, classes).
-    n:       how many data there are in all.
-    epsilon: how far inputs are moved, as for ``fgsm``.
+    n:       the number of all data.
+    epsilon: how far the attack moves inputs, as for ``fgsm``.
     bounds:  as for ``fgsm``.
     weight:  lambda in [0, 1], the share of the adversarial examples.
 
     The model takes ``x`` and labels ``y``, (batch,) int64, or None to draw them; it returns the
     labels. Its sites are ``y`` and, while training, ``adversarial``.
 
-    Raises ValueError when n is not a positive whole number or an option is out of range; a call
-    raises where ``adversarial_examples`` does.
+    Raises ValueError if n is not a positive whole number or an option is out of range; a call
+    raises what ``adversarial_examples`` raises.
 
     Source: Goodfellow, Shlens and Szegedy (2015), section 6, with weight 1/2.
 
@@ -82,7 +82,7 @@ class adversarial_classifier(nn.Module):
             with data_plate(self.n, x):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
         moved = adversarial_examples(self.network, x, y, self.epsilon, bounds=self.bounds)
-        # One call, as a lifted network draws one set of weights a call.
+        # One call, as a lifted network draws one set of weights for each call.
         logits, attacked = self.network(torch.cat([x, moved])).chunk(2)
         check_labels(y, logits)
         clean = (
@@ -110,28 +110,29 @@ def adversarial_fine_tune(
     seed: int = 0,
     progress: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Train what a pruned network has left, in place, on clean and on adversarial examples.
+    """Train the remaining weights of a pruned network, in place, on clean and adversarial examples.
 
-    Maximum a posteriori under a Gaussian prior on the weights, by ``fit`` and Adam, of the
-    likelihood of ``adversarial_classifier``: in every batch each datum counts as it is, by 1 -
-    weight, and as the attack has moved it, by weight. Returns the history, an entry an epoch.
+    ``fit`` with Adam maximises the posterior under a Gaussian prior on the weights and the
+    likelihood of ``adversarial_classifier``: in every batch each clean datum has the weight
+    1 - ``weight``, and its adversarial example the weight ``weight``. Returns the history, one
+    entry for each epoch.
 
-    net:     inputs -> logits (N, classes), of any class that ``lift`` takes, also compact. Its
-             modules are afterwards in the mode that they were in.
-    masks:   of weights, by parameter name and of its shape: what they remove is set to zero, and
-             is zero exactly ever after. All other parameters are trained. Of a compact network,
-             whose zeros are gone, {}; with gates, compact the network before.
+    net:     inputs -> logits (N, classes), of any class that ``lift`` accepts, also compact. Its
+             modules keep their mode.
+    masks:   masks of weights, by parameter name and of its shape: what they remove is set to zero
+             and stays exactly zero. All other parameters are trained. For a compact network, which
+             has no pruned weights, {}; if there are gates, compact the network first.
     data:    ``Examples``, or a tuple (x, y); x: (N, ...) floating point, y: (N,) int64 classes.
     epsilon, bounds: as for ``fgsm``; epsilon positive.
     weight:  lambda in [0, 1], the share of the adversarial examples.
     scale:   the prior's standard deviation.
     batch_size, learning_rate, validation, progress: as for ``fit``.
-    seed:    seed of all random numbers: the same seed gives the same numbers.
+    seed:    seed for all random numbers: the same seed gives the same numbers.
 
-    Raises ValueError on unknown names and wrong shapes of masks, on options out of range, and on
+    Raises ValueError for unknown names and wrong shapes of masks, for options out of range, and for
     data outside the bounds, before anything is changed; and what ``fit`` raises.
 
-    Source: Xia, Tsang and Lau (2023), section V-D; it gives neither epsilon nor mixture.
+    Source: Xia, Tsang and Lau (2023), section V-D; it gives neither epsilon nor the mixture.
 
     >>> net, data = nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1]))
     >>> mask = torch.tensor([[True, False], [False, True]])
@@ -150,7 +151,7 @@ def adversarial_fine_tune(
         bnn, len(examples), epsilon=epsilon, bounds=bounds, weight=weight
     )
     bnn.freeze(masks)
-    # Around the training for the modes it restores: fit sets its own.
+    # Around the training, to restore the modes: fit sets its own.
     with evaluating(bnn):
         run = fit(
             model,
@@ -161,7 +162,7 @@ def adversarial_fine_tune(
             learning_rate=learning_rate,
             validation=validation,
             seed=seed,
-            capture=False,  # a graph cannot hold the attack, which checks what it reads
+            capture=False,  # a graph cannot contain the attack, which checks values
             progress=progress,
         )
     return run.history

@@ -1,4 +1,4 @@
-"""Robustness: what is left of a classifier's accuracy under the fast gradient sign method."""
+"""Robustness: a classifier's accuracy under the fast gradient sign method."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Robustness:
     """A network's accuracy under attack.
 
     epsilons:   how far each input value was moved.
-    accuracies: for each of them the fraction of the data that the network gets right.
-    examples:   how many data there were.
+    accuracies: for each epsilon the share of the data classified correctly, in [0, 1].
+    examples:   the number of data.
 
     >>> Robustness((0.0, 0.1), (0.9, 0.4), examples=100).accuracies[1]
     0.4
@@ -42,7 +42,7 @@ class RobustnessRow:
     network:    its name.
     fine_tuned: whether it was trained on adversarial examples before.
     epsilon:    how far each input value was moved.
-    accuracy:   the fraction of the data that the network gets right.
+    accuracy:   the share of the data classified correctly, in [0, 1].
 
     >>> RobustnessRow("dense", fine_tuned=False, epsilon=0.1, accuracy=0.4).network
     'dense'
@@ -71,24 +71,24 @@ def fgsm(
 
     .. math:: \log \textstyle\sum_{k \ne y} e^{f_k(x)} - f_y(x),
 
-    of which the loss is an increasing function: in exact arithmetic it is the same, and where the
-    network is so sure that the loss and its gradient round to zero, it is still there.
+    of which the loss is an increasing function. In exact arithmetic the sign is the same, and it
+    remains correct if the network is so certain that the loss and its gradient round to zero.
 
     net:        inputs -> logits (N, classes), of any class, also compact; a ``Lifted`` is attacked
-                and judged at its posterior mean. It is run in evaluation mode; modes, parameters,
-                their ``grad`` and buffers are afterwards as they were.
+                and evaluated at its posterior mean, in evaluation mode. Modes, parameters, their
+                ``grad`` and buffers do not change.
     data:       ``Examples``, a tuple (x, y), or an iterable of such tuples (a ``DataLoader``);
                 x: (N, ...) floating point, y: (N,) int64 classes. All of it is attacked.
-    epsilons:   non-negative numbers, as fractions of the range from l to h: of images the step in
-                pixels of [0, 1], however they were normalised. Without bounds, in the unit of x.
+    epsilons:   non-negative numbers, as fractions of the range from l to h: for images the step in
+                pixels of [0, 1], whatever their normalisation. Without bounds, in the unit of x.
     bounds:     (l, h), the smallest and the largest value of an input: numbers, or tensors that
-                broadcast to a datum. Of a data set of ``pyrosparse.data`` its ``bounds``. None
+                broadcast to a datum. For a data set of ``pyrosparse.data`` use its ``bounds``. None
                 clips nothing.
-    batch_size: at how many data the network is run at a time, where it is we who make the batches.
+    batch_size: the batch size, if data are not already batches.
 
-    Raises ValueError on epsilons that are negative, not finite or missing; on bounds that are not
-    l < h, or that data lie outside of; on data or logits that are not of a classifier of two
-    classes or more; and where no gradient reaches the inputs.
+    Raises ValueError if epsilons are negative, not finite or missing; if bounds are not l < h, or
+    data lie outside them; if data or logits are not those of a classifier with two or more classes;
+    and if no gradient reaches the inputs.
 
     Source: Goodfellow, Shlens and Szegedy (2015), "Explaining and harnessing adversarial examples",
     section 4; Xia, Tsang and Lau (2023), section V-D.
@@ -128,12 +128,12 @@ def fgsm(
 def adversarial_examples(
     net: nn.Module, x: Tensor, y: Tensor, epsilon: float, *, bounds: Bounds | None = None
 ) -> Tensor:
-    """The inputs that the fast gradient sign method makes of some, detached, of the shape of x.
+    """Adversarial examples by the fast gradient sign method, detached, of the shape of x.
 
     net, epsilon, bounds: as for ``fgsm``.
     x: (N, ...) floating point; y: (N,) int64 classes.
 
-    Raises ValueError where ``fgsm`` does.
+    Raises ValueError as ``fgsm`` does.
 
     >>> x, y = torch.tensor([[0.9, 0.1]]), torch.tensor([0])
     >>> adversarial_examples(nn.Identity(), x, y, 0.25, bounds=(0, 1))
@@ -157,14 +157,14 @@ def robustness_rows(
 ) -> list[RobustnessRow]:
     """The accuracy of several networks under attack, before and after adversarial fine-tuning.
 
-    networks:   by name, as they are before.
-    fine_tuned: by the same names, where there is one: as they are after.
+    networks:   by name, before fine-tuning.
+    fine_tuned: by the same names, after fine-tuning, for some or all of the networks.
     data, epsilons, bounds, batch_size: as for ``fgsm``; data that can be read more than once.
 
-    One row for each network, before and after, and epsilon.
+    One row for each network, before and after, and each epsilon.
 
-    Raises ValueError where there is no network, a fine-tuned one has no network of its name, and
-    where ``fgsm`` does.
+    Raises ValueError if there is no network, if a fine-tuned one has no network of its name, and as
+    ``fgsm`` does.
 
     Source: Xia, Tsang and Lau (2023), figure 12.
 
@@ -193,7 +193,7 @@ def robustness_rows(
 
 
 def checked_bounds(bounds: Bounds | None, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Bounds as tensors that broadcast to x, (N, ...); raises ValueError where x lies outside."""
+    """Bounds as tensors that broadcast to x, (N, ...); raises ValueError if x lies outside."""
     if bounds is None:
         return None
     low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in bounds)
@@ -209,7 +209,7 @@ def checked_bounds(bounds: Bounds | None, x: Tensor) -> tuple[Tensor, Tensor] | 
             )
     if not (low < high).all():
         raise ValueError("bounds must be (lowest, highest) with lowest < highest everywhere")
-    # Who normalises with other arithmetic than we lands beside the bound, not on it.
+    # Data normalised with other arithmetic than ours lie next to the bound, not on it.
     slack = 1e-4 * (high - low)
     if ((x < low - slack) | (x > high + slack)).any():
         raise ValueError(
