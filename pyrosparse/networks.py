@@ -77,8 +77,9 @@ def lenet5(
     """LeNet-5: 5x5 convolutions (6, 16), max-pools, then dense 120 and 84, ReLU (Turbo-VBI).
 
     x: (N, C, H, W) float32 -> logits: (N, classes) float32. The network is made for 32 x 32: images
-    smaller than that get a border of 2. With a `negative_slope` its ReLUs are leaky: 0.1 is that of
-    the authors' public code. Raises ValueError if the images are smaller than 12 x 12.
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. The network is made for 32 x 32: images
+    smaller than that get a border of 2. With a `negative_slope` its ReLUs are leaky: the authors'
+    public code has 0.1. Raises ValueError if the images are smaller than 12 x 12.
 
     >>> sum(p.numel() for name, p in lenet5().named_parameters() if name.endswith("weight"))
     61470
@@ -136,9 +137,9 @@ def strided_cnn(
 ) -> nn.Sequential:
     """Small: batch-normalised 3x3 convolutions of strides 2, 1, 2, 1, then their mean (ours).
 
-    x: (N, C, H, W) float32 -> logits: (N, classes) float32. It trains in seconds, for what many
-    runs are needed for: the suite `gibbs-small`. There are as many convolutions as `widths`, every
-    other one of stride 2. Raises ValueError if a size is not positive or there is no width.
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. It trains in seconds, for studies with
+    many runs: the suite `gibbs-small`. There are as many convolutions as `widths`, every other one
+    of stride 2. Raises ValueError if a size is not positive or there is no width.
 
     >>> strided_cnn().conv2
     Conv2d(16, 16, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
@@ -169,8 +170,8 @@ def resnet20(
 ) -> nn.Sequential:
     """ResNet-20 for CIFAR: three stages of 16, 32 and 64 channels (He et al.; Gibbs pruning).
 
-    x: (N, C, H, W) float32 -> logits: (N, classes) float32. Where the shape changes, `shortcut`
-    "pad" adds zero channels (He et al.), "projection" is a 1x1 convolution alone (Gibbs pruning).
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. If the shape changes, `shortcut` "pad"
+    adds zero channels (He et al.), "projection" is a 1x1 convolution alone (Gibbs pruning).
     A `width` other than 16 makes it narrower or wider: width, 2 width and 4 width channels.
     Raises ValueError if a size is not positive or the shortcut is unknown.
 
@@ -188,7 +189,7 @@ def resnet56(
 ) -> nn.Sequential:
     """ResNet-56 for CIFAR: three stages of 16, 32 and 64 channels (He et al.; Gibbs pruning).
 
-    x: (N, C, H, W) float32 -> logits: (N, classes) float32. Options as of `resnet20`.
+    x: (N, C, H, W) float32 -> logits: (N, classes) float32. Options as for `resnet20`.
     Raises ValueError if a size is not positive or the shortcut is unknown.
 
     >>> len(resnet56().stage1)
@@ -216,7 +217,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Names that `create` knows, besides "torchvision:<model>".
+    """The names that `create` accepts, besides "torchvision:<model>".
 
     >>> names()[:3]
     ('fcn', 'cnn', 'lenet_500_300')
@@ -225,7 +226,7 @@ def names() -> tuple[str, ...]:
 
 
 def describe(name: str) -> str:
-    """One line about the network of that name, for every name that `create` knows.
+    """One line about the network of that name, for every name that `create` accepts.
 
     Raises ValueError if there is none.
 
@@ -242,7 +243,7 @@ def describe(name: str) -> str:
 
 
 def create(name: str, image_shape: Sequence[int], classes: int, **options: Any) -> nn.Module:
-    """Make a network by name: one of `names()`, or "torchvision:resnet18" and its like.
+    """Make a network by name: one of `names()`, or for example "torchvision:resnet18".
 
     image_shape: (C, H, W); the network maps (N, C, H, W) float32 to logits (N, classes) float32.
     Raises ValueError if the name or an option is unknown or the images do not suit the network, and
@@ -262,7 +263,7 @@ def create(name: str, image_shape: Sequence[int], classes: int, **options: Any) 
             raise unknown_name(f"option of {name}", option, known_options)
     try:
         return function(image_shape, classes, **options)
-    except TypeError as error:  # of a value that is no size
+    except TypeError as error:  # from a value that is not a size
         raise ValueError(f"{name} does not take {options}: {error}") from error
 
 
@@ -359,8 +360,8 @@ def _build(
 ) -> nn.Sequential:
     """Convolutions and pools of `body`, then dense layers of `hidden` widths, then the logits.
 
-    Normalised nets are the VGGs. Their pools round up, as Zagoruyko's do, so that 28 x 28 images
-    survive all five of them.
+    Networks with normalisation are the VGGs. Their pools round up, as Zagoruyko's do, so that
+    28 x 28 images can pass all five of them.
     """
     if body:
         _check_images(image_shape, classes)
@@ -400,8 +401,8 @@ def _build(
 
 
 def _features(layers: OrderedDict[str, nn.Module], image_shape: Sequence[int]) -> int:
-    """Number of features that the layers make of one image."""
-    body = nn.Sequential(layers).eval()  # a trial in training mode would move the batch statistics
+    """Number of features that the layers compute for one image."""
+    body = nn.Sequential(layers).eval()  # in training mode a trial would change batch statistics
     try:
         with torch.no_grad():
             return int(body(torch.zeros(1, *image_shape)).numel())

@@ -1,4 +1,4 @@
-"""What the nodes of a graph stand for, and which of them share memory."""
+"""The values of a graph's nodes, and which nodes share memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYOUT = "layout"
 
 @dataclass(frozen=True)
 class Layout:
-    """What a tensor is, but for its values."""
+    """The properties of a tensor except its values."""
 
     shape: torch.Size
     strides: tuple[int, ...]
@@ -30,7 +30,7 @@ class Layout:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Layout:
-        """The layout of a tensor, which is not held.
+        """The layout of a tensor, without a reference to the tensor.
 
         >>> Layout.of(torch.zeros(2, 3)).elements
         6
@@ -48,13 +48,13 @@ class Layout:
 
 
 def layout_of(node: Any) -> Layout | None:
-    """What the value of a node is; None of numbers, and of nodes that give several tensors."""
+    """The layout of a node's value; None for numbers, and for nodes with several tensors."""
     found = node.meta.get(LAYOUT) if isinstance(node, Node) else None
     return found if isinstance(found, Layout) else None
 
 
 def same_type(one: Any, other: Any) -> bool:
-    """Whether two nodes are tensors of one shape, dtype and device."""
+    """Whether two nodes are tensors of the same shape, dtype and device."""
     a, b = layout_of(one), layout_of(other)
     return (
         a is not None
@@ -66,7 +66,7 @@ def same_type(one: Any, other: Any) -> bool:
 
 
 def same_layout(one: Any, other: Any) -> bool:
-    """Whether two nodes are tensors of one type and of the same strides."""
+    """Whether two nodes are tensors of the same type and the same strides."""
     a, b = layout_of(one), layout_of(other)
     return same_type(one, other) and a is not None and b is not None and a.strides == b.strides
 
@@ -82,7 +82,7 @@ def is_random(node: Node) -> bool:
 
 
 def is_empty(node: Node) -> bool:
-    """Whether a node makes memory without a value."""
+    """Whether a node allocates memory without a value."""
     return node.op == "call_function" and _operation(node.target).empty
 
 
@@ -92,9 +92,9 @@ def written_by(node: Node) -> list[Node]:
 
 
 def shared_by(node: Node) -> list[Node]:
-    """The operands whose memory a node's value may lie in."""
+    """The operands whose memory a node's value may use."""
     if node.op == "call_function" and not _operation(node.target).known:
-        return node.all_input_nodes  # getitem, of a list of results
+        return node.all_input_nodes  # getitem of a list of results
     if node.target is torch.ops.aten._unsafe_view.default:
         return node.all_input_nodes
     return [operand for argument, operand in _operands(node) if argument.shared]
@@ -116,14 +116,14 @@ class _Operation(NamedTuple):
 
 @functools.cache
 def _operation(target: Any) -> _Operation:
-    """What an operation's schema says of it; asked often, and slow to answer."""
+    """The properties of an operation by its schema; asked often, and slow to compute."""
     schema = getattr(target, "_schema", None)
     arguments = tuple(
         _Argument(
             index,
             argument.name,
             argument.alias_info is not None,
-            # The schemas of batch normalisation do not say that they update the running statistics.
+            # The schemas of batch normalisation do not say that it updates the running statistics.
             (argument.alias_info is not None and argument.alias_info.is_write)
             or argument.name in _BATCH_NORMS,
         )
@@ -138,7 +138,7 @@ def _operation(target: Any) -> _Operation:
 
 
 def _operands(node: Node) -> list[tuple[_Argument, Node]]:
-    """The arguments that are nodes and that a value may share or write to, with what is known."""
+    """The node arguments whose memory a value may share or write to, with their properties."""
     if node.op != "call_function":
         return []
     found: list[tuple[_Argument, Node]] = []
@@ -154,7 +154,7 @@ def _operands(node: Node) -> list[tuple[_Argument, Node]]:
 class Aliases:
     """Which nodes of a graph may share memory.
 
-    storages: by the name of an input, what tells its memory from others', where it is known.
+    storages: by the name of an input, an identifier of its memory, if it is known.
     """
 
     def __init__(self, graph: Graph, storages: Mapping[str, int] | None = None) -> None:
@@ -173,20 +173,20 @@ class Aliases:
                 self._writes.setdefault(operand, []).append(node)
 
     def members(self, node: Node) -> list[Node]:
-        """All nodes that may share memory with one."""
+        """All nodes that may share memory with a node."""
         return self._members[self._root[node]]
 
     def same(self, one: Node, other: Node) -> bool:
         return self._root[one] is self._root[other]
 
     def is_outside(self, node: Node) -> bool:
-        """Whether memory may belong to an input."""
+        """Whether a node's memory may belong to an input."""
         return any(member.op == "placeholder" for member in self.members(node))
 
     def is_written(self, node: Node) -> bool:
-        """Whether memory is written to after it has a value: reads of it must stay in their place.
+        """Whether memory is written to after it has a value: reads of it must keep their place.
 
-        Filling empty memory that nothing else has read, as drawing does, is how it gets its value.
+        Filling empty memory that nothing else has read, as drawing does, does not count.
         """
         writes = [
             (operand, writer)
@@ -199,7 +199,7 @@ class Aliases:
         return bool(more) or not (is_empty(operand) and list(operand.users) == [writer])
 
     def join(self, one: Node, other: Node) -> None:
-        """Note that two nodes share memory."""
+        """Record that two nodes share memory."""
         old, new = self._root[one], self._root[other]
         if old is not new:
             for member in self._members.pop(old):

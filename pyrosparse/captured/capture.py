@@ -1,4 +1,4 @@
-"""A captured step: its program with the tensors that it runs on."""
+"""A captured step: its program and the tensors on which it runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SMALL = 1 << 20
 
 @dataclass
 class Captured:
-    """One captured step: for arguments of one kind, while what it was traced with holds.
+    """One captured step: for arguments of one kind, while the values that it was traced with hold.
 
     same_stream: the program that makes all draws of the eager step.
     program:     the program of ``graph``.
-    run:         what steps run: ``program``, or a faster one that computes the same.
-    ways:        what was done to make it faster.
+    run:         the program that steps run: ``program``, or a faster one that computes the same.
+    ways:        the optimisations that were applied.
     """
 
     parameters: dict[str, Tensor]
@@ -42,7 +42,7 @@ class Captured:
         return [*self.parameters.values(), *arguments, *graph.outside, *graph.constants]
 
     def moving(self, arguments: list[Tensor]) -> range:
-        """The positions among the inputs of those that are others in the next step."""
+        """The positions of the inputs that differ in the next step."""
         return range(len(self.parameters), len(self.parameters) + len(arguments))
 
     def written(self, arguments: list[Tensor]) -> list[Tensor]:
@@ -52,7 +52,7 @@ class Captured:
 
 
 def writable(guards: Guards, arguments: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors that a model may write to and that are worth keeping: not its data."""
+    """The tensors that a model may write to and that are worth keeping, without its data."""
     owned = [
         tensor
         for module in guards.modules
@@ -65,7 +65,7 @@ def writable(guards: Guards, arguments: Iterable[Tensor]) -> list[Tensor]:
 
 
 def why_not_traced(error: Exception) -> str:
-    """What an error of tracing means, for people."""
+    """The reason for an error of tracing, in plain words."""
     text = str(error).strip().splitlines()
     first = text[0] if text else ""
     if "_local_scalar_dense" in str(error) or "item" in first:

@@ -1,6 +1,6 @@
 """Rewriting a traced step into fewer operations that compute the same values.
 
-Every rule leaves alone what touches memory that is written to: there, the order of reads counts.
+No rule changes operations on memory that is written to: there, the order of reads matters.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _FACTORIES: dict[Any, float] = {
 
 
 def clean(graph: Graph, constants: dict[str, Tensor], storages: Mapping[str, int]) -> None:
-    """Rewrite a step's graph; each rule leaves every value as it was, up to rounding.
+    """Rewrite a step's graph; no rule changes a value, up to rounding.
 
-    graph:     of ATen operations; all that it reads from outside are placeholders.
-    constants: what the placeholders hold that are constants of the program, by name; those found
-               here are added.
-    storages:  by the name of a placeholder, what tells its memory from others'.
+    graph:     a graph of ATen operations; everything that it reads from outside is a placeholder.
+    constants: the values of the placeholders that are constants of the program, by name; new
+               constants are added here.
+    storages:  by the name of a placeholder, an identifier of its memory.
     """
     _drop_aliases(graph)
     rules: list[Callable[[Graph, Aliases, dict[str, Tensor]], bool]] = [
@@ -81,7 +81,7 @@ def drop_unused(graph: Graph) -> None:
 
 
 def drop_unused_draws(graph: Graph) -> None:
-    """Remove draws that nothing reads, and what only they needed."""
+    """Remove draws that nothing reads, and operations that only they needed."""
     removed = True
     while removed:
         removed = False
@@ -94,7 +94,7 @@ def drop_unused_draws(graph: Graph) -> None:
 
 
 def _calls(graph: Graph, aliases: Aliases) -> list[Node]:
-    """The operations that a rule may touch."""
+    """The operations that a rule may change."""
     return [
         node
         for node in graph.nodes
@@ -140,13 +140,13 @@ def _number_of(node: Any, constants: dict[str, Tensor]) -> float | None:
     values = tensor.flatten()
     if not len(values) or not bool((values == values[0]).all()):
         return None
-    if len(values) > 1 and not values[0]:  # zeros may be of both signs
+    if len(values) > 1 and not values[0]:  # zeros may have both signs
         return None
     return float(values[0])
 
 
 def _join_factors(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) -> bool:
-    """What autograd leaves behind for a square: (x a) b = x (ab), y + y = 2 y,
+    """Simplify the operations that autograd makes of a square: (x a) b = x (ab), y + y = 2 y,
     (x + y) + y = x + 2 y."""
     changed = False
     for node in _calls(graph, aliases):
@@ -187,7 +187,7 @@ def _is_moderate(number: Any) -> bool:
 
 
 def _drop_identities(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) -> bool:
-    """Operations that return what they are given, and views of views."""
+    """Remove operations that return their input, and views of views."""
     changed = False
     for node in _calls(graph, aliases):
         changed |= _view_at_once(node)
@@ -240,7 +240,7 @@ def _same_as(node: Node) -> Node | None:
 
 
 def _fold_constants(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) -> bool:
-    """Compute now what is the same in every step."""
+    """Compute now the values that are the same in every step."""
     changed = False
     for node in _calls(graph, aliases):
         layout = layout_of(node)
@@ -271,7 +271,7 @@ def _fold_constants(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]
 
 
 def _merge_equal(graph: Graph, aliases: Aliases, constants: dict[str, Tensor]) -> bool:
-    """Compute once what is computed twice from the same operands."""
+    """Compute once the values that are computed twice from the same operands."""
     changed = False
     seen: dict[Any, Node] = {}
     for node in _calls(graph, aliases):

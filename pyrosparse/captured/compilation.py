@@ -1,4 +1,4 @@
-"""Faster programs for captured steps, each taken only where it computes the same."""
+"""Faster programs for captured steps, each used only if it computes the same."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CUDA_GRAPH = "replayed as a CUDA graph"
 
 
 class Compilation:
-    """Compiles the programs of captured steps by inductor; on a GPU, records them as CUDA graphs.
+    """Compiles the programs of captured steps with inductor; on a GPU, records them as CUDA graphs.
 
-    A program that cannot be made, or differs from the one of the graph, is not used: with one
-    warning that says why, and without another attempt for the next capture.
+    A program that cannot be made, or differs from the one of the graph, is not used: one warning
+    says why, and the next capture makes no other attempt.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Compilation:
         self._recorders: dict[torch.device, Recorder] = {}
 
     def compile(self, captured: Captured, arguments: list[Tensor]) -> None:
-        """Let faster programs take the place of a capture's own."""
+        """Replace a capture's own program by faster ones."""
         inputs = captured.inputs(arguments)
         device = next(iter(captured.parameters.values())).device
         program, fixed = captured.program, None
@@ -53,7 +53,7 @@ class Compilation:
                 captured.ways.append(CUDA_GRAPH)
 
     def check(self, captured: Captured, arguments: list[Tensor]) -> None:
-        """Compare a faster program with the graph's own once more; where it differs, drop it."""
+        """Compare a faster program with the graph's own once more, and drop it if it differs."""
         ways = " and ".join(captured.ways)
         if ways and (wrong := _disagreement(captured, captured.run, arguments)):
             self._given_up.update(captured.ways)
@@ -84,7 +84,7 @@ def _has_graphs(device: torch.device) -> bool:
 
 
 def _disagreement(captured: Captured, run: Run, arguments: list[Tensor]) -> str | None:
-    """In what a program differs from the graph's own; everything is put back where it was."""
+    """How a program differs from the graph's own; the state is restored."""
     before = State(captured.written(arguments))
     found = []
     try:

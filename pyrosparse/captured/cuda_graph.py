@@ -15,18 +15,18 @@ Recorder = Callable[[Run, list[Tensor]], tuple[list[Tensor | None], Callable[[],
 
 
 class FixedInputs:
-    """The inputs of a step where a CUDA graph can read them: always at the same addresses.
+    """The inputs of a step for a CUDA graph: always at the same addresses.
 
-    A kernel is replayed with the addresses and numbers that it was recorded with. So what is
-    another tensor in the next step, and numbers on the host, have memory of their own on the GPU,
-    to be filled before each replay. Parameters, buffers and constants are read where they lie.
+    A kernel is replayed with the addresses and numbers with which it was recorded. Therefore
+    tensors that differ in the next step, and numbers on the host, have memory of their own on the
+    GPU, which is filled before each replay. Parameters, buffers and constants are read in place.
 
-    inputs:    of the step's graph.
-    arguments: the positions of those that are others in the next step.
+    inputs:    the inputs of the step's graph.
+    arguments: the positions of the inputs that differ in the next step.
     device:    the GPU.
 
-    Raises ValueError where the step computes on the host or writes to what would be copied, and
-    where an argument is expanded.
+    Raises ValueError if the step computes on the host or writes to an input that is copied, and if
+    an argument is expanded.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FixedInputs:
         self._in_place = [index for index in range(len(inputs)) if index not in copied]
 
     def fill(self, inputs: list[Tensor]) -> None:
-        """Copy in what another step may have changed."""
+        """Copy in the values that another step may have changed."""
         for index in self._numbers:
             # As an argument of a kernel; a copy from the host would wait for the GPU.
             self.tensors[index].fill_(inputs[index].item())
@@ -63,7 +63,7 @@ class FixedInputs:
             self.tensors[index].copy_(inputs[index], non_blocking=True)
 
     def read_by(self, run: Run) -> Run:
-        """A program that reads these tensors, as one that takes a step's inputs."""
+        """A program that reads these tensors in place of a step's inputs."""
 
         def step(inputs: list[Tensor]) -> list[Tensor | None]:
             self.fill(inputs)
@@ -72,7 +72,7 @@ class FixedInputs:
         return step
 
     def addresses(self) -> list[int]:
-        """Where the inputs lie that are read in place."""
+        """The addresses of the inputs that are read in place."""
         return [self.tensors[index].data_ptr() for index in self._in_place]
 
 
@@ -98,9 +98,9 @@ def replayed(run: Run, fixed: FixedInputs, record: Recorder) -> Run:
     """The program of a step as one launch.
 
     run:    the program; it ran before, on tensors of these kinds.
-    fixed:  the memory that it is to read.
+    fixed:  the memory that it reads.
 
-    Raises RuntimeError where an operation cannot be recorded, as it waits for the GPU.
+    Raises RuntimeError if an operation cannot be recorded because it waits for the GPU.
     """
     addresses = fixed.addresses()
     results, replay = record(run, fixed.tensors)
@@ -108,12 +108,12 @@ def replayed(run: Run, fixed: FixedInputs, record: Recorder) -> Run:
     def step(inputs: list[Tensor]) -> list[Tensor | None]:
         nonlocal results, replay, addresses
         if (now := fixed.addresses()) != addresses:
-            # The `data` of a parameter is another tensor since.
+            # The `data` of a parameter has been replaced by another tensor.
             addresses = now
             results, replay = record(run, fixed.tensors)
         fixed.fill(inputs)
         replay()
-        # The next replay writes to the same memory. One kernel copies all.
+        # The next replay writes to the same memory. One kernel copies everything.
         own = iter(torch._foreach_mul([one for one in results if one is not None], 1.0))
         return [None if one is None else next(own) for one in results]
 
@@ -123,8 +123,8 @@ def replayed(run: Run, fixed: FixedInputs, record: Recorder) -> Run:
 class CudaRecorder:
     """Records programs as CUDA graphs on one GPU.
 
-    The graphs share a pool of memory: none runs while another does, and what lies in the pool
-    between two replays, the results, is copied out before the next.
+    The graphs share a pool of memory: no two run at the same time, and the results, which are in
+    the pool between two replays, are copied out before the next.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -138,7 +138,7 @@ class CudaRecorder:
         with (
             torch.no_grad(),
             torch.cuda.device(self.device),
-            # Threads that load data may use the GPU meanwhile.
+            # Threads that load data may use the GPU at the same time.
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
         ):
             results = run(inputs)

@@ -1,4 +1,4 @@
-"""Whether two ways to take a step agree up to rounding."""
+"""Whether two programs for a step agree up to rounding."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def difference(
     *,
     usual_loss: float = 0.0,
 ) -> str | None:
-    """The name of the first result that differs by more than rounding, with by how much.
+    """The name of the first result that differs by more than rounding, and the difference.
 
-    names: ``loss`` and those of the gradients.
-    usual_loss: the size of losses earlier on; a loss near zero is still a sum of large terms.
+    names: ``loss`` and the names of the gradients.
+    usual_loss: the size of earlier losses; a loss near zero is still a sum of large terms.
     """
     gradients = [one for one in expected[1:] if one is not None]
     largest = max((float(one.norm()) for one in gradients), default=0.0)

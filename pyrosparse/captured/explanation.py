@@ -1,4 +1,4 @@
-"""Saying in words what a CapturedSVI has captured."""
+"""A description in words of the captures of a CapturedSVI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def explain(svi: CapturedSVI) -> str:
-    """One paragraph for each captured step, or why steps run eagerly."""
+    """One paragraph for each captured step, or the reason why steps run eagerly."""
     eager = f"{svi.eager_steps} steps ran eagerly."
     if svi.fallback is not None:
         return f"All steps run eagerly from now on: {svi.fallback}.\n{eager}"

@@ -35,9 +35,9 @@ class StepGraph:
     graph:     takes parameters, arguments, outside tensors and constants, in this order; returns
                the loss and for each parameter its gradient or None.
     outside:   tensors that the step reads besides parameters and arguments, such as buffers: the
-               very objects, so that a value changed in place is seen.
-    constants: what does not change from step to step.
-    traced:    how many operations the trace had before it was cleaned.
+               same objects, so that the step sees values changed in place.
+    constants: tensors that do not change from step to step.
+    traced:    the number of operations in the trace before it was cleaned.
     """
 
     graph: Graph
@@ -78,7 +78,7 @@ class StepGraph:
         return _as_function(graph)
 
     def copied_graph(self) -> Graph:
-        """A copy of the graph, to be changed."""
+        """A copy of the graph, which may be changed."""
         graph = Graph()
         graph.output(graph.graph_copy(self.graph, {}))
         return graph
@@ -87,17 +87,17 @@ class StepGraph:
 def trace(
     differentiable_loss: Callable[[], Tensor], parameters: list[Tensor], arguments: list[Tensor]
 ) -> StepGraph:
-    """Run a step once and note its operations.
+    """Run a step once and record its operations.
 
     differentiable_loss: runs model and guide eagerly on the arguments, the objects given here.
-    parameters: of which the loss is differentiated; the objects that the model uses.
-    arguments:  tensors that are others in the next step.
+    parameters: the tensors by which the loss is differentiated; the objects that the model uses.
+    arguments:  the tensors that differ in the next step.
 
-    Raises what tracing raises: RuntimeError where the step reads the value of a tensor in Python.
+    Raises the errors of tracing: RuntimeError if the step reads the value of a tensor in Python.
     """
 
     recorder = Recorder([*parameters, *arguments])
-    # Weights that autocast cast before would come from outside, as they were then.
+    # Weights that autocast has cast before would come from outside, with their old values.
     with _values_stay_on_tensors(), _no_autocast_cache(), recorder, torch.enable_grad():
         loss = differentiable_loss()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -147,7 +147,7 @@ def _values_stay_on_tensors() -> Iterator[None]:
         return value.detach() if isinstance(value, Tensor) else value
 
     def is_traced() -> bool:
-        # Pyro has its own branches for programs that are traced; torch's are for its old tracer.
+        # Pyro has its own branches for traced programs; torch's are for its old tracer.
         return str(sys._getframe(1).f_globals.get("__name__", "")).startswith("pyro.")
 
     with contextlib.ExitStack() as patches:
@@ -155,7 +155,7 @@ def _values_stay_on_tensors() -> Iterator[None]:
         patches.enter_context(mock.patch.object(torch._C, "_get_tracing_state", is_traced))
         for name in ("torch_isnan", "torch_isinf"):
             patches.enter_context(mock.patch.object(pyro.util, name, lambda value: False))
-        # Distributions made while validation was on keep it on.
+        # Distributions made while validation was enabled keep it enabled.
         unchecked = mock.patch.object(Distribution, "_validate_sample", lambda self, value: None)
         patches.enter_context(unchecked)
         patches.enter_context(mock.patch.object(Dice, "compute_expectation", _expectation))
@@ -167,12 +167,12 @@ _expectation_of_dice = Dice.compute_expectation
 
 
 def _expectation(dice: Dice, costs: Any) -> Any:
-    """Pyro's expectation of costs, with zeros in place of the entries that a mask leaves out."""
+    """Pyro's expectation of costs, with zeros for the entries that a mask leaves out."""
 
     def select(value: Tensor, mask: Tensor) -> Tensor:
         return torch.where(mask, value, 0.0)
 
-    with mock.patch.object(Tensor, "masked_select", select):  # whose result has a shape of its own
+    with mock.patch.object(Tensor, "masked_select", select):  # its result has a shape by value
         return _expectation_of_dice(dice, costs)
 
 
@@ -183,7 +183,7 @@ def _sort_inputs(graph: Graph, names: list[str]) -> None:
 
 
 def _as_function(graph: Graph) -> Run:
-    """A Python function of one statement an operation, which frees every value at its last use."""
+    """A Python function with one statement an operation, which frees values after last use."""
     namespace: dict[str, Any] = {}
 
     def bound(value: Any) -> str:

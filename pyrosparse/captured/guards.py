@@ -1,4 +1,4 @@
-"""What a captured step takes for granted, and whether it still holds."""
+"""The assumptions of a captured step, and whether they still hold."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ _MISSING = object()
 
 
 class Guards:
-    """The Python values and tensors that a model and a guide refer to, as they stood at a capture.
+    """The Python values and tensors that a model and a guide refer to, as they were at a capture.
 
     Looks into modules, closures, global variables, attributes and containers, but not into the
-    code of installed packages, other than those that the roots themselves come from. Guards
-    numbers, strings, and which objects there are; not what is in the tensors, which a captured
-    step reads anew each time.
+    code of installed packages, other than those of the roots themselves. Guards numbers, strings,
+    and the identity of objects, but not the values in tensors, which a captured step reads anew
+    each time.
 
-    modules: the modules among what was found.
-    tensors: the tensors among what was found.
-    generators: the random generators among it, of numpy, Python or torch.
+    modules: the modules found.
+    tensors: the tensors found.
+    generators: the random generators found, of numpy, Python or torch.
     """
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Guards:
         self._names: list[str] = []
         self._lengths: list[tuple[Any, int, str]] = []
         self._types: list[tuple[Any, ...]] = []
-        self._seen: dict[int, Any] = {}  # with the objects, so that no other takes over an id
+        self._seen: dict[int, Any] = {}  # keeps the objects, so that their ids are not reused
         self._own_packages = {_package(getattr(root, "func", root)) for root in roots.values()}
         self._ahead: deque[tuple[Any, str]] = deque((root, name) for name, root in roots.items())
         while self._ahead:
@@ -83,7 +83,7 @@ class Guards:
         return len(self._values) + len(self._lengths) + len(self._types)
 
     def add(self, place: Any, key: Any, name: str) -> None:
-        """Guard the value that stands at ``place[key]``."""
+        """Guard the value at ``place[key]``."""
         self._values.append((place, key, place[key]))
         self._names.append(name)
 
@@ -94,7 +94,7 @@ class Guards:
             self._types.append((tensor, *_type_of(tensor)))
 
     def hold(self) -> bool:
-        """Whether everything is as it was."""
+        """Whether nothing has changed."""
         try:
             for place, key, value in self._values:
                 if (now := place[key]) is not value and not _equal(now, value):
@@ -115,8 +115,8 @@ class Guards:
         return True
 
     def forget_scratch(self) -> None:
-        """Guard no longer the objects that others have taken the place of, such as the plates that
-        a guide makes anew in every run; numbers, strings and tensors stay guarded."""
+        """Stop guarding objects that have been replaced by others, such as the plates that a guide
+        makes anew in every run; numbers, strings and tensors stay guarded."""
         kept = [
             index
             for index, (place, key, value) in enumerate(self._values)
@@ -128,7 +128,7 @@ class Guards:
         self._names = [self._names[index] for index in kept]
 
     def broken(self) -> list[str]:
-        """The names of what has changed."""
+        """The names of the values that have changed."""
         changed = [
             name
             for (place, key, value), name in zip(self._values, self._names, strict=True)
@@ -139,18 +139,18 @@ class Guards:
         return changed + [f"the type of a tensor of shape {tuple(one[3])}" for one in types]
 
     def _look(self, value: Any, name: str) -> None:
-        """Note a value, to be looked into: not at once, as references can be a long chain."""
+        """Queue a value to be looked into: not at once, as references can be a long chain."""
         self._ahead.append((value, name))
 
     def _is_library(self, value: Any) -> bool:
-        """Whether a function, class or Python module is of a library, and holds no settings."""
+        """Whether a function, class or Python module is part of a library without settings."""
         package = _package(value)
         return package in _LIBRARIES or (
             package not in self._own_packages and _is_installed(package)
         )
 
     def _look_into(self, value: Any, name: str) -> None:
-        """Guard what a value refers to."""
+        """Guard everything that a value refers to."""
         if isinstance(value, _PLAIN) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -229,7 +229,7 @@ class Guards:
                 if isinstance(value, types.FunctionType):
                     self._look(value, f"{name}.{attribute}")
                 elif isinstance(value, (*_PLAIN, list, dict, tuple, Tensor)):
-                    # As the instance sees it, which may have one of its own.
+                    # As the instance sees it, which may have its own value.
                     with contextlib.suppress(AttributeError):
                         now = getattr(instance, attribute)
                         self._look_at(_Attributes(instance), [(attribute, now)], name)
@@ -273,7 +273,7 @@ class _Cell:
 
 
 class _Attributes:
-    """The attributes of an object, its class's among them, read as if from a mapping."""
+    """The attributes of an object, including those of its class, read as if from a mapping."""
 
     def __init__(self, instance: Any) -> None:
         self.instance = instance
@@ -307,14 +307,14 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 
 def _package(value: Any) -> str:
-    """The name of the package that a function, a class, an object or a Python module is of."""
+    """The name of the package of a function, a class, an object or a Python module."""
     module = getattr(value, "__module__", None) or getattr(value, "__name__", "")
     return str(module).partition(".")[0]
 
 
 @functools.cache
 def _is_installed(package: str) -> bool:
-    """Whether a package lies where packages are installed, other than from a working copy."""
+    """Whether a package is in an installation folder, not in a working copy."""
     file = getattr(sys.modules.get(package), "__file__", None) or ""
     return file.startswith(_INSTALLED)
 

@@ -14,13 +14,13 @@ from pyrosparse.captured.graph import Run
 
 
 def compiled(graph: Graph, inputs: list[Tensor]) -> Run:
-    """The program of a graph, its elementwise operations fused into kernels by inductor.
+    """The program of a graph, with its elementwise operations fused into kernels by inductor.
 
     Draws stay ATen's, in their order, so that the random numbers are those of the graph.
 
     inputs: one set of inputs, for their shapes, types and devices.
 
-    Raises whatever inductor raises, as where there is no C++ compiler.
+    Raises the errors of inductor, for example if there is no C++ compiler.
     """
     from torch._inductor import compile_fx, config
 
@@ -49,7 +49,7 @@ _LONG = 4096
 
 
 def _sum_in_double(graph: Graph) -> None:
-    # ATen adds up in a tree; inductor's loops would be off by some 1e-5 of the loss.
+    # ATen sums in a tree; inductor's loops would differ by some 1e-5 of the loss.
     aten = torch.ops.aten
     for node in list(graph.nodes):
         product = node.target in (aten.dot.default, aten.vdot.default)

@@ -1,4 +1,4 @@
-"""Where the results of a graph lie: in memory of their own, or over operands no longer needed."""
+"""The memory of a graph's results: their own, or that of operands no longer needed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _COMMUTATIVE = {aten.mul.Tensor, aten.add.Tensor}
 
 
 def reuse_memory(graph: Graph) -> None:
-    """Let elementwise operations write over operands that nothing reads any more."""
+    """Let elementwise operations overwrite operands that nothing reads any more."""
     aliases = Aliases(graph)
     position = {node: index for index, node in enumerate(graph.nodes)}
 
@@ -77,7 +77,7 @@ def _operands_to_overwrite(node: Node) -> Iterator[Node]:
 
 
 def own_outputs(graph: Graph, parameters: Iterable[Tensor]) -> None:
-    """Give loss and gradients memory of their own, gradients laid out as their parameters."""
+    """Give loss and gradients memory of their own; gradients get the layout of their parameters."""
     aliases = Aliases(graph)
     (output,) = [node for node in graph.nodes if node.op == "output"]
     loss, *gradients = output.args[0]

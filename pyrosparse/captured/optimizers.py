@@ -1,4 +1,4 @@
-"""One optimizer over all parameters, also where Pyro keeps one for each."""
+"""One optimizer for all parameters, even if Pyro keeps one for each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adag
 
 
 class Update:
-    """An optimizer's step over all parameters of a model at once.
+    """An optimizer's step for all parameters of a model at once.
 
-    optim: a ``PyroOptim``, whose many torch optimizers take one fused step together and keep their
+    optim: a ``PyroOptim``, whose torch optimizers then take one fused step together and keep their
            states and rates; a torch optimizer; or a function from the parameters by name to one.
 
-    Raises TypeError on anything else.
+    Raises TypeError for anything else.
     """
 
     def __init__(self, optim: Optim) -> None:
@@ -35,13 +35,13 @@ class Update:
         self._merged_from: list[tuple[Any, ...]] = []
 
     def step(self, parameters: Mapping[str, Tensor], *, merge: bool = True) -> None:
-        """Move the parameters along their gradients.
+        """Update the parameters with their gradients.
 
-        merge: let the optimizers of a ``PyroOptim`` take one step together, which rounds otherwise.
+        merge: let the optimizers of a ``PyroOptim`` take one step together, with other rounding.
         """
         if isinstance(self.optim, PyroOptim):
             for tensor in parameters.values():
-                # As SVI, which leaves zeros behind: moments move a parameter on.
+                # As in SVI, which leaves zeros: momentum still moves a parameter.
                 own = self.optim.optim_objs.get(tensor) if tensor.grad is None else None
                 if own is not None and _unwrapped(own).state.get(tensor):
                     tensor.grad = torch.zeros_like(tensor)
@@ -86,12 +86,12 @@ class Update:
 
 
 def _unwrapped(optimizer: Any) -> Any:
-    """The optimizer itself, where Pyro keeps a scheduler of its rate."""
+    """The optimizer itself, if Pyro keeps a scheduler of its rate."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
 def _can_merge(optimizers: list[Any]) -> bool:
-    """Whether they are all torch's own, of one kind; at the first step there are none yet."""
+    """Whether all are torch's own, of the same kind; before the first step there are none."""
     kind = type(optimizers[0]) if optimizers else None
     return kind in _FUSED and all(
         type(one) is kind and len(one.param_groups) == 1 for one in optimizers
@@ -100,7 +100,7 @@ def _can_merge(optimizers: list[Any]) -> bool:
 
 def _describe(optimizer: Optimizer, tensor: Tensor) -> tuple[Any, ...]:
     options = optimizer.param_groups[0]
-    # The state as an object: loading a state dict puts another in its place.
+    # The state as an object: loading a state dict replaces it.
     return (
         id(tensor),
         id(optimizer.state[tensor]),
@@ -109,12 +109,12 @@ def _describe(optimizer: Optimizer, tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _merge(optimizers: list[Optimizer], parameters: list[Tensor]) -> Optimizer:
-    """One optimizer whose state for each parameter is the very dict that its own optimizer has."""
+    """One optimizer whose state for each parameter is the same dict as in its own optimizer."""
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for optimizer, tensor in zip(optimizers, parameters, strict=True):
         options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         if options.get("fused") is None and options.get("foreach") is None:
-            # The fused kernel of other devices keeps its count of steps elsewhere.
+            # The fused kernel for other devices keeps its count of steps elsewhere.
             plain = tensor.device.type == "cpu" and not options.get("differentiable")
             options["fused"] = (plain and tensor.is_floating_point()) or None
         key = tuple(str(value) for value in options.values())

@@ -1,4 +1,4 @@
-"""Noting the operations of a program while it runs, as nodes of a graph."""
+"""Recording the operations of a program while it runs, as nodes of a graph."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ aten = torch.ops.aten
 
 
 class Recorder(TorchDispatchMode):
-    """Notes in a graph what is computed within, below automatic differentiation.
+    """Records in a graph the computations of a block, below automatic differentiation.
 
     It does what ``make_fx`` does for tensors with values, without its proxies and its second,
-    symbolic execution of every operation, which are most of the time that it takes.
+    symbolic execution of every operation, which take most of its time.
 
-    inputs: of the graph, in this order; any other tensor that is read becomes an input, too.
+    inputs: the inputs of the graph, in this order; any other tensor that is read also becomes one.
 
-    graph:    without an output.
-    outside:  the tensors that were read without being inputs, by the name of their node.
-    literals: likewise, those that the program makes of its own numbers, as ``torch.tensor(0.5)``.
-    count:    how many operations were noted.
+    graph:    the graph, without an output.
+    outside:  the tensors that were read and are not in ``inputs``, by the name of their node.
+    literals: likewise, those that the program makes from its own numbers, as ``torch.tensor(0.5)``.
+    count:    the number of operations recorded.
 
-    An operation that gives a number in place of a tensor is computed where all that it depends on
-    is written in the program, or stood before it began; else it raises RuntimeError.
+    An operation that returns a number in place of a tensor is computed if all its inputs are
+    written in the program, or existed before it began; otherwise it raises RuntimeError.
     """
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
@@ -48,7 +48,7 @@ class Recorder(TorchDispatchMode):
             self._nodes[tensor] = self._add_input(f"input_{index}", tensor)
 
     def node(self, tensor: Tensor) -> Node:
-        """What stands for a tensor; one that was not met before comes from outside."""
+        """The node of a tensor; a tensor not seen before comes from outside."""
         found: Node | None = self._nodes.get(tensor)
         if found is None:
             if id(tensor) not in self._read:
@@ -58,7 +58,7 @@ class Recorder(TorchDispatchMode):
         return found
 
     def sort_inputs(self) -> None:
-        """Tell literals from other tensors from outside, when all is noted."""
+        """Separate literals from other tensors from outside, when recording is complete."""
         for tensor, node in self._read.values():
             literal = all(user.target is aten.lift_fresh_copy.default for user in node.users)
             (self.literals if literal else self.outside)[node.name] = tensor
@@ -68,7 +68,7 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if types and not all(kind in (Tensor, torch.nn.Parameter) for kind in types):
-            return NotImplemented  # a class of tensors with operations of its own, made of ours
+            return NotImplemented  # a tensor class with its own operations, built on ordinary ones
         operands = _tensors_in((args, kwargs))
         depends = [one for one in operands if one in self._nodes]
         known = all(one in self._known for one in depends)
@@ -76,7 +76,7 @@ class Recorder(TorchDispatchMode):
             if known:
                 return func(*args, **kwargs)
             raise RuntimeError(f"{func} reads the value of a tensor in Python")
-        if func is aten.lift_fresh.default:  # of a tensor that the program may write to later
+        if func is aten.lift_fresh.default:  # for a tensor that the program may write to later
             func = aten.lift_fresh_copy.default
         node = self.graph.call_function(func, *self._noted((args, kwargs)))
         self.count += 1
@@ -112,7 +112,7 @@ class Recorder(TorchDispatchMode):
         return value
 
     def _add_input(self, name: str, tensor: Tensor) -> Node:
-        """An input behind those so far, before all operations."""
+        """Add an input after those so far, before all operations."""
         if self._last is None:
             self._last = self.graph.placeholder(name)
         else:

@@ -1,4 +1,4 @@
-"""What a captured step depends on in its arguments and surroundings."""
+"""The arguments and surroundings on which a captured step depends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 
 def signature(args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
-    """What a capture depends on in its arguments, and the tensors among them."""
+    """The properties of the arguments on which a capture depends, and the tensors among them."""
     leaves, tree = pytree.tree_flatten((args, kwargs))
     arguments: list[Tensor] = []
     described: list[Any] = []
@@ -32,7 +32,7 @@ def signature(args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
 
 
 def same_kind(one: Any, other: Any) -> bool:
-    """Whether two signatures are of the same tensors, but for numbers."""
+    """Whether two signatures have the same tensors, and differ at most in numbers."""
     if type(one) is tuple and type(other) is tuple:
         return len(one) == len(other) and all(map(same_kind, one, other))
     numbers = type(one) is type(other) and type(one) in (int, float)
@@ -40,7 +40,7 @@ def same_kind(one: Any, other: Any) -> bool:
 
 
 def _describe(handler: Any) -> tuple[Any, ...]:
-    """A handler by what it holds: one made anew in every step is the same as the last."""
+    """A handler by its contents: one made anew in every step equals the last."""
     parts = vars(handler).items()
     plain = (bool, int, float, str, type(None))
     return type(handler), *((k, v if isinstance(v, plain) else id(v)) for k, v in parts)

@@ -1,4 +1,4 @@
-"""The state that a step changes besides its parameters, kept and put back around a trial."""
+"""The state that a step changes besides its parameters, saved and restored around a trial."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 class State:
     """The random generators and the values of tensors at one moment.
 
-    generators: a model's own, of numpy, Python or torch.
+    generators: a model's own generators, of numpy, Python or torch.
     """
 
     def __init__(self, tensors: Iterable[Tensor], generators: Iterable[Any] = ()) -> None:
@@ -28,11 +28,11 @@ class State:
             ]
 
     def covers(self, tensor: Tensor) -> bool:
-        """Whether the value of a tensor is kept."""
+        """Whether the value of a tensor is saved."""
         return any(tensor is kept for kept, _ in self._values)
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore everything."""
         generator, devices, numpy_state, python_state = self._generators
         torch.set_rng_state(generator)
         for device, state in enumerate(devices):
@@ -46,7 +46,7 @@ class State:
                 tensor.copy_(value)
 
     def drawn_in_python(self) -> str | None:
-        """Whose generator, other than torch's global one, has been used since."""
+        """The generator, other than torch's global one, that has been used since; None for none."""
         _, _, numpy_state, python_state = self._generators
         now = np.random.get_state(legacy=False)
         if str(now) != str(numpy_state):

@@ -44,26 +44,28 @@ class CapturedSVI:
     r"""A drop-in for ``pyro.infer.SVI`` that takes the Python out of a step.
 
     The first step runs eagerly. From the second on, a step on arguments of a new kind (shapes,
-    dtypes, values that are no tensors) is traced as a graph of ATen operations: loss and gradients.
-    The graph is cleaned, compared with the eager step under two seeds and on two minibatches, and
-    run from then on. Random numbers are drawn anew in every step, from torch's global generator.
+    dtypes, values that are not tensors) is traced as a graph of ATen operations: loss and
+    gradients. The graph is cleaned, compared with the eager step under two seeds and on two
+    minibatches, and then used. Random numbers are drawn anew in every step, from torch's global
+    generator.
 
-    A step that cannot be captured, or differs from the eager one, is taken eagerly, as
-    ``pyro.infer.SVI`` takes it, with one warning that says why: ``fallback`` holds the reason. A
-    number, a module's mode or a parameter that is replaced is noticed and captured anew.
+    If a step cannot be captured, or differs from the eager one, it runs eagerly, as in
+    ``pyro.infer.SVI``, with one warning that says why: ``fallback`` holds the reason. If a number,
+    a module's mode or a parameter is replaced, the step is captured anew.
 
     model, guide: as for ``SVI``.
     optim:   a ``PyroOptim``, whose optimizers then take one fused step together; a torch optimizer;
              or a function that makes one from the parameters by name, such as
              ``lambda parameters: torch.optim.Adam(parameters.values(), fused=True)``.
     loss:    an ELBO, or a differentiable loss ``loss(model, guide, *args, **kwargs)``.
-    compile: compile the graph with inductor too: worth the time it takes where elementwise work
-             on large tensors is much of a step. Needs a C++ compiler. On a GPU the step is also
-             recorded as a CUDA graph.
-    same_random_stream: make also the draws that nothing reads, so that every step draws the numbers
-             that the eager one would; without them a step may cost less, and has the same law.
+    compile: also compile the graph with inductor: worth the time if elementwise work on large
+             tensors is much of a step. Needs a C++ compiler. On a GPU the step is also recorded as
+             a CUDA graph.
+    same_random_stream: also make the draws that nothing reads, so that every step draws the numbers
+             that the eager one would; without them a step may cost less, and has the same
+             distribution.
 
-    Raises TypeError where ``optim`` is none of these.
+    Raises TypeError if ``optim`` is none of these.
 
     >>> import torch, pyrosparse as ps
     >>> from pyro.infer import TraceMeanField_ELBO
@@ -106,7 +108,7 @@ class CapturedSVI:
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one gradient step; returns the estimate of the loss, in nats.
 
-        Takes what the model takes. Gradients are cleared afterwards."""
+        The arguments are those of the model. Gradients are cleared afterwards."""
         loss = self.backward(*args, **kwargs)
         if self._update.optim is not self.optim:
             self._update = Update(self.optim)
@@ -127,9 +129,9 @@ class CapturedSVI:
     def backward(self, *args: Any, **kwargs: Any) -> Any:
         """Add the gradients to those the parameters have; returns the loss.
 
-        The half of ``step`` before the optimizer: for gradients that are accumulated over several
-        minibatches, clipped or looked at. A captured step returns the loss as a tensor without
-        dimensions and does not wait for the device.
+        It is the half of ``step`` before the optimizer: use it to accumulate gradients over several
+        minibatches, to clip or to inspect them. A captured step returns the loss as a
+        zero-dimensional tensor and does not wait for the device.
         """
         captured, arguments = self._find(args, kwargs)
         if captured is None or not self._checked(captured, args, kwargs, arguments):
@@ -149,10 +151,10 @@ class CapturedSVI:
     def capture(self, *args: Any, **kwargs: Any) -> bool:
         """Capture the step for arguments of this kind now; returns whether that succeeded.
 
-        Without this the first step of all runs eagerly, as it may make parameters.
+        Without this the first step runs eagerly, as it may create parameters.
         """
         if not self.parameters:
-            # Once beforehand, as the first run of a model may make parameters and plates.
+            # Once beforehand, as the first run of a model may create parameters and plates.
             guards = Guards(self._roots())
             if any(map(is_sharded, guards.tensors)):
                 self._fall_back(_SHARDED)
@@ -163,16 +165,16 @@ class CapturedSVI:
         return self._find(args, kwargs)[0] is not None
 
     def explain(self) -> str:
-        """What was captured, for people: arguments, operations, guards, and how often it ran."""
+        """The captures in plain words: arguments, operations, guards, and how often they ran."""
         return explain(self)
 
     def _find(self, args: Any, kwargs: Any) -> tuple[Captured | None, list[Tensor]]:
-        """The capture that holds for these arguments, made where there is none yet."""
+        """The capture that holds for these arguments, made now if there is none."""
         if self.fallback is not None or not self.parameters or not torch.is_grad_enabled():
             return None, []
         store = pyro.get_param_store()
         if not all(name in store for name in self._stored):
-            return None, []  # cleared: an eager step makes or registers its parameters anew
+            return None, []  # cleared: an eager step creates or registers its parameters anew
         key, arguments = signature(args, kwargs)
         if key is None or is_recorded() or any(map(_has_hooks, self.parameters.values())):
             return None, arguments
@@ -205,7 +207,7 @@ class CapturedSVI:
         return made, arguments
 
     def _forget_stale(self, known: list[Captured]) -> None:
-        """Drop captures of parameters that are no longer the model's."""
+        """Drop captures whose parameters no longer belong to the model."""
         live = {id(tensor) for tensor in pyro.get_param_store()._params.values()}
         live |= {id(tensor) for tensor in self.parameters.values()}
         known[:] = [
@@ -221,7 +223,7 @@ class CapturedSVI:
             return None
         before = State(writable(guards, arguments), guards.generators)
         try:
-            # What the model itself raises is the caller's to see.
+            # The caller sees exceptions of the model itself.
             self._gradients(args, kwargs)
         finally:
             drawn = before.drawn_in_python()
@@ -244,7 +246,7 @@ class CapturedSVI:
         store = pyro.get_param_store()._params
         for name in parameters.keys() & store.keys():
             guards.add(_Store(), name, f"the parameter {name}")
-        # Objects of their own: a tensor may be given twice, or be one that the model holds too.
+        # Separate objects: a tensor may be given twice, or also belong to the model.
         leaves, tree = pytree.tree_flatten((args, kwargs))
         leaves = [one.detach() if isinstance(one, Tensor) else one for one in leaves]
         own_args, own_kwargs = pytree.tree_unflatten(leaves, tree)
@@ -300,7 +302,7 @@ class CapturedSVI:
         seeds: int = 1,
         gradients: bool = True,
     ) -> bool:
-        """Compare a capture with the eager step; everything is put back where it was."""
+        """Compare a capture with the eager step; the state is restored."""
         # An eager step that disagrees may write to other tensors than the graph.
         guards = captured.guards
         written = writable(guards, arguments) if gradients else captured.written(arguments)
@@ -317,7 +319,7 @@ class CapturedSVI:
                 try:
                     with torch.no_grad():
                         found = captured.same_stream(captured.inputs(arguments))
-                except Exception as error:  # such as oneDNN's LSTM, whose workspace is no tensor
+                except Exception as error:  # such as oneDNN's LSTM, whose workspace is not a tensor
                     cannot_run = str(error).partition("\n")[0]
                     break
                 names, usual = ["loss", *captured.parameters], captured.largest_loss
@@ -352,7 +354,7 @@ class CapturedSVI:
         return loss(self.model, self.guide, *args, **kwargs)
 
     def _eager(self, args: Any, kwargs: Any) -> Any:
-        """Loss and gradients as SVI computes them; notes the parameters."""
+        """Loss and gradients as SVI computes them; records the parameters."""
         with poutine.trace(param_only=True) as capture:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         parameters: dict[str, Tensor] = {}
@@ -367,7 +369,7 @@ class CapturedSVI:
         return loss
 
     def _gradients(self, args: Any, kwargs: Any) -> list[Tensor | None]:
-        """Loss and gradients of an eager step; gradients there were stay as they were."""
+        """Loss and gradients of an eager step; existing gradients do not change."""
         held = {id(one): (one, one.grad) for one in self.parameters.values()}
         for parameter, _ in held.values():
             parameter.grad = None
@@ -391,7 +393,7 @@ class _Store:
 
 
 def _has_hooks(parameter: Tensor) -> bool:
-    # Of the caller's, to look at gradients or change them as autograd finds them.
+    # Hooks of the caller, to inspect or change gradients as autograd computes them.
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 

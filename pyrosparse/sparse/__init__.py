@@ -1,4 +1,4 @@
-"""Inference with the zeros that are left: a kernel for each layer, chosen by measurement."""
+"""Inference with sparse kernels: one for each layer with zeros, chosen by measurement."""
 
 from pyrosparse.sparse.acceleration import Acceleration, acceleration
 from pyrosparse.sparse.choices import Choice, Choices

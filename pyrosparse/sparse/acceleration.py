@@ -22,12 +22,12 @@ from pyrosparse.util.timing import batch_of, best_latency
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What a forward pass takes; ``rich.print`` it.
+    """Times of a forward pass; ``rich.print`` it.
 
-    seconds: best of three medians, by batch size and network: ``dense``, the one given; ``masked``,
+    seconds: best of three medians, by batch size and network: ``dense``, the original; ``masked``,
              with zeros among its weights; ``compact``; and ``compact, sparse``, with kernels for
-             the zeros that are left.
-    kernels: what each layer with zeros left was given, by batch size.
+             the remaining zeros.
+    kernels: the kernel of each layer with remaining zeros, by batch size.
 
     >>> times = {"dense": 4e-3, "masked": 4e-3, "compact": 2e-3, "compact, sparse": 1e-3}
     >>> Acceleration({1: times}, {1: Choices([])}).rows()[-1]
@@ -38,12 +38,12 @@ class Acceleration:
     kernels: Mapping[int, Choices]
 
     def speedup(self, network: str, batch_size: int) -> float:
-        """Time of the dense network over that of another."""
+        """Time of the dense network divided by that of another."""
         times = self.seconds[batch_size]
         return times["dense"] / times[network]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row a network: its name, and for each batch size the time and the speed-up."""
+        """One row for each network: its name, and for each batch size the time and the speed-up."""
         networks = next(iter(self.seconds.values()), {})
         return [
             (
@@ -82,20 +82,20 @@ def acceleration(
 ) -> Acceleration:
     """Time the dense, the masked, the compact, and the compact network with sparse kernels.
 
-    net:         the dense network; it is left as it is.
-    masks, gates, at_least: as of ``compact``. With no masks, the zeros in the weights count.
-    example:     what the network is called with; its first datum is repeated to the batch sizes.
-    batch_sizes: each gets sparse kernels of its own, chosen for it.
-    repeats:     how many times each network is timed in each of three rounds; they take turns, and
-                 the smallest of the three medians counts.
+    net:         the dense network; it does not change.
+    masks, gates, at_least: as for ``compact``. Without masks, the zeros in the weights are used.
+    example:     an input of the network; its first datum is repeated to the batch sizes.
+    batch_sizes: for each of them, kernels are chosen separately.
+    repeats:     the number of timings of each network in each of three rounds, in turns; the
+                 smallest of the three medians is reported.
 
-    It is measured on one thread, on the device of the network; torch's number of threads is
-    afterwards what it was.
+    The measurement uses one thread, on the device of the network; torch's number of threads is
+    restored afterwards.
 
-    Raises ValueError as ``compact`` does, where there is no batch size, and where repeats is not
+    Raises ValueError as ``compact`` does, if there is no batch size, and if repeats is not
     positive.
 
-    Source: the table is that of Fig. 9 in Xia, Tsang, Lau, "Structured Bayesian Compression for
+    Source: the table is that in Fig. 9 of Xia, Tsang, Lau, "Structured Bayesian Compression for
     Deep Neural Networks Based on the Turbo-VBI Approach".
 
     >>> import torch

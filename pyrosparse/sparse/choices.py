@@ -1,4 +1,4 @@
-"""The account of sparse inference: which kernel each layer got, and what all of them took."""
+"""The summary of sparse inference: the kernel of each layer, and the times of all kernels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 class Choice:
     """The kernel of one layer.
 
-    name:    of the layer in the network.
+    name:    the name of the layer in the network.
     density: the share of non-zeros in its weight.
     input:   the shape of the activation on which the kernels were timed.
-    kernel:  the one chosen; ``dense`` is the layer as it was.
-    seconds: of a call, the best of three medians, by kernel.
+    kernel:  the kernel chosen; ``dense`` is the unchanged layer.
+    seconds: the time of a call, the best of three medians, by kernel.
 
     >>> Choice("fc1", 0.05, (1, 784), "csr", {"dense": 4e-5, "csr": 1e-5}).speedup
     4.0
@@ -28,7 +28,7 @@ class Choice:
 
     @property
     def speedup(self) -> float:
-        """Time of the dense layer over that of the kernel chosen."""
+        """Time of the dense layer divided by that of the chosen kernel."""
         return self.seconds["dense"] / self.seconds[self.kernel]
 
 

@@ -1,4 +1,4 @@
-"""``sparse_inference``: each layer with zeros computes by what is fastest on this machine."""
+"""``sparse_inference``: each layer with zeros uses the kernel that is fastest on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyrosparse.sparse.choices import Choice, Choices
 from pyrosparse.sparse.layers import candidates
 from pyrosparse.util.timing import best_latency
 
-FASTER = 1.2  # than the dense layer, by which another must be
+FASTER = 1.2  # how many times faster than the dense layer another kernel must be
 
 _LAYERS = (nn.Linear, nn.Conv2d)
 
@@ -23,31 +23,30 @@ def sparse_inference(
     net: nn.Module, example: Tensor | Sequence[Any], *, repeats: int = 30
 ) -> tuple[nn.Module, Choices]:
     """A copy of the network in which each dense layer and two-dimensional convolution with zeros in
-    its weight computes by the kernel that is the fastest here, for inputs like the example.
+    its weight uses the fastest kernel on this machine, for inputs like the example.
 
-    The kernels are the dense one; compressed rows (CSR) and square blocks (BSR) of torch; panels of
-    32 rows, each with the columns it needs; the rows and columns with a non-zero; rectangles, up to
-    16; and for convolutions those on the patches of the input, and the smallest kernel in which
-    the layer's kernels fit. A layer stays dense unless another kernel takes less than 1 / 1.2 of
-    its time, twice: among all of them, and again alone with it. All are timed on the activation
-    that reaches the layer first, in turns, with torch's threads as they are. Layers of other
-    classes, and with hooks, stay as they are.
+    The kernels are the dense one; torch's compressed rows (CSR) and square blocks (BSR); panels of
+    32 rows, each with the columns that it needs; the rows and columns with a non-zero; up to 16
+    rectangles; and for convolutions all of these on the patches of the input, and the smallest
+    kernel that contains the layer's kernels. A layer stays dense unless another kernel takes less
+    than 1 / 1.2 of its time in two comparisons: among all kernels, and again between these two. All
+    are timed in turns on the first activation that reaches the layer, with torch's current number
+    of threads. Layers of other classes, and layers with hooks, do not change.
 
-    The outputs are the network's own but for the order of sums, for finite inputs: zeros are left
-    out, so an infinity or a NaN times zero is too.
+    For finite inputs the outputs equal the network's up to the order of sums. Zeros are left out of
+    the products, so an infinity or a NaN times zero is left out too.
 
-    net:     in evaluation mode, such as what ``compact`` returns; it is left as it is.
-    example: what the network is called with, a tensor or the sequence of its arguments, at the
-             batch size it is to be fast for.
-    repeats: how many times the dense and the best kernel are timed in each of three rounds, of
-             which the smallest median counts; the others a third of that.
+    net:     a network in evaluation mode, such as a result of ``compact``; it does not change.
+    example: an input of the network, a tensor or a sequence of arguments, at the batch size that
+             matters.
+    repeats: the number of timings of the dense and the best kernel in each of three rounds, of
+             which the smallest median is reported; a third of it for the others.
 
-    Returns the copy, of the same class, and which kernel each layer got with the times of all;
-    print that.
+    Returns the copy, of the same class, and the kernels of the layers with the times of all
+    kernels; print these.
 
-    Raises ValueError where the network is in training mode, repeats is not positive, or the
-    network reads the weight of a replaced layer by itself.
-
+    Raises ValueError if the network is in training mode, repeats is not positive, or the network
+    reads the weight of a replaced layer outside that layer.
     >>> net = nn.Sequential(nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 10)).eval()
     >>> net[0].weight.data[2:] = 0
     >>> fast, kernels = sparse_inference(net, torch.ones(1, 300), repeats=3)
@@ -78,7 +77,7 @@ def sparse_inference(
 
 
 def _activations(net: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
-    """The first input of each layer that could be replaced, in the order of the calls."""
+    """The first input of each layer that may be replaced, in the order of the calls."""
     activations: dict[str, Tensor] = {}
     handles = []
     for name, module in net.named_modules():
@@ -118,7 +117,7 @@ def _choose(
     times = _times(kernels, activation, -(-repeats // 3))
     best = min(times, key=lambda kernel: times[kernel])
     if times["dense"] >= FASTER * times[best]:
-        # The smallest of many times flatters: the two are measured again.
+        # The smallest of many times is biased: the two are measured again.
         pair = {kernel: kernels[kernel] for kernel in ("dense", best)}
         times |= _times(pair, activation, repeats)
     kernel = best if times["dense"] >= FASTER * times[best] else "dense"
@@ -133,7 +132,7 @@ def _times(kernels: dict[str, nn.Module], activation: Tensor, repeats: int) -> d
 
 
 def _replaced(net: nn.Module, chosen: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The network with other modules in the places of some, wherever they have a place."""
+    """The network with some modules replaced, wherever they occur."""
     if net in chosen:
         return chosen[net]
     for module in list(net.modules()):

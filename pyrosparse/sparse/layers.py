@@ -1,4 +1,4 @@
-"""Dense and convolutional layers that make use of the zeros in their weights."""
+"""Dense and convolutional layers that skip the zeros in their weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyrosparse.sparse.products import products
 
 
 class SparseLinear(nn.Module):
-    """A dense layer, x W^T + b, by a product that makes use of the zeros in W.
+    """A dense layer, x W^T + b, by a product that skips zeros in W.
 
     x: (.., in) -> (.., out).
     product: a module, (in, N) -> (out, N): W times columns, plus b.
@@ -35,7 +35,7 @@ class SparseConv2d(nn.Module):
     """A convolution as the product of its weights, (out, in k l), with all patches of its input.
 
     x: (N, in, H, W) or (in, H, W) -> (N, out, H', W') or (out, H', W').
-    conv:    the convolution; ungrouped, padded with zeros alike on opposite sides.
+    conv:    the convolution; ungrouped, with equal zero padding on opposite sides.
     product: a module, (in k l, P) -> (out, P): weights times patches, plus the bias.
 
     >>> import torch
@@ -70,7 +70,7 @@ class SparseConv2d(nn.Module):
 
 
 def candidates(layer: nn.Linear | nn.Conv2d) -> Iterator[tuple[str, nn.Module]]:
-    """What computes the same as a layer with zeros in its weight, by name, one after the other.
+    """Modules that compute the same as a layer with zeros in its weight, by name, one by one.
 
     >>> layer = nn.Linear(64, 64)
     >>> layer.weight.data[2:] = 0
@@ -91,10 +91,10 @@ def candidates(layer: nn.Linear | nn.Conv2d) -> Iterator[tuple[str, nn.Module]]:
 
 
 def smaller_kernel(conv: nn.Conv2d) -> nn.Module | None:
-    """The convolution with the smallest kernel in which all its kernels fit; None if that is the
-    same. What is cut from the kernel on one side is cut from the padding there.
+    """The convolution with the smallest kernel that contains all its kernels; None if that is the
+    same. Rows and columns cut from one side of the kernel are also cut from the padding there.
 
-    conv: padded with zeros.
+    conv: a convolution with zero padding.
 
     >>> conv = nn.Conv2d(1, 1, 5, padding=2)
     >>> conv.weight.data[..., (0, 4), :] = 0
@@ -130,12 +130,12 @@ def smaller_kernel(conv: nn.Conv2d) -> nn.Module | None:
     small.weight = nn.Parameter(kernel.clone(), requires_grad=False)
     if conv.bias is not None:
         small.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
-    # A negative padding takes away rows and columns that only the zeros would read.
+    # A negative padding removes rows and columns that only the zeros would read.
     return small if alike else nn.Sequential(nn.ZeroPad2d(pads), small)  # type: ignore[arg-type]
 
 
 def paddings(conv: nn.Conv2d) -> tuple[int, int, int, int]:
-    """What a convolution pads: left, right, above, below.
+    """The padding of a convolution: left, right, above, below.
 
     >>> paddings(nn.Conv2d(1, 1, (2, 5), padding="same"))
     (2, 2, 0, 1)

@@ -1,4 +1,4 @@
-"""W x + b for a matrix W that has zeros and dense columns x, one module a way to compute it."""
+"""W x + b for a matrix W with zeros and dense columns x; one module for each way to compute it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from pyrosparse.storage.rectangles import rectangles
 
 BLOCKS = (4, 8, 16, 32)
-PANEL = 32  # rows
+PANEL = 32  # rows in a panel
 MOST_RECTANGLES = 16
 
 
 class Compressed(nn.Module):
-    """A matrix in one of torch's compressed formats, of which only what is stored is read.
+    """A matrix in one of torch's compressed formats; the product reads only stored elements.
 
-    matrix: (out, in), of layout ``torch.sparse_csr`` or ``torch.sparse_bsr``.
+    matrix: (out, in), with layout ``torch.sparse_csr`` or ``torch.sparse_bsr``.
     bias:   (out,).
 
     >>> Compressed(compressed(torch.eye(3)), torch.ones(3))(torch.ones(3, 1)).flatten()
@@ -39,17 +39,17 @@ class Compressed(nn.Module):
         return torch.addmm(self.bias[:, None], self.matrix, x)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compressed:
-        # torch copies the formats with clone only.
+        # torch can copy these formats only with clone.
         memo[id(self)] = new = Compressed(self.matrix.clone(), self.bias.clone())
         return new.train(self.training)
 
 
 class Panels(nn.Module):
-    """Panels of rows, each a dense product with those columns that have a non-zero in the panel.
+    """Panels of rows, each a dense product with the columns that have a non-zero in the panel.
 
     weight: (out, in).
     bias:   (out,).
-    height: rows of a panel.
+    height: rows in a panel.
 
     >>> Panels(torch.eye(5), torch.zeros(5), 2)(torch.ones(5, 1)).flatten()
     tensor([1., 1., 1., 1., 1.])
@@ -113,11 +113,11 @@ class Submatrix(nn.Module):
 
 
 class Rectangles(nn.Module):
-    """A dense product for each of the rectangles in which the non-zeros lie.
+    """A dense product for each of the rectangles that contain the non-zeros.
 
     weight: (out, in).
     bias:   (out,).
-    table:  the rectangles' (row, column, height, width), which cover all non-zeros.
+    table:  the rectangles' (row, column, height, width), which together contain all non-zeros.
 
     >>> product = Rectangles(torch.eye(3)[:2], torch.ones(2), [(0, 0, 1, 1), (1, 1, 1, 1)])
     >>> product(torch.ones(3, 1)).flatten()
@@ -146,7 +146,7 @@ class Rectangles(nn.Module):
 
 def products(weight: Tensor, bias: Tensor | None) -> dict[str, nn.Module]:
     """The ways to compute W x + b, by name: CSR, BSR with square blocks, panels, rows and columns,
-    and rectangles where there are no more than 16 of them.
+    and rectangles if there are no more than 16 of them.
 
     weight: (out, in).
     bias:   (out,), or None.
@@ -163,7 +163,7 @@ def products(weight: Tensor, bias: Tensor | None) -> dict[str, nn.Module]:
         if any(side % block for side in weight.shape):
             continue
         matrix = compressed(weight, block)
-        # Blocks and panels that hold half of the matrix or more cannot be worth their places.
+        # Blocks and panels that contain half of the matrix or more cannot be faster.
         if 2 * matrix.values().numel() < weight.numel():
             found[f"bsr {block}"] = Compressed(matrix, bias)
     panels = Panels(weight, bias, PANEL)
@@ -185,10 +185,10 @@ def compressed(weight: Tensor, block: int | None = None) -> Tensor:
     torch.Size([2, 2, 2])
     """
     with warnings.catch_warnings():
-        # torch tells once that its compressed formats are in beta.
+        # torch warns once that its compressed formats are in beta.
         warnings.filterwarnings("ignore", "Sparse .* tensor support is in beta", UserWarning)
         long = weight.to_sparse_csr() if block is None else weight.to_sparse_bsr((block, block))
-        # Of 32 bits, as the library that multiplies takes them: others are converted at each call.
+        # Indices of 32 bits, as the library needs: others would be converted at each call.
         return torch.sparse_compressed_tensor(
             long.crow_indices().int(),
             long.col_indices().int(),
