@@ -1,4 +1,4 @@
-"""Compaction: a network that is smaller and computes the same."""
+"""Compaction: a smaller network that computes the same."""
 
 from pyrosparse.compaction.account import Account, Layer
 from pyrosparse.compaction.check import CompactionError

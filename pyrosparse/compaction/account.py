@@ -29,14 +29,15 @@ class Layer:
 class Account:
     """The summary of what ``compact`` did; print it.
 
-    layers:     dense and convolutional ones, in the order in which they run.
-    barriers:   operations whose inputs stay, by name, with the reason.
+    layers:     dense and convolutional layers, in the order in which they run.
+    barriers:   operations that block cuts, by name, with the reason.
     parameters: of the whole network, (before, after).
-    error:      the largest difference to the masked network that the check at the end found, as a
-                fraction of the largest output, or of 1e-3 where that is larger.
+    error:      the largest difference from the masked network in the final check, divided by the
+                largest output, or by 1e-3 if that is larger.
     kept_class: the name of the network's class if it was cut in place; "" if torch.fx traced it.
-    round_to:   the number of which widths are multiples, as far as there are enough features.
+    round_to:   widths are multiples of this number, if there are enough features.
     times:      with ``round_to="fastest"``: for each number tried, the time of a forward pass
+                divided by that with exact widths.
                 divided by that with exact widths.
 
     >>> layer = Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9))

@@ -1,4 +1,4 @@
-"""The check at the end of a compaction: do both networks compute the same?"""
+"""The final check of a compaction: do both networks compute the same?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pyrosparse.compaction.other_sizes import other_sizes
 
-SMALLEST = 1e-3  # outputs below this are compared with this
+SMALLEST = 1e-3  # differences are divided by the largest output or, if larger, by this
 OTHERS = 7_348_201
 """The seed of inputs beside the example. An example may have been drawn with a common seed, and the
 others would be the same: what is constant on it would then count as constant on all."""
@@ -23,7 +23,7 @@ class CompactionError(RuntimeError):
 
 
 class SizeError(CompactionError):
-    """A compact network is right on the example, and not on inputs of another size."""
+    """A compact network is correct on the example, but not on inputs of another size."""
 
 
 def check(
@@ -31,16 +31,16 @@ def check(
 ) -> float:
     """The largest difference between two networks, on an example and on random inputs.
 
-    It is a fraction of the largest output, or of 1e-3 where that is larger. The arithmetic is done
-    in float64 where the networks can do it, so that it is the networks that are compared and not
-    the rounding of their sums.
+    The difference is divided by the largest output, or by 1e-3 if that is larger. The arithmetic is
+    in float64 if the networks support it, so that the check compares the networks and not the
+    rounding of their sums.
 
     inputs: the networks' arguments.
-    resize: whether to compare on inputs of other sizes, too, those that the reference takes.
+    resize: whether to compare also on inputs of the other sizes that the reference accepts.
 
-    Raises CompactionError beyond 1e-5 (1e-9 for float64 networks), on results of another shape, and
-    where one is finite and the other is not; SizeError where that is so at other sizes alone;
-    ValueError where nothing on the example is finite.
+    Raises CompactionError if the difference exceeds 1e-5 (1e-9 for float64 networks), if the shapes
+    differ, and if one result is finite and the other is not; SizeError if this happens only at
+    other sizes; ValueError if no output on the example is finite.
 
     >>> check(nn.ReLU(), nn.ReLU(), (torch.ones(2),))
     0.0
@@ -59,7 +59,7 @@ def check(
             reference, small = double, copy.deepcopy(small).double()
             draws = [_double(one) for one in draws]
         except (RuntimeError, ValueError, TypeError):
-            pass  # it makes tensors of a type of its own: compare in that
+            pass  # it creates tensors of a fixed type: compare in that
     reference, small = reference.eval(), small.eval()
     worst = 0.0
     for number, one in enumerate(draws):
@@ -69,7 +69,7 @@ def check(
             except Exception:
                 if number == 0:
                     raise
-                continue  # its integers mean something: offsets, say
+                continue  # its integers have a meaning, such as offsets
             found = difference(expected, small(*_cloned(one)))
         if math.isnan(found) and number == 0:
             raise ValueError(
@@ -77,7 +77,7 @@ def check(
                 "be compared: look for NaN and infinity in the example and in the network's "
                 "buffers"
             )
-        # Random inputs may lie where a network is not defined: those say nothing.
+        # Random inputs may be outside the domain of a network: then they say nothing.
         worst = worst if math.isnan(found) else max(worst, found)
     if not worst <= tolerance:
         raise CompactionError(
@@ -88,7 +88,7 @@ def check(
 
 
 def tolerance_of(net: nn.Module) -> float:
-    """By how much two networks may differ, as a fraction of the largest output.
+    """The largest difference allowed between two networks, as a fraction of the largest output.
 
     >>> tolerance_of(nn.Linear(1, 1).double())
     1e-09
@@ -121,10 +121,10 @@ def _at_other_sizes(
 
 
 def difference(expected: Any, actual: Any) -> float:
-    """The largest difference of two results, as a fraction of the largest number expected.
+    """The largest difference of two results, divided by the largest number expected.
 
-    Infinite where they are of other shapes, or where what is not finite is not the same in both;
-    NaN where there are numbers, and none that is finite.
+    Infinite if their shapes differ, or if values that are not finite differ; NaN if there are
+    numbers, but none is finite.
 
     >>> difference(torch.tensor([1.0, -4.0]), torch.tensor([3.0, -4.0]))
     0.5
@@ -153,7 +153,7 @@ def difference(expected: Any, actual: Any) -> float:
 
 
 def random_like(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any, ...]:
-    """Inputs of the same shapes: normal numbers; of integers, others in their range.
+    """Random inputs of the same shapes: normal numbers, or integers in the range of the given ones.
 
     >>> random_like((torch.ones(2, 3), 5), torch.Generator())[1]
     5

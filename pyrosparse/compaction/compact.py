@@ -144,7 +144,7 @@ def compact(
 
 
 def _smallest(request: Request[Network]) -> CompactNet | Network:
-    """What is smaller: the network as a graph, or as a copy that is cut in place."""
+    """The smaller of two results: the network as a graph, and a copy that is cut in place."""
     try:
         traced = compacted_graph(request)
     except TraceError as error:

@@ -1,4 +1,4 @@
-"""The compact network that is a graph, with its account."""
+"""The compact network as a graph, with its summary."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pyrosparse.compaction.account import Account
 class CompactNet(fx.GraphModule):
     """A network made by ``compact``: an ordinary module, with the names of the original's layers.
 
-    It can be trained, moved, pickled, copied, traced and exported as any other; ``print(net.code)``
-    shows its forward.
+    It can be trained, moved, pickled, copied, traced and exported like any other module;
+    ``print(net.code)`` shows its forward.
 
     >>> import copy, torch
     >>> from pyrosparse.compaction import compact

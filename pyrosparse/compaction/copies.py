@@ -1,4 +1,4 @@
-"""Copies of a network with masks in their parameters; what cannot be copied is refused."""
+"""Copies of a network with masks in their parameters; uncopyable networks are refused."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pyrosparse.compaction.layers import MIXING, NORMS
 def copied(net: nn.Module) -> nn.Module:
     """A copy of a network in evaluation mode, with all its hooks.
 
-    Raises ValueError where a copy would not compute what the network does, or is compiled.
+    Raises ValueError if a copy would not compute what the network does, or the network is compiled.
     """
     for name, module in net.named_modules():
         _refuse_uncopyable(name or "the network itself", module, set(net.modules()))
-    # A deepcopy refuses them.
+    # deepcopy refuses them.
     computed = {id(one): one.detach().clone() for one in computed_tensors(net).values()}
     try:
         return copy.deepcopy(net, computed).eval()  # type: ignore[arg-type]
@@ -30,8 +30,8 @@ def copied(net: nn.Module) -> nn.Module:
 
 
 def computed_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """The tensors that hooks compute anew in every call and leave in their modules, by name, as
-    torch's old ``weight_norm`` and ``spectral_norm`` and its pruning do.
+    """The tensors that hooks compute in every call and leave in their modules, by name, as torch's
+    old ``weight_norm`` and ``spectral_norm`` and its pruning do.
 
     >>> net = nn.Linear(3, 2)
     >>> _ = torch.nn.utils.prune.random_unstructured(net, "weight", 0.5)
@@ -47,11 +47,11 @@ def computed_tensors(net: nn.Module) -> dict[str, Tensor]:
 
 
 def put_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply masks into the parameters of their names, in place; returns the other masks.
+    """Multiply the parameters by the masks of their names, in place; returns the other masks.
 
-    What a mask removes is 0 afterwards, were it NaN or infinite.
+    Masked values become 0, even if they are NaN or infinite.
 
-    Raises ValueError on masks of another shape, and on such as are not finite.
+    Raises ValueError if a mask has another shape or is not finite.
     """
     parameters = dict(net.named_parameters())
     others = {}
@@ -73,11 +73,11 @@ def put_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def refuse_diverged(net: nn.Module) -> None:
-    """Raise ValueError where parameters are NaN, or those of a layer infinite."""
+    """Raise ValueError if parameters are NaN, or the parameters of a layer are infinite."""
     for name, parameter in net.named_parameters():
         owner = name.rpartition(".")[0]
         layer = isinstance(net.get_submodule(owner), (*MIXING, *NORMS))
-        # Elsewhere infinity can be meant: a table of what attention must not see.
+        # Elsewhere an infinity may be intended: a table of positions that attention must not see.
         bad = ~parameter.isfinite() if layer else parameter.isnan()
         if bad.any():
             raise ValueError(
@@ -88,7 +88,7 @@ def refuse_diverged(net: nn.Module) -> None:
 
 
 def check_shape(key: str, mask: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ValueError where a mask has not the shape of its target."""
+    """Raise ValueError if the shape of a mask is not that of its target."""
     if tuple(mask.shape) != shape:
         raise ValueError(f"the mask of {key!r} has shape {tuple(mask.shape)}, its target {shape}")
 
@@ -119,8 +119,8 @@ def _refuse_uncopyable(name: str, module: nn.Module, own: set[nn.Module]) -> Non
 
 
 def _held_by(function: Any) -> list[nn.Module]:
-    """The modules in the closure and the defaults of a function, which a deepcopy keeps as they
-    are, and in those of the functions there."""
+    """The modules in the closure and the defaults of a function, which deepcopy does not copy, and
+    in those of the functions found there."""
     found: list[nn.Module] = []
     seen: set[int] = set()
     left = [function]

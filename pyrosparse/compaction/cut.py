@@ -1,4 +1,4 @@
-"""Cutting a network that is still trained: which elements of which tensors stay."""
+"""Cutting a network that is still trained: the remaining elements of each tensor."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pyrosparse.util.modes import copy_modes
 
 @dataclass(frozen=True)
 class Cut:
-    """A smaller network whose tensors are pieces of another's.
+    """A smaller network whose tensors are parts of another's.
 
     net:       the smaller network, each module in the mode of the whole network's.
-    positions: by the name of a parameter or floating-point buffer, where its elements lie in the
-               other network's tensor of that name, counted in row-major order; int64, of its
+    positions: by the name of a parameter or floating-point buffer, the positions of its elements in
+               the other network's tensor of that name, counted in row-major order; int64, of its
                shape.
-    features:  by the name of a module, which features stay of those entering and of those leaving
-               it, two boolean tensors; modules not named keep theirs.
+    features:  by the name of a module, the remaining input and output features, two boolean
+               tensors; modules not named keep all of theirs.
     """
 
     net: CompactNet
@@ -50,19 +50,21 @@ def cut(
     inputs: tuple[Any, ...],
     at_least: int | None = 1,
 ) -> Cut:
-    """Cut out of a network what masks switch off for good, for the rest to be trained on.
+    """Cut out of a network what masks switch off permanently, so that the rest can be trained.
 
-    As ``compact``, but nothing is folded: a feature goes where it is exactly zero whatever the
-    parameters become and in training mode too, or where nothing reads it. What stays is made of
-    elements of the original's tensors.
+    As ``compact``, but nothing is folded: a feature is cut if it is exactly zero for all values of
+    the parameters, in training mode too, or if nothing reads it. The remaining tensors consist of
+    elements of the original ones.
 
-    net:    any module that torch.fx can trace; it is left as it is.
-    masks:  what is off stays off: of weights by parameter name, of gates by ``<module>.input`` or
-            ``<module>.output``; 0 is off. Gates that enter a normalisation are left alone.
-    inputs: what the network is called with.
-    at_least: how many features every layer keeps at both ends, as of ``compact``.
+    net:    any module that torch.fx can trace; it does not change.
+    masks:  masks of weights by parameter name, of gates by ``<module>.input`` or
+            ``<module>.output``; 0 is off, permanently. Gates that enter a normalisation are
+            ignored.
+    inputs: the inputs of the network.
+    at_least: the smallest number of inputs and outputs of each layer, as for ``compact``.
 
-    Raises ValueError where the network cannot be traced, or computes something else, other than in
+    Raises ValueError if the network cannot be traced, if it computes different things in training
+    and in evaluation mode other than in its modules, and if a layer has no units left.
     its modules, in training and in evaluation mode, and where a layer is left without a unit.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -86,7 +88,7 @@ def cut(
     barriers = {node: why for node, why in barriers.items() if node in live}
     if at_least is None:
         refuse_empty(rules, flow)
-    # From here on tensors hold positions, which the slicing carries to where they end.
+    # From here on tensors hold positions; slicing moves them to their final places.
     for tensor in _tensors(working).values():
         tensor.copy_(torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape))
     small = rewrite(graph, rules, live, flow)
@@ -114,7 +116,7 @@ def _can_cut(net: nn.Module, key: str) -> bool:
 
 
 def generic(net: nn.Module) -> nn.Module:
-    """A copy on the CPU, in float64, of which no number is zero by chance."""
+    """A copy on the CPU, in float64, in which no number is zero by chance."""
     working = copy.deepcopy(net).cpu().double()
     generator = torch.Generator().manual_seed(0)
     for tensor in _tensors(working).values():
@@ -138,7 +140,7 @@ def _tensors(net: nn.Module) -> dict[str, Tensor]:
 
 
 def _fill(small: nn.Module, whole: Mapping[str, Tensor], positions: Mapping[str, Tensor]) -> None:
-    """Put the elements of the whole network's tensors in the places of their positions."""
+    """Write the elements of the whole network's tensors to their places in the smaller one."""
     like = next((t for t in whole.values()), torch.zeros(()))
     small.to(like.device, like.dtype)
     for name, where in positions.items():
@@ -155,7 +157,7 @@ def _fill(small: nn.Module, whole: Mapping[str, Tensor], positions: Mapping[str,
 
 
 def take(whole: Tensor, positions: Tensor) -> Tensor:
-    """The elements at positions, in the memory layout of the tensor they come from.
+    """The elements at positions, in the memory layout of the tensor from which they come.
 
     >>> take(torch.tensor([5.0, 6.0, 7.0]), torch.tensor([2, 0]))
     tensor([7., 5.])

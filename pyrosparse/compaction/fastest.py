@@ -1,4 +1,4 @@
-"""Widths by measurement: exact ones, or multiples of a number, whichever is the fastest here."""
+"""Widths by measurement: exact widths, or multiples of a number, whichever is fastest here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyrosparse.compaction.request import Network, Request
 from pyrosparse.util.timing import best_latency
 
 MULTIPLES = (1, 4, 8, 16, 32)
-SLOWER = 1.02  # than the fastest: no difference that a measurement shows
+SLOWER = 1.02  # times the fastest: a measurement cannot show a smaller difference
 
 Timer = Callable[..., Sequence[float]]
 
@@ -25,15 +25,15 @@ def fastest(
     build: Callable[[Request[Network]], Any],
     timer: Timer = best_latency,
 ) -> Any:
-    """The compact network whose widths are multiples of the number that makes it the fastest.
+    """The compact network for which multiples of some number as widths are fastest.
 
     Networks of equal widths are timed once, under the smallest number. Of those that take at most
-    1.02 of the shortest time it is the one with the fewest parameters. The account has
-    ``round_to``, and ``times``, of all that were timed, as fractions of that with exact widths.
+    1.02 of the shortest time, the result is the one with the fewest parameters. The account has
+    ``round_to``, and ``times`` for all numbers timed, as fractions of the time with exact widths.
 
     build: makes the compact network of a request.
-    timer: of a list of networks and their inputs, gives the seconds that each takes; by default the
-           best of three medians of 30 passes, in turns.
+    timer: a function from a list of networks and their inputs to the seconds that each takes; by
+           default the best of three medians of 30 passes, in turns.
 
     >>> from pyrosparse.compaction.graph import compacted_graph
     >>> net = nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 2))

@@ -1,4 +1,4 @@
-"""Functions with parameters as modules: ``F.linear`` is a dense layer, ``F.layer_norm`` a norm."""
+"""Functions with parameters as modules: ``F.linear`` as dense layer, ``F.layer_norm`` as norm."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pyrosparse.compaction.rules.rule import arguments, attribute
 
 
 def as_modules(graph: fx.Graph, net: nn.Module) -> None:
-    """Put modules in the places of functions that read parameters which nothing else reads.
+    """Replace functions by modules if nothing else reads their parameters.
 
-    A module takes the place of the one whose parameters it holds, where that has no parts of its
-    own, so that these keep their names.
+    A module replaces the one that holds its parameters if that one has no submodules, so that the
+    parameters keep their names.
 
-    Known are ``linear``, ``layer_norm``, ``rms_norm`` and, with running statistics, ``batch_norm``.
+    Supported are ``linear``, ``layer_norm``, ``rms_norm`` and, with running statistics,
+    ``batch_norm``.
 
     >>> class Scaled(nn.Linear):
     ...     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ def _batch_norm(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
     mean, variance = given["running_mean"], given["running_var"]
     if given["training"] is not False or not isinstance(mean, Tensor) or variance is None:
         return None
-    # Which class takes tensors of these dimensions, the one says that holds the statistics.
+    # The module that holds the statistics says which class takes tensors of these dimensions.
     kind = next((kind for kind in BATCH_NORMS if isinstance(owner, kind)), None)
     if kind is None:
         return None

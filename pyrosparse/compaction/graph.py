@@ -1,4 +1,4 @@
-"""A network that torch.fx traces is cut operation by operation."""
+"""Compaction operation by operation, for networks that torch.fx can trace."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from pyrosparse.util.modes import copy_modes
 
 
 def compacted_graph(request: Request[Any]) -> CompactNet:
-    """The compact network as a graph; where other sizes are not understood, cut between layers.
+    """The compact network as a graph; if it is wrong at other sizes, only layers are cut.
 
-    Raises TraceError where torch.fx cannot trace the network; ValueError where nothing is left of
-    a layer and ``at_least`` is None; CompactionError where the outputs differ.
+    Raises TraceError if torch.fx cannot trace the network; ValueError if a layer has no units left
+    and ``at_least`` is None; CompactionError if the outputs differ.
 
     >>> layer = nn.Linear(3, 2)
     >>> _ = layer.weight.data[:, 0].zero_()
@@ -77,7 +77,7 @@ def _compacted(request: Request[Any], layers_only: bool = False) -> CompactNet:
 def learn(
     graph: fx.Graph, rules: dict[fx.Node, Rule], barriers: dict[fx.Node, str], flow: Flow
 ) -> None:
-    """Carry forward what is constant."""
+    """Find the constant features, from the inputs on."""
     note_dimensions(rules, flow)
     for node in graph.nodes:
         rules[node], features = learn_node(rules[node], flow)
@@ -88,7 +88,7 @@ def learn(
             if type(rules[node]) is not Rule and knows:
                 barriers[node] = f"this use of {_operation(node, rules[node])} is not supported"
             elif not knows and not _has_parameters(rules[node].module):
-                barriers.pop(node, None)  # nothing was known here that it could keep
+                barriers.pop(node, None)  # nothing was known here that it could block
             rules[node] = Rule(node, rules[node].module)
 
 
@@ -99,11 +99,11 @@ def _operation(node: fx.Node, rule: Rule) -> str:
 
 
 def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node]:
-    """Ask backward for what is wanted; the nodes that are left."""
+    """Find the wanted features, from the outputs back; returns the remaining nodes."""
     for node in reversed(graph.nodes):
         if node in flow.wanted:
             if node in flow.sized and not flow.wanted[node].any():
-                flow.wanted[node][0] = True  # any of them has that size
+                flow.wanted[node][0] = True  # any feature has that size
             wanted = bool(flow.wanted[node].any())
         else:
             users = [user for user in node.users if user in flow.live]
@@ -117,7 +117,7 @@ def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node
 def rewrite(
     graph: fx.Graph, rules: dict[fx.Node, Rule], live: set[fx.Node], flow: Flow
 ) -> fx.GraphModule:
-    """Build the compact network of what is wanted."""
+    """Build the compact network from the wanted features."""
     for node in graph.nodes:
         if node in live:
             flow.new[node] = rules[node].rewrite(flow)
@@ -135,7 +135,7 @@ def _drop_unread(graph: fx.Graph) -> None:
 
 
 def refuse_empty(rules: dict[fx.Node, Rule], flow: Flow) -> None:
-    """Raise ValueError where nothing is left of a layer."""
+    """Raise ValueError if a layer has no units left."""
     empty = {}
     for node, rule in rules.items():
         if isinstance(rule, Mixing) and node.users:
@@ -160,7 +160,7 @@ def account_of(
     flow: Flow,
     error: float,
 ) -> Account:
-    """What went, layer by layer."""
+    """The removed features, layer by layer."""
     layers = []
     for node, rule in rules.items():
         if not isinstance(rule, Mixing):
@@ -193,7 +193,8 @@ def account_of(
 
 
 def _refuse_second_calls(graph: fx.Graph, gates: Mapping[str, nn.Module]) -> None:
-    """A gate keeps the gains of its first call in the lifted network, and cannot here."""
+    """Raise ValueError for second calls: a gate keeps the gains of its first call in the lifted
+    network, and cannot here."""
     called = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     for key in gates:
         name, _, kind = key.rpartition(".")
@@ -207,7 +208,7 @@ def _refuse_second_calls(graph: fx.Graph, gates: Mapping[str, nn.Module]) -> Non
 
 
 def _read_elsewhere(graph: fx.Graph) -> set[str]:
-    """The modules whose parameters are read by name: a gain in these would be everywhere."""
+    """The modules whose parameters are read by name: a folded gain would act at every reader."""
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     return read - {""}
 

@@ -1,4 +1,4 @@
-"""The families of layers, which of them compute as their class says, and their size."""
+"""Classes of layers: does a layer compute as its class says, and how large is it?"""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 def is_plain(module: nn.Module, classes: Container[type[nn.Module]]) -> bool:
     """Whether a module computes what one of these classes computes from its own parameters.
 
-    It is no subclass (parametrizations make one), its forward is not replaced, no hook changes what
-    enters or leaves it, and none of its parameters is computed from others.
+    It must not be a subclass (parametrizations make one), its forward must not be replaced, no hook
+    may change its input or output, and no parameter may be computed from others.
 
     >>> is_plain(nn.Linear(2, 1), MIXING)
     True
@@ -34,7 +34,7 @@ def is_plain(module: nn.Module, classes: Container[type[nn.Module]]) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something is called before or behind a module's forward."""
+    """Whether anything is called before or after a module's forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 

@@ -27,25 +27,25 @@ def masked(
 ) -> nn.Module:
     """A copy of the network in evaluation mode that computes what the masked network computes.
 
-    masks: of weights, by parameter name and of its shape; of gates, gains by ``<module>.input`` or
-           ``<module>.output``, one per feature, or by ``<module>.heads``, one per head. A gain is
-           folded into the module's own weights:
+    masks: masks of weights, by parameter name and of its shape; gains of gates, by
+           ``<module>.input`` or ``<module>.output``, one per feature, or by ``<module>.heads``, one
+           per head. A gain is folded into the module's own weights:
 
     .. math:: W (g \\odot x) = (W \\,\\mathrm{diag}\\, g)\\, x, \\qquad
               g \\odot (W x + b) = (\\mathrm{diag}\\, g\\, W)\\, x + g \\odot b.
 
-    gates: as of ``Lifted.gates()``, put before or behind their modules; of the masks of these only
-           counts where they are 0, as their gains are in the gates.
-    unfolded: the names of modules whose weights are to stay as they are. Name those whose weights
-           the network also uses outside their calls, as ``F.linear(x, self.layer.weight)`` does: a
+    gates: as returned by ``Lifted.gates()``, inserted before or after their modules. Of their masks
+           only the zeros count, as the gates contain their gains.
+    unfolded: the names of modules whose weights must not change. Name those whose weights the
+           network also uses outside their calls, as ``F.linear(x, self.layer.weight)`` does: a
            folded gain would act there too. ``compact`` finds them itself.
 
-    Where a gain cannot be folded it is a module of its own: before layer or group normalisation,
-    on a module that is not ``is_plain``, and on an output layer whose weight is an embedding's too,
-    which would else be there twice. Parametrizations are made permanent.
+    A gain that cannot be folded becomes a separate module: before layer or group normalisation,
+    on a module that is not ``is_plain``, and on an output layer that shares its weight with an
+    embedding, which would otherwise need two copies. Parametrizations are made permanent.
 
-    Raises ValueError on unknown names, wrong shapes, gates on modules without features, and where
-    masks, or the parameters that they leave, are not finite.
+    Raises ValueError if names are unknown, shapes are wrong, gates are on modules without features,
+    and if masks, or the remaining parameters, are not finite.
 
     >>> net = nn.Linear(2, 2)
     >>> masked(net, {"output": torch.tensor([0.0, 1.0])}).weight[0].abs().sum().item()
@@ -67,11 +67,11 @@ def fold(
     gates: Mapping[str, nn.Module] | None = None,
     unfolded: Collection[str] = (),
 ) -> nn.Module:
-    """The network with gains in its weights, as ``masked`` describes it; it is changed.
+    """The network with gains in its weights, as ``masked`` describes it; it is changed in place.
 
-    gains: by ``<module>.input`` or ``<module>.output``, as of ``gains_of``.
+    gains: by ``<module>.input`` or ``<module>.output``, from ``gains_of``.
 
-    Raises ValueError on gates of unknown names.
+    Raises ValueError if the names of gates are unknown.
     """
     modules = dict(net.named_modules())
     tables = {id(one.weight) for one in modules.values() if isinstance(one, nn.Embedding)}
@@ -86,14 +86,14 @@ def fold(
         name, _, kind = key.rpartition(".")
         stays = name in unfolded or id(getattr(modules[name], "weight", None)) in tables
         if stays or not _fold(kind, modules[name], gain.gain):
-            # Next to the module: behind the gate of an input, before that of an output.
+            # Next to the module: after the gate of an input, before that of an output.
             beside = entering[name] if kind == "input" else leaving[name]
             beside.insert(len(beside) if kind == "input" else 0, gain)
     for name in entering | leaving:
         net = _surround(net, modules[name], entering[name], leaving[name])
     with torch.no_grad():
         for parameter in net.parameters():
-            # Times zero, a negative weight is -0.0, which a file would keep as a value.
+            # A negative weight times zero is -0.0, which a file would keep as a value.
             parameter.masked_fill_(parameter == 0, 0.0)
     return net.eval()
 
@@ -101,11 +101,11 @@ def fold(
 def gains_of(
     net: nn.Module, masks: Mapping[str, Tensor], gates: Collection[str] = ()
 ) -> dict[str, Gain]:
-    """The gains of masks of features as modules, in the network's own type and place.
+    """The gains in masks of features as modules, with the network's dtype and device.
 
-    gates: the names of those whose gains are elsewhere: of their masks counts where they are 0.
+    gates: the names of gates whose gains are elsewhere: of their masks only the zeros count.
 
-    Raises ValueError on unknown names, wrong shapes, and on modules without features.
+    Raises ValueError if names are unknown or shapes wrong, and for modules without features.
     """
     modules = dict(net.named_modules())
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
@@ -121,14 +121,14 @@ def gains_of(
             key, mask = f"{name}.input", _of_features(key, mask, width)
         check_shape(key, mask, (width,))
         gain = ((mask != 0) if key in gates else mask).detach().to(like)
-        if key in found:  # gates of heads and of their features
+        if key in found:  # gates on heads and on their features
             gain = gain * found[key].gain
         found[key] = Gain(gain, axis(module))
     return found
 
 
 def _of_features(key: str, mask: Tensor, width: int) -> Tensor:
-    """The mask of heads as one of their features, which are next to each other."""
+    """The mask of heads as a mask of their features, which are contiguous."""
     if mask.dim() != 1 or not len(mask) or width % len(mask):
         raise ValueError(
             f"the mask of {key!r} has shape {tuple(mask.shape)}: {width} features cannot be "
@@ -150,7 +150,7 @@ def _make_permanent(module: nn.Module) -> None:
 
 
 def _features(key: str, kind: str, module: nn.Module) -> int:
-    """How many features enter or leave a module that can have gates."""
+    """The number of input or output features of a module that can have gates."""
     known = features(module, "output" if kind == "output" else "input")
     if known is None:
         raise ValueError(
@@ -161,7 +161,7 @@ def _features(key: str, kind: str, module: nn.Module) -> int:
 
 
 def _fold(kind: str, module: nn.Module, gain: Tensor) -> bool:
-    """Fold a gain into a module's own weights; whether that can be."""
+    """Fold a gain into a module's own weights; returns whether that is possible."""
     if is_plain(module, (*MIXING, NonDynamicallyQuantizableLinear)) or _is_plain_conv1d(module):
         _fold_into_weights(kind, module, gain)
     elif not is_plain(module, NORMS):
@@ -170,7 +170,7 @@ def _fold(kind: str, module: nn.Module, gain: Tensor) -> bool:
         weight, bias = _affine(module, gain)
         _set(module, weight * gain, None if bias is None else bias * gain)
     elif isinstance(module, BATCH_NORMS) and module.running_mean is not None:
-        # gamma (g x - mu) / sigma + beta, with g taken into gamma.
+        # gamma (g x - mu) / sigma + beta, with g folded into gamma.
         weight, bias = _affine(module, gain)
         assert bias is not None and module.running_var is not None
         shift = weight * module.running_mean * (module.running_var + module.eps).rsqrt()
@@ -190,8 +190,8 @@ def _fold_into_weights(kind: str, module: nn.Module, gain: Tensor) -> None:
     groups = int(getattr(module, "groups", 1))
     by_group = weight.detach().reshape(groups, -1, *weight.shape[1:])
     per_group = gain.view(groups, -1)
-    # Rows hold the outputs, columns the inputs; of a transposed convolution and of Hugging Face's
-    # Conv1D it is the other way.
+    # Rows hold the outputs, columns the inputs; transposed convolutions and Hugging Face's Conv1D
+    # are the other way round.
     rows = (kind == "output") != (isinstance(module, TRANSPOSED) or is_conv1d(module))
     shape = (groups, -1, 1) if rows else (groups, 1, -1)
     scaled = by_group * per_group.view(*shape, *[1] * (weight.dim() - 2))
@@ -202,7 +202,7 @@ def _fold_into_weights(kind: str, module: nn.Module, gain: Tensor) -> None:
 
 
 def _affine(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Scale and shift of a normalisation; ones and zeros where it has none of its own."""
+    """Scale and shift of a normalisation; ones and zeros if it has none."""
     weight, bias = module.weight, module.bias
     if isinstance(weight, Tensor):
         return weight.detach(), bias.detach() if isinstance(bias, Tensor) else None
@@ -210,7 +210,7 @@ def _affine(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _set(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-    # New parameters, so that a tensor shared with an ungated module stays as it is there.
+    # New parameters, so that a tensor shared with an ungated module does not change there.
     old = module.weight
     trained = old.requires_grad if isinstance(old, Tensor) else True
     module.weight = nn.Parameter(weight.clone(), requires_grad=trained)
@@ -224,9 +224,9 @@ def _set(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 def _surround(
     net: nn.Module, module: nn.Module, entering: list[nn.Module], leaving: list[nn.Module]
 ) -> nn.Module:
-    """Put gains around a module wherever it stands; returns the network."""
+    """Put gains around a module wherever it occurs; returns the network."""
     if entering and module._forward_pre_hooks:
-        # What the hooks do to an input comes before the gain.
+        # The hooks change the input before the gain.
         for gain in entering:
             module.register_forward_pre_hook(Entering(gain), with_kwargs=True)
         entering = []

@@ -1,4 +1,4 @@
-"""Inputs of other sizes than an example's: other batches, lengths and sides of images."""
+"""Inputs of other sizes than the example: other batch sizes, lengths and image sizes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _READ = (
     "new_ones", "new_zeros", "numel", "ones", "repeat", "reshape", "size", "squeeze", "unflatten",
     "upsample", "view", "zeros",
 )  # fmt: skip
-Axes = frozenset[tuple[int, int]]  # of dimensions: which tensor, and which of its dimensions
+Axes = frozenset[tuple[int, int]]  # pairs of a tensor's index and one of its dimensions
 
 
 def reads_sizes(graph: fx.Graph) -> bool:
-    """Whether a network computes with sizes of tensors, or is given sizes to make tensors of.
+    """Whether a network computes with sizes of tensors, or receives sizes to create tensors.
 
     >>> reads_sizes(fx.symbolic_trace(lambda x: x.relu()).graph)
     False
@@ -39,15 +39,14 @@ def reads_sizes(graph: fx.Graph) -> bool:
 def other_sizes(
     run: Callable[..., Any], inputs: tuple[Any, ...]
 ) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Inputs of other sizes that a network takes, each with what it computes of them.
+    """Inputs of other sizes that a network accepts, each with the network's result.
 
-    Dimensions that are equally long in the example change together, and then each by itself: the
-    batch, the length, both sides of an image. Of each it is the next larger and the next smaller
-    size that is tried until the network takes it; 1 is among them. What the inputs hold is
-    repeated.
+    Dimensions of equal length in the example change first together, and then one by one: the batch,
+    the length, both sides of an image. For each, the next larger and the next smaller sizes are
+    tried until the network accepts one; 1 is among them. The values of the inputs are repeated.
 
     run:    the network.
-    inputs: what it is called with.
+    inputs: its inputs.
 
     >>> [x.shape for (x,), _ in other_sizes(torch.nn.Linear(3, 2), (torch.ones(2, 3),))]
     [torch.Size([3, 3]), torch.Size([1, 3])]
@@ -77,7 +76,7 @@ def _taken(
     sizes: dict[tuple[int, int], int],
     expected: list[int],
 ) -> tuple[tuple[Any, ...], Any] | None:
-    """Inputs with other sizes, and the network's result; None where it does not take them."""
+    """Inputs with other sizes, and the network's result; None if it does not accept them."""
     leaves, spec = tree_flatten(inputs)
     batches = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}
     batch = any(dim == 0 for _, dim in sizes)
@@ -87,9 +86,9 @@ def _taken(
     other = tree_unflatten(leaves, spec)
     try:
         result = run(*_copied(other))
-    except Exception:  # whatever a network raises on a size that it does not take
+    except Exception:  # a network may raise anything on a size that it does not accept
         return None
-    # A larger image that counts as several: view(-1, 400) takes it by chance.
+    # A larger image that counts as several: view(-1, 400) accepts it by chance.
     pairs = zip(expected, _leading(result), strict=False)
     mixed = any(before in batches and before != after for before, after in pairs)
     return None if mixed and not batch else (other, result)

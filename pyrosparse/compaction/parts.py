@@ -1,4 +1,4 @@
-"""The modules that a compact network has and its original had not."""
+"""Modules that occur only in compact networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyrosparse.lifting.input_gate import InputGate
 
 
 class Gain(nn.Module):
-    """Features times fixed gains, where no layer's weights can take them in.
+    """Features times fixed gains, for gains that no layer's weights can absorb.
 
     x: (..., features, ...) with the features in dimension ``dim``; gain: (features,).
 
@@ -29,15 +29,15 @@ class Gain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = x.transpose(self.dim, -1)
-        # Expanded, as one feature would be spread over all gains without a word.
+        # Expanded, because a single feature would silently broadcast over all gains.
         return (features * self.gain.expand_as(features)).transpose(self.dim, -1)
 
 
 class Gained(nn.Module):
-    """A module between gains that its own weights cannot take in.
+    """A module between gains that its own weights cannot absorb.
 
     entering: applied one after another to the first argument (or to ``input``); leaving: to the
-    result. Whoever reads another attribute reads the module's: its weight, its number of features.
+    result. All other attributes are the module's: its weight, its number of features.
 
     >>> gain = Gain(torch.tensor([2.0, 0.0]), dim=-1)
     >>> gained = Gained(nn.Tanh(), [gain], [gain])
@@ -67,7 +67,7 @@ class Gained(nn.Module):
 
 
 class Entering:
-    """A forward pre-hook, for ``with_kwargs=True``: a module applied to what enters another.
+    """A forward pre-hook, for ``with_kwargs=True``: applies a module to the input of another.
 
     >>> layer = nn.Identity()
     >>> hook = Entering(Gain(torch.tensor([2.0]), dim=-1))
@@ -93,7 +93,7 @@ def enter(
 
 
 class Select(nn.Module):
-    """Some of the features, in their order.
+    """A selection of the features, in their order.
 
     x: (..., features, ...) -> (..., len(index), ...), in dimension ``dim``.
 
@@ -116,16 +116,16 @@ class Select(nn.Module):
 
 
 class Scatter(nn.Module):
-    r"""A sum whose operands have different features, plus what the constant features add.
+    r"""A sum whose operands have different features, plus the values of the constant features.
 
     .. math:: y_j = c_j + \sum_k x_{k, i} \quad \text{where feature } j \text{ is the } i
               \text{-th of operand } k
 
     operands:  tensors (..., features_k, ...) that agree in all dimensions but ``dim``.
-    indices:   one per operand, (features_k,), the places in the sum, or None for all of them.
+    indices:   one per operand, (features_k,), the positions in the sum, or None for all of them.
     constant:  (features,), or None for zeros.
-    broadcast: whether operands may be 1 long in the other dimensions, as positions are that are
-               the same for every datum.
+    broadcast: whether operands may have length 1 in the other dimensions, as positions that are
+               the same for every datum have.
 
     >>> join = Scatter(3, [torch.tensor([0, 2]), None], None, dim=1)
     >>> join(torch.ones(1, 2), torch.ones(1, 3))
@@ -151,7 +151,7 @@ class Scatter(nn.Module):
 
     @property
     def indices(self) -> list[Tensor | None]:
-        """The places of each operand's features in the sum."""
+        """The positions of each operand's features in the sum."""
         return [getattr(self, f"index{number}") for number in range(self.count)]
 
     def forward(self, *operands: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Scatter(nn.Module):
 
 
 class ReducedLayerNorm(nn.Module):
-    r"""Layer normalisation over D features of which only some are there: the rest is constant.
+    r"""Layer normalisation over D features of which some were removed: these are constant.
 
     .. math:: m = \frac{1}{D} \Big(\sum_i x_i + \sum_r c_r\Big), \qquad
               v = \frac{1}{D} \Big(\sum_i (x_i - m)^2 + \sum_r (c_r - m)^2\Big)

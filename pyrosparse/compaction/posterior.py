@@ -1,4 +1,4 @@
-"""A compact network that keeps its posterior: the guide on what is left of every target."""
+"""A compact network that keeps its posterior: a guide on the remaining elements of every target."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def compact_posterior(
     example: Tensor | Sequence[Any] | None,
     at_least: int | None,
 ) -> Lifted:
-    """A smaller lifted network whose draws have the law of those of the frozen one.
+    """A smaller lifted network whose draws have the distribution of those of the frozen one.
 
-    Takes and raises what ``compact`` does.
+    Arguments and errors as for ``compact``.
 
     >>> import pyrosparse as ps
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
@@ -37,7 +37,7 @@ def compact_posterior(
     >>> small.net.get_submodule("0"), small.targets[0].shape
     (Linear(in_features=4, out_features=2, bias=True), (2,))
     """
-    # A copy is frozen, so that what goes costs no KL and what stays knows what is zero.
+    # A copy is frozen: cut elements then cost no KL, and the remaining ones have their masks.
     whole = copy.deepcopy(bnn)
     whole.freeze(masks)
     inputs = arguments_of(whole.net, example)
@@ -63,12 +63,12 @@ def compact_posterior(
 
 
 def part_of(whole: Contents, made: Cut) -> tuple[Contents, dict[str, Tensor]]:
-    """The contents of a lifted network for a cut of its network, and where the elements of their
-    tensors lie in the whole's, by the names that both have in a lifted network's state dict.
+    """The contents of a lifted network for a cut of its network, and the positions of the elements
+    of their tensors in those of the whole network, by their names in a lifted network's state dict.
 
-    Targets of which nothing is left are in it no more.
+    Targets without remaining elements are left out.
 
-    Raises ValueError where a method cannot say what the posterior of a part is.
+    Raises ValueError if a method cannot give the posterior of a part.
     """
     parts, masks = [], {}
     positions = {f"net.{key}": value for key, value in made.positions.items()}
@@ -95,7 +95,7 @@ def part_of(whole: Contents, made: Cut) -> tuple[Contents, dict[str, Tensor]]:
 
 
 def features_of(made: Cut, entry: Entry) -> Tensor | None:
-    """The positions of what is left of a target; None where it is gone."""
+    """The positions of the remaining elements of a target; None if it was removed."""
     target = entry.target
     if target.kind == "weight":
         return made.positions.get(target.name)
@@ -107,8 +107,8 @@ def features_of(made: Cut, entry: Entry) -> Tensor | None:
 
 
 def unreached(made: Cut, entries: Iterable[Entry]) -> list[str]:
-    """The targets of which a cut leaves nothing, by name: of a cut of nothing, those that the
-    network does not use."""
+    """The names of the targets without remaining elements after a cut; after a cut of nothing,
+    those of the targets that the network does not use."""
     return [entry.target.key for entry in entries if features_of(made, entry) is None]
 
 
@@ -116,7 +116,7 @@ def check_draws(whole: Lifted, small: Lifted, made: Cut, inputs: tuple[Any, ...]
     """The largest difference of the outputs of two lifted networks at the same draws, on an
     example, as a fraction of the largest output.
 
-    Where a method draws more than its sites, its gates and weights are at their means given these.
+    If a method draws more than its sites, its gates and weights are at their means given the sites.
 
     Raises CompactionError beyond 1e-5 (1e-9 in float64).
     """
@@ -156,7 +156,7 @@ def _own_randomness(bnn: Lifted) -> Iterator[None]:
 
 
 def _part(whole: Lifted, made: Cut, site: str, value: Tensor) -> Tensor:
-    """What is left of the draw of a site."""
+    """The remaining elements of the draw of a site."""
     for entry in whole.guide.entries:
         target = entry.target
         if site == target.site or site.startswith(f"{target.site}."):

@@ -1,4 +1,4 @@
-"""Which layers have weights that the network uses in other places than the layer's own call."""
+"""Layers whose weights the network also uses outside the layer's own call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_elsewhere(net: nn.Module, inputs: tuple[Any, ...]) -> set[str]:
     """The modules that a network calls and whose own parameters it also reads outside these calls,
     as ``F.linear(x, self.layer.weight)`` does: a gain in these parameters would act there too.
 
-    inputs: what the network is called with, one mapping for keyword arguments; it is run once, in
+    inputs: the inputs of the network, one mapping for keyword arguments; it is run once, in
             evaluation mode.
 
     >>> class Tied(nn.Module):

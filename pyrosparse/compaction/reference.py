@@ -1,4 +1,4 @@
-"""What a compact network is compared with: the masked network by its definition."""
+"""The reference for a compact network: the masked network by its definition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def reference(
 
     It computes what ``Lifted.mean_forward`` does once the masks are frozen.
 
-    masks, gates: as ``masked`` takes them.
+    masks, gates: as for ``masked``.
 
     Raises ValueError as ``masked`` does.
 
@@ -48,7 +48,7 @@ def reference(
     hung += gains_of(net, others, gates).items()
     for name in {key.rpartition(".")[0] for key, _ in hung}:
         if (attention := attention_of(net, name)) is not None:
-            Projecting(attention)  # so that what is hung on its projection acts
+            Projecting(attention)  # so that hooks on its projection act
     for key, gate in hung:
         name, _, kind = key.rpartition(".")
         if kind == "input":

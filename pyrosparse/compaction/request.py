@@ -1,4 +1,4 @@
-"""What is asked of a compaction, in one piece, as both of its ways take it."""
+"""A request for a compaction, as both ways of cutting receive it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Request(Generic[Network]):
-    """A network, what goes of it, and what is to be left.
+    """A network, the masks that say what to remove, and the limits on the result.
 
-    net:      it is left as it is.
+    net:      the network; it does not change.
     expected: the masked network, by its definition: what the compact one must compute.
-    inputs:   what both are called with; one mapping for keyword arguments.
-    masks, gates, at_least, round_to: as ``compact`` takes them; round_to a number.
+    inputs:   the inputs of both; one mapping for keyword arguments.
+    masks, gates, at_least, round_to: as for ``compact``; round_to is a number.
     """
 
     net: Network
@@ -42,9 +42,9 @@ class Request(Generic[Network]):
         at_least: int | None = None,
         round_to: int = 1,
     ) -> Request[Network]:
-        """A request in the words of ``compact``.
+        """A request from the arguments of ``compact``.
 
-        Raises ValueError as ``compact`` does where masks do not fit or no example is found.
+        Raises ValueError as ``compact`` does if masks do not fit or no example is found.
 
         >>> Request.of(nn.Linear(3, 2)).inputs[0].shape
         torch.Size([2, 3])
@@ -57,9 +57,9 @@ class Request(Generic[Network]):
 def arguments_of(
     net: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any] | None
 ) -> tuple[Any, ...]:
-    """What a network is called with: the example, or what can be guessed.
+    """The inputs of a network: the example, or a guess.
 
-    Raises ValueError where nothing can."""
+    Raises ValueError if no guess works."""
     if example is not None:
         if isinstance(example, Mapping):
             return (dict(example),)

@@ -1,4 +1,4 @@
-"""Which units of a layer are which input features of another."""
+"""Ties between layers: which unit of a layer is which input feature of another."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Tie:
     """The units of one layer that another layer reads.
 
     producer, consumer: names of dense or convolutional layers.
-    units: int64, (input features of the consumer,): the producer's unit that each comes from, -1
-           where it comes from elsewhere, or from several.
+    units: int64, (input features of the consumer,): the producer's unit of each feature, -1 if it
+           comes from elsewhere, or from several units.
 
     >>> Tie("fc1", "fc2", torch.tensor([0, 1, -1])).units.max()
     tensor(1)
@@ -44,17 +44,17 @@ class Tie:
 def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     """Find which input features of each layer vanish with which unit of another.
 
-    Between the two there may be activations, normalisations, pools and changes of shape. A feature
-    that more than one unit reaches (through a residual sum, say) is tied to none; neither are those
-    of grouped transposed convolutions.
+    Between the two layers there may be activations, normalisations, pools and changes of shape. A
+    feature that depends on more than one unit (through a residual sum, for example) is not tied;
+    neither are features of grouped transposed convolutions.
 
-    What is constant is carried through the network once; with units of a layer silent, only as far
-    as that makes a difference.
+    Constant features are propagated once through the network; with units of a layer silent, only as
+    far as that makes a difference.
 
-    net:    any module that torch.fx can trace; it is left as it is.
-    inputs: what the network is called with.
+    net:    any module that torch.fx can trace; it does not change.
+    inputs: the inputs of the network.
 
-    Raises ValueError where the network cannot be traced.
+    Raises ValueError if the network cannot be traced.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
     >>> (tie,) = unit_ties(net, (torch.ones(1, 1, 4, 4),))
@@ -77,8 +77,8 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
         count = len(flow.features[producer.node].constant)
         codes = torch.arange(count)
         units: dict[fx.Node, Tensor] = {}
-        # A unit is known by the digits of its number: each is asked for with a half of the units
-        # silent, and then with the other half.
+        # The bits of its number identify a unit: for each bit, one half of the units is silent,
+        # and then the other half.
         for digit in range(max(1, (count - 1).bit_length())):
             one = (codes >> digit) & 1 == 1
             with_one = _without(producer, one, rules, flow)
@@ -105,8 +105,8 @@ def _constant_inputs(layer: Mixing, flow: Flow) -> Tensor:
 def _without(
     producer: Mixing, silent: Tensor, rules: Mapping[fx.Node, Rule], flow: Flow
 ) -> dict[fx.Node, Tensor]:
-    """The constant inputs of the layers that it makes a difference to if some units of a layer had
-    no weights. The flow is left as it is.
+    """The constant inputs of the layers for which it makes a difference if some units of a layer
+    have no weights. The flow does not change.
 
     silent: bool, (units,).
     """

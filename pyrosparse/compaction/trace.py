@@ -1,4 +1,4 @@
-"""A network as a graph of operations that write nowhere, and the shapes of its tensors."""
+"""A network as a graph of operations that do not write in place, and the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class TraceError(ValueError):
 def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
     """The graph of a network; a submodule that torch.fx cannot trace stays one operation.
 
-    The network's modules are changed: what wrote in place no longer does.
+    The network's modules are changed: operations no longer write in place.
 
-    arguments: how many arguments the network is called with; the others have their defaults.
+    arguments: the number of arguments in a call of the network; the others have their defaults.
 
-    Raises TraceError, a ValueError, where the network's own ``forward`` cannot be traced;
-    ValueError where it is not all of it.
+    Raises TraceError, a ValueError, if the network's own ``forward`` cannot be traced; ValueError
+    if the network has hooks or a patched ``forward``.
 
     >>> [node.op for node in trace(nn.Sequential(nn.ReLU(inplace=True))).nodes]
     ['placeholder', 'call_module', 'output']
@@ -81,19 +81,19 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
 
 
 def shapes(net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> dict[fx.Node, torch.Size]:
-    """The shape of every tensor in the graph when the network is run on an example."""
+    """The shape of every tensor in the graph for an example."""
     run = _Shapes(fx.GraphModule(net, graph))
     with torch.no_grad():
         run.run(*example)
-    # GraphModule copies the graph: names tell which node is which.
+    # GraphModule copies the graph: names identify the nodes.
     return {node: run.found[node.name] for node in graph.nodes if node.name in run.found}
 
 
 class _Tracer(fx.Tracer):
-    """Goes into modules as far as it can.
+    """Traces into modules as far as possible.
 
-    Buffers are numbers of the program, unless that does not work: a mask that is cut to the length
-    of a sequence can be traced only as an operand.
+    Buffers are constants of the program, unless that does not work: a mask that is cut to the
+    length of a sequence can be traced only as an operand.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class _Tracer(fx.Tracer):
         self._proxies: dict[str, Any] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # Hooks are not traced: they may do more than compute, such as record what passes.
+        # Hooks are not traced: they may have side effects, such as recording activations.
         whole = isinstance(m, PARTS) or type(m) in REGISTERED or has_hooks(m)
         return whole or super().is_leaf_module(m, module_qualified_name)
 
@@ -119,7 +119,7 @@ class _Tracer(fx.Tracer):
             try:
                 return super().call_module(m, forward, args, kwargs)
             except Exception:
-                # Whatever a foreign forward raises on proxies: the module stays one operation.
+                # A foreign forward may raise anything on proxies: the module stays one operation.
                 self._forget({node for node in self.graph.nodes if node not in before})
                 self.module_stack = stack.copy()
             finally:
@@ -151,17 +151,17 @@ class _Shapes(fx.Interpreter):
 
 
 def _write_nowhere(graph: fx.Graph, net: nn.Module) -> None:
-    """Turn operations that write in place into those that do not.
+    """Replace operations that write in place by operations that do not.
 
-    After such an operation its operand *is* its result, so later readers of the one read the
-    other. Left in place, it could write over a tensor that the compact graph shares.
+    After an operation in place its operand *is* its result, so later readers of the operand read
+    the result. Otherwise it could overwrite a tensor that the compact graph shares.
     """
     for node in list(graph.nodes):
         if not node.args or not isinstance(node.args[0], fx.Node):
             continue
         module = net.get_submodule(node.target) if node.op == "call_module" else None
         if module is not None and getattr(module, "inplace", False) is True:
-            pass  # switched off below: another call of it must still be seen as in place
+            pass  # disabled below: another call of it must still be recognised as in place
         elif node.op == "call_function" and node.target in _IN_PLACE:
             node.target = _IN_PLACE[node.target]
         elif node.op != "call_module" and node.kwargs.get("inplace") is True:
