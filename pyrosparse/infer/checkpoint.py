@@ -120,7 +120,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn exceptions that a damaged checkpoint causes in the block into a CheckpointError.
+    """Raise CheckpointError for any exception that a damaged checkpoint causes in the block.
 
     >>> with reading("a.safetensors"):
     ...     {}["settings"]

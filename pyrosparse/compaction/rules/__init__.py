@@ -1,4 +1,4 @@
-"""Which rule each operation has; an operation that has none is a barrier."""
+"""The rule of each operation; an operation without a rule is a barrier."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
 def find(
     graph: fx.Graph, net: nn.Module, layers_only: bool = False
 ) -> tuple[dict[fx.Node, Rule], dict[fx.Node, str]]:
-    """The rule of every node, and of those that have none why they are barriers.
+    """The rule of every node, and for nodes without one the reason why they are barriers.
 
     layers_only: whether every function and method is a barrier.
     """
@@ -160,7 +160,7 @@ def find(
 
 
 def learn_node(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
-    """The rule of a node whose operands are known, and what is known of its result."""
+    """The rule of a node whose operands are known, and the features of its result."""
     node = rule.node
     write_as_slice(flow, node)
     if write_own_numbers(flow, node) and rule.module is None and type(rule) is not Rule:
@@ -188,7 +188,7 @@ def _rule_of_call(node: fx.Node) -> type[Rule] | None:
 
 
 def _uses(graph: fx.Graph, net: nn.Module) -> Counter[int]:
-    """In how many places of the graph each parameter and buffer is used."""
+    """The number of places in the graph that use each parameter and buffer."""
     uses: Counter[int] = Counter()
     for node in graph.nodes:
         if node.op == "call_module":

@@ -1,4 +1,4 @@
-"""Attention of several heads, as one function or written out with products and a softmax."""
+"""Attention with several heads, as one function or written out with products and a softmax."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ScaledDotProduct(HeadsRule):
     .. math:: y_{thd} = \sum_s p_{tsh} v_{shd}, \qquad
               p_{tsh} = \mathrm{softmax}_s \Big( c \sum_d q_{thd} k_{shd} \Big)
 
-    A head goes where nobody needs its result. A feature of its values is constant in the result
-    where it is constant, because the weights sum to 1; with a mask only where it is zero, because
-    rows that see nothing are zero. A feature of queries and keys goes where the query is zero, or
-    the key is constant: that adds the same to the scores of all keys. All heads keep equally many
+    A head is cut if its result is not wanted. A constant feature of the values is constant in the
+    result, because the weights sum to 1; with a mask only if it is zero, because rows that see
+    nothing are zero. A feature of queries and keys is cut if the query is zero, or the key is
+    constant: that adds the same to the scores of all keys. All heads keep the same number of
     features.
     """
 
@@ -85,13 +85,13 @@ class ScaledDotProduct(HeadsRule):
             mask = flow.take(self.mask, self.mask_dim, self.kept)
         elif self.mask is not None:
             mask = flow.new[self.mask]
-        # The default divides by the root of the number of features, which are now fewer.
+        # The default divides by the root of the number of features, which is now smaller.
         scale = flow.heads[query].sizes[1] ** -0.5 if self.scale is None else self.scale
         given = {"attn_mask": mask, "is_causal": self.causal, "scale": scale}
         return flow.graph.call_function(F.scaled_dot_product_attention, operands, given)
 
     def _mask_dim(self, flow: Flow) -> int | None:
-        """The dimension of the mask that holds the heads, None where one serves for all."""
+        """The dimension of the mask that indexes the heads, None if one mask serves for all."""
         if self.mask is None:
             return None
         q = flow.heads[self.operands[0]]
@@ -101,11 +101,11 @@ class ScaledDotProduct(HeadsRule):
 
 
 class MatrixProduct(Rule):
-    """The two products of attention that is written out; other products of matrices are barriers.
+    """The two products of written-out attention; other products of matrices are barriers.
 
-    Queries times transposed keys give the scores, whose heads are features like others; those,
-    after a softmax, times the values give the result. A head goes where nobody needs it. All heads
-    keep equally many features.
+    Queries times transposed keys give the scores, whose heads are features like others; scores
+    after a softmax, times the values, give the result. A head is cut if its result is not wanted.
+    All heads keep the same number of features.
     """
 
     def learn(self, flow: Flow) -> Features | Heads | None:
@@ -235,7 +235,7 @@ def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
 
 
 def _products(kept: Tensor, q: Heads, used: Tensor) -> Tensor:
-    """The features of queries and keys that the heads which are kept multiply."""
+    """The features of queries and keys that the remaining heads multiply."""
     used = used.view(q.sizes) & kept[:, None]
     count = max(int(used.sum(1).max()), 1)
     return (level(used.int(), count) & kept[:, None]).flatten()

@@ -1,4 +1,4 @@
-"""Which dimensions of tensors always have one size, and whose sizes are the network's own."""
+"""Dimensions of tensors that always have the same size, and sizes that the network fixes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Dimension = tuple[fx.Node, int]
 
 
 class Dimensions:
-    """Classes of dimensions that have the same size whatever the network is called with.
+    """Classes of dimensions that have the same size for every input of the network.
 
-    A class is the network's *own* where its size is one number for every input, as the width of a
-    layer is. What is not known to be so depends on the input.
+    A class is the network's *own* if its size is the same number for every input, as the width of a
+    layer is. All other sizes are assumed to depend on the input.
 
     >>> graph = fx.Graph()
     >>> x, y = graph.placeholder("x"), graph.placeholder("y")
@@ -34,11 +34,11 @@ class Dimensions:
         while first in self._parents:
             first = self._parents[first]
         if first != dimension:
-            self._parents[dimension] = first  # a shorter way the next time
+            self._parents[dimension] = first  # a shorter path the next time
         return first
 
     def join(self, one: Dimension, other: Dimension) -> None:
-        """Note that two dimensions have the same size."""
+        """Record that two dimensions have the same size."""
         first, second = self._first(one), self._first(other)
         if first != second:
             self._parents[second] = first
@@ -48,15 +48,15 @@ class Dimensions:
                 self._limits.setdefault(first, self._limits[second])
 
     def fix(self, *dimensions: Dimension) -> None:
-        """Note that the network takes and makes only one size there."""
+        """Record that the network accepts and produces only one size there."""
         self._own.update(self._first(dimension) for dimension in dimensions)
 
     def limit(self, dimension: Dimension, other: Dimension) -> None:
-        """Note that a dimension was cut to the size of another, of a length that is not 1."""
+        """Record that a dimension was cut to the size of another, whose length is not 1."""
         self._limits[self._first(dimension)] = other
 
     def within(self, dimension: Dimension, other: Dimension) -> bool:
-        """Whether a dimension was cut to the size of the other: together they have the other's."""
+        """Whether a dimension was cut to the size of the other: together they have that size."""
         limit = self._limits.get(self._first(dimension))
         return limit is not None and self.same(limit, other)
 
@@ -69,5 +69,5 @@ class Dimensions:
         return all(self._first((node, dim)) in self._own for dim in dims)
 
     def all_own(self, dimensions: Iterable[Dimension]) -> bool:
-        """Whether the sizes of all of them are the network's own."""
+        """Whether the sizes of all these dimensions are the network's own."""
         return all(self._first(dimension) in self._own for dimension in dimensions)

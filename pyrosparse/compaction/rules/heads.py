@@ -1,4 +1,4 @@
-"""Heads: the features of a tensor divided among several dimensions, and operations on those."""
+"""Heads: features of a tensor in several dimensions, and operations on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyrosparse.compaction.rules.sizes import given_sizes, keeps_leading
 
 
 def with_heads(rule: Rule, flow: Flow) -> Rule:
-    """The rule for an operation whose operand has heads, or gets them; else the one given."""
+    """The rule for an operation if its operand has heads, or gets them; else the given rule."""
     node = rule.node
     source = node.args[0] if node.args else None
     if type(rule) is Flatten and source in flow.features and _more_dimensions(flow, node):
@@ -28,12 +28,12 @@ def with_heads(rule: Rule, flow: Flow) -> Rule:
 
 
 def take_heads(flow: Flow, node: fx.Node, mask: Tensor) -> fx.Node:
-    """The new node that has exactly these elements of a tensor's heads, all of them wanted."""
+    """The new node with exactly these elements of a tensor's heads, all of them wanted."""
     return narrow_heads(flow, node, flow.new[node], flow.wanted[node], mask)
 
 
 def narrow_heads(flow: Flow, node: fx.Node, new: fx.Node, present: Tensor, mask: Tensor) -> fx.Node:
-    """Select, of the elements of a tensor's heads that are present in a new node, some."""
+    """Select some of the elements of a tensor's heads that are present in a new node."""
     if torch.equal(present, mask):
         return new
     known = flow.heads[node]
@@ -48,13 +48,13 @@ def narrow_heads(flow: Flow, node: fx.Node, new: fx.Node, present: Tensor, mask:
 
 
 class HeadsRule(Rule):
-    """An operation whose result has heads: of what is left, all have equally many features."""
+    """An operation whose result has heads: all remaining heads have the same number of features."""
 
     def learn(self, flow: Flow) -> Heads | None:
         raise NotImplementedError
 
     def wanted(self, flow: Flow) -> Tensor:
-        """What is wanted of the result, and what makes of it whole heads of one size."""
+        """The wanted features of the result, and those that complete them to heads of one size."""
         wanted = regular(flow.wanted[self.node], flow.heads[self.node].sizes)
         flow.spare[self.node] += int((wanted & ~flow.wanted[self.node]).sum())
         flow.wanted[self.node] = wanted
@@ -126,7 +126,7 @@ class Merge(Rule):
 
 
 class PointwiseHeads(HeadsRule):
-    """What leaves every element as it is: dropout in evaluation, ``contiguous``."""
+    """Operations that change no element: dropout in evaluation mode, ``contiguous``."""
 
     def learn(self, flow: Flow) -> Heads | None:
         return flow.heads[self.source]
@@ -141,7 +141,7 @@ class PointwiseHeads(HeadsRule):
 
 
 class ElementwiseHeads(PointwiseHeads):
-    """The same function of every element, a scaling by a number above all."""
+    """The same function of every element, usually a scaling by a number."""
 
     def learn(self, flow: Flow) -> Heads | None:
         if self.node.all_input_nodes != [self.source]:
@@ -162,9 +162,9 @@ class PermutedHeads(PointwiseHeads):
 
 
 class PartOfHeads(HeadsRule):
-    """Indexing with slices and numbers, in one of the dimensions of the heads at most.
+    """Indexing with slices and numbers, in at most one of the dimensions of the heads.
 
-    So queries, keys and values are taken apart: (3, N, heads, T, features)[0] -> (N, heads, ...).
+    It separates queries, keys and values: (3, N, heads, T, features)[0] -> (N, heads, ...).
     """
 
     def learn(self, flow: Flow) -> Heads | None:
@@ -207,20 +207,20 @@ class PartOfHeads(HeadsRule):
                 dim = x.dims[self.at]
                 index[dim] = 0 if isinstance(index[dim], int) else slice(None)
             return flow.graph.call_function(operator.getitem, (operand, tuple(index)))
-        # The whole part, and of it what is wanted: mostly all, and nothing need be copied.
+        # Take the whole part, and select from it: usually it is all wanted, and needs no copy.
         index[x.dims[self.at or 0]] = where
         part = flow.graph.call_function(operator.getitem, (flow.new[self.source], tuple(index)))
         wanted = flow.wanted[self.node]
         return narrow_heads(flow, self.node, part, present[self.places], wanted)
 
     def _where(self, x: Heads, present: Tensor) -> int | slice | None:
-        """Where the part stands in what is present, if that is the same place in every head."""
+        """The position of the part among the present elements, if it is the same in every head."""
         assert self.at is not None
         given, size = self.index[x.dims[self.at]], x.sizes[self.at]
         places = torch.arange(size)[given].reshape(-1)
         if len(places) != places[-1] - places[0] + 1:
             return None
-        # (heads, members): those above this dimension, and what is present in it of each.
+        # (heads, members): those above this dimension, and the present elements of each.
         members = present.view(*x.sizes, 1).flatten(self.at + 1).any(-1).reshape(-1, size)
         members = members[members.any(1)]
         starts, counts = members[:, : places[0]].sum(1), members[:, places].sum(1)

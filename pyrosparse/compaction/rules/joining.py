@@ -28,7 +28,7 @@ class Together(Rule):
         self.dim = dims.pop()
         places = {x: dim for x in operands if (dim := self._dim(flow, x)) is not None}
         known = [x for x in places if x in flow.features and flow.features[x].dim == places[x]]
-        # One feature is spread over as many positions as the other operand has for this input.
+        # One feature is repeated as often as the other operand has positions for this input.
         spread = shape[self.dim] == 1 and not all(is_own(flow, x, places[x]) for x in places)
         if spread or not known:
             return None
@@ -36,7 +36,7 @@ class Together(Rule):
         return self.combine(first, second)
 
     def combine(self, first: Features, second: Features) -> Features:
-        """What is known of the result."""
+        """The features of the result, from those of the operands."""
         target = self.node.target
         function = getattr(Tensor, target) if isinstance(target, str) else target
         assert callable(function)
@@ -63,7 +63,7 @@ class Together(Rule):
         return flow.copy(self.node, operands)
 
     def _dim(self, flow: Flow, operand: fx.Node) -> int | None:
-        """The operand's dimension that holds the features, None where one serves for all."""
+        """The operand's dimension that indexes the features, None if one number serves for all."""
         shape = flow.shapes[operand]
         dim = self.dim - len(flow.shapes[self.node]) + len(shape)
         features = flow.shapes[self.node][self.dim]
@@ -78,7 +78,7 @@ class Together(Rule):
 
 
 class Product(Together):
-    """A product of two tensors: zero where one of them is."""
+    """A product of two tensors: zero if one of them is."""
 
     def combine(self, first: Features, second: Features) -> Features:
         zero = (first.constant & (first.value == 0)) | (second.constant & (second.value == 0))
@@ -87,10 +87,10 @@ class Product(Together):
 
 
 class Sum(Together):
-    """A sum of two tensors: an operand brings only the features that vary in it.
+    """A sum of two tensors: each operand contributes only the features that vary in it.
 
-    Where the operands then have different features, they are added at their places in the sum, and
-    what is constant is added as a number.
+    If the operands then have different features, they are added at their positions in the sum, and
+    the constants are added as numbers.
     """
 
     def learn(self, flow: Flow) -> Features | None:
@@ -120,7 +120,7 @@ class Sum(Together):
 
 
 class Scattered(Rule):
-    """The sum that ``Sum`` has left in a network that is compacted again."""
+    """The sum that ``Sum`` made in a network that is compacted again."""
 
     module: Scatter
 
@@ -148,7 +148,7 @@ class Scattered(Rule):
 
 
 class _Terms:
-    """Operands, each with the places of its features in their sum, and a number for every place."""
+    """Operands with the positions of their features in the sum, and a number for each position."""
 
     def __init__(
         self, operands: list[fx.Node], places: list[Tensor], number: Tensor, dim: int
@@ -172,8 +172,8 @@ class _Terms:
             varies = ~flow.read(operand, self.dim).constant
             here = wanted[places]
             self.takes.append(_at_least(varies & here, here, flow.at_least))
-        # All of it may be constant, or come from parameters, and yet be read: some tensor must be
-        # there to add to, and those that have a batch must be, for others may have none.
+        # A wanted sum may be constant, or come from parameters: some tensor must remain to which
+        # the numbers are added, and it must have the batch, which other tensors may not have.
         some = [n for n, places in enumerate(self.places) if wanted[places].any()]
         some = some or [n for n, places in enumerate(self.places) if len(places)]
         for n in sorted(some, key=lambda n: -len(flow.inputs[self.operands[n]])):
@@ -185,7 +185,7 @@ class _Terms:
             flow.want(operand, self.dim, mask)
 
     def rewrite(self, flow: Flow, wanted: Tensor) -> tuple[list[fx.Node], Scatter | None]:
-        """The new operands, and what joins them; None for a sum of all features of all operands."""
+        """The new operands, and the module that joins them; None for a sum of all features."""
         number = self.number.double()
         operands, indices = [], []
         new_places = wanted.cumsum(0) - 1
@@ -213,12 +213,12 @@ class _Terms:
         return flow.from_end(self.operands[0], self.dim)
 
     def _covered(self, flow: Flow, n: int, others: list[int]) -> bool:
-        """Whether other operands are as large as an operand is, whatever the input."""
+        """Whether other operands are at least as large as an operand, for every input."""
         operand, rest = self.operands[n], [self.operands[m] for m in others]
         if not flow.inputs[operand] <= set().union(*(flow.inputs[x] for x in rest)):
             return False
         dims = [dim for dim in range(len(flow.shapes[operand])) if dim != self.dim]
-        # What is 1 long in each may be so in this example alone.
+        # A dimension of length 1 in all of them may be so only in this example.
         return all(
             flow.shapes[operand][dim] != 1
             or flow.dimensions.own(operand, dim)
@@ -228,7 +228,7 @@ class _Terms:
 
 
 class Concatenation(Rule):
-    """Tensors side by side along their features."""
+    """Tensors concatenated along their features."""
 
     def learn(self, flow: Flow) -> Features | None:
         given = arguments(self.node, tensors=None, dim=0)
@@ -260,7 +260,7 @@ class Concatenation(Rule):
 
 
 def _at_least(mask: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """The mask, with the first of other candidates where it has fewer than ``count``."""
+    """The mask; if it has fewer than ``count`` elements, with the first of the candidates."""
     missing = max(count - int(mask.sum()), 0)
     others = (candidates & ~mask).nonzero().flatten()[:missing]
     return mask.index_fill(0, others, True)

@@ -1,4 +1,4 @@
-"""What each operation says of sizes: which dimensions it keeps, and which are its own."""
+"""The effect of each operation on sizes: dimensions that it keeps, and sizes that it fixes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pyrosparse.compaction.rules.sizes import given_sizes, number, read_size
 
 
 def note_dimensions(rules: Mapping[fx.Node, Rule], flow: Flow) -> None:
-    """Fill ``flow.dimensions``; an operation that is not known here says nothing of its result."""
-    for _ in range(2):  # what a later layer says of a size can tell more of what comes before
+    """Fill ``flow.dimensions``; an operation without an entry here says nothing of its result."""
+    for _ in range(2):  # the size that a later layer needs can determine earlier ones
         for node, rule in rules.items():
             if node in flow.shapes:
                 _note(rule, flow)
@@ -47,7 +47,7 @@ def _note(rule: Rule, flow: Flow) -> None:
 
 
 def _kept(rule: Rule, flow: Flow) -> None:
-    """Every dimension of the one operand."""
+    """Every dimension of the only operand."""
     node = rule.node
     tensors = [x for x in node.all_input_nodes if x in flow.shapes]
     if len(tensors) != 1 or len(flow.shapes[tensors[0]]) != len(flow.shapes[node]):
@@ -111,7 +111,7 @@ def _embedding(rule: Rule, flow: Flow) -> None:
 
 
 def _broadcast(rule: Rule, flow: Flow) -> None:
-    """Elementwise arithmetic: of the operands' sizes the one that is not 1."""
+    """Elementwise arithmetic: the operands' size that is not 1."""
     node, known = rule.node, flow.dimensions
     rank = len(flow.shapes[node])
     if isinstance(rule, attention.ScaledDotProduct):
@@ -171,7 +171,7 @@ def _flattened(rule: Rule, flow: Flow) -> None:
     if len(sizes) != len(flow.shapes[node]):
         return
     rest = [(source, dim) for dim in range(rank)]
-    open_ = []  # of the result
+    open_ = []  # dimensions of the result
     for dim, size in enumerate(sizes):
         if isinstance(number(flow, size), int) and size != -1:
             known.fix((node, dim))
@@ -183,7 +183,7 @@ def _flattened(rule: Rule, flow: Flow) -> None:
             rest.remove(same[0])
         elif not known.own(node, dim):
             open_.append((node, dim))
-    # As many elements before as after: what is left on both sides is equal.
+    # The number of elements does not change: the rest on both sides is equal.
     left = [place for place in rest if not known.own(*place)]
     if len(open_) == 1 and not left:
         known.fix(open_[0])
@@ -324,7 +324,7 @@ def _join(flow: Flow, node: fx.Node, places: Mapping[int, tuple[fx.Node, int]]) 
 
 
 def _follow(flow: Flow, node: fx.Node, source: fx.Node, new: Any, old: Any = None) -> None:
-    """Sizes of the result that are the network's own where those of the operand are."""
+    """Sizes of the result that are the network's own if those of the operand are."""
     for here, there in zip(new, old or new, strict=True):
         if flow.dimensions.own(source, there):
             flow.dimensions.fix((node, here))
@@ -338,7 +338,7 @@ def _call(node: fx.Node) -> Any:
     return node.args[0].target if isinstance(node.args[0], fx.Node) else None
 
 
-# Without a rule, and yet known to change no size.
+# Operations without a rule that are known to change no size.
 _ELEMENTWISE: tuple[Any, ...] = (
     "bool", "double", "eq", "float", "ge", "gt", "le", "logical_not", "long", "lt", "ne",
     operator.and_, operator.eq, operator.ge, operator.gt, operator.invert, operator.le,

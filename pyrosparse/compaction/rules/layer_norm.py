@@ -1,4 +1,4 @@
-"""Layer normalisation: every feature reads all of them, the constant ones as numbers."""
+"""Layer normalisation: every feature reads all features, the constant ones as numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pyrosparse.compaction.rules.rule import Features, Flow, Rule
 
 
 class LayerNorm(Rule):
-    """Layer normalisation over the last dimension; constant where gamma is zero.
+    """Layer normalisation over the last dimension; constant if gamma is zero.
 
-    Constant inputs need not be there: the divisor stays the original one, and they enter mean and
-    variance as numbers.
+    Constant inputs can be cut: the divisor stays the original one, and they enter mean and variance
+    as numbers.
     """
 
     module: nn.LayerNorm
@@ -31,7 +31,7 @@ class LayerNorm(Rule):
 
     def want(self, flow: Flow) -> None:
         x = flow.read(self.source, flow.features[self.node].dim)
-        # Features that are wanted are there themselves, constant or not.
+        # Wanted features must be present themselves, constant or not.
         self.inputs = ~x.constant | flow.wanted[self.node]
         flow.want(self.source, x.dim, self.inputs)
 
@@ -56,7 +56,7 @@ class LayerNorm(Rule):
 class RMSNorm(Rule):
     r"""Division by the root of the mean square over the last dimension.
 
-    Inputs that are zero need not be there: of d features, k that are left have
+    Inputs that are zero can be cut: if k of d features remain,
     :math:`\gamma' = \gamma \sqrt{d / k}` and :math:`\epsilon' = \epsilon\, d / k`.
     """
 

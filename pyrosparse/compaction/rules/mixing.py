@@ -12,17 +12,17 @@ from pyrosparse.compaction.rules.rule import Features, Flow, Rule, with_paramete
 
 
 class Mixing(Rule):
-    r"""Linear and convolutions, grouped and depthwise ones too.
+    r"""Linear layers and convolutions, also grouped and depthwise ones.
 
     .. math:: y_o = b_o + \sum_{i \text{ varies}} W_{oi} * x_i
               + \sum_{i \text{ constant}} W_{oi} * c_i
 
-    An output is constant where every input that its weights use is; constant inputs go into the
-    bias. Where there is zero padding a constant is not constant at the border: it is then carried
-    by one more input channel of ones, with the weights :math:`\sum_i c_i W_{oi}`.
+    An output is constant if every input with a nonzero weight is; constant inputs go into the bias.
+    With zero padding, a constant is not constant at the border: an additional input channel of
+    ones then carries it, with the weights :math:`\sum_i c_i W_{oi}`.
 
-    Groups must keep equally many inputs and outputs: one that would keep fewer keeps others of its
-    own, and groups without a wanted output go.
+    All groups must keep the same numbers of inputs and outputs: a group with fewer keeps additional
+    ones, and groups without a wanted output are cut.
     """
 
     module: nn.Linear
@@ -44,7 +44,7 @@ class Mixing(Rule):
         self.padded = self.transposed or _pads_with_zeros(module)
 
     def dim(self, flow: Flow) -> int:
-        """The dimension of the operand that holds the inputs."""
+        """The dimension of the operand that indexes the inputs."""
         if isinstance(self.module, nn.Linear):
             return len(flow.shapes[self.source]) - 1
         return 1
@@ -68,7 +68,7 @@ class Mixing(Rule):
         self.rows = level(wanted.int(), int(wanted.sum(1).max())) & active
         flow.wanted[self.node] = self.rows.flatten()
 
-        # What the bias, or the channel of ones, can stand for. That channel has no group to be in.
+        # The bias, or the channel of ones, replaces constant inputs. That channel has no group.
         foldable = x.constant & ((x.value == 0) | (groups == 1) | (not self.padded))
         varies = ~foldable.view(groups, inputs)
         used = (self.uses & self.rows.unsqueeze(2)).any(1) & varies
@@ -97,14 +97,14 @@ class Mixing(Rule):
         return flow.place(self.node, self._module(weight, bias), operand)
 
     def bias(self) -> Tensor:
-        """(outputs,) float64; zeros where there is none."""
+        """(outputs,) float64; zeros without a bias."""
         bias = self.module.bias
         if isinstance(bias, Tensor):
             return bias.detach().double().cpu()
         return torch.zeros(self.shape[0] * self.shape[1], dtype=torch.float64)
 
     def _shift(self, constants: Tensor) -> Tensor:
-        """What constant inputs add to every output, away from any border."""
+        """The sum that constant inputs add to every output, away from any border."""
         by_group = constants.view(self.groups, 1, -1)
         some = by_group.any(0).flatten()
         sums = self.flat[:, :, some].sum(3, dtype=torch.float64)
@@ -114,7 +114,7 @@ class Mixing(Rule):
         rows = self.rows.flatten()
         active = self.rows.any(1)
         each, kept = int(self.rows[active][0].sum()), int(self.columns[active][0].sum())
-        # The columns of each group by number, once for each of its rows.
+        # The column indices of each group, once for each of its rows.
         columns = self.columns[active].nonzero()[:, 1].view(-1, kept).repeat_interleave(each, dim=0)
         columns = columns.view(*columns.shape, *[1] * (self.weight.dim() - 2))
         device = self.weight.device

@@ -1,4 +1,4 @@
-"""A tensor taken to pieces along its features: ``chunk``, ``split``, ``unbind``."""
+"""A tensor split into pieces along its features: ``chunk``, ``split``, ``unbind``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALLS: dict[Any, str] = {
 def write_as_slice(flow: Flow, node: fx.Node) -> None:
     """Read a piece of a tensor from the tensor itself: ``x.chunk(2, 1)[1]`` is ``x[:, n // 2 :]``.
 
-    Only pieces along features, whose number is the network's own; others stay as they are.
+    Only for pieces along features whose number is the network's own; others do not change.
     """
     call = node.args[0] if node.target is operator.getitem else None
     if not isinstance(call, fx.Node) or call.target not in CALLS or not call.args:
@@ -47,7 +47,7 @@ def write_as_slice(flow: Flow, node: fx.Node) -> None:
 
 
 def _ends(kind: str, by: Any, total: int) -> list[int] | None:
-    """Where the pieces end, None where that is not known."""
+    """The ends of the pieces, None if unknown."""
     if kind == "unbind":
         return list(range(1, total + 1))
     if isinstance(by, (list, tuple)) and all(isinstance(size, int) for size in by):

@@ -1,4 +1,4 @@
-"""Operations in which every feature is on its own: activations, pools, batch normalisation."""
+"""Operations on each feature separately: activations, pools, batch normalisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyrosparse.lifting.input_gate import InputGate
 
 
 class Pointwise(Rule):
-    """Feature i of the result depends on feature i of the operand alone; here it is the same."""
+    """Feature i of the result depends only on feature i of the operand; here they are equal."""
 
     def learn(self, flow: Flow) -> Features | None:
         x = flow.features.get(self.source)
@@ -25,7 +25,7 @@ class Pointwise(Rule):
         return Features.of(x.dim, x.constant, self.apply(x.value))
 
     def apply(self, values: Tensor) -> Tensor:
-        """What becomes of constants: (features,) float64 -> (features,)."""
+        """The result for constants: (features,) float64 -> (features,)."""
         return values
 
     def want(self, flow: Flow) -> None:
@@ -55,7 +55,7 @@ class Elementwise(Pointwise):
 
 
 class Pool(Pointwise):
-    """Pooling over positions; a mean that counts padded zeros keeps no constant."""
+    """Pooling over positions; a mean that includes padded zeros keeps no constant."""
 
     def learn(self, flow: Flow) -> Features | None:
         x = super().learn(flow)
@@ -92,7 +92,7 @@ class Pool(Pointwise):
 
 
 class Parametric(Pointwise):
-    """One set of numbers a feature: batch normalisation in evaluation, PReLU, fixed gains."""
+    """One set of numbers for each feature: batch normalisation in evaluation, PReLU, gains."""
 
     def rewrite(self, flow: Flow) -> fx.Node:
         wanted = flow.wanted[self.node]
@@ -108,11 +108,11 @@ class Parametric(Pointwise):
 
 
 class BatchNorm(Parametric):
-    r"""Batch normalisation in evaluation mode; constant, too, where gamma is zero.
+    r"""Batch normalisation in evaluation mode; also constant if gamma is zero.
 
     .. math:: y = \gamma (x - \mu) / \sqrt{v + \epsilon} + \beta
 
-    Without running statistics only that makes a constant.
+    Without running statistics only gamma = 0 makes a feature constant.
     """
 
     module: nn.BatchNorm1d
@@ -146,7 +146,7 @@ class BatchNorm(Parametric):
 
 
 class PReLU(Parametric):
-    """x where it is positive, and a learned slope times x where it is not."""
+    """x if it is positive, and a learnt slope times x if it is not."""
 
     module: nn.PReLU
 
@@ -168,7 +168,7 @@ class PReLU(Parametric):
 
 
 class Gains(Parametric):
-    """Fixed gains; constant where they are zero."""
+    """Fixed gains; constant if they are zero."""
 
     module: Gain
 
@@ -182,7 +182,7 @@ class Gains(Parametric):
 
 
 class InputGates(Parametric):
-    """Gains that depend on the feature's own size; constant where they are zero."""
+    """Gains that depend on the feature's own value; constant if they are zero."""
 
     module: InputGate
 
@@ -203,7 +203,7 @@ class InputGates(Parametric):
 
 
 class GroupNorm(Rule):
-    """Group normalisation: reads all channels; constant where gamma is zero."""
+    """Group normalisation: reads all channels; constant if gamma is zero."""
 
     module: nn.GroupNorm
 

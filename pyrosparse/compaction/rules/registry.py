@@ -1,4 +1,4 @@
-"""Rules for layers of one's own."""
+"""Rules for your own layers."""
 
 from __future__ import annotations
 

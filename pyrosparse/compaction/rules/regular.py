@@ -1,4 +1,4 @@
-"""Masks whose groups keep equally many members: what groups of a convolution and heads need."""
+"""Masks whose groups keep the same number of members, for grouped convolutions and heads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def level(preference: Tensor, count: int) -> Tensor:
-    """In each row the ``count`` elements of the highest preference, the first of equal ones.
+    """In each row the ``count`` elements with the highest preference, the first if they are equal.
 
     >>> level(torch.tensor([[0, 1, 0], [1, 0, 1]]), 2)
     tensor([[ True,  True, False],
@@ -20,7 +20,7 @@ def level(preference: Tensor, count: int) -> Tensor:
 
 
 def round_up(count: int, multiple: int, most: int) -> int:
-    """The next multiple of a number, but no more than the most.
+    """The next multiple of a number, but at most ``most``.
 
     >>> round_up(9, 8, 100), round_up(9, 8, 12)
     (16, 12)
@@ -29,10 +29,11 @@ def round_up(count: int, multiple: int, most: int) -> int:
 
 
 def regular(mask: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The mask with as few more elements as make of it a block: sizes (2, 3) -> (2, 2), say.
+    """The mask with the fewest additional elements that form a block: for example, sizes (2, 3) are
+    reduced to (2, 2).
 
-    mask: (a * b * ...,) bool, elements in row-major order of the sizes (a, b, ...). Of the result
-    every part that is left has equally many members, at each level.
+    mask: (a * b * ...,) bool, elements in row-major order of the sizes (a, b, ...). In the result
+    all remaining parts have the same number of members, at each level.
 
     >>> regular(torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 1]).bool(), (3, 3)).int().tolist()
     [1, 1, 0, 0, 0, 0, 1, 0, 1]
@@ -49,7 +50,7 @@ def regular(mask: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def block(mask: Tensor, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The sizes of what a mask from ``regular`` keeps.
+    """The sizes of the elements that a mask from ``regular`` keeps.
 
     >>> block(torch.tensor([1, 1, 0, 0, 0, 0, 1, 0, 1]).bool(), (3, 3))
     (2, 2)

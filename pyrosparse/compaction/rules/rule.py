@@ -1,4 +1,4 @@
-"""A rule: of one operation, which features are constant, which are wanted, what is left."""
+"""Rules: which features of an operation are constant, which are wanted, and what remains."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pyrosparse.compaction.rules.dimensions import Dimensions
 
 @dataclass
 class Features:
-    """What is known of the features of a tensor.
+    """The known properties of a tensor's features.
 
-    dim:      the dimension that holds them.
+    dim:      the dimension that indexes them.
     constant: (features,) bool; the same number for all inputs and at all positions.
-    value:    (features,) float64; that number, 0 where there is none.
+    value:    (features,) float64; that number, 0 for features that are not constant.
 
     >>> Features.varying(1, 3).constant
     tensor([False, False, False])
@@ -33,24 +33,24 @@ class Features:
 
     @classmethod
     def varying(cls, dim: int, count: int) -> Features:
-        """Features of which nothing is constant."""
+        """Features none of which is constant."""
         zeros = torch.zeros(count, dtype=torch.float64)
         return cls(dim, torch.zeros(count, dtype=torch.bool), zeros)
 
     @classmethod
     def of(cls, dim: int, constant: Tensor, value: Tensor) -> Features:
-        """Features of which some are constant; a value that is not finite is none."""
+        """Features some of which are constant; one whose value is not finite is not constant."""
         constant = constant & value.isfinite()
         return cls(dim, constant, torch.where(constant, value, 0.0))
 
 
 @dataclass
 class Heads:
-    """What is known of features that a tensor holds in several dimensions: heads times features.
+    """The known properties of features in several dimensions of a tensor: heads times features.
 
-    dims:            the dimensions that hold them, the outer ones first.
-    sizes:           of those dimensions.
-    constant, value: as of ``Features``, (features,) in row-major order of the sizes.
+    dims:            the dimensions that index them, the outer ones first.
+    sizes:           the sizes of those dimensions.
+    constant, value: as in ``Features``, (features,) in row-major order of the sizes.
 
     >>> Heads((1, 3), (4, 8), torch.zeros(32).bool(), torch.zeros(32)).sizes
     (4, 8)
@@ -63,23 +63,24 @@ class Heads:
 
 
 class Flow:
-    """The graph on its way from the masked network to the compact one.
+    """The graph during its conversion from the masked network to the compact one.
 
-    Every tensor of known ``features`` has, in the compact graph, exactly those that are ``wanted``.
-    A tensor of which nothing is known stays whole, and the rules that know of no ``heads`` know
-    nothing of a tensor that has them.
+    In the compact graph, every tensor with known ``features`` has exactly those that are
+    ``wanted``. A tensor without known features stays whole. Rules that do not support ``heads``
+    know nothing about a tensor that has them.
 
-    shapes:   of the old graph's tensors, on the example.
-    features: filled forward, as are ``heads``; ``wanted`` (bool masks) and ``live`` (what is left)
-              backward, ``new`` (the compact graph's nodes) forward again.
-    inputs:   which of the network's inputs a tensor is made of; parameters are made of none.
+    shapes:   shapes of the old graph's tensors, on the example.
+    features: filled in the forward direction, like ``heads``; ``wanted`` (bool masks) and ``live``
+              (the remaining nodes) backward, ``new`` (the compact graph's nodes) forward again.
+    inputs:   the network's inputs on which a tensor depends; parameters depend on none.
     dimensions: which sizes are the network's own, and which are always equal.
     averages: tensors that sum to 1 over their last dimension.
-    sized:    tensors whose sizes are read, of which something must be there.
-    spare:    of ``wanted``, how many are there only because heads must be of one size.
+    sized:    tensors whose sizes are read, so that at least one feature must remain.
+    spare:    the number of ``wanted`` features that remain only because heads must have one size.
     parts:    the compact network's modules and tensors by name.
-    at_least: how many features every layer keeps at both its ends.
-    round_to: of what number the features that a layer reads are a multiple, where it has so many.
+    at_least: the smallest number of inputs and outputs of each layer.
+    round_to: the number of features that a layer reads is a multiple of this number, if there are
+              enough.
     trained:  whether parameters will still change, so that only zeros are constants.
     """
 
@@ -115,7 +116,7 @@ class Flow:
         self.like = parameters[0].detach() if parameters else torch.zeros(())
 
     def learn(self, node: fx.Node, features: Features | Heads) -> None:
-        """Note what is known of a tensor; nothing of it is wanted yet."""
+        """Record the known features of a tensor; none of them is wanted yet."""
         if self.trained:
             known = features.constant & (features.value == 0)
             features = replace(features, constant=known, value=torch.zeros_like(features.value))
@@ -133,7 +134,7 @@ class Flow:
         return Features.varying(dim, self.shapes[node][dim])
 
     def want(self, node: fx.Node, dim: int, mask: Tensor) -> None:
-        """Ask for features along a dimension; along another than is known, for all."""
+        """Want features along a dimension; if it is not the known one, want all features."""
         known = self.features.get(node)
         if known is not None and known.dim == dim:
             self.wanted[node] |= mask
@@ -141,12 +142,12 @@ class Flow:
             self.want_all(node)
 
     def want_all(self, node: fx.Node) -> None:
-        """Ask for a tensor whole."""
+        """Want a whole tensor."""
         if node in self.wanted:
             self.wanted[node].fill_(True)
 
     def take(self, node: fx.Node, dim: int, mask: Tensor) -> fx.Node:
-        """The new node that has exactly these features, all of them wanted before."""
+        """The new node with exactly these features, all of them wanted before."""
         known = self.features.get(node)
         whole = known is None or known.dim != dim
         present = torch.ones_like(mask) if whole else self.wanted[node]
@@ -157,14 +158,14 @@ class Flow:
         return -1 if dim == len(self.shapes[node]) - 1 else dim
 
     def narrow(self, new: fx.Node, dim: int, present: Tensor, mask: Tensor) -> fx.Node:
-        """Select, of the features that are present in a new node, some."""
+        """Select some of the features that are present in a new node."""
         if torch.equal(present, mask):
             return new
         positions = (present.cumsum(0) - 1)[mask]
         return self.call(Select(positions.to(self.like.device), dim), [new], f"{new.name}_select")
 
     def call(self, module: nn.Module, operands: list[fx.Node], name: str) -> fx.Node:
-        """Call a module of the compact network, under a name of its own."""
+        """Call a module of the compact network, under a new name."""
         taken = {key.partition(".")[0] for key in self.parts} | dict(
             self.net.named_children()
         ).keys()
@@ -176,7 +177,7 @@ class Flow:
         return self.graph.call_module(name, tuple(operands))
 
     def copy(self, node: fx.Node, operands: Mapping[fx.Node, fx.Node] | None = None) -> fx.Node:
-        """The old operation on new operands: those given, and whole tensors."""
+        """The old operation on new operands: the given ones, otherwise whole tensors."""
         if node.op == "call_module":
             self.parts.setdefault(str(node.target), self.net.get_submodule(str(node.target)))
         elif node.op == "get_attr":
@@ -185,17 +186,17 @@ class Flow:
         return self.graph.node_copy(node, lambda old: operands.get(old) or self.new[old])
 
     def place(self, node: fx.Node, module: nn.Module, *operands: fx.Node) -> fx.Node:
-        """Call a module in the place, and under the name, of the old one."""
+        """Call a module in place of the old one, under the old name."""
         self.parts[str(node.target)] = module
         return self.graph.call_module(str(node.target), operands)
 
     def tensor(self, values: Tensor) -> Tensor:
-        """Numbers in the network's own type and place."""
+        """Numbers with the network's dtype and device."""
         return values.to(self.like)
 
 
 class Rule:
-    """One operation. This class is the barrier: it knows nothing, and everything stays."""
+    """One operation. This base class is the barrier: it knows nothing, and everything stays."""
 
     def __init__(self, node: fx.Node, module: nn.Module | None = None) -> None:
         self.node = node
@@ -207,7 +208,7 @@ class Rule:
         return self.node.all_input_nodes[0]
 
     def learn(self, flow: Flow) -> Features | Heads | None:
-        """What is known of the result; None where nothing is."""
+        """The known features of the result; None if nothing is known."""
         return None
 
     def reads(self, operand: fx.Node) -> bool:
@@ -215,7 +216,7 @@ class Rule:
         return True
 
     def want(self, flow: Flow) -> None:
-        """Ask the operands for what the wanted part of the result takes."""
+        """Want the features of the operands that the wanted part of the result needs."""
         for operand in self.node.all_input_nodes:
             flow.want_all(operand)
 
@@ -236,8 +237,8 @@ def arguments(node: fx.Node, **defaults: Any) -> dict[str, Any]:
 
 
 def with_parameters(module: nn.Module, weight: Tensor | None, bias: Tensor | None) -> nn.Module:
-    """A copy of a module with other parameters, trained where the old ones are."""
-    # The old tensors are not copied only to be thrown away.
+    """A copy of a module with other parameters, trained if the old ones are."""
+    # Do not copy the old tensors, which are replaced.
     old = {"weight": module.weight, "bias": module.bias}
     memo: dict[int, Any] = {id(t): None for t in old.values() if t is not None}
     new = copy.deepcopy(module, memo)
@@ -260,6 +261,6 @@ def _layout(tensor: Tensor) -> torch.memory_format:
 
 
 def attribute(net: nn.Module, target: str) -> Any:
-    """What stands at a dotted name in a network."""
+    """The object at a dotted name in a network."""
     owner, _, name = target.rpartition(".")
     return getattr(net.get_submodule(owner), name)

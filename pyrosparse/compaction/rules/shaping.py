@@ -18,8 +18,8 @@ from pyrosparse.compaction.rules.sizes import given_sizes, is_made_of_sizes, is_
 class Flatten(Rule):
     """(N, C, ...) -> (N, C * ...): a channel becomes as many features as it has positions.
 
-    ``flatten(1)``, and ``view`` or ``reshape`` to (n, -1) and (-1, features) that come to the same.
-    A flatten of later dimensions leaves the channels as they are.
+    ``flatten(1)``, and equivalent ``view`` or ``reshape`` to (n, -1) and (-1, features). A flatten
+    of later dimensions does not change the channels.
     """
 
     def learn(self, flow: Flow) -> Features | None:
@@ -31,7 +31,7 @@ class Flatten(Rule):
             return None
         self.into_features = start == 1
         if self.into_features and not is_own(flow, self.node, 1):
-            return None  # there are as many positions as the input has
+            return None  # the number of positions depends on the input
         shape = flow.shapes[self.source]
         self.positions = shape[2:].numel() if self.into_features else 1
         constant, value = (
@@ -40,7 +40,7 @@ class Flatten(Rule):
         return Features.of(1, constant, value)
 
     def _start(self, flow: Flow) -> int | None:
-        """The first dimension that is flattened, with all behind it."""
+        """The first dimension that is flattened, with all after it."""
         before, after = flow.shapes[self.source], flow.shapes[self.node]
         if self.module is not None or self.node.target in ("flatten", torch.flatten):
             given = arguments(self.node, input=None, start_dim=0, end_dim=-1)
@@ -49,7 +49,7 @@ class Flatten(Rule):
             last = given["end_dim"] in (-1, len(before) - 1)
             return given["start_dim"] % len(before) if last else None
         sizes = given_sizes(self.node)
-        # A number in place of the batch size would hold for this example alone.
+        # A number in place of the batch size would hold only for this example.
         batch = len(sizes) == 2 and (sizes[0] == -1 or is_size_of(flow, sizes[0], self.source, 0))
         return 1 if batch and tuple(after) == (before[0], before[1:].numel()) else None
 
@@ -68,7 +68,7 @@ class Flatten(Rule):
 
 
 class Pad(Rule):
-    """Padding by a number, of positions or of features: those that are added are constant."""
+    """Padding with a number, of positions or of features; added features are constant."""
 
     def learn(self, flow: Flow) -> Features | None:
         x = flow.features.get(self.source)
@@ -84,7 +84,7 @@ class Pad(Rule):
         self.before, self.after = pads[at : at + 2]
         self.others = [*pads[:at], 0, 0, *pads[at + 2 :]]
         self.at = at
-        # A constant that is padded at its positions stays one only if it is the same number.
+        # A constant with padded positions stays constant only if it equals the padding.
         same = x.value == self.value if any(self.others) else torch.ones_like(x.constant)
         constant = F.pad(x.constant & same, (self.before, self.after), value=True)
         return Features.of(
@@ -96,7 +96,7 @@ class Pad(Rule):
 
     def want(self, flow: Flow) -> None:
         inner = self._inner(flow.wanted[self.node])
-        if not inner.any():  # there must be something to pad
+        if not inner.any():  # at least one feature must remain to be padded
             inner = inner.index_fill(0, torch.tensor(0), True)
         self.takes = inner
         flow.want(self.source, flow.features[self.node].dim, inner)
@@ -147,7 +147,7 @@ class Slice(Rule):
         return flow.graph.call_function(operator.getitem, (operand, index))
 
     def _range(self, flow: Flow) -> tuple[fx.Node, slice]:
-        """The operand, and the range of its features that is left, which need not be copied."""
+        """The operand, and the range of its remaining features, which needs no copy."""
         present = flow.wanted[self.source]
         places = (present.cumsum(0) - 1)[self.takes]
         first, last = int(places[0]), int(places[-1])
@@ -197,7 +197,7 @@ class Mean(Pointwise):
 
 
 class Total(Mean):
-    """A sum over positions: only zeros are as many times themselves."""
+    """A sum over positions: only zeros stay constant, as the number of positions may vary."""
 
     def learn(self, flow: Flow) -> Features | None:
         x = super().learn(flow)
@@ -219,7 +219,7 @@ class Permute(Mean):
 
 
 def order(node: fx.Node, rank: int) -> list[int] | None:
-    """Which old dimension stands at each place after ``permute`` or ``transpose``."""
+    """The old dimension at each position after ``permute`` or ``transpose``."""
     dims = node.args[1:]
     if len(dims) == 1 and isinstance(dims[0], (tuple, list)):
         dims = tuple(dims[0])
@@ -242,7 +242,7 @@ def is_fixed(index: object) -> bool:
 
 
 def _is_number(flow: Flow, index: object) -> bool:
-    """Whether an index is a number, known or made of sizes."""
+    """Whether an index is a number, known or computed from sizes."""
     if isinstance(index, fx.Node):
         return index not in flow.shapes and is_made_of_sizes(flow, index)
     return isinstance(index, int)
