@@ -10,21 +10,21 @@ from torch import nn
 
 from pyrosparse.util.errors import torchvision, unknown_name
 
-# With their auxiliary classifiers these return no logits while they are trained.
+# With their auxiliary classifiers these return no logits in training mode.
 _WITHOUT_AUXILIARY: dict[str, dict[str, Any]] = {
     model: {"aux_logits": False, "init_weights": True} for model in ("googlenet", "inception_v3")
 }
 
 
 def check_model(model: str) -> None:
-    """Raise ValueError where torchvision has no classifier of that name.
+    """Raise ValueError if torchvision has no classifier of that name.
 
     >>> check_model("resnet81")
     Traceback (most recent call last):
     ValueError: unknown torchvision model 'resnet81'; did you mean 'resnet18'? known: ...
     """
     models = torchvision().models
-    # Without `module` the list has detectors and segmenters too, which return no logits.
+    # Without `module` the list also has detectors and segmenters, which return no logits.
     known = models.list_models(module=models)
     if model not in known:
         raise unknown_name("torchvision model", model, known)
@@ -36,9 +36,9 @@ def create_torchvision(
     """Make one of torchvision's classifiers, and try it on an image.
 
     image_shape: (3, H, W); the network maps (N, 3, H, W) float32 to logits (N, classes).
-    options:     what torchvision's function takes besides ``num_classes``.
+    options:     further arguments of torchvision's function, besides ``num_classes``.
 
-    Raises ValueError where there is no such model or option, or it does not take such images.
+    Raises ValueError if there is no such model or option, or it does not accept such images.
 
     >>> create_torchvision("resnet18", (3, 32, 32), 5).fc
     Linear(in_features=512, out_features=5, bias=True)
@@ -63,7 +63,7 @@ def create_torchvision(
 def _try(model: str, net: nn.Module, image_shape: Sequence[int], classes: int) -> None:
     size = " x ".join(str(side) for side in image_shape)
     try:
-        with torch.no_grad():  # in evaluation mode no statistics move and nothing is drawn
+        with torch.no_grad():  # in evaluation mode no statistics change and nothing is drawn
             output = net.eval()(torch.zeros(1, *image_shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Metrics of a training run, sent to TensorBoard, MLflow or Weights & Biases as it goes."""
+"""Metrics of a training run, sent to TensorBoard, MLflow or Weights & Biases during training."""
 
 from pyrosparse.tracking.mlflow import MLflow
 from pyrosparse.tracking.tensorboard import TensorBoard

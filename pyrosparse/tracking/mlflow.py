@@ -12,7 +12,7 @@ class MLflow(Tracker):
 
     Start a run first, with ``mlflow.start_run()``: its server, experiment and tags are yours.
 
-    Raises ImportError where the package ``mlflow`` is not installed, and ValueError where no run is
+    Raises ImportError if the package ``mlflow`` is not installed, and ValueError if no run is
     active.
 
     >>> MLflow()  # doctest: +SKIP

@@ -11,9 +11,9 @@ from pyrosparse.tracking.tracker import Tracker
 class TensorBoard(Tracker):
     """Writes every number of a run's history as a scalar that TensorBoard plots.
 
-    folder: of the event files; ``tensorboard --logdir FOLDER`` shows them.
+    folder: the folder of the event files; ``tensorboard --logdir FOLDER`` shows them.
 
-    Raises ImportError where the package ``tensorboard`` is not installed.
+    Raises ImportError if the package ``tensorboard`` is not installed.
 
     >>> TensorBoard("runs/tensorboard")  # doctest: +SKIP
     """

@@ -1,4 +1,4 @@
-"""A callback that hands the numbers of each epoch to a service that keeps and plots them."""
+"""A callback that sends the numbers of each epoch to a service that stores and plots them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pyrosparse.infer.run import Fit
 class Tracker(Callback):
     """Logs every number of ``Fit.history``, epoch by epoch.
 
-    Subclass it and write ``log``. A stage of a recipe puts its name before its numbers:
-    ``fine-tuning/loss``. An entry is whole once the validation and the other callbacks have added
-    to it, so it is sent at the end of the next epoch, and the last one at the end of training: put
-    a tracker last among the callbacks. A resumed run goes on with the first entry that its
-    checkpoint does not know to be sent.
+    Subclass it and write ``log``. In a stage of a recipe the numbers have its name as a prefix:
+    ``fine-tuning/loss``. An entry is complete when the validation and the other callbacks have
+    added to it. Therefore it is sent at the end of the next epoch, and the last one at the end of
+    training: put a tracker last among the callbacks. A resumed run continues with the first entry
+    that its checkpoint does not record as sent.
 
     >>> class Printed(Tracker):
     ...     def log(self, metrics, epoch):
@@ -38,7 +38,7 @@ class Tracker(Callback):
         raise NotImplementedError
 
     def on_start(self, run: Fit) -> None:
-        if not run.history:  # of the next stage of a recipe
+        if not run.history:  # the next stage of a recipe
             self._sent = 0
 
     def on_epoch_end(self, run: Fit) -> None:
@@ -61,7 +61,7 @@ class Tracker(Callback):
 
 
 def numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of an entry of a history; those of a mapping by ``name/key``.
+    """The numbers in an entry of a history; those in a mapping as ``name/key``.
 
     >>> dict(numbers({"loss": 2.0, "units": {"fc1.input": 9}, "structure": "3-2", "pruned": True}))
     {'loss': 2.0, 'units/fc1.input': 9, 'pruned': 1}

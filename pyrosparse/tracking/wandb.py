@@ -11,12 +11,12 @@ from pyrosparse.tracking.tracker import Tracker
 class WandB(Tracker):
     """Logs every number of a run's history to a run of Weights & Biases.
 
-    run: as ``wandb.init()`` returns it; its project, mode and notes are yours.
+    run: as ``wandb.init()`` returns it; you choose its project, mode and notes.
 
-    Numbers have the epoch as ``epoch``, and not as the step of W&B, which must not fall from one
+    Numbers have the epoch as ``epoch``, not as the step of W&B, which must not decrease from one
     stage of a recipe to the next.
 
-    Raises ValueError where ``run`` is no run of Weights & Biases.
+    Raises ValueError if ``run`` is not a run of Weights & Biases.
 
     >>> WandB(wandb.init(mode="offline"))  # doctest: +SKIP
     """

@@ -1,4 +1,4 @@
-"""Sizes of tensors that the network reads: which depend on the input, and which are its own."""
+"""Sizes of tensors that the network reads: some depend on the input, others are fixed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ARITHMETIC: tuple[Callable[..., Any], ...] = (
     operator.truediv,
     operator.pow,
 )
-_WHOLE = _ARITHMETIC[:4]  # of whole numbers a whole number
+_WHOLE = _ARITHMETIC[:4]  # from integers these return an integer
 _NO_SIZES = ("device", "dtype", "ndim")
 
 
 class Size(Rule):
-    """The size of another dimension than those of the features, which nothing here changes."""
+    """The size of a dimension other than the features'; no rule changes such a size."""
 
     def want(self, flow: Flow) -> None:
         source = self.source
@@ -47,7 +47,7 @@ class Size(Rule):
 
 
 class WithSize(Pointwise):
-    """Arithmetic of a tensor and a number that the network takes from a size when it runs."""
+    """Arithmetic of a tensor and a number that the network computes from a size when it runs."""
 
     def __init__(self, node: fx.Node, tensor: fx.Node) -> None:
         super().__init__(node)
@@ -70,7 +70,7 @@ class WithSize(Pointwise):
 
 
 def with_size(rule: Rule, flow: Flow) -> Rule:
-    """The rule for arithmetic of two operands where one of them is a number; else the one given."""
+    """The rule for arithmetic of two operands if one of them is a number; else the given rule."""
     node = rule.node
     tensors = [x for x in node.all_input_nodes if x in flow.shapes]
     if node in flow.shapes and len(tensors) == 1 < len(node.all_input_nodes):
@@ -79,10 +79,10 @@ def with_size(rule: Rule, flow: Flow) -> Rule:
 
 
 def write_own_numbers(flow: Flow, node: fx.Node) -> bool:
-    """Put numbers where a call reads the width of a layer; True where it did.
+    """Replace the widths of layers that a call reads by numbers; returns whether it did.
 
-    Such a size is the same for every input, so the number holds, and the tensor that it was read
-    from may become smaller.
+    Such a size is the same for every input, so the number is correct, and the tensor from which it
+    was read may become smaller.
     """
     before = (node.args, node.kwargs)
 
@@ -96,11 +96,12 @@ def write_own_numbers(flow: Flow, node: fx.Node) -> bool:
 
 
 def keeps_leading(flow: Flow, node: fx.Node, given: tuple[Any, ...], leading: int) -> bool:
-    """Whether sizes that a ``view`` is given keep its first dimensions, at every size of them.
+    """Whether the sizes passed to a ``view`` keep its first dimensions, whatever their sizes.
 
-    A number would hold for this example alone: a leading size is read from a dimension that always
-    has the size of that one, and those behind are the network's own. One of them may be -1 or
-    another, for there are as many elements before as after.
+    A number would be correct only for this example. Therefore a leading size must be read from a
+    dimension that always has the same size as the one it stands for, and the sizes after it must be
+    the network's own. One of them may be -1 or any other, because the number of elements does not
+    change.
     """
     source = node.args[0]
     assert isinstance(source, fx.Node)
@@ -115,7 +116,7 @@ def keeps_leading(flow: Flow, node: fx.Node, given: tuple[Any, ...], leading: in
 
 
 def is_size_of(flow: Flow, size: Any, tensor: fx.Node, dim: int) -> bool:
-    """Whether a size that a ``view`` is given is that of a dimension, whatever the input."""
+    """Whether a size passed to a ``view`` is that of a dimension, for every input."""
     if isinstance(size, int):
         return flow.dimensions.own(tensor, dim) and size == flow.shapes[tensor][dim]
     place = read_size(flow, size)
@@ -128,7 +129,7 @@ def is_own(flow: Flow, tensor: fx.Node, dim: int) -> bool:
 
 
 def number(flow: Flow, size: Any) -> Any:
-    """A number that is the network's own, None where it depends on how large the input is."""
+    """A number that is the network's own, None if it depends on the size of the input."""
     if isinstance(size, (int, float)):
         return size
     if not isinstance(size, fx.Node):
@@ -142,7 +143,7 @@ def number(flow: Flow, size: Any) -> Any:
 
 
 def read_size(flow: Flow, size: Any) -> tuple[fx.Node, int] | None:
-    """The tensor and the dimension that a node reads the size of; None where it is no size."""
+    """The tensor and the dimension whose size a node reads; None if it does not read a size."""
     if not isinstance(size, fx.Node):
         return None
     shape, at = _taken_from(size)
@@ -156,7 +157,7 @@ def read_size(flow: Flow, size: Any) -> tuple[fx.Node, int] | None:
 
 
 def _taken_from(size: fx.Node) -> tuple[fx.Node | None, list[Any]]:
-    """The node that has a shape, and the numbers and slices by which a size is taken from it."""
+    """The node with a shape, and the numbers and slices with which a size is read from it."""
     if _is_shape(size):
         return size, []
     if size.target == "size":
@@ -170,7 +171,7 @@ def _taken_from(size: fx.Node) -> tuple[fx.Node | None, list[Any]]:
 
 
 def is_made_of_sizes(flow: Flow, number: Any) -> bool:
-    """Whether a number is a size of a tensor, or whole numbers and sizes added and multiplied."""
+    """Whether a number is a size of a tensor, or a sum or product of sizes and integers."""
     if isinstance(number, int):
         return True
     if not isinstance(number, fx.Node) or number in flow.shapes:
@@ -181,20 +182,20 @@ def is_made_of_sizes(flow: Flow, number: Any) -> bool:
 
 
 def given_sizes(node: fx.Node) -> tuple[Any, ...]:
-    """The sizes that ``view`` or ``reshape`` was given."""
+    """The sizes passed to ``view`` or ``reshape``."""
     sizes = node.args[1:]
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
 
 
 def _of_features(flow: Flow, tensor: fx.Node) -> tuple[int, ...]:
-    """The dimensions of a tensor that hold its features."""
+    """The dimensions of a tensor that index its features."""
     if tensor in flow.heads:
         return flow.heads[tensor].dims
     return (flow.features[tensor].dim,) if tensor in flow.features else ()
 
 
 def _taken(flow: Flow, shape: fx.Node, dims: range) -> set[int]:
-    """Of a shape, or a part of one, the dimensions that anything takes."""
+    """The dimensions in a shape, or in a part of one, whose sizes are used."""
     found: set[int] = set()
     for user in shape.users:
         if user in flow.live:
@@ -207,7 +208,7 @@ def _taken(flow: Flow, shape: fx.Node, dims: range) -> set[int]:
 
 
 def _is_positive(flow: Flow, size: Any) -> bool:
-    """Whether a number that is read is a size, or made of sizes, so that it is not 0."""
+    """Whether a number that is read is a size, or computed from sizes, so that it is not 0."""
     if isinstance(size, fx.Node) and size.target in (operator.add, operator.mul, operator.pow):
         return size not in flow.shapes and all(_is_positive(flow, part) for part in size.args)
     return read_size(flow, size) is not None or (isinstance(size, (int, float)) and size > 0)
