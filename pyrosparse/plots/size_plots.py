@@ -110,7 +110,8 @@ def accuracy_by_sparsity(accuracies: Mapping[str, Mapping[float, Sequence[float]
 def trade_off(rows: Sequence[Cell]) -> Figure:
     """Test error against the speed-up in FLOPs as the paper counts them, a panel a network.
 
-    rows: those with a speed-up are drawn, labelled with the value of their knob; the paper's too, if it has one.
+    rows: those with a speed-up are drawn, labelled with the value of their knob, and the paper's
+          beside them.
 
     Raises ValueError where no row has a speed-up.
 
