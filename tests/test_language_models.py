@@ -158,7 +158,7 @@ def test_outputs_that_are_no_tensor_are_refused_by_name():
     net, x, y = Two(WRAPS["dict"]), torch.ones(2, 4), torch.tensor([0, 1])
     with pytest.raises(TypeError, match=r"no tensor but dict with logits.*output='logits'"):
         ps.classifier(net, 2)(x, y)
-    with pytest.raises(TypeError, match=r"no tensor 'scores'; there are: logits"):
+    with pytest.raises(TypeError, match=r"no tensor 'scores'; it has: logits"):
         ps.classifier(net, 2, output="scores")(x, y)
     with pytest.raises(ValueError, match=r"got dict: name them by output="):
         ps.measure.quality(net, (x, y))

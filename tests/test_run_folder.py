@@ -39,7 +39,7 @@ def test_a_second_run_in_a_folder_is_refused_and_leaves_it_alone(tmp_path: Path)
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as process:
         assert process.stdout is not None and process.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match=r"another run is at work in .*run.*--output"):
+        with pytest.raises(ValueError, match=r"another run is using .*run.*--output"):
             run_folder.run(SETUP, tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
     assert run_folder.run(SETUP, tmp_path / "run", progress=False)

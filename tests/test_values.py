@@ -56,7 +56,7 @@ def test_targets_come_back_in_their_own_unit() -> None:
     differences = (values[:, None] - values).abs().unique()
     nearest = (differences - float(spread) * found.target_scale).abs().min()
     assert float(nearest) < 1e-3  # targets are whole numbers, so that differences are
-    with pytest.raises(ValueError, match="no pixels"):
+    with pytest.raises(ValueError, match="not a data set of images"):
         data.load("diabetes", normalise="unit")
 
 

@@ -27,7 +27,7 @@ def cluster(address: str) -> Iterator[None]:
     >>> with cluster("somewhere"):
     ...     pass
     Traceback (most recent call last):
-    ValueError: no cluster 'somewhere': give tcp://host:8786 of Dask, or ray://host:10001 of Ray
+    ValueError: 'somewhere' is not the address of a cluster: use tcp://host:8786 for Dask, or ...
     """
     if address.startswith(SCHEMES):
         with _dask(address):

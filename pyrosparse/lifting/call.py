@@ -162,7 +162,6 @@ def _refuse(net: nn.Module, hooks: list[Gate | Noise]) -> None:
         f"the {what} of {keys} had no effect: the network reads the parameters of "
         f"{', '.join(repr(_layer(hook) or 'the network itself') for hook in hooks)} without "
         "calling the layer, as F.linear(x, layer.weight) or layer.forward(x) do. Call the layer "
-        "in the "
-        f"network's forward, leave it out of the targets (those with a name in {names})"
+        f"in the network's forward, or leave it out of the targets ({', '.join(map(repr, names))})"
         + (", or draw the noise at the weight, such as by estimator='weights'" if noise else "")
     )

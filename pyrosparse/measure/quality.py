@@ -164,7 +164,7 @@ def check_logits(name: str, logits: Any, labels: Tensor) -> None:
     (N, classes), or not finite."""
     if not isinstance(labels, Tensor):
         raise ValueError("the data have no labels: give them last, or as 'labels' in a dict")
-    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.dim() != 1 or labels.is_floating_point():
         raise ValueError(
             f"the labels must be classes, int64 (N,); got {labels.dtype} {tuple(labels.shape)}"
         )

@@ -116,7 +116,7 @@ def check_labels(y: Tensor | None, logits: Tensor) -> None:
     """Raise ValueError if labels are not whole numbers, or not one for each row of logits."""
     if y is None:
         return
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+    if y.is_floating_point() or y.is_complex():
         raise ValueError(
             f"y has the dtype {y.dtype}, but labels are classes, int64: give y.long() if the "
             "values are whole numbers, and use regressor if they are not"

@@ -110,8 +110,8 @@ def accuracy_by_sparsity(accuracies: Mapping[str, Mapping[float, Sequence[float]
 def trade_off(rows: Sequence[Cell]) -> Figure:
     """Test error against the speed-up in FLOPs by the paper's count, one panel for each network.
 
-    rows: table rows; rows with a speed-up are drawn with their gamma, and with the paper's point if
-          it has one.
+    rows: table rows; rows with a speed-up are drawn, with the value of their knob and the paper's
+          point.
 
     Raises ValueError if no row has a speed-up.
 
@@ -129,14 +129,18 @@ def trade_off(rows: Sequence[Cell]) -> Figure:
     for row in rows:
         name = f"{row.setup.network} on {row.setup.dataset}"
         panels.setdefault(name, []).append(row)
+    recipes = dict.fromkeys(row.setup.recipe.name for row in rows)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
+        columns = 2 * len(panels)  # of the legend
+        height = 4 + 0.2 * math.ceil(2 * len(recipes) / columns)
+        figure = Figure(figsize=(5.2 * len(panels), height), layout="constrained")
+        handles = {}
         for number, (name, members) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), number + 1)
-            methods = dict.fromkeys(row.setup.recipe.name for row in members)
-            for method, marks in zip(methods, itertools.cycle(_MARKS)):
-                own = [row for row in members if row.setup.recipe.name == method]
-                _curve(axes, own, method, *marks)
+            for recipe, marks in zip(recipes, itertools.cycle(_MARKS)):
+                own = [row for row in members if row.setup.recipe.name == recipe]
+                if own:
+                    _curve(axes, own, recipe, *marks)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
@@ -144,7 +148,11 @@ def trade_off(rows: Sequence[Cell]) -> Figure:
             axes.set_title(name)
             axes.set_xlabel("speed-up in FLOPs, as the paper counts")
             axes.set_ylabel("test error (%)")
-            axes.legend()
+            drawn, labels = axes.get_legend_handles_labels()
+            handles.update(zip(labels, drawn, strict=True))
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8
+        )
     return figure
 
 

@@ -53,8 +53,8 @@ def check_network(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
     torch.Size([2, 2])
     >>> check_network(nn.Linear(3, 2), (torch.ones(2, 4),))
     Traceback (most recent call last):
-    ValueError: the network cannot be run on these data: mat1 and mat2 shapes cannot be multiplied \
-(2x4 and 3x2); they are float32 (2, 4), and its parameters float32 on cpu
+    ValueError: the network cannot be called with these data: mat1 and mat2 shapes cannot be \
+multiplied (2x4 and 3x2); they are float32 (2, 4), and its parameters float32 on cpu
     """
     try:
         with torch.enable_grad(), evaluation_mode(net):

@@ -41,7 +41,7 @@ def as_tensor(value: Any, name: str) -> Tensor:
             [1.0000]])
     >>> as_tensor(np.array(["cat", "dog"]), "y")
     Traceback (most recent call last):
-    ValueError: y of the data has the dtype <U3, which cannot be computed with: ...
+    ValueError: y of the data has the dtype <U3, which is not numeric: ...
     """
     if isinstance(value, Tensor):
         return value

@@ -88,7 +88,7 @@ def test_a_gated_pair_loses_what_nobody_reads_and_what_is_constant() -> None:
     assert small.gate.out_features == small.up.out_features == small.down.in_features == 6
     for x in (draw(1, 7, 6), draw(5, 1, 6)):
         assert same(small(x), net(x))
-    assert "still a Gated" in str(small.account)
+    assert "still Gated" in str(small.account)
 
 
 def test_a_constant_goes_into_the_next_bias_and_stays_where_there_is_none() -> None:

@@ -39,7 +39,7 @@ def test_pruned_and_parametrized_networks() -> None:
         ({"fc9.weight": torch.ones(2)}, "unknown mask 'fc9.weight'"),
         ({"0.weight": torch.ones(2)}, "shape"),
         ({"0.output": torch.ones(2)}, "shape"),
-        ({"1.output": torch.ones(5)}, "gates go on"),
+        ({"1.output": torch.ones(5)}, "gates are supported on"),
         ({"0.bias": torch.ones(5), "7.input": torch.ones(5)}, "unknown mask '7.input'"),
     ],
 )

@@ -216,7 +216,7 @@ def test_models_that_observe_nothing_or_score_by_element_are_refused():
     def by_element(x, y):
         pyro.sample("y", pyro.distributions.Normal(bnn(x), 1.0), obs=y)
 
-    with pytest.raises(ValueError, match="one a datum"):
+    with pytest.raises(ValueError, match="one for each datum"):
         ps.to_datatree(bnn, by_element, (torch.ones(7, 4), torch.ones(7, 3)))
     with pytest.raises(ValueError, match="no data"):
         ps.to_datatree(bnn, model, iter([]))

@@ -64,7 +64,7 @@ def test_bayes_factors_and_differences_of_elbos_are_refused_by_name(method: ps.M
         model, bnn = program(one)
         found.append(log_posterior(model, bnn.guide, (X, Y)))
         estimates.append(elbo(model, bnn.guide, (X, Y), draws=2))
-    wanted = rf"improper prior of {type(method).__name__}, .*ps\.compare_models"
+    wanted = rf"improper prior of {type(method).__name__}: .*ps\.compare_models"
     for pair in (found, found[::-1]):
         with pytest.raises(ValueError, match="a Bayes factor .*" + wanted):
             log_bayes_factor(*pair)

@@ -249,7 +249,7 @@ def test_labels_that_are_no_classes_of_the_network_are_refused_wherever_they_are
 
 def test_labels_that_would_be_rounded_are_refused_in_any_model():
     bnn = lifted()
-    with pytest.raises(ValueError, match="no whole numbers"):
+    with pytest.raises(ValueError, match="not whole numbers"):
         train(program(bnn, of_all), bnn, (X, (Y % 2) + 0.5))
     train(program(bnn, of_all), bnn, (X, Y.float()))  # whole
 

@@ -104,7 +104,7 @@ class TestOneOfTwo(GibbsCase):
 
     def test_compact_posterior_is_the_frozen_one_on_what_is_left(self, name: str) -> None:
         bnn = self.moved(name)
-        with pytest.raises(ValueError, match="not in groups of 2"):
+        with pytest.raises(ValueError, match="divided into groups of 2"):
             ps.compact(bnn, some_features(bnn), batch(name)[0], at_least=1)
 
     def test_compact_posterior_has_the_moments_of_the_frozen_one(self) -> None:

@@ -53,7 +53,7 @@ def test_models_of_values_are_mixed() -> None:
     y = torch.zeros(7, 1).double()
     laws = [torch.distributions.Normal(m, s) for m, s in zip(means, noises, strict=True)]
     assert torch.allclose(found.cdf(y), torch.stack([law.cdf(y) for law in laws]).mean(0))
-    with pytest.raises(ValueError, match="no logits"):
+    with pytest.raises(ValueError, match="are not logits"):
         Ensemble(models)(X)
 
 
@@ -87,9 +87,9 @@ def test_what_is_no_ensemble_is_refused() -> None:
     data = (torch.randn(4, 3), torch.randn(4, 1))
     with pytest.raises(ValueError, match="known"):
         ps.ensemble(lambda: nn.Linear(3, 1), data, model=ps.regressor, epochs=1)
-    with pytest.raises(ValueError, match="members"):
+    with pytest.raises(ValueError, match="members must be 1 or more"):
         ps.ensemble(lambda: nn.Linear(3, 1), data, members=0, epochs=1)
-    with pytest.raises(ValueError, match="members"):
+    with pytest.raises(ValueError, match="at least one member"):
         Ensemble([])
     with pytest.raises(ValueError, match="takes none"):
         ps.predict(Ensemble(nets(2, 2)), X, guide=lambda *_: None)

@@ -56,7 +56,7 @@ def test_the_sparsity_of_n_of_m_is_its_own() -> None:
         magnitude({"w": DENSE}, 0.9, structure="2:4")
     with pytest.raises(ValueError, match="scope must be"):
         magnitude({"w": DENSE}, 0.5, structure="2:4", scope="global")
-    with pytest.raises(ValueError, match="not in groups of 3"):
+    with pytest.raises(ValueError, match="divided into groups of 3"):
         magnitude({"w": DENSE}, 1 / 3, structure="2:3")
 
 

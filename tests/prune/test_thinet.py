@@ -239,7 +239,7 @@ class Standardised(nn.Conv2d):
         ({"on": "second"}, "2 groups"),
         ({"on": "other"}, "'other' did not run"),
         ({"on": "norm"}, "is a BatchNorm2d"),
-        ({"data": X * torch.nan, "on": "first"}, "is not finite"),
+        ({"data": X * torch.nan, "on": "first"}, "are not finite"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

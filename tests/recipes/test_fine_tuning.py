@@ -177,7 +177,7 @@ def test_a_start_beside_pretraining_or_weights_is_refused() -> None:
         ValueError, match="would pretrain for 3 epochs a network that is already trained"
     ):
         ps.compress(net(), (X, Y), recipe, start=START)
-    with pytest.raises(ValueError, match="pretrains for 3 epochs"):
+    with pytest.raises(ValueError, match="pretrain for 3 epochs"):
         Setup(start={"epochs": 1}, recipe=recipe)
     setup = Setup(start={"epochs": 1}, recipe=recipes.Magnitude())
     with pytest.raises(ValueError, match="start and weights both set the initial network"):

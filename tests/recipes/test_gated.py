@@ -76,7 +76,7 @@ def test_the_price_of_a_head_is_that_of_its_weights() -> None:
 
 
 def test_what_has_no_such_gates_is_refused() -> None:
-    with pytest.raises(ValueError, match="no attention whose heads are known"):
+    with pytest.raises(ValueError, match="no attention of a supported kind"):
         targets_on(nn.Linear(2, 2), "heads")
     with pytest.raises(ValueError, match="on must be 'gates' or 'heads'"):
         recipes.BetaBernoulli(on="neurons")

@@ -88,7 +88,7 @@ def test_a_network_that_cannot_be_traced_is_compressed_all_the_same(
     monkeypatch.setattr(networks, "create", lambda *_, **__: Wayward())
     summary = run_folder.run(TINY, tmp_path, progress=False)
     assert summary.compaction is not None and not summary.compaction.problem
-    assert "still a Wayward" in (tmp_path / "account.txt").read_text()
+    assert "still Wayward" in (tmp_path / "account.txt").read_text()
     small = ps.load(tmp_path / "compact.safetensors", into=Wayward())
     assert isinstance(small, Wayward)
     (inputs, _), _ = summary.compaction.units.values()

@@ -282,7 +282,7 @@ LEFT_OUT = {name: column for name, column in NAMED.items() if name != "labels"}
             NAMED,
             lambda f, n: ps.classifier(f, n, output="scores"),
             ValueError,
-            "no tensor 'scores'; there are: logits",
+            "no tensor 'scores'; it has: logits",
         ),
         (LEFT_OUT, classifier, ValueError, r"no targets, only .*give them as 'labels'"),
         (

@@ -57,12 +57,12 @@ def strange_argument(net: CompactNet) -> None:
 CHANGES: dict[str, tuple[Callable[[CompactNet], object], str]] = {
     "hook": (lambda net: net.conv.register_forward_hook(lambda *_: None), "'conv' has hooks"),
     "hook of all": (lambda net: net.register_forward_pre_hook(lambda *_: None), "has hooks"),
-    "a patched forward": (lambda net: setattr(net.conv, "forward", torch.relu), "as forward"),
-    "another method": (lambda net: setattr(net.conv, "_conv_forward", len), "as _conv_forward"),
-    "a setting": (lambda net: setattr(net.bn, "note", "x"), "'bn'.* as note"),
+    "a patched forward": (lambda net: setattr(net.conv, "forward", torch.relu), "forward is not"),
+    "another method": (lambda net: setattr(net.conv, "_conv_forward", len), "_conv_forward is not"),
+    "a setting": (lambda net: setattr(net.bn, "note", "x"), "'bn'.* note is not"),
     "a wrong size": (lambda net: setattr(net.conv, "stride", 1.5), "'conv'|torch.nn.Conv2d"),
-    "a tensor": (lambda net: net.conv.register_buffer("more", torch.ones(1)), "as more"),
-    "a part": (lambda net: setattr(net.conv, "more", nn.ReLU()), "as class of more"),
+    "a tensor": (lambda net: net.conv.register_buffer("more", torch.ones(1)), "more is not"),
+    "a part": (lambda net: setattr(net.conv, "more", nn.ReLU()), "class of more, .* is not"),
     "a class": (lambda net: setattr(net.conv, "__class__", type("My", (nn.Conv2d,), {})), "'conv'"),
     "unused": (lambda net: setattr(net, "unused", nn.Linear(2, 2)), "does not use .*unused.bias"),
     "parametrized": (

@@ -88,7 +88,7 @@ TAMPERED: dict[str, tuple[Change, str]] = {
     "an operation": (edit("call_method", "mean", op="call_python"), "unknown kind 'call_python'"),
     "a class": (
         lambda c, p: c["plan"]["modules"]["conv"].update({"class": "torch.nn.Transformer"}),
-        "'torch.nn.Transformer', which is not",
+        "'torch.nn.Transformer', which a file may not contain",
     ),
     "a class of others": (
         lambda c, p: c["plan"]["modules"]["conv"].update({"class": "os.system"}), "'os.system'"
