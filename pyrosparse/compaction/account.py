@@ -38,7 +38,6 @@ class Account:
     round_to:   widths are multiples of this number, if there are enough features.
     times:      with ``round_to="fastest"``: for each number tried, the time of a forward pass
                 divided by that with exact widths.
-                divided by that with exact widths.
 
     >>> layer = Layer("fc1", "Linear", (4, 2), (3, 3), (15, 9))
     >>> print(Account([layer], {}, (15, 9), 0.0))

@@ -65,7 +65,6 @@ def cut(
 
     Raises ValueError if the network cannot be traced, if it computes different things in training
     and in evaluation mode other than in its modules, and if a layer has no units left.
-    its modules, in training and in evaluation mode, and where a layer is left without a unit.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> small = cut(net, {"2.input": torch.tensor([1, 0, 1])}, (torch.ones(1, 4),))

@@ -43,7 +43,6 @@ class ModelScore:
     loo_unreliable:   the number of training data whose k-hat is too large for PSIS-LOO.
     khat:             the k-hat of the guide itself; None without training data, for fewer than 25
                   draws, and if all ratios are equal (a point, or the posterior itself).
-                      and where all ratios are equal (a point, or the posterior itself).
     """
 
     name: str

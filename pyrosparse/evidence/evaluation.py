@@ -25,7 +25,6 @@ def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dic
     Raises ValueError if there are no data, if all are masked, if the model observes nothing, if an
     observed site has no dimension of the data, and if the guide does not draw a latent site of the
     model.
-    or something that is of no datum, and when the guide does not draw a latent site of the model.
 
     >>> import torch
     >>> import pyrosparse as ps

@@ -117,7 +117,6 @@ def fit(
     their folder is removed. With several ranks, RankError if they differ in what must be equal, or
     one no longer answers; an error on one rank is raised on all. RuntimeError within
     torch.no_grad().
-    one no longer answers; an error on one is raised on all. RuntimeError within torch.no_grad().
     Warns if the model's plate has another number of data than there are.
 
     >>> import torch

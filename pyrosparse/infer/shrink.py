@@ -33,7 +33,6 @@ class Shrink:
 
     Raises what ``cut`` raises, ValueError if there are gates of heads and if the network does not
     use all targets, and TypeError if there is no lifted network.
-    use all targets, and TypeError where there is no lifted network.
     """
 
     def __init__(self, run: Fit, every: int = 1) -> None:
