@@ -134,7 +134,7 @@ def trade_off(rows: Sequence[Cell]) -> Figure:
         columns = 2 * len(panels)  # of the legend
         height = 4 + 0.2 * math.ceil(2 * len(recipes) / columns)
         figure = Figure(figsize=(5.2 * len(panels), height), layout="constrained")
-        handles = {}
+        handles: dict[str, Any] = {}
         for number, (name, members) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), number + 1)
             for recipe, marks in zip(recipes, itertools.cycle(_MARKS)):
