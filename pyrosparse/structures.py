@@ -2,6 +2,7 @@
 
 A structure is one of these, for a weight of shape (outputs, inputs, ...) as dense layers and
 convolutions have it:
+
 =============  =================================================================  ===============
 ``weight``     each element alone                                                 any shape
 ``kernel``     the k x k elements between an input and an output                  convolutions
