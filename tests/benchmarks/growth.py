@@ -91,7 +91,7 @@ def evidence(net: nn.Module, x: Tensor, draws: int) -> Callable[[], object]:
     """The ELBO of a lifted network, of so many draws."""
     bnn = ps.lift(net, ps.Gaussian(posterior="normal"))
     model, y = ps.classifier(bnn, len(x)), torch.zeros(len(x), dtype=torch.int64)
-    return lambda: ps.elbo(model, bnn.guide, (x, y), draws=draws)
+    return lambda: ps.evidence.elbo(model, bnn.guide, (x, y), draws=draws)
 
 
 def operations(net: nn.Module, x: Tensor) -> dict[str, tuple[Callable[[], object], str]]:
