@@ -9,10 +9,10 @@ import pyro
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrosparse.models.calls import named_output, separated, with_labels
-from pyrosparse.models.likelihoods import Network, check_labels, data_plate, positive_count
+from pyrosparse.models.likelihoods import check_labels, data_plate
 from pyrosparse.models.teacher import Taught
 
 TEACHER_LOGITS = "teacher_logits"
@@ -55,27 +55,11 @@ class distill(Taught):
     Source: Hinton, Vinyals and Dean (2015), section 2.
 
     >>> import pyrosparse as ps
-    >>> net = nn.Linear(4, 3)
+    >>> net = torch.nn.Linear(4, 3)
     >>> bnn = ps.lift(net, ps.BetaBernoulli())
     >>> distill(bnn, net, n=100)(torch.ones(5, 4)).shape
     torch.Size([5])
     """
-
-    def __init__(
-        self,
-        network: Network,
-        teacher: nn.Module,
-        n: int,
-        *,
-        weight: float = 0.5,
-        temperature: float = 2.0,
-        output: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.hold_teacher(teacher, weight, temperature)
-        self.network = network
-        self.n = positive_count(n)
-        self.output = output
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
         """The model's positional arguments from arguments by name."""
@@ -98,8 +82,7 @@ class distill(Taught):
         inputs, y = separated(x, more, y)
         logits = self._logits(self.network, inputs)
         check_labels(y, logits)
-        training = getattr(self.network, "training", self.training)
-        if not training or self.weight == 0:
+        if not self.imitates:
             with data_plate(self.n, x):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
         if teacher_logits is None:

@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import pyro.poutine as poutine
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrosparse.models.calls import named_output, separated
 from pyrosparse.models.language import (
@@ -18,7 +18,7 @@ from pyrosparse.models.language import (
     shifted,
     with_next_tokens,
 )
-from pyrosparse.models.likelihoods import Network, data_plate
+from pyrosparse.models.likelihoods import data_plate
 from pyrosparse.models.teacher import Taught
 
 
@@ -50,24 +50,11 @@ class distill_language_model(Taught, language_model):
     Source: Hinton, Vinyals and Dean (2015), section 2, for each token.
 
     >>> import pyrosparse as ps
-    >>> net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    >>> net = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5))
     >>> bnn = ps.lift(net, ps.Gaussian())
     >>> distill_language_model(bnn, net, n=100)(torch.tensor([[1, 2, 3]]))
     tensor([[2, 3]])
     """
-
-    def __init__(
-        self,
-        network: Network,
-        teacher: nn.Module,
-        n: int,
-        *,
-        weight: float = 0.5,
-        temperature: float = 2.0,
-        output: str | None = None,
-    ) -> None:
-        super().__init__(network, n, output=output)
-        self.hold_teacher(teacher, weight, temperature)
 
     def from_names(self, named: Mapping[str, Any]) -> tuple[Any, ...]:
         """The model's positional arguments from arguments by name."""
@@ -79,8 +66,7 @@ class distill_language_model(Taught, language_model):
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
         inputs, y = separated(x, more, y)
         logits, targets = shifted(named_output(self.network(*inputs), self.output), x, y)
-        training = getattr(self.network, "training", self.training)
-        if not training or self.weight == 0:
+        if not self.imitates:
             with data_plate(self.n, x):
                 return observed(logits, targets)
         with torch.no_grad():

@@ -10,28 +10,44 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrosparse.models.likelihoods import Network, positive_count
 from pyrosparse.util.errors import UsageError
 
 
 class Taught(nn.Module):
-    """A model whose network also learns the probabilities of a teacher.
+    """A model whose network also learns the probabilities of a teacher; a subclass writes its
+    ``forward``.
 
-    hold_teacher: a subclass calls it in its constructor, after ``nn.Module.__init__``.
+    Raises ValueError if a number is out of range.
     """
 
-    def hold_teacher(self, teacher: nn.Module, weight: float, temperature: float) -> None:
-        """Keep a copy of the teacher, its share in the likelihood and its temperature.
-
-        Raises ValueError if a number is out of range.
-        """
+    def __init__(
+        self,
+        network: Network,
+        teacher: nn.Module,
+        n: int,
+        *,
+        weight: float = 0.5,
+        temperature: float = 2.0,
+        output: str | None = None,
+    ) -> None:
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be in [0, 1], got {weight}")
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        nn.Module.__init__(self)  # the other base of a subclass is a model without a teacher
+        self.network = network
+        self.n = positive_count(n)
+        self.output = output
         # In a tuple, as data and not a submodule: training, saving and modes do not reach it.
         self._teacher = (copy.deepcopy(teacher).eval().requires_grad_(False),)
         self.weight = weight
         self.temperature = temperature
+
+    @property
+    def imitates(self) -> bool:
+        """Whether the teacher counts: in training, if its weight is not 0."""
+        return self.weight != 0 and getattr(self.network, "training", self.training)
 
     @property
     def teacher(self) -> nn.Module:
