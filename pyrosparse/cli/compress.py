@@ -57,8 +57,7 @@ def _command(recipe: type[Recipe]) -> Any:
     others = ", ".join(name for name in names() if name != recipe.name)
     command.__doc__ = (
         f"{recipe.summary()}.\n\nTrains a network, makes it smaller, evaluates it, and writes a "
-        "folder with "
-        "a report. The same command continues after an interruption.\n\n"
+        "folder with a report. The same command continues after an interruption.\n\n"
         f"Other recipes: {others}. `pyrosparse compress RECIPE --help` has the options of each."
     )
     alone = typer.Typer(add_completion=False)

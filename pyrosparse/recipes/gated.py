@@ -1,4 +1,4 @@
-"""On what recipes of gates put them: the option ``on``, and the targets that it stands for."""
+"""The option ``on`` of gate recipes: where gates go, and the targets for each value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pyrosparse.lifting.target import Target
 
 Gated = Literal["gates", "heads", "ffn", "heads+ffn"]
-"""What ``on`` may be."""
+"""The values of ``on``."""
 
 
 def on(more: str = "") -> Any:

@@ -58,7 +58,7 @@ def export_onnx(
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in inputs)
     _refuse_half(net, inputs)
-    net = _Positional(copy.deepcopy(net).cpu().eval(), names)
+    net = _Positional(copy.deepcopy(net).cpu(), names).eval()
     content = _exported(net, inputs, names)
     size = _batch(inputs)
     generator = torch.Generator().manual_seed(OTHERS)
@@ -100,7 +100,7 @@ class _Positional(nn.Module):
 
     def __init__(self, net: nn.Module, names: list[str] | None) -> None:
         super().__init__()
-        self.net, self.names = net.eval(), names
+        self.net, self.names = net, names
 
     def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
         if self.names is None:
