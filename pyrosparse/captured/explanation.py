@@ -1,4 +1,4 @@
-"""A description in words of the captures of a CapturedSVI."""
+"""A description in words of the captures of a step."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrosparse.captured.capture import Captured
-    from pyrosparse.captured.svi import CapturedSVI
+    from pyrosparse.captured.gradients import CapturedGradients
 
 
-def explain(svi: CapturedSVI) -> str:
+def explain(gradients: CapturedGradients) -> str:
     """One paragraph for each captured step, or the reason why steps run eagerly."""
-    eager = f"{svi.eager_steps} steps ran eagerly."
-    if svi.fallback is not None:
-        return f"All steps run eagerly from now on: {svi.fallback}.\n{eager}"
-    captured = [one for several in svi.captured.values() for one in several]
+    eager = f"{gradients.eager_steps} steps ran eagerly."
+    if gradients.fallback is not None:
+        return f"All steps run eagerly from now on: {gradients.fallback}.\n{eager}"
+    captured = [one for several in gradients.captured.values() for one in several]
     if not captured:
         return f"Nothing is captured yet; the second step on arguments of a kind is.\n{eager}"
     return "\n\n".join([*map(_describe, captured), eager])

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import NUTS
+
+from pyrosparse.captured import CapturedNUTS
 
 
-class RecordingNUTS(NUTS):
-    """Pyro's NUTS, which also records the energy and the tree depth of every step.
+class RecordingNUTS(CapturedNUTS):
+    """NUTS that also records the energy and the tree depth of every step.
 
-    It draws what ``pyro.infer.NUTS`` draws, with the same arguments. ``to_datatree(mcmc=...)`` puts
+    It is ``captured.CapturedNUTS``: it draws what ``pyro.infer.NUTS`` draws, with the same
+    arguments and with captured gradients. ``to_datatree(mcmc=...)`` puts
     the records into ``sample_stats``, for ``arviz_stats.bfmi`` and ``arviz_plots.plot_energy``.
     Chains in separate processes (``num_chains`` above 1, by Pyro's default) do not return their
     records; give ``MCMC`` one chain at a time, or no ``mp_context``.

@@ -29,9 +29,10 @@ class Nuts(Recipe):
 
     def train(self, job: Job) -> Lifted:
         import torch
-        from pyro.infer import MCMC, NUTS
+        from pyro.infer import MCMC
         from pyro.infer.autoguide import init_to_sample
 
+        from pyrosparse.captured import CapturedNUTS
         from pyrosparse.evidence.given import AnyDraw
         from pyrosparse.evidence.traces import evaluation_mode
         from pyrosparse.lifting.lift import lift
@@ -44,7 +45,7 @@ class Nuts(Recipe):
         method = Gaussian(scale=self.scale, posterior="normal")
         bnn = lift(job.net, method, weights(job.net, "*"))
         model = job.model(bnn)
-        kernel = NUTS(model, max_tree_depth=self.depth, init_strategy=init_to_sample)
+        kernel = CapturedNUTS(model, max_tree_depth=self.depth, init_strategy=init_to_sample)
         mcmc = MCMC(kernel, self.samples, warmup_steps=self.warmup, disable_progbar=True)
         started = time.perf_counter()
         torch.manual_seed(job.seed)

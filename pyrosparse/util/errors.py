@@ -37,8 +37,9 @@ def refuse_jit() -> None:
     if torch.jit.is_tracing():
         raise TypeError(
             "torch.jit cannot trace a lifted network, whose weights are replaced: instead of a "
-            "JIT ELBO use the plain ELBO with ps.captured.CapturedSVI, pass jit_compile=False to "
-            "NUTS and HMC, and trace the network that ps.compact returns"
+            "JIT ELBO use the plain ELBO with ps.captured.CapturedSVI, instead of NUTS with "
+            "jit_compile=True use ps.captured.CapturedNUTS, pass jit_compile=False to HMC, and "
+            "trace the network that ps.compact returns"
         )
 
 

@@ -37,8 +37,7 @@ from torch.distributions import constraints
 from torch.utils._pytree import tree_leaves
 
 import pyrosparse as ps
-from pyrosparse.captured import CapturedSVI
-from pyrosparse.captured import svi as captured_svi
+from pyrosparse.captured import CapturedSVI, gradients
 from pyrosparse.infer import kl_scale, schedules
 from tests.nets import batch, mlp
 
@@ -90,7 +89,7 @@ def no_guide(*args: Any, **kwargs: Any) -> None:
 @pytest.fixture
 def few_captures(monkeypatch):
     """After ``FEW`` captures of one step it should be taken eagerly, so that tests are fast."""
-    monkeypatch.setattr(captured_svi, "_MOST_CAPTURES", FEW)
+    monkeypatch.setattr(gradients, "_MOST_CAPTURES", FEW)
 
 
 def steps(svi: Any, count: int, *args: Any, **kwargs: Any) -> None:
@@ -122,7 +121,7 @@ def run(kind: type, script: Callable[..., Any], optim: Any = adam, elbo: Any = T
     losses: list[Any] = []
     made: list[Any] = []
     traced = 0
-    trace = captured_svi.trace
+    trace = gradients.trace
 
     def make(model: Any, guide: Any = guide, optim: Any = optim) -> Any:
         svi = kind(model, guide, optim(), elbo())
@@ -137,7 +136,7 @@ def run(kind: type, script: Callable[..., Any], optim: Any = adam, elbo: Any = T
         return trace(*args)
 
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
-        patch.setattr(captured_svi, "trace", counted)
+        patch.setattr(gradients, "trace", counted)
         warnings.simplefilter("always")
         others = script(make) or []
     state = {name: p.detach() for name, p in pyro.get_param_store().named_parameters()}
@@ -522,7 +521,7 @@ def test_code_of_installed_packages_is_not_looked_into():
 
 
 def test_running_statistics_move_once_a_step(monkeypatch):
-    monkeypatch.setattr(captured_svi, "CHECK_EVERY", 3)  # also with checks in between
+    monkeypatch.setattr(gradients, "CHECK_EVERY", 3)  # also with checks in between
 
     def script(make):
         net = batch_norm()
@@ -1295,7 +1294,7 @@ def operations(svi: CapturedSVI) -> int:
 
 
 def test_value_hidden_from_the_guards_is_noticed_in_time(monkeypatch, tmp_path):
-    monkeypatch.setattr(captured_svi, "CHECK_EVERY", 5)
+    monkeypatch.setattr(gradients, "CHECK_EVERY", 5)
     hidden = tmp_path / "slope"
     hidden.write_text("1.0")
     svi = CapturedSVI(regression(lambda: float(hidden.read_text())), guide, adam(), Trace_ELBO())
@@ -1333,7 +1332,7 @@ def test_checks_change_no_result(monkeypatch):
 
     runs = []
     for every in (3, 1000):
-        monkeypatch.setattr(captured_svi, "CHECK_EVERY", every)
+        monkeypatch.setattr(gradients, "CHECK_EVERY", every)
         runs.append(run(CapturedSVI, script))
     often, seldom = runs
     assert "compared with the eager step 6 times" in often.svi.explain()

@@ -256,7 +256,7 @@ def test_what_cannot_be_replayed_runs_without_and_says_so(fault, monkeypatch):
     problem = build("weights", torch.device("cpu"))
     reason = "RuntimeError: operation not permitted" if fault == "raises" else "differs in the loss"
     if fault == "wrong later":
-        monkeypatch.setattr("pyrosparse.captured.svi.CHECK_EVERY", 10)
+        monkeypatch.setattr("pyrosparse.captured.gradients.CHECK_EVERY", 10)
         svi, *_ = train(problem, 6, compile=True)
         made_wrong = True
         with pytest.warns(UserWarning, match=reason) as caught:

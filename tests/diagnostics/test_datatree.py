@@ -317,4 +317,4 @@ def test_a_recording_sampler_draws_what_pyros_draws():
         mcmc = MCMC(kind(truth.model(bnn)), 5, warmup_steps=5, disable_progbar=True)
         mcmc.run(*truth.data)
         draws.append(mcmc.get_samples()["weight"])
-    assert torch.equal(*draws)
+    torch.testing.assert_close(*draws)  # captured gradients: up to rounding
