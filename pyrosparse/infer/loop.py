@@ -91,10 +91,13 @@ def fit(
                    ``Callback``.
     validation:    data whose likelihood and accuracy at the guide's mean are recorded.
     patience:      stop after this number of epochs without a new best ``validation_nll``.
-    checkpoint:    a file written after every epoch. If it exists at the start, the run continues
-                   from it and ends bit for bit as an uninterrupted one (data that shuffle
-                   themselves, such as a DataLoader, must use torch's global generator).
-    metrics:       a file with one line of JSON for each epoch.
+    checkpoint:    a file written at the end of epochs: after the first, the last, and whenever
+                   training since then took 20 times as long as writing it (so never more than 5 %
+                   of the time). If it exists at the start, the run continues from it and ends bit
+                   for bit as an uninterrupted one (data that shuffle themselves, such as a
+                   DataLoader, must use torch's global generator).
+    metrics:       a file with one line of JSON for each epoch, written together with the
+                   checkpoint.
     seed:          seed for all random numbers; the caller's torch generator does not change.
     first_step:    the number of steps of this training that another run took before. The run
                    continues with the following minibatches, schedules, warm-ups and epochs, but

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,8 +24,16 @@ if TYPE_CHECKING:
     from pyrosparse.infer.run import Fit
 
 
+TIMES_AS_LONG = 20
+"""Files are written again when training took so many times as long as writing them did."""
+
+
 class Files:
-    """Writes a run's checkpoint and metrics after every epoch, and resumes the run from them.
+    """Writes a run's checkpoint and metrics at ends of epochs, and resumes the run from them.
+
+    They are written after the first and the last epoch, and in between whenever training since the
+    last time took 20 times as long as writing did: short epochs would else spend most of their
+    time here.
 
     settings:            settings that must be equal in the run and in the one that it continues.
     callbacks:           those with a state in the checkpoint are part of the settings.
@@ -50,6 +60,7 @@ class Files:
         self.checkpoint = checkpoint
         self.metrics = metrics
         self._lines: list[str] = []
+        self._due = -math.inf  # by time.perf_counter
 
     def resume(self) -> bool:
         """Continue from the checkpoint if it exists; returns whether it does."""
@@ -61,7 +72,11 @@ class Files:
         return found is not None
 
     def write(self) -> None:
-        """Write both files."""
+        """Write both files, if it is time."""
+        if self.checkpoint is None and self.metrics is None:
+            return
+        if not self.run.finished and not self.run.ranks.by_first(self._is_due):
+            return
         noise = self.run.ranks.noise() if self.checkpoint is not None else []
         self.run.ranks.by_first(partial(self._write, noise))
 
@@ -72,10 +87,16 @@ class Files:
         with checkpoints.reading(self.checkpoint):
             return checkpoints.load(self.checkpoint)
 
+    def _is_due(self) -> bool:
+        return time.perf_counter() >= self._due
+
     def _write(self, noise: list[list[Tensor]]) -> None:
+        started = time.perf_counter()
         if self.checkpoint is not None:
             checkpoints.save(self.checkpoint, self._state() | {"noise": noise})
         self._write_metrics()
+        ended = time.perf_counter()
+        self._due = ended + TIMES_AS_LONG * (ended - started)
 
     def _write_metrics(self) -> None:
         """Write the history, one line of JSON for each epoch."""

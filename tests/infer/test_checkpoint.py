@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import pyrosparse as ps
-from pyrosparse.infer import Callback, Fit
+from pyrosparse.infer import Callback, Fit, resuming
 from pyrosparse.infer.checkpoint import CheckpointError, load, save
 from tests.infer.test_killed_run import assert_equal_trees
 
@@ -148,6 +148,40 @@ def test_a_folder_that_is_removed_ends_training(tmp_path: Path, name: str):
         train(watch, **{name: tmp_path / "run" / "a"})
     assert watch.steps == 1
     assert not (tmp_path / "run").exists()
+
+
+class Clock:
+    """A clock that callbacks and the file system move, in place of ``time``."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_files_take_at_most_a_twentieth_of_the_time(tmp_path: Path, monkeypatch):
+    clock, written = Clock(), []
+    monkeypatch.setattr(resuming, "time", clock)
+
+    class Epochs(Callback):
+        def on_epoch_end(self, run: Fit) -> None:
+            clock.now += 5.0
+
+    def slow_save(path: Path, tree: dict[str, Any]) -> Path:
+        clock.now += 1.0
+        written.append(tree["epoch"])
+        return save(path, tree)
+
+    monkeypatch.setattr(resuming.checkpoints, "save", slow_save)
+    bnn = ps.lift(torch.nn.Linear(3, 2), ps.Gaussian())
+    data = (torch.randn(8, 3), torch.zeros(8, dtype=torch.int64))
+    file, metrics = tmp_path / "run.safetensors", tmp_path / "metrics.jsonl"
+    ps.fit(
+        ps.classifier(bnn, 8), bnn.guide, data, epochs=11, callbacks=[Epochs()], checkpoint=file,
+        metrics=metrics, capture=False, progress=False,
+    )  # fmt: skip
+    assert written == [1, 5, 9, 11]  # 20 seconds are four epochs; the first and the last always
+    assert load(file)["epoch"] == 11 and len(metrics.read_text().splitlines()) == 11
 
 
 class Memory(Callback):
