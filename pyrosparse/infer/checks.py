@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro.poutine as poutine
 import torch
 from pyro.infer import (
     JitTrace_ELBO,
     JitTraceEnum_ELBO,
     JitTraceGraph_ELBO,
     JitTraceMeanField_ELBO,
+    TraceEnum_ELBO,
 )
+
+from pyrosparse.evidence.sites import sample_sites
 
 _JIT = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
@@ -66,6 +70,43 @@ def check_elbo(elbo: Any) -> None:
             f"fit does not support {type(elbo).__name__}, because torch.jit cannot trace a lifted "
             f"network: pass {plain}(), whose steps fit captures with ps.captured.CapturedSVI"
         )
+
+
+def check_programs(model: Any, guide: Any) -> None:
+    """Raise TypeError if model or guide are not Pyro programs, which are called on a batch."""
+    for name, program in (("model", model), ("guide", guide)):
+        if not callable(program):
+            raise TypeError(
+                f"the {name} must be callable, got {type(program).__name__}: fit takes "
+                "(model, guide, data), such as ps.fit(model, model.guide, (x, y)) for the models "
+                "of pyrosparse"
+            )
+
+
+def check_guide(trace: poutine.Trace, guide_trace: poutine.Trace, elbo: Any) -> None:
+    """Raise ValueError if the guide does not draw a latent variable of the model, and the ELBO does
+    not sum it out: it would be drawn from its prior, and the loss would be no bound."""
+    if not sample_sites(trace, observed=True):
+        return  # what should be observed is latent: ``check_observed`` says so
+    drawn = {site["name"] for site in sample_sites(guide_trace, observed=False)}
+    sums = isinstance(elbo, TraceEnum_ELBO)
+    missing = [
+        site
+        for site in sample_sites(trace, observed=False)
+        if site["name"] not in drawn
+        and not site["infer"].get("enumerate")
+        and not (sums and site["fn"].has_enumerate_support)
+    ]
+    if missing:
+        names = ", ".join(repr(site["name"]) for site in missing)
+        way = (
+            "sum it out with elbo=pyro.infer.TraceEnum_ELBO()"
+            if all(site["fn"].has_enumerate_support for site in missing)
+            else "give a guide that draws every latent variable: model.guide for the models of "
+            "pyrosparse, whose likelihood may have latent variables beside the network's; "
+            "AutoGuideList for your own"
+        )
+        raise ValueError(f"the guide does not draw {names}, latent in the model: {way}")
 
 
 def check_finite(data: Any) -> None:

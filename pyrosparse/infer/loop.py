@@ -22,6 +22,7 @@ from pyrosparse.infer.checks import (
     check_elbo,
     check_finite,
     check_gradients,
+    check_programs,
 )
 from pyrosparse.infer.denormals import flush_denormals
 from pyrosparse.infer.observed import check_observed
@@ -134,6 +135,7 @@ def fit(
         epochs, batch_size, kl_scale, kl_warmup, clip_norm, patience, validation, compact_every,
         first_step,
     )  # fmt: skip
+    check_programs(model, guide)
     check_elbo(elbo)
     check_gradients()
     data = prepared(data, model)

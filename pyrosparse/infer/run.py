@@ -18,6 +18,7 @@ from pyrosparse.captured import CapturedSVI
 from pyrosparse.evidence.traces import evaluation_mode, modules, used_modules
 from pyrosparse.infer.agreement import check_agreement
 from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.checks import check_guide
 from pyrosparse.infer.minibatches import Minibatches, OneShare
 from pyrosparse.infer.modes import frozen_layers, warn_where_trained
 from pyrosparse.infer.non_finite import NonFiniteLossError, explain
@@ -146,7 +147,7 @@ class Fit:
         """Run guide and model once, as SVI does, without side effects; returns the parameter sites,
         the model's trace and its batch.
 
-        Raises ValueError if there are no data."""
+        Raises ValueError if there are no data, or the guide lacks a latent variable."""
         batch = next(iter(self.batches()), None)
         if batch is None:
             raise ValueError("there are no data to train on")
@@ -160,6 +161,7 @@ class Fit:
             trace = poutine.trace(self.guide).get_trace(*batch)
             replayed = poutine.trace(poutine.replay(self.model, trace=trace)).get_trace(*batch)
         torch.set_rng_state(state)
+        check_guide(replayed, trace, self.elbo)
         return capture.trace, replayed, batch
 
     def start(self, callbacks: Sequence[Callback], resumed: bool) -> None:
