@@ -18,6 +18,7 @@ from pyrosparse.compaction.request import Network, Request
 from pyrosparse.compaction.trace import TraceError
 from pyrosparse.lifting.attention import no_fast_path
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.util.errors import UsageError, expect_network
 from pyrosparse.util.sharding import refuse_sharded
 
 __all__ = ["CompactNet", "CompactionError", "compact"]
@@ -111,6 +112,23 @@ def compact(
     all                             23 -> 14
     largest difference to the masked network: ...
     """
+    expect_network(net)
+    if masks is not None and not isinstance(masks, Mapping):
+        raise UsageError(
+            "masks are tensors by name, as bnn.masks() returns them; got "
+            f"{type(masks).__name__}. Without masks give the input by name: "
+            "ps.compact(net, example=x)"
+        )
+    for key, mask in (masks or {}).items():
+        if not isinstance(mask, Tensor):
+            raise UsageError(f"the mask {key!r} must be a tensor, got {type(mask).__name__}")
+    inner = next((key for key, one in net.named_modules() if key and isinstance(one, Lifted)), None)
+    if inner is not None:
+        raise UsageError(
+            f"{type(net).__name__} is no network, but contains the lifted network {inner!r}: give "
+            "that one for a compact posterior, ps.compact(bnn, masks, x), or its network for a "
+            "compact network, ps.compact(bnn.net, masks, x)"
+        )
     if at_least is not None and at_least < 0:
         raise ValueError(f"at_least is a number of features, 0 or more; got {at_least}")
     refuse_sharded(

@@ -206,7 +206,12 @@ def _runs(
     model: Program | Sequence[Program],
     guide: Program | Sequence[Program] | None,
 ) -> tuple[list[Lifted], list[Program], list[Program]]:
-    runs = [bnn] if isinstance(bnn, Lifted) else list(bnn)
+    runs = [bnn] if isinstance(bnn, Lifted) else list(bnn) if isinstance(bnn, Sequence) else []
+    if not runs or not all(isinstance(run, Lifted) for run in runs):
+        raise TypeError(
+            "to_datatree takes (bnn, model, data) with a lifted network, or a list of them; got "
+            f"{type(bnn).__name__} first"
+        )
     models = list(model) if isinstance(model, Sequence) else [model]
     if len(runs) != len(models) or not runs:
         raise ValueError(

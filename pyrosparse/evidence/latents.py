@@ -8,6 +8,7 @@ from typing import Any
 import pyro.poutine as poutine
 
 from pyrosparse.evidence.sites import known_data, observed_sites, sample_sites, score_observed
+from pyrosparse.lifting.lift import Lifted
 
 
 class Latents:
@@ -23,6 +24,7 @@ class Latents:
     def __init__(
         self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]
     ) -> None:
+        refuse_network(model)
         self.model = model
         self.trace = poutine.trace(guide).get_trace(*batch)
         # The model's plates subsample anew: they do not use the indices that the guide drew.
@@ -92,6 +94,15 @@ def refuse_local(trace: poutine.Trace, n: int, *, first: bool) -> list[str]:
         for site in observed:
             known_data(site, n)  # without a dimension of the data it would count once a batch
     return local
+
+
+def refuse_network(model: Any) -> None:
+    """Raise TypeError if a model is a lifted network, which has no likelihood."""
+    if isinstance(model, Lifted):
+        raise TypeError(
+            "a lifted network has no likelihood: give a model of it and the number of data, such "
+            "as ps.classifier(bnn, n) or ps.regressor(bnn, n)"
+        )
 
 
 def check_covered(trace: poutine.Trace, guide_trace: poutine.Trace) -> None:

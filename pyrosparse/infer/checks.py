@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.poutine as poutine
@@ -14,7 +15,9 @@ from pyro.infer import (
     TraceEnum_ELBO,
 )
 
+from pyrosparse.evidence.latents import refuse_network
 from pyrosparse.evidence.sites import sample_sites
+from pyrosparse.infer.callback import Callback
 
 _JIT = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
@@ -38,7 +41,7 @@ def check_arguments(
         counts["compact_every"] = compact_every
     for name, value in counts.items():
         if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value}")
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
     if not kl_scale >= 0 or kl_warmup < 0:
         raise ValueError(
             f"kl_scale and kl_warmup must not be negative, got {kl_scale} and {kl_warmup}"
@@ -53,6 +56,22 @@ def check_arguments(
         raise ValueError(f"first_step must be 0 or a positive whole number, got {first_step}")
 
 
+def check_hooks(callbacks: Any, schedule: Any) -> None:
+    """Raise TypeError if callbacks are not a sequence of ``Callback``, or the schedule is not a
+    function."""
+    if not isinstance(callbacks, Sequence) or not all(
+        isinstance(one, Callback) for one in callbacks
+    ):
+        raise TypeError(
+            f"callbacks is a list of objects of subclasses of ps.infer.Callback; got {callbacks!r}"
+        )
+    if not callable(schedule):
+        raise TypeError(
+            "schedule is a function of progress in [0, 1] that gives a factor on the learning "
+            f"rates, such as those of ps.infer.schedules; got {schedule!r}"
+        )
+
+
 def check_gradients() -> None:
     """Raise RuntimeError if gradients are disabled: no step would change anything."""
     if not torch.is_grad_enabled():
@@ -64,6 +83,8 @@ def check_gradients() -> None:
 
 def check_elbo(elbo: Any) -> None:
     """Raise TypeError for an ELBO whose steps cannot be traced."""
+    if isinstance(elbo, type):
+        raise TypeError(f"elbo is an object, elbo={elbo.__name__}(); got the class")
     if isinstance(elbo, _JIT):
         plain = type(elbo).__name__.removeprefix("Jit")
         raise TypeError(
@@ -74,6 +95,7 @@ def check_elbo(elbo: Any) -> None:
 
 def check_programs(model: Any, guide: Any) -> None:
     """Raise TypeError if model or guide are not Pyro programs, which are called on a batch."""
+    refuse_network(model)
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program):
             raise TypeError(

@@ -22,6 +22,7 @@ from pyrosparse.infer.checks import (
     check_elbo,
     check_finite,
     check_gradients,
+    check_hooks,
     check_programs,
 )
 from pyrosparse.infer.denormals import flush_denormals
@@ -137,6 +138,7 @@ def fit(
     )  # fmt: skip
     check_programs(model, guide)
     check_elbo(elbo)
+    check_hooks(callbacks, schedule)
     check_gradients()
     data = prepared(data, model)
     validation = None if validation is None else prepared(validation, model)

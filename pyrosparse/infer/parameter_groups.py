@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any
 
 import torch
@@ -45,6 +47,11 @@ def made(optimizer: Any, groups: list[dict[str, Any]]) -> Optimizer:
             "class, "
             f"optimizer=torch.optim.{kind}, or a function from parameter groups to an optimizer"
         )
+    if optimizer is not None and not callable(optimizer):
+        raise TypeError(
+            "optimizer is a class or a function from parameter groups to an optimizer, such as "
+            f"torch.optim.SGD; got {optimizer!r}"
+        )
     result = fused_adam(groups) if optimizer is None else optimizer(groups)
     if not isinstance(result, Optimizer):
         raise TypeError(
@@ -65,7 +72,8 @@ def parameter_groups(parameters: Mapping[str, Tensor], rates: Rates) -> list[dic
 
     rates: one rate, or rates by glob on names; the first rule that matches counts.
 
-    Raises ValueError if no rule matches a parameter, or a rule matches none.
+    Raises ValueError if no rule matches a parameter, a rule matches none, or a rate is negative or
+    not finite.
 
     >>> import torch
     >>> w = torch.ones(2)
@@ -74,6 +82,10 @@ def parameter_groups(parameters: Mapping[str, Tensor], rates: Rates) -> list[dic
     """
     if not isinstance(rates, Mapping):
         rates = {"*": rates}
+    for rate_of, rate in rates.items():
+        if not isinstance(rate, Real) or not 0 <= rate < math.inf:
+            of = "" if rate_of == "*" else f" of {rate_of!r}"
+            raise ValueError(f"the learning rate{of} must be a number of 0 or more, got {rate!r}")
     grouped: dict[str, list[Tensor]] = {rule: [] for rule in rates}
     for name, tensor in parameters.items():
         rule = first_match(rates, name)

@@ -28,7 +28,7 @@ from pyrosparse.lifting.param_store import announce
 from pyrosparse.lifting.target import Target, locate
 from pyrosparse.lifting.together import answered
 from pyrosparse.util.arguments import arguments
-from pyrosparse.util.errors import UsageError, refuse_jit, unknown_name
+from pyrosparse.util.errors import UsageError, expect_network, refuse_jit, unknown_name
 
 
 def lift(
@@ -60,8 +60,8 @@ def lift(
     >>> bnn(torch.ones(5, 4)).shape
     torch.Size([5, 2])
     """
-    if not isinstance(net, nn.Module):
-        raise UsageError(f"a network is a torch.nn.Module, got {type(net).__name__}")
+    expect_network(net)
+    _check_kinds(method, on)
     if isinstance(net, torch.jit.ScriptModule):
         raise UsageError(
             "the network is a torch.jit program, which ignores gates and drawn weights: lift the "
@@ -97,6 +97,32 @@ def lift(
         check_target(net, one, target, [taken for _, taken in assigned[:number]])
     parts = [(one, target, one.init(target)) for one, target in assigned]
     return Lifted(Contents.of(net, parts), name=name)
+
+
+def _check_kinds(method: Any, on: Any) -> None:
+    """Raise UsageError if ``method`` holds anything but methods, and ``on`` but targets."""
+    pairs = [method] if isinstance(method, Method) else method
+    if isinstance(method, type | str) or not isinstance(pairs, Sequence):
+        named = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
+        raise UsageError(
+            f"a method is an object such as ps.BetaBernoulli(), or a list of pairs (method, "
+            f"targets); got {named}"
+        )
+    lists = [] if on is None else [on]
+    if not isinstance(method, Method):
+        for pair in pairs:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise UsageError(
+                    f"several methods are given as pairs (method, targets); got {pair!r}"
+                )
+            lists.append(pair[1])
+    for targets in lists:
+        strange = next((one for one in targets if not isinstance(one, Target)), None)
+        if strange is not None:
+            raise UsageError(
+                f"targets come from ps.weights(net, '*'), ps.gates(net), ps.heads(net) or "
+                f"ps.ffn(net); got {strange!r}"
+            )
 
 
 class Lifted(PyroModule):

@@ -18,6 +18,7 @@ from pyrosparse.measure.quality import quality
 from pyrosparse.measure.regression import RegressionQuality, regression_quality
 from pyrosparse.models.latents import ModelGuide
 from pyrosparse.util.arguments import arguments
+from pyrosparse.util.errors import expect_network
 from pyrosparse.util.timing import batch_of, latency
 
 Pair = tuple[int, int]
@@ -156,6 +157,8 @@ def report(
     >>> 0 <= measured.quality[0].ece <= 1
     True
     """
+    expect_network(net)
+    expect_network(small)
     if isinstance(example, Mapping):
         inputs = arguments(example, net)
     else:

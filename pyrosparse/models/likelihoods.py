@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import pyro
@@ -136,8 +137,9 @@ def check_labels(y: Tensor | None, logits: Tensor) -> None:
 
 def positive_count(n: int) -> int:
     """The number of data; raises ValueError if it is not a positive whole number."""
-    if int(n) != n or n < 1:
-        raise ValueError(f"n, the number of data, must be a positive whole number, got {n}")
+    if not isinstance(n, Real) or int(n) != n or n < 1:
+        got = n if isinstance(n, Real) else type(n).__name__
+        raise ValueError(f"n, the number of data, must be a positive whole number, got {got}")
     return int(n)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrosparse.models.likelihoods import Network, positive_count
-from pyrosparse.util.errors import UsageError
+from pyrosparse.util.errors import UsageError, expect_network
 
 
 class Taught(nn.Module):
@@ -35,6 +35,7 @@ class Taught(nn.Module):
             raise ValueError(f"weight must be in [0, 1], got {weight}")
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        expect_network(teacher)
         nn.Module.__init__(self)  # the other base of a subclass is a model without a teacher
         self.network = network
         self.n = positive_count(n)

@@ -80,7 +80,15 @@ def predict(
     """
     if not isinstance(network, nn.Module):
         if not isinstance(network, str | os.PathLike):
-            raise TypeError(f"a network is a module or the path of a file, got {network!r}")
+            way = (
+                ". For a model that is a function give its lifted network, with the model's guide "
+                "and the likelihood of the network's output: "
+                "ps.predict(bnn, x, guide=guide, likelihood=...)"
+            )
+            raise TypeError(
+                f"a network is a module or the path of a file, got {type(network).__name__}"
+                + (way if callable(network) else "")
+            )
         network = load(network)
     assert isinstance(network, nn.Module)
     if isinstance(network, Ensemble):

@@ -32,7 +32,7 @@ from pyrosparse.recipes.recipe import Recipe
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import Split, split
 from pyrosparse.recipes.start import begins_trained
-from pyrosparse.util.errors import UsageError
+from pyrosparse.util.errors import UsageError, expect_network
 
 
 def compress(
@@ -101,7 +101,11 @@ def compress(
     >>> round(result.sparsity, 2)
     0.91
     """
+    expect_network(net)
     recipe = recipe or _default()
+    for one in (recipe, start):
+        if one is not None and not isinstance(one, Recipe):
+            raise UsageError(_no_recipe(one))
     if start is not None:
         recipe = begins_trained(recipe)
     parts = split(data, validation, test, seed=seed, device=device)
@@ -139,6 +143,16 @@ def compress(
         if job.original is None:
             job.original = _dense(job, first, dense)
         return _result(job, bnn)
+
+
+def _no_recipe(given: Any) -> str:
+    from pyrosparse.recipes import find
+
+    made = given.__name__ if isinstance(given, type) else "Magnitude"
+    if isinstance(given, str):
+        made = find(given).__name__
+    got = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+    return f"a recipe is an object such as ps.recipes.{made}(); got {got}"
 
 
 def default_model(data: Split) -> Likelihood:

@@ -126,6 +126,8 @@ def load(
     memory; FileNotFoundError if it does not exist; TypeError if ``trusted`` contains something
     other than classes.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"load reads a file and needs its path, got {type(path).__name__}")
     classes = _by_name(trusted)
     with reading(path):
         name, content, parts = read_one_of(path, [FORMAT, POSTERIOR])

@@ -25,6 +25,24 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}{hint} known: {', '.join(spellings.values())}")
 
 
+def expect_network(net: object) -> None:
+    """Raise UsageError if ``net`` is not a torch module.
+
+    >>> expect_network("resnet18")
+    Traceback (most recent call last):
+    pyrosparse.util.errors.UsageError: a network is a torch.nn.Module, got str
+    """
+    from torch import nn  # not above: the command line's help does without it
+
+    if isinstance(net, type) and issubclass(net, nn.Module):
+        raise UsageError(
+            f"a network is a torch.nn.Module, got the class {net.__name__}: make a network of it, "
+            f"{net.__name__}(...)"
+        )
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"a network is a torch.nn.Module, got {type(net).__name__}")
+
+
 def refuse_jit() -> None:
     """Say what to do in place of ``torch.jit.trace``, which cannot see replaced weights.
 
