@@ -33,6 +33,7 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -127,6 +128,21 @@ class MethodCase:
         bnn = self.lifted(name)
         x, y = batch(name)
         assert torch.isfinite(torch.tensor(elbo().loss(ps.classifier(bnn, 70), bnn.guide, x, y)))
+
+    @pytest.mark.filterwarnings("ignore::pyrosparse.distributions.ImproperPriorWarning")
+    def test_autoguides_draw_every_site(self) -> None:
+        bnn = self.lifted()
+        x, y = batch("mlp")
+        model = ps.classifier(bnn, len(x))
+        guide = AutoNormal(model)
+        try:
+            drawn = guide(x, y)
+        except ValueError as error:
+            assert "has a point mass" in str(error)
+            return
+        latent = poutine.trace(model).get_trace(x, y).stochastic_nodes
+        continuous = {name for name in latent if name != "data" and "support" not in name}
+        assert drawn.keys() >= continuous
 
     def test_gradients_reach_every_parameter_of_guide_and_network(self, name: str) -> None:
         bnn = self.moved(name)
@@ -442,7 +458,7 @@ def assert_same_draws(bnn: ps.Lifted, small: ps.Lifted, x: Tensor) -> None:
             if node["type"] != "sample":
                 continue
             value = drawn.nodes[site]["value"]
-            owner = next((s for s in places if site == s or site.startswith(f"{s}.")), None)
+            owner = next((s for s in places if site == s or site.startswith(f"{s}_")), None)
             if owner is not None and value.shape == drawn.nodes[owner]["value"].shape:
                 value = value.flatten()[places[owner]].view(node["value"].shape)
             node["value"] = value

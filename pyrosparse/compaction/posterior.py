@@ -157,10 +157,13 @@ def _own_randomness(bnn: Lifted) -> Iterator[None]:
 
 def _part(whole: Lifted, made: Cut, site: str, value: Tensor) -> Tensor:
     """The remaining elements of the draw of a site."""
-    for entry in whole.guide.entries:
-        target = entry.target
-        if site == target.site or site.startswith(f"{target.site}."):
-            where = features_of(made, entry)
-            if where is not None and value.shape == target.shape:
-                return take(value, where)
-    return value
+    own = [
+        entry
+        for entry in whole.guide.entries
+        if site == entry.target.site or site.startswith(entry.target.part(""))
+    ]
+    if not own:
+        return value
+    entry = max(own, key=lambda one: len(one.target.site))  # "weight_v" is no part of "weight"
+    where = features_of(made, entry)
+    return value if where is None or value.shape != entry.target.shape else take(value, where)

@@ -128,6 +128,8 @@ def check_guide(trace: poutine.Trace, guide_trace: poutine.Trace, elbo: Any) -> 
             "pyrosparse, whose likelihood may have latent variables beside the network's; "
             "AutoGuideList for your own"
         )
+        if any(site["name"].endswith("_unobserved") for site in missing):
+            way = "for data that are partly observed use poutine.mask in place of obs_mask"
         raise ValueError(f"the guide does not draw {names}, latent in the model: {way}")
 
 

@@ -162,7 +162,7 @@ def from_pyro(
     """Make a method from one function: a Pyro program that draws a weight from its prior.
 
     fn:   ``fn(target)`` samples with ``pyro.sample`` and returns the weight, ``target.shape``.
-          Its sites are named ``target.site`` (the weight) or ``f"{target.site}.<name>"``.
+          Its sites are named ``target.site`` (the weight) or ``target.part(name)``.
     score: ``score(target, q)`` returns one per element; by default the signal-to-noise
           ratio |loc| / scale of the site named ``target.site``. ``q`` holds
           ``loc`` and ``log_scale`` for that site, ``<name>_loc`` and ``<name>_log_scale`` for
@@ -255,7 +255,7 @@ class _PyroPrior(Method):
             posterior = base
             if site.transform is not None:
                 posterior = dist.TransformedDistribution(base, [site.transform])
-            name = f"{target.site}.{key}" if key else target.site
+            name = target.part(key) if key else target.site
             value = pyro.sample(name, posterior.to_event(site.event_dim - posterior.event_dim))
             draw = draw if key else value
         return draw
@@ -267,7 +267,7 @@ class _PyroPrior(Method):
 
     def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
         for key, site in self._sites_of(target).items():
-            name = f"{target.site}.{key}" if key else target.site
+            name = target.part(key) if key else target.site
             values = draws_of(draws, name, tuple(site.median.shape))
             if site.transform is not None:
                 values = site.transform.inv(values)
@@ -388,17 +388,19 @@ def _trace_sites(fn: Callable[[Target], Tensor], target: Target) -> dict[str, _S
                 f"{tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__}"
             )
         return {
-            name[len(target.site) + 1 :].replace(".", "_"): _site(name, node["fn"], target)
+            name[len(target.part("")) :]: _site(name, node["fn"], target)
             for name, node in trace.nodes.items()
             if node["type"] == "sample" and not node["is_observed"]
         }
 
 
 def _site(name: str, prior: Any, target: Target) -> _Site:
-    if name != target.site and not name.startswith(target.site + "."):
+    part = name.removeprefix(target.part(""))
+    if name != target.site and (part == name or "." in part):
         raise ValueError(
             f"the prior's site {name!r} must be named {target.site!r} or "
-            f"{target.site + '.<name>'!r}, so that it is different in every layer"
+            "target.part('<name>'), so that it is different in every layer, and must have no "
+            "further dot"
         )
     if prior.batch_shape:
         raise ValueError(

@@ -69,6 +69,17 @@ class Target:
         """The name of the target's Pyro sample site."""
         return f"{self.prefix}.{self.key}" if self.prefix else self.key
 
+    def part(self, name: str) -> str:
+        """The name of a further site of the target's prior, such as a scale.
+
+        It has no further dot: Pyro's AutoGuides keep parameters in modules that are nested by the
+        dots of site names, and what is a parameter cannot have parts.
+
+        >>> Target("fc1.weight", "weight", (3, 2)).part("global")
+        'fc1.weight_global'
+        """
+        return f"{self.site}_{name}"
+
 
 def weights(net: nn.Module, where: Where | Sequence[Where] | None = None) -> list[Target]:
     """Select parameters as targets; without ``where``, the weights of all dense and

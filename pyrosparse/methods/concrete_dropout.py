@@ -41,7 +41,7 @@ class ConcreteDropout(Method):
 
     Targets: weights of dense and convolutional layers, by default all except transposed and grouped
     convolutions and Hugging Face's ``Conv1D``. The sites are the weight and logit p, under
-    ``<weight>.logit_rate``. One z is drawn for all examples of a step; the paper draws one for
+    ``<weight>_logit_rate``. One z is drawn for all examples of a step; the paper draws one for
     each. The expected objective is the same, but its gradient has more noise.
 
     It prunes nothing by itself: ``score`` is :math:`|W|`, and everything stays.
@@ -107,14 +107,14 @@ class ConcreteDropout(Method):
             flat = weight.flatten(-len(target.shape))
             return (-0.5 / self.scale**2) * flat.square().sum(-1) * (1 + logit.exp())
 
-        logit = pyro.sample(f"{target.site}.logit_rate", Penalty(entropy, q["logit_rate"]))
+        logit = pyro.sample(target.part("logit_rate"), Penalty(entropy, q["logit_rate"]))
         weight = pyro.sample(target.site, Penalty(quadratic, q["loc"]))
         shape = (1, inputs, *(1 for _ in target.shape[2:]))
         passing = relaxed_bernoulli(-logit.expand(shape), self.temperature)
         return weight * (passing * (1 + logit.exp()))
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
-        pyro.sample(f"{target.site}.logit_rate", Point(q["logit_rate"]))
+        pyro.sample(target.part("logit_rate"), Point(q["logit_rate"]))
         return pyro.sample(target.site, Point(q["loc"]))
 
     def hidden_draws(self, q: Posterior) -> bool:

@@ -43,7 +43,7 @@ class DependentBetaBernoulli(Method):
     scale: s; the paper's.
 
     Targets: those of the first stage's gates; lift the same network. ``score`` is E[pi], the upper
-    limit of the gains. The sites are the log odds of pi and ``<site>.shift``, beta.
+    limit of the gains. The sites are the log odds of pi and ``<site>_shift``, beta.
 
     Raises ValueError if ``bnn`` has no target of ``BetaBernoulli``, if scale is not positive, and
     for targets that ``bnn`` does not have.
@@ -149,13 +149,13 @@ class DependentBetaBernoulli(Method):
         logits = first.logits(target, _first(q))
         zeros = torch.zeros_like(q["shift"])
         normal = dist.Normal(zeros, self.scale + zeros)
-        return logits, pyro.sample(f"{target.site}.shift", normal.to_event(1))
+        return logits, pyro.sample(target.part("shift"), normal.to_event(1))
 
     def guide(self, target: Target, q: Posterior, x: Tensor | None) -> Tensor:
         first, _, _ = self._stage(target)
         logits = first.guide(target, _first(q), x)
         shift = dist.Normal(q["shift"], q["log_scale"].exp())
-        pyro.sample(f"{target.site}.shift", shift.to_event(1))
+        pyro.sample(target.part("shift"), shift.to_event(1))
         return logits
 
     def score(self, target: Target, q: Posterior) -> Tensor:
@@ -183,7 +183,7 @@ class DependentBetaBernoulli(Method):
     def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
         first, _, _ = self._stage(target)
         first.match_moments(target, _first(q), draws)
-        shifts = draws_of(draws, f"{target.site}.shift", target.shape)
+        shifts = draws_of(draws, target.part("shift"), target.shape)
         normal_moments(shifts, q["shift"], q["log_scale"])
 
     def _stage(self, target: Target) -> tuple[BetaBernoulli, Tensor, Tensor]:

@@ -66,7 +66,7 @@ class GammaSpikeAndSlab(Method):
     two with sum-product over the support prior. Without them, the precisions do not change.
 
     Within ``generative()`` the network is drawn from the three layers themselves, at the sites
-    ``<weight>.support``, ``<weight>.precision`` and ``<weight>``.
+    ``<weight>_support``, ``<weight>_precision`` and ``<weight>``.
 
     Targets: weights. ``score`` is the log-odds of the support; a weight stays if they are positive.
 
@@ -210,12 +210,12 @@ class GammaSpikeAndSlab(Method):
         """Sample support, precision and weight from the three-layer prior, as Pyro sites; returns
         the weight."""
         like = q["loc"].detach()
-        s = self.support.sample(f"{target.site}.support", like)
+        s = self.support.sample(target.part("support"), like)
         slab, spike = self.gammas(q)
         shape = torch.where(s > 0, slab.shape, spike.shape).to(like)
         rate = torch.where(s > 0, slab.rate, spike.rate).to(like)
         precision = pyro.sample(
-            f"{target.site}.precision", dist.Gamma(shape, rate).to_event(like.dim())
+            target.part("precision"), dist.Gamma(shape, rate).to_event(like.dim())
         )
         # A spike of small shape has draws that overflow when they are inverted.
         tiny = torch.finfo(like.dtype).tiny
@@ -307,5 +307,5 @@ class generative(Messenger):
     >>> with generative():
     ...     sites = poutine.trace(bnn).get_trace(torch.ones(1, 4)).stochastic_nodes
     >>> sites
-    ['weight.support', 'weight.precision', 'weight']
+    ['weight_support', 'weight_precision', 'weight']
     """

@@ -56,7 +56,7 @@ class GroupHorseshoe(Method):
     use quadrature for half-Cauchy priors. All are drawn once for each step.
 
     Targets: inputs and outputs; by default ``gates(net)``. Sites are lambda (the target's own),
-    ``<site>.global`` and ``<site>.slab``. ``score`` is log(n z^2) at the posterior medians: the log
+    ``<site>_global`` and ``<site>_slab``. ``score`` is log(n z^2) at the posterior medians: the log
     odds that a unit's effect is not shrunk away, of Piironen and Vehtari's factor kappa = 1 / (1 +
     n z^2). A unit stays, with the gain E[z], if kappa is 1/2 or less.
 
@@ -132,9 +132,9 @@ class GroupHorseshoe(Method):
         slab_law = dist.InverseGamma(shape, shape * self.slab_scale**2)
         with poutine.scale(scale=kl_scale_of(self.kl_scale, target)):
             shared = pyro.sample(
-                f"{target.site}.global", dist.HalfCauchy(ones.new_tensor(self.global_scale))
+                target.part("global"), dist.HalfCauchy(ones.new_tensor(self.global_scale))
             )
-            slab = pyro.sample(f"{target.site}.slab", slab_law)
+            slab = pyro.sample(target.part("slab"), slab_law)
             local = pyro.sample(target.site, dist.HalfCauchy(ones).to_event(1))
         return _gate(2 * (shared.log() + local.log()), slab.log())
 
@@ -143,8 +143,8 @@ class GroupHorseshoe(Method):
             return dist.LogNormal(q[f"{part}loc"], q[f"{part}log_scale"].exp())
 
         with poutine.scale(scale=kl_scale_of(self.kl_scale, target)):
-            pyro.sample(f"{target.site}.global", law("global_"))
-            pyro.sample(f"{target.site}.slab", law("slab_"))
+            pyro.sample(target.part("global"), law("global_"))
+            pyro.sample(target.part("slab"), law("slab_"))
             return pyro.sample(target.site, law("").to_event(1))
 
     def score(self, target: Target, q: Posterior) -> Tensor:
@@ -167,7 +167,7 @@ class GroupHorseshoe(Method):
 
     def match_moments(self, target: Target, q: Posterior, draws: Mapping[str, Tensor]) -> None:
         for part, shape in (("", target.shape), ("global", ()), ("slab", ())):
-            values = draws_of(draws, f"{target.site}.{part}" if part else target.site, shape)
+            values = draws_of(draws, target.part(part) if part else target.site, shape)
             prefix = f"{part}_" if part else ""
             normal_moments(values.log(), q[f"{prefix}loc"], q[f"{prefix}log_scale"])
 

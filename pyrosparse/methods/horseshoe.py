@@ -48,7 +48,7 @@ class HorseshoePrior:
     def __call__(self, target: Target) -> Tensor:
         assert target.value is not None
         ones = torch.ones_like(target.value)
-        shared = pyro.sample(f"{target.site}.global", dist.HalfCauchy(ones.new_tensor(self.scale)))
-        local = pyro.sample(f"{target.site}.local", dist.HalfCauchy(ones).to_event(ones.dim()))
+        shared = pyro.sample(target.part("global"), dist.HalfCauchy(ones.new_tensor(self.scale)))
+        local = pyro.sample(target.part("local"), dist.HalfCauchy(ones).to_event(ones.dim()))
         weight = dist.Normal(torch.zeros_like(ones), shared * local)
         return pyro.sample(target.site, weight.to_event(ones.dim()))

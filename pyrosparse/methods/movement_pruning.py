@@ -177,7 +177,7 @@ class MovementPruning(MaskedWeights):
 
 
 def _site(target: Target) -> str:
-    return f"{target.site}.scores"
+    return target.part("scores")
 
 
 def _with_scores(q: Posterior, scores: Tensor) -> Posterior:

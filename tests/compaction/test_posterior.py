@@ -142,7 +142,7 @@ def test_a_branch_that_is_gone_takes_its_targets_with_it() -> None:
 
 def rows(target: ps.Target) -> Tensor:
     scale = pyro.sample(
-        f"{target.site}.scale", dist.HalfCauchy(torch.ones(target.shape[0], 1)).to_event(2)
+        target.part("scale"), dist.HalfCauchy(torch.ones(target.shape[0], 1)).to_event(2)
     )
     return pyro.sample(target.site, dist.Normal(torch.zeros(target.shape), scale).to_event(2))
 

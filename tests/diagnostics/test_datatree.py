@@ -133,8 +133,8 @@ def test_gates_and_scales_of_other_methods():
     tree = ps.to_datatree(bnn, ps.classifier(bnn, 7), batch("mlp"), draws=3)
     assert set(tree["posterior"].data_vars) == {
         "norm",
-        "0.weight.global",
-        "2.weight.global",
+        "0.weight_global",
+        "2.weight_global",
     }
 
 

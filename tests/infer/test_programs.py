@@ -46,3 +46,16 @@ def test_discrete_variables_need_an_elbo_that_sums_them_out():
     with pytest.raises(ValueError, match=r"does not draw 'which'.*TraceEnum_ELBO"):
         train(mixture, guide, elbo=Trace_ELBO())
     train(config_enumerate(mixture), guide, elbo=TraceEnum_ELBO(max_plate_nesting=1))
+
+
+def test_data_that_are_partly_observed_need_a_mask():
+    bnn = ps.lift(nn.Linear(1, 1), ps.Gaussian())
+
+    def model(x, y):
+        mean = bnn(x)
+        with pyro.plate("data", len(x)):
+            law = dist.Normal(mean[:, 0], 0.1)
+            pyro.sample("y", law, obs=y[:, 0], obs_mask=x[:, 0] > 0)
+
+    with pytest.raises(ValueError, match=r"'y_unobserved'.*poutine\.mask"):
+        train(model, bnn.guide)

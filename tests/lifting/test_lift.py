@@ -413,7 +413,7 @@ def test_each_method_has_its_own_targets():
     )
     assert [t.key for t in bnn.targets] == ["0.weight", "2.weight", "2.input"]
     sites = poutine.trace(bnn.guide).get_trace().stochastic_nodes
-    expected = {"0.weight", "2.weight", "2.weight.global", "2.weight.local", "2.input"}
+    expected = {"0.weight", "2.weight", "2.weight_global", "2.weight_local", "2.input"}
     assert set(sites) == expected
     masks = bnn.masks()
     assert masks["2.weight"].dtype == torch.bool

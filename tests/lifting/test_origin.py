@@ -199,13 +199,13 @@ def test_moments_of_gates_are_their_mean_gains():
     for key, values in logits.items():
         torch.testing.assert_close(bnn.scores()[key], values.sigmoid().mean(0))
     second = ps.lift(net, ps.DependentBetaBernoulli(bnn), ps.inputs(net))
-    shifts = {f"{key}.shift": torch.randn_like(values) for key, values in logits.items()}
+    shifts = {f"{key}_shift": torch.randn_like(values) for key, values in logits.items()}
     second.match_moments({key: values - 1 for key, values in logits.items()} | shifts)
     for entry in second.guide.entries:
         q, site = entry.posterior(), entry.target.site
         torch.testing.assert_close(second.scores()[site], (logits[site] - 1).sigmoid().mean(0))
-        torch.testing.assert_close(q["shift"].detach(), shifts[f"{site}.shift"].mean(0))
-        torch.testing.assert_close(q["log_scale"].exp().detach(), shifts[f"{site}.shift"].std(0))
+        torch.testing.assert_close(q["shift"].detach(), shifts[f"{site}_shift"].mean(0))
+        torch.testing.assert_close(q["log_scale"].exp().detach(), shifts[f"{site}_shift"].std(0))
 
 
 def test_what_is_frozen_stays_at_zero():

@@ -43,9 +43,9 @@ def test_prior_in_three_layers_has_three_sites_a_weight():
     bnn = three_layers(nn.Conv2d(2, 3, (2, 1)))
     with generative():
         trace = poutine.trace(bnn).get_trace(torch.ones(1, 2, 4, 4))
-    assert trace.stochastic_nodes == ["weight.support", "weight.precision", "weight"]
-    assert trace.nodes["weight.support"]["value"].shape == (3, 2, 2, 1)
-    assert trace.nodes["weight.precision"]["value"].shape == (3, 2, 2, 1)
+    assert trace.stochastic_nodes == ["weight_support", "weight_precision", "weight"]
+    assert trace.nodes["weight_support"]["value"].shape == (3, 2, 2, 1)
+    assert trace.nodes["weight_precision"]["value"].shape == (3, 2, 2, 1)
     assert trace.nodes["weight"]["value"].shape == (3, 2, 2, 1)
     trace.compute_log_prob()
     assert all(
@@ -57,13 +57,13 @@ def test_prior_in_three_layers_has_three_sites_a_weight():
 def test_moments_of_the_weights_given_their_support():
     bnn = three_layers(nn.Linear(3, 2, bias=False).double(), support=Chain((0.3, 0.4)), **SLAB)
     x = torch.ones(1, 3).double()
-    found: dict[str, list[torch.Tensor]] = {"": [], ".support": [], ".precision": []}
+    found: dict[str, list[torch.Tensor]] = {"": [], "_support": [], "_precision": []}
     with generative():
         for _ in range(1500):
             trace = poutine.trace(bnn).get_trace(x)
             for key, values in found.items():
                 values.append(trace.nodes[f"weight{key}"]["value"])
-    w, s, rho = (torch.stack(found[key]).flatten() for key in ("", ".support", ".precision"))
+    w, s, rho = (torch.stack(found[key]).flatten() for key in ("", "_support", "_precision"))
     assert_mean(s.view(1500, 6), 0.3 / 0.7)
     for state, shape, rate in ((1, 3.0, 2.0), (0, 4.0, 0.01)):
         here = s == state
@@ -79,7 +79,7 @@ def test_prior_predictive_draws_from_the_three_layers():
     bnn = three_layers(nn.Linear(3, 50, bias=False), support=Chain((0.5, 0.5)), **SLAB)
     with generative():
         drawn = Predictive(ps.regressor(bnn, 3, noise=1e-3), num_samples=30)(torch.eye(3))
-    support, weight = (drawn[key].view(1500, 3) for key in ("weight.support", "weight"))
+    support, weight = (drawn[key].view(1500, 3) for key in ("weight_support", "weight"))
     # The network's output at the unit vectors is the weight itself.
     y = drawn["y"].mT.reshape(1500, 3)
     torch.testing.assert_close(y, weight, rtol=0, atol=0.01)

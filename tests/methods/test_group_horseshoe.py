@@ -71,10 +71,10 @@ def set_to(q: Posterior, **values: Any) -> None:
 
 def test_the_gate_is_the_regularised_horseshoe() -> None:
     bnn, _ = identity()
-    values = {"0.input": torch.tensor([0.1, 3.0, 1e6]), "0.input.global": torch.tensor(0.2)}
-    values["0.input.slab"] = torch.tensor(4.0)
+    values = {"0.input": torch.tensor([0.1, 3.0, 1e6]), "0.input_global": torch.tensor(0.2)}
+    values["0.input_slab"] = torch.tensor(4.0)
     gate = poutine.condition(bnn, data=values)(torch.ones(1, 3))[0]
-    tau, local, c2 = values["0.input.global"], values["0.input"], values["0.input.slab"]
+    tau, local, c2 = values["0.input_global"], values["0.input"], values["0.input_slab"]
     shrunk = c2 * local**2 / (c2 + tau**2 * local**2)
     torch.testing.assert_close(gate, tau * shrunk.sqrt())
     assert gate[2] == pytest.approx(2.0)  # no more than the slab
@@ -118,7 +118,7 @@ def test_prior_has_the_quantiles_of_its_laws() -> None:
     draws: dict[str, list[Tensor]] = {}
     for _ in range(300):
         trace = poutine.trace(bnn).get_trace(x)
-        for name in ("0.input", "0.input.global", "0.input.slab"):
+        for name in ("0.input", "0.input_global", "0.input_slab"):
             draws.setdefault(name, []).append(trace.nodes[name]["value"])
     # The upper quartile of a half-Cauchy law is 1 + sqrt(2); the mean of 1 / c^2 is 1 / s^2.
     local, shared, slab = (torch.stack(one).flatten() for one in draws.values())

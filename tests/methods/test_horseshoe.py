@@ -21,7 +21,7 @@ def test_quantiles_of_the_global_scale_are_those_of_a_half_cauchy():
     bnn = ps.lift(nn.Linear(2, 1), ps.Horseshoe(scale=0.5))
     x = torch.ones(1, 2)
     draws = torch.stack(
-        [poutine.trace(bnn).get_trace(x).nodes["weight.global"]["value"] for _ in range(400)]
+        [poutine.trace(bnn).get_trace(x).nodes["weight_global"]["value"] for _ in range(400)]
     )
     # The half-Cauchy's median is its scale, its upper quartile 1 + sqrt(2) times that.
     for level, quantile in ((0.5, 0.5), (0.75, 0.5 * (1 + 2**0.5))):
@@ -33,5 +33,5 @@ def test_each_layer_has_its_own_global_scale():
     net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     bnn = ps.lift(net, ps.Horseshoe())
     sites = set(poutine.trace(bnn.guide).get_trace().stochastic_nodes)
-    expected = {f"{layer}.weight{part}" for layer in "01" for part in ("", ".global", ".local")}
+    expected = {f"{layer}.weight{part}" for layer in "01" for part in ("", "_global", "_local")}
     assert sites == expected

@@ -117,7 +117,7 @@ def test_what_is_no_gate_is_refused(tree):
     data = (torch.randn(7, 2), torch.zeros(7, dtype=torch.int64))
     other = ps.to_datatree(bnn, ps.classifier(bnn, 7), data, draws=3)
     with pytest.raises(ValueError, match="a gate has chain, draw and unit"):
-        gate_forest(other, "weight.global")
+        gate_forest(other, "weight_global")
 
 
 def test_without_arviz_plots_it_says_how_to_install_it(tree, monkeypatch):
