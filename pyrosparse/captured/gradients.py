@@ -56,6 +56,10 @@ class CapturedGradients(ABC):
         self._stored: set[str] = set()
         self._compilation = Compilation()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles capture anew: programs refer to the tensors of this process.
+        return self.__dict__ | {"captured": {}, "_compilation": Compilation()}
+
     @abstractmethod
     def _own_roots(self) -> dict[str, Any]:
         """By name, the objects whose values in Python the step may read."""

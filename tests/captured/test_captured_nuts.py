@@ -1,6 +1,7 @@
 """NUTS with captured gradients."""
 
 import copy
+import pickle
 import warnings
 
 import pyro
@@ -127,3 +128,16 @@ def test_it_takes_a_potential_function_and_several_chains():
     assert kernel.captured.fallback is None and mcmc.get_samples()["a"].shape == (20, 2)
     with pytest.raises(ValueError, match="leave it out"):
         CapturedNUTS(copy.copy, jit_compile=True)
+
+
+def test_a_finished_run_is_pickled_and_copied_like_one_of_pyro():
+    model, data = regression()
+    mcmc = MCMC(CapturedNUTS(model, max_tree_depth=2), 3, warmup_steps=3, disable_progbar=True)
+    mcmc.run(*data)
+    for other in (pickle.loads(pickle.dumps(mcmc)), copy.deepcopy(mcmc)):
+        draws, expected = other.get_samples(), mcmc.get_samples()
+        assert all(torch.equal(draws[name], expected[name]) for name in expected)
+        potential = other.kernel.potential_fn
+        point = {name: value.detach() for name, value in mcmc.kernel.captured.point.items()}
+        assert potential is not mcmc.kernel.potential_fn and not potential.captured
+        torch.testing.assert_close(potential(point), mcmc.kernel.potential_fn(point))
