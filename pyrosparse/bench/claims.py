@@ -43,7 +43,7 @@ class Claims:
 
         command: what the note says of the command that the process works for.
 
-        Raises FileNotFoundError where the folder is not there: on a machine that does not share it.
+        Raises FileNotFoundError if the folder is not there: on a machine that does not share it.
         """
         if not self.folder.is_dir():
             raise FileNotFoundError(

@@ -20,8 +20,8 @@ def cluster(address: str) -> Iterator[None]:
     address: of a Dask scheduler, ``tcp://host:8786``, or of a Ray cluster: ``ray://host:10001`` for
              its client server, ``ray://auto`` for the one that this machine is part of.
 
-    Raises ValueError on another address, where there is no worker and where a Dask worker has
-    several threads, ImportError where Dask or Ray is not installed, and OSError where nothing
+    Raises ValueError on another address, if there is no worker and if a Dask worker has
+    several threads, ImportError if Dask or Ray is not installed, and OSError if nothing
     answers.
 
     >>> with cluster("somewhere"):

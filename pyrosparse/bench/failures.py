@@ -26,7 +26,7 @@ def file_of(results: Path) -> Path:
 def read(results: Path) -> dict[str, dict[str, Any]]:
     """The failed runs of a results file by id: ``reason``, ``times``, and what else was recorded.
 
-    Raises ValueError, which names the file, where it is damaged.
+    Raises ValueError, which names the file, if it is damaged.
     """
     file = file_of(results)
     if not file.exists():

@@ -34,7 +34,7 @@ def outside_inputs(setup: Setup, outside: str) -> Tensor:
 
     outside: a name of ``data.names()``, or a folder of images.
 
-    Returns (m, C, H, W) float32. Raises ValueError where its images have another shape than the
+    Returns (m, C, H, W) float32. Raises ValueError if its images have another shape than the
     run's, and what ``data.load`` raises.
 
     >>> own = data_sets.load("digits").test.x

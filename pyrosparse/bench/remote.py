@@ -18,7 +18,7 @@ def by_dask(task: Task, runs: Sequence[Job], jobs: int | None, client: Any) -> I
 
     jobs: runs side by side; None and -1 for one a worker.
 
-    Raises RuntimeError where the cluster has no workers any more, or its scheduler has gone.
+    Raises RuntimeError if the cluster has no workers any more, or its scheduler has gone.
     """
     from distributed import wait
 

@@ -31,7 +31,7 @@ _ENTRIES: dict[str, Any] = {
 def read(results: Path) -> list[dict[str, Any]]:
     """The lines of a results file; none where there is no file.
 
-    Raises ValueError, which names file and line, where a line is not one that ``run`` wrote.
+    Raises ValueError, which names file and line, if a line is not one that ``run`` wrote.
     """
     if not os.path.lexists(results):
         return []

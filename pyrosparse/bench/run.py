@@ -47,8 +47,8 @@ def run(
 
     Raises ValueError when no run matches ``only``, when results are damaged, or of other settings
     than the suite has now, and OSError when results or scratch cannot be written: before a run.
-    Raises FailedRunsError at the end where runs failed, and RuntimeError where a worker computes
-    several runs at once in its threads or does not see the folders, and where a cluster has gone.
+    Raises FailedRunsError at the end if runs failed, and RuntimeError if a worker computes
+    several runs at once in its threads or does not see the folders, and if a cluster has gone.
     """
     wanted = suite.matching(only)
     results, scratch = results.absolute(), scratch.absolute()

@@ -97,8 +97,8 @@ def load(name: str, *, seeds: int | None = None, device: str | None = None) -> S
     seeds:  so many seeds in every cell, instead of what the suite asks for.
     device: what its runs are computed on, instead of what the suite asks for.
 
-    Raises ValueError, which names the file (and the line where it is not TOML), on an unknown name
-    or option, where no recipe of a grid has an option of it, and on more than ``MOST_RUNS`` runs.
+    Raises ValueError, which names the file (and the line if it is not TOML), on an unknown name
+    or option, if no recipe of a grid has an option of it, and on more than ``MOST_RUNS`` runs.
 
     >>> load("bayesian-pruning").jobs[0].id
     'mnist-fcn-none-seed0'

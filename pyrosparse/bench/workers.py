@@ -26,7 +26,7 @@ def compute(task: Task, runs: Sequence[Job], jobs: int | None) -> Iterator[Outco
 
     jobs: runs side by side; None for what the backend has, 1 here.
 
-    Raises RuntimeError where a worker refuses, or a cluster has gone.
+    Raises RuntimeError if a worker refuses, or a cluster has gone.
     """
     backend: Any = get_active_backend()[0]
     if (kind := type(backend).__name__) == "DaskDistributedBackend":

@@ -116,7 +116,7 @@ def _shown(default: Any) -> str:
 def given(values: Mapping[str, Any], recipe: type[Recipe]) -> dict[str, Any]:
     """The options that a command was given, read as what they are.
 
-    Raises ValueError where numbers by name, or JSON, cannot be read.
+    Raises ValueError if numbers by name, or JSON, cannot be read.
 
     >>> from pyrosparse.recipes import BetaBernoulli
     >>> given({"epochs": 3, "kl_scale": "conv*=20,*=1", "seed": None}, BetaBernoulli)

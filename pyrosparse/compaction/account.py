@@ -86,8 +86,8 @@ class Account:
         ]
         if self.parameters[1] > self.parameters[0]:
             lines.append(
-                "larger than before: less went than folding the gains added, by weights that were "
-                "shared or by biases"
+                "larger than before: folding the gains added more parameters (own copies of shared "
+                "weights, biases) than were cut"
             )
         if self.kept_class:
             lines.append(

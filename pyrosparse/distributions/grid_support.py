@@ -47,7 +47,7 @@ class GridSupport(TorchDistribution):
     and means carry no gradient; ``log_prob`` has one with respect to ``field``.
 
     Raises ValueError on probabilities outside (0, 1), on two axes None and on a field of another
-    shape; TypeError where a transition is no pair.
+    shape; TypeError if a transition is no pair.
 
     Source: Xia et al. (2023), eqs. 2 and 3.
 
@@ -112,7 +112,7 @@ class GridSupport(TorchDistribution):
     def log_normalizer(self) -> Tensor:
         """Log of the sum of ``log_density``'s exponential over all supports, batch shape; kept.
 
-        Raises NotImplementedError where both axes are coupled and longer than 10."""
+        Raises NotImplementedError if both axes are coupled and longer than 10."""
         if self._kept_log_normalizer is not None:
             return self._kept_log_normalizer
         value = self._log_normalizer(self.field)

@@ -36,8 +36,8 @@ class IsingMask(TorchDistribution):
     ``log_prob``, ``log_normalizer``, ``mean`` and ``mode`` enumerate the 2^n masks, for up to 20
     elements.
 
-    Raises ValueError where the couplings are not symmetric or two neighbours have one colour, and
-    where more elements are to be enumerated.
+    Raises ValueError if the couplings are not symmetric or two neighbours have one colour, and
+    if more elements are to be enumerated.
 
     Source: Labach and Valaee (2020), section II-B; Gonzalez et al. (2011).
 

@@ -50,7 +50,7 @@ class Kumaraswamy(TorchDistribution):
     off by 1.3 %.
 
     Raises ValueError when not exactly one of a and log_a (b and log_b) is given, when a or b is
-    not positive and finite, or a log not finite (tensors: where arguments are validated), and
+    not positive and finite, or a log not finite (tensors: if arguments are validated), and
     when shapes do not broadcast.
 
     Sources: Lee et al. (2019), eqs. 13 (density), 14 (draws), 16 (KL) and 19 (mean); Nalisnick

@@ -32,7 +32,7 @@ def relaxed_bernoulli(
     which Pyro's straight-through one is built, goes through pi and cuts it off at the dtype's
     epsilon (no gradient beyond log odds of 16 in float32), and its density overflows there.
 
-    Raises ValueError where the temperature is a number that is not positive and finite.
+    Raises ValueError if the temperature is a number that is not positive and finite.
 
     Source: Lee et al. (2019), eq. 15; Maddison, Mnih and Teh (2017).
 

@@ -37,7 +37,7 @@ class TreeSupport(TorchDistribution):
     means carry no gradient; ``log_prob`` has one with respect to ``field``.
 
     Raises ValueError on probabilities outside (0, 1), on parents out of range or in a cycle and on
-    a field of another shape; TypeError on other dtypes and where the transition is no pair.
+    a field of another shape; TypeError on other dtypes and if the transition is no pair.
 
     Source: Crouse, Nowak and Baraniuk (1998), hidden Markov trees.
 

@@ -64,7 +64,7 @@ class Trained:
     def note(self, entry: Entry, source: sources, own: Origin) -> None:
         """Note who drew a target's value.
 
-        Raises ValueError where it was the guide of another lifted network."""
+        Raises ValueError if it was the guide of another lifted network."""
         key, site = entry.target.key, entry.target.site
         origin = source.origin(site)
         if origin is own:

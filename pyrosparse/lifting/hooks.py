@@ -84,7 +84,7 @@ class Noise:
 
     fired: how often it has acted.
 
-    Raises ValueError where the layer is used twice in a forward pass: the noise of the two places
+    Raises ValueError if the layer is used twice in a forward pass: the noise of the two places
     is one and the same weight's, and would be drawn as if it were of two.
     """
 

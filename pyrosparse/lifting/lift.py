@@ -206,7 +206,7 @@ class Lifted(PyroModule):
 
         Warns where the posterior was not projected; see ``project``.
 
-        Raises ValueError where a score is NaN.
+        Raises ValueError if a score is NaN.
         """
         self._trained.warn()
         result = {}

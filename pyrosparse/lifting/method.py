@@ -97,7 +97,7 @@ class Method(ABC):
         smaller:   the target of these elements; its ``shape`` is theirs.
         positions: where they lie in the target, counted in row-major order; int64, of that shape.
 
-        Raises ValueError where their law depends on elements that are not among them."""
+        Raises ValueError if their law depends on elements that are not among them."""
         return {
             key: tensor.detach().flatten()[positions.to(tensor.device)]
             if tensor.shape == target.shape
@@ -305,7 +305,7 @@ def kl_scale_of(
 
     name: of the option in messages.
 
-    Raises ValueError where no glob matches.
+    Raises ValueError if no glob matches.
 
     >>> conv1, dense = gates(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)))
     >>> kl_scale_of({"0.*": 20.0, "*": 1.0}, conv1), kl_scale_of({"0.*": 20.0, "*": 1.0}, dense)
@@ -324,7 +324,7 @@ def kl_scale_of(
 def draws_of(draws: Mapping[str, Tensor], site: str, shape: tuple[int, ...]) -> Tensor:
     """The draws of a site one after another, (draws, *shape).
 
-    Raises ValueError where they are missing, of another shape, fewer than two, or not finite.
+    Raises ValueError if they are missing, of another shape, fewer than two, or not finite.
 
     >>> draws_of({"w": torch.zeros(4, 25, 3, 2)}, "w", (3, 2)).shape  # four chains
     torch.Size([100, 3, 2])

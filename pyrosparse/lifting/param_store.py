@@ -22,8 +22,8 @@ def announce(name: str, parameter: Tensor | None) -> None:
     after training one network and making the next, this one takes its place: the store never
     shadows a module.
 
-    Raises RuntimeError where the store holds a tensor from elsewhere, such as from a file, and
-    where one program has two lifted networks under one name.
+    Raises RuntimeError if the store holds a tensor from elsewhere, such as from a file, and
+    if one program has two lifted networks under one name.
     """
     if parameter is None or not parameter.requires_grad:
         return

@@ -24,7 +24,7 @@ class Watch(TorchFunctionMode):
 
     tensors: those to be watched.
 
-    Raises ValueError where one is taken within ``torch.utils.checkpoint``: it runs the layers
+    Raises ValueError if one is taken within ``torch.utils.checkpoint``: it runs the layers
     again in the backward pass, when the drawn weights and gates are no longer in place.
     """
 

@@ -52,7 +52,7 @@ class ActiveFeatures:
         """The correlation of the mean gains of every two classes over the features that some input
         uses, (classes, classes): near 1 where classes share their features.
 
-        Raises ValueError where there were no classes. Source: Lee et al. (2019), figure 3.
+        Raises ValueError if there were no classes. Source: Lee et al. (2019), figure 3.
         """
         if self.class_mean is None:
             raise ValueError("the data have no classes: give (x, y) with int64 y")
@@ -75,7 +75,7 @@ def active_features(
              such batches; int64 y for means by class.
     classes: how many there are; needed for the means by class.
 
-    Raises ValueError where the network has no gates, or there are no data.
+    Raises ValueError if the network has no gates, or there are no data.
 
     >>> import pyrosparse as ps
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -59,7 +59,7 @@ def beta_bernoulli_counts(net: nn.Module, *inputs: Any) -> PaperCounts:
 
     inputs: what the network is called with; the first of them has one datum a row.
 
-    Raises ValueError where the network has parameters of other layers than dense ones,
+    Raises ValueError if the network has parameters of other layers than dense ones,
     convolutions and batch normalisations, or attention: for them the paper has no count.
 
     Source: Lee et al. (2018), "Adaptive network sparsification with dependent variational

@@ -65,7 +65,7 @@ def perplexity(
     output:     the name of the logits in what the network gives; None where it gives a tensor.
     batch_size: how many sequences at a time, where it is we who make the batches.
 
-    Raises ValueError where there is no token to predict, and on shapes that do not fit.
+    Raises ValueError if there is no token to predict, and on shapes that do not fit.
 
     >>> net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
     >>> nn.init.zeros_(net[1].weight), nn.init.zeros_(net[1].bias)  # doctest: +ELLIPSIS

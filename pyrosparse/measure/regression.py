@@ -51,7 +51,7 @@ class RegressionQuality:
     def coverage(self, level: float) -> float:
         """The share of the targets that lie in the central predictive interval of a probability.
 
-        Raises ValueError where the level is not in (0, 1).
+        Raises ValueError if the level is not in (0, 1).
         """
         if not 0 < level < 1:
             raise ValueError(f"a level is a probability in (0, 1), got {level}")
@@ -128,8 +128,8 @@ def regression_quality(
     draws: S; with few, the negative log likelihood is too high.
     seed:  of everything random; the caller's generators are left alone.
 
-    Raises ValueError where the model observes several sites, labels, or data of which some are
-    masked; where there are no data, and as ``pyrosparse.evidence.elbo`` does.
+    Raises ValueError if the model observes several sites, labels, or data of which some are
+    masked; if there are no data, and as ``pyrosparse.evidence.elbo`` does.
 
     Source: Gneiting and Raftery (2007), "Strictly proper scoring rules, prediction, and
     estimation", eq. 21, by ``scoringrules``.

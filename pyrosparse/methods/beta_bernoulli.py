@@ -20,7 +20,7 @@ from pyrosparse.lifting.target import Kind, Target
 
 @dataclass(frozen=True)
 class BetaBernoulli(Method):
-    r"""Beta-Bernoulli dropout: each feature has a gate whose probability of being open is learnt
+    r"""Beta-Bernoulli dropout: each feature has a gate whose probability of being open is learned
     under a prior that favours 0.
 
     .. math::

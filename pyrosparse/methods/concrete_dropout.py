@@ -23,7 +23,7 @@ _INSTEAD = (
 
 @dataclass(frozen=True)
 class ConcreteDropout(Method):
-    r"""Concrete dropout: the inputs of a layer are dropped at a learnt rate p.
+    r"""Concrete dropout: the inputs of a layer are dropped at a learned rate p.
 
     .. math::
         \log p(W, p) = -\frac{|W|^2}{2 s^2 (1 - p)} + K\, H(p) + \text{const}, \qquad

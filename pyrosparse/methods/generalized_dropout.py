@@ -20,7 +20,7 @@ from pyrosparse.lifting.target import Kind, Target
 
 @dataclass(frozen=True)
 class GeneralizedDropout(Method):
-    r"""Generalized dropout: each gate is open with a learnt probability, a point estimate under a
+    r"""Generalized dropout: each gate is open with a learned probability, a point estimate under a
     Beta prior.
 
     .. math::

@@ -20,7 +20,7 @@ from pyrosparse.lifting.target import Kind, Target
 
 @dataclass(frozen=True)
 class GroupSpikeAndSlab(Method):
-    r"""Spike and slab on whole units: gates that are exactly 0 or 1, with a learnt probability of
+    r"""Spike and slab on whole units: gates that are exactly 0 or 1, with a learned probability of
     inclusion.
 
     .. math::

@@ -43,7 +43,7 @@ class StructuredBayesianPruning(Method):
     Targets: inputs and outputs; by default ``gates(net)``. The site is log theta, shape
     (features,). A location beyond an end of the interval is mirrored there.
 
-    Raises ValueError on options out of range, and where no glob matches a target. Warns where
+    Raises ValueError on options out of range, and if no glob matches a target. Warns if
     gates of a step come in front of batch normalisation, which divides them out.
 
     Source: Neklyudov et al. (2017).

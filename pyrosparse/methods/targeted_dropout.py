@@ -48,7 +48,7 @@ class TargetedDropout(MasksBySize):
     Targets: weights; by default those of ``GibbsPruning``. Once a target is frozen its mask is
     final: no more is drawn.
 
-    Raises ValueError on options out of range, and where a target has no blocks of the structure.
+    Raises ValueError on options out of range, and if a target has no blocks of the structure.
 
     Source: Gomez et al. (2019), section 3; the ramp is that of their code.
 

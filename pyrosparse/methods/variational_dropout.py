@@ -42,7 +42,7 @@ class VariationalDropout(NormalNoise):
     The log-uniform prior has no integral, and neither has the posterior under it: an ELBO under it
     must not be compared with one under another prior.
 
-    Raises ValueError on options out of range, and where no glob matches a target.
+    Raises ValueError on options out of range, and if no glob matches a target.
 
     Sources: Molchanov, Ashukha and Vetrov (2017); Louizos, Ullrich and Welling (2017), section
     3.1, of gates; Kharitonov, Molchanov and Vetrov (2018) of empirical Bayes.

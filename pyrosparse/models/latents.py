@@ -140,8 +140,8 @@ def guide_of(model: Any, network: Any) -> Any:
 
 
 def around(model: Any, network: Any) -> Any:
-    """The same model, with all that it learnt beside its network, around another network, such as a
-    compact one.
+    """The same model around another network, such as a compact one, with all that it learned beside
+    its network.
 
     Raises TypeError if the model is not a torch module with a ``network``.
 

@@ -44,7 +44,7 @@ class regressor(nn.Module):
     data that are dicts, the keys are the names of the network's arguments, and ``y`` or ``labels``.
     Its site is ``y``. It is a torch module that contains the network, if that is a module.
 
-    Learnt noise is a latent variable, the site ``noise``; train with ``guide``, which calls the
+    Learned noise is a latent variable, the site ``noise``; train with ``guide``, which calls the
     network's own guide and draws ``noise`` from a log-normal (if the prior's support is not the
     positive numbers, from a normal mapped to that support).
 

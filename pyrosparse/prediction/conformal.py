@@ -32,7 +32,7 @@ def conformal(
     coverage:   1 - alpha, in (0, 1). With fewer than coverage / (1 - coverage) data nothing can be
                 left out, and sets and intervals are all there is.
 
-    Raises ValueError where y does not fit, is not finite, or coverage is out of range.
+    Raises ValueError if y does not fit, is not finite, or coverage is out of range.
 
     Sources: Vovk, Gammerman and Shafer (2005); Sadinle, Lei and Wasserman (2019) for sets, eq. 6;
     Lei et al. (2018), section 5.2, for intervals.

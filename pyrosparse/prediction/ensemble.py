@@ -83,7 +83,7 @@ def ensemble(
     seed:    of starts and minibatches; the caller's generator is left alone.
     options: for ``fit``: ``epochs`` above all, ``batch_size``, ``learning_rate``, ``progress``.
 
-    Raises ValueError where ``members`` is not positive, and where the model has latent variables of
+    Raises ValueError if ``members`` is not positive, and if the model has latent variables of
     its own, such as noise that is learned; and as ``fit`` does.
 
     Source: Lakshminarayanan, Pritzel and Blundell (2017), "Simple and scalable predictive

@@ -59,7 +59,7 @@ def predict(
                 (batch, classes). For the file of a regression network:
                 ``lambda f: dist.Normal(f, noise)``.
     guide:      the guide with which the model was trained; by default the model's own, as for
-                ``ps.regressor`` with learnt noise, or the lifted network's.
+                ``ps.regressor`` with learned noise, or the lifted network's.
     seed:       seed of the draws; the caller's generators do not change.
     batch_size: the number of data in each forward pass. All batches use the same draws.
 

@@ -182,7 +182,7 @@ class RealPrediction(Prediction):
     def cdf(self, y: Tensor) -> Tensor:
         """The predictive distribution function at y, (..., n, ...), elementwise.
 
-        Raises ValueError where the likelihood has none."""
+        Raises ValueError if the likelihood has none."""
         return self._cdf([_mixture_cdf(laws) for laws in self.laws], y)
 
     def _cdf(self, functions: list[Callable[[Tensor], Tensor]], y: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class RealPrediction(Prediction):
     def quantiles(self, levels: Sequence[float] = (0.05, 0.5, 0.95)) -> Tensor:
         """Quantiles of the predictive distribution, elementwise, (levels, n, ...), by bisection.
 
-        Raises ValueError on levels outside of (0, 1), and where the likelihood has no
+        Raises ValueError on levels outside of (0, 1), and if the likelihood has no
         distribution function."""
         wanted = _levels(levels)
         if not ((wanted > 0) & (wanted < 1)).all():
@@ -222,7 +222,7 @@ class RealPrediction(Prediction):
 def mixed(parts: Sequence[Prediction]) -> Prediction:
     """The equal mixture of several predictions of the same data, from equally many draws each.
 
-    Raises ValueError where they are not such.
+    Raises ValueError if they are not such.
 
     >>> parts = [ClassPrediction(torch.tensor([[[p, 1 - p]]]).log()) for p in (0.25, 0.75)]
     >>> mixed(parts).probabilities

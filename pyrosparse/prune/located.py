@@ -10,7 +10,7 @@ from pyrosparse.lifting.lift import Lifted
 def located_weights(bnn: Lifted) -> dict[str, Tensor]:
     """The network's own parameters of all targets that are weights, by name.
 
-    Raises ValueError where there are none, and where a posterior is located elsewhere.
+    Raises ValueError if there are none, and if a posterior is located elsewhere.
 
     >>> import torch, pyrosparse as ps
     >>> list(located_weights(ps.lift(torch.nn.Linear(2, 1), ps.Gaussian())))

@@ -48,8 +48,8 @@ def lottery(
     Returns the masks of the levels, in order. The network is trained with the last masks, which are
     frozen.
 
-    Raises ValueError on options out of range, where the first training has no more than ``rewind``
-    steps, with ``compact_every``, and where ``train`` fits with another guide.
+    Raises ValueError on options out of range, if the first training has no more than ``rewind``
+    steps, with ``compact_every``, and if ``train`` fits with another guide.
 
     Source: Frankle et al. (2019), arXiv 1903.01611.
 

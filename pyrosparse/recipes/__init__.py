@@ -186,7 +186,7 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> type[Recipe]:
     """The class of a recipe by its name.
 
-    Raises ValueError, with the nearest name, where there is none.
+    Raises ValueError, with the nearest name, if there is none.
 
     >>> find("gibbs")().level
     0.9

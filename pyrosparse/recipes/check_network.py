@@ -17,7 +17,7 @@ from pyrosparse.evidence.traces import evaluation_mode
 def trainable_copy(net: nn.Module) -> nn.Module:
     """A copy of a network, in its modes, that can be trained and copied again.
 
-    Raises ValueError where torch cannot copy it.
+    Raises ValueError if torch cannot copy it.
 
     >>> trainable_copy(nn.Linear(3, 2))
     Linear(in_features=3, out_features=2, bias=True)
@@ -47,7 +47,7 @@ def check_network(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
 
     Warns of weights that the output does not depend on: they count in sparsities and sizes.
 
-    Returns what the network gives. Raises ValueError where it cannot be run on them.
+    Returns what the network gives. Raises ValueError if it cannot be run on them.
 
     >>> check_network(nn.Linear(3, 2), (torch.ones(2, 3),)).shape
     torch.Size([2, 2])

@@ -110,7 +110,7 @@ def fine_tuned(job: Job, bnn: Lifted) -> Lifted:
 
     Gains of gates are folded into the weights first: what is fine-tuned is an ordinary network.
 
-    Raises ValueError where gates depend on the input, which no weights can hold.
+    Raises ValueError if gates depend on the input, which no weights can hold.
     """
     from pyrosparse.compaction.masked import masked
     from pyrosparse.compaction.read_elsewhere import read_elsewhere

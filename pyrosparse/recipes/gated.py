@@ -28,7 +28,7 @@ def targets_on(net: nn.Module, on: Gated) -> list[Target]:
     """The gates of a network that an ``on`` stands for: ``ps.gates``, ``ps.heads``, ``ps.ffn``, or
     both of these.
 
-    Raises ValueError where the network has none.
+    Raises ValueError if the network has none.
 
     >>> from torch import nn
     >>> net = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)

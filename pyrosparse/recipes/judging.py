@@ -97,7 +97,7 @@ def figures(found: Quality | LanguageQuality | RegressionQuality) -> Mapping[str
 def check_output(model: Any, result: Any) -> None:
     """Refuse what a network gives where its model takes something else, before it is trained.
 
-    Raises ValueError where it gives no tensor, or none of the name that the model has."""
+    Raises ValueError if it gives no tensor, or none of the name that the model has."""
     if not hasattr(model, "output"):  # a model of the user's own
         return
     if model.output is None and not isinstance(result, Tensor):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Movement(StartsTrained):
-    """Prune weights that training moves towards zero, by learnt scores (Sanh 2020)."""
+    """Prune weights that training moves towards zero, by learned scores (Sanh 2020)."""
 
     name: ClassVar[str] = "movement"
     knob: ClassVar[str] = "sparsity"

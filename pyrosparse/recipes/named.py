@@ -32,7 +32,7 @@ def own_function(name: str) -> Callable[..., Any] | None:
 
     The current folder is searched as well.
 
-    Raises ValueError where there is no such module or function.
+    Raises ValueError if there is no such module or function.
 
     >>> own_function("os.path:join")("a", "b")
     'a/b'
@@ -64,7 +64,7 @@ def load_data(setup: Setup) -> Any:
     A function is given ``validation``, ``normalise`` and ``seed`` where it takes them, and ``size``
     where that is not None.
 
-    Raises ValueError where a function takes no ``size`` and there is one, and where it gives no
+    Raises ValueError if a function takes no ``size`` and there is one, and if it gives no
     data, or a loader, of which nothing can be held out as test data; what ``data.load`` and the
     function raise.
     """
@@ -94,7 +94,7 @@ def load_network(setup: Setup, data: Any, weights: Mapping[str, Tensor] | None =
     A function of the user's own is given ``image_shape`` and ``classes`` where it takes them, but
     for data by name.
 
-    Raises ValueError where the weights do not fit the network, where data by name have no network
+    Raises ValueError if the weights do not fit the network, if data by name have no network
     of the user's own, and what ``networks.create`` raises.
     """
     parts = split(data)
@@ -200,7 +200,7 @@ def load_teacher(setup: Setup, net: nn.Module) -> Teacher:
 
     net: the network that learns; weights alone are taken for one like it.
 
-    Raises ValueError where there is no such network.
+    Raises ValueError if there is no such network.
     """
     function, path = own_function(setup.teacher), Path(setup.teacher)
     if function is not None:

@@ -29,9 +29,10 @@ ONE_BY_ONE = (
 
 
 def part_of(data: Any) -> Any:
-    """Data of any form as ``Examples``, a tuple or dict of tensors, a ``Dataset``, or the loader
-    that they are; raises UsageError where they are of none, ValueError where columns differ in
-    length, are empty or hold what is no number.
+    """Data of any form as ``Examples``, a tuple or dict of tensors, a ``Dataset`` or a loader.
+
+    Raises UsageError if they are of another kind, ValueError if columns differ in length, are empty
+    or hold anything but numbers.
 
     >>> part_of((np.zeros((4, 3)), np.arange(4)))
     Examples(4 x (3,), torch.float32, cpu)
@@ -65,7 +66,7 @@ def part_of(data: Any) -> Any:
 
 
 def _examples(tensors: Any) -> Any:
-    """A floating input with classes as ``Examples``, anything else as it is."""
+    """Inputs of floating point with classes as ``Examples``; other data do not change."""
     if not isinstance(tensors, tuple) or len(tensors) != 2:
         return tensors
     x, y = tensors
@@ -74,10 +75,10 @@ def _examples(tensors: Any) -> Any:
 
 
 def ordered(part: Any, model: Any) -> Any:
-    """Data by name in the order of a model's arguments, and a ``Dataset`` as batches of its rows;
-    other data as they are.
+    """Data by name as arguments in the order of a model's, and a ``Dataset`` as batches of its
+    rows. Other data do not change.
 
-    Raises UsageError where the model has no argument of a name, ValueError where there are no
+    Raises UsageError if the model has no argument of a name, ValueError if there are no
     targets.
 
     >>> named = {"labels": torch.arange(4), "mask": torch.ones(4, 3), "ids": torch.zeros(4, 3)}
@@ -99,7 +100,7 @@ def ordered(part: Any, model: Any) -> Any:
 
 
 def names_of(part: Any) -> list[str]:
-    """The names of data that are not in the order of a model's arguments yet; empty of others."""
+    """The names of data that are given by name; an empty list for other data."""
     if isinstance(part, Mapping):
         return list(part)
     if part is None or isinstance(part, (Examples, tuple)) or hasattr(part, "batches"):
@@ -119,7 +120,7 @@ def _check_targets(targets: Any, names: list[str]) -> None:
 
 
 def few(part: Any) -> tuple[Any, ...]:
-    """The first two data of a part that is in order, (inputs, targets)."""
+    """The first two data of an ordered part, (inputs, targets)."""
     if isinstance(part, tuple):
         return first(part, 2)
     with generators_left_alone():
@@ -137,17 +138,17 @@ def _is_array(value: Any) -> bool:
 
 
 def by_index(part: Any) -> bool:
-    """Whether any datum can be had, rather than batches as they come."""
+    """Whether the data can be read by index, and not only in batches."""
     return isinstance(part, (tuple, Mapping)) or hasattr(part, "batches") or is_map_style(part)
 
 
 def in_memory(part: Any) -> bool:
-    """Whether a part that is in order is tensors."""
+    """Whether an ordered part consists of tensors."""
     return isinstance(part, (Examples, tuple, Columns))
 
 
 def count(part: Any) -> int:
-    """How many data a part has; 0 where there is none."""
+    """The number of data of a part; 0 for None."""
     if part is None:
         return 0
     if isinstance(part, tuple):
@@ -169,7 +170,7 @@ def _rows(batch: Any) -> int:
 
 
 def _check_batch(batch: Any) -> None:
-    """Refuse a batch that is not made of columns."""
+    """Raise UsageError if a batch does not consist of columns."""
     if not isinstance(batch, (tuple, list, Mapping)) or not batch:
         what = "an empty one" if isinstance(batch, (tuple, list, Mapping)) else type(batch).__name__
         raise UsageError(
@@ -200,7 +201,7 @@ def subset(part: Any, index: Tensor) -> Any:
 
 
 def tensors(part: Any) -> Iterable[Tensor]:
-    """All that tells a part in memory from others."""
+    """The tensors that identify a part in memory."""
     if isinstance(part, Columns):
         places = [place for place, one in enumerate(part.parts) if isinstance(one, Tensor)]
         return [torch.tensor(places), *part.tensors]
@@ -208,7 +209,7 @@ def tensors(part: Any) -> Iterable[Tensor]:
 
 
 def moved(part: Any, device: Any) -> Any:
-    """A part on a device, where it is in memory."""
+    """A part in memory, moved to a device; loaders do not change."""
     if device is None:
         return part
     if isinstance(part, Examples):
@@ -221,12 +222,12 @@ def moved(part: Any, device: Any) -> Any:
 
 
 def first(batch: Any, count: int) -> tuple[Any, ...]:
-    """The first data of a batch; what is the same for all data as it is."""
+    """The first data of a batch. Arguments without a dimension of the data do not change."""
     return tuple(part[:count] if isinstance(part, Tensor) else part for part in batch)
 
 
 def together(parts: Sequence[Any]) -> Any:
-    """One argument of several batches in one piece."""
+    """One argument of several batches, concatenated."""
     if not isinstance(parts[0], Tensor):
         return parts[0]
     shapes = sorted({tuple(part.shape[1:]) for part in parts})
@@ -240,6 +241,6 @@ def together(parts: Sequence[Any]) -> Any:
 
 @contextmanager
 def generators_left_alone() -> Iterator[None]:
-    """A loader shuffles by the caller's generators, and a ``Dataset`` may draw from them."""
+    """Restore the generators after a block: loaders and data sets may draw from them."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield

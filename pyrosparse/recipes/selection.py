@@ -223,7 +223,7 @@ class Polarization(Selection):
     def _start_scales(self, job: Job, names: list[str]) -> None:
         """Set the scales of a new network to 0.5.
 
-        Raises ValueError where the network has none, or is trained."""
+        Raises ValueError if the network has none, or is trained."""
         scales = [job.net.get_parameter(name) for name in names]
         if not scales:
             raise ValueError(

@@ -154,7 +154,7 @@ class Setup:
         weights: a state dict to start from, as a trained network.
         dense:   as for ``compress``; with weights, their network is the one to compare with.
 
-        Raises ValueError where something is not found or the weights do not fit, and what
+        Raises ValueError if something is not found or the weights do not fit, and what
         ``compress`` raises.
 
         >>> values = {"recipe": "none", "epochs": 1, "network_options": {"hidden": (8,)}}

@@ -62,7 +62,7 @@ class Split:
         """The same, with data by name in the order of a model's arguments: its inputs, with the
         defaults between them, and the targets last.
 
-        Raises TypeError where the model has no argument of a name, ValueError where there are no
+        Raises TypeError if the model has no argument of a name, ValueError if there are no
         targets.
 
         >>> data = {"y": torch.arange(10) % 2, "x": torch.zeros(10, 3)}
@@ -95,7 +95,7 @@ class Split:
         """So many training data, (inputs, targets), chosen by the seed; fewer where there are not
         as many.
 
-        Raises ValueError where the batches of a loader have data of different shapes.
+        Raises ValueError if the batches of a loader have data of different shapes.
 
         >>> data = split((torch.zeros(100, 4), torch.zeros(100).long()))
         >>> [len(part) for part in data.some(30, seed=0)]
@@ -149,8 +149,8 @@ def split(
     test:       likewise; a fifth by default. A loader holds out nothing.
     device:     where data in memory go; by default they stay.
 
-    Raises TypeError on data of another kind, ValueError on shares outside [0, 1), where there is
-    nothing to hold out from, and where columns differ in length or hold what is no number.
+    Raises TypeError on data of another kind, ValueError on shares outside [0, 1), if there is
+    nothing to hold out from, and if columns differ in length or hold what is no number.
 
     >>> found = split((torch.zeros(10, 3), torch.arange(10) % 2), validation=0.25)
     >>> len(found.train), len(found.validation), len(found.test), found.train.x.dtype

@@ -12,7 +12,7 @@ from pyrosparse.recipes.stages import StartsTrained
 def begins_trained(recipe: Recipe) -> Recipe:
     """The recipe for a network that is trained already: without pretraining of its own.
 
-    Raises ValueError where it says how long it pretrains, or draws weights anew.
+    Raises ValueError if it says how long it pretrains, or draws weights anew.
 
     >>> from pyrosparse.recipes import BetaBernoulli
     >>> begins_trained(BetaBernoulli()).pretrain

@@ -33,7 +33,7 @@ def guesses(summary: Summary) -> bool:
 
 
 def _guesses(summary: Summary) -> str:
-    """The remark that the network has learnt nothing about the data, with the cause."""
+    """The remark that the network has learned nothing about the data, with the cause."""
     accuracy = summary.test_accuracy
     if accuracy is None or summary.chance is None or not guesses(summary):
         return ""

@@ -37,7 +37,7 @@ def read_graph(
 
     modules, tensors: the names of those that it may call and read.
 
-    Raises StorageError where it is no graph, or does what no file may do. torch.fx writes Python
+    Raises StorageError if it is no graph, or does what no file may do. torch.fx writes Python
     from graphs, so nothing gets into one that is not known to be a name, a number or a text.
 
     >>> node = {"op": "placeholder", "name": "x", "target": "x", "args": [], "kwargs": {}}

@@ -36,7 +36,7 @@ def in_place_plan(net: nn.Module) -> dict[str, Any]:
     that has taken the place of torch's; ``gains``: what multiplies what enters and leaves modules,
     by the dimension.
 
-    Raises ValueError where it has hooks, or gates that depend on the input.
+    Raises ValueError if it has hooks, or gates that depend on the input.
     """
     refuse_hooks(net)
     config: Any = getattr(net, "config", None)
@@ -82,7 +82,7 @@ def in_place_network(
     trusted: classes of Hugging Face models, by name; what is one is made of its configuration.
     into:    a network as the original was; it is left as it is.
 
-    Raises StorageError where neither makes the network, or the plan and tensors do not fit it.
+    Raises StorageError if neither makes the network, or the plan and tensors do not fit it.
     """
     net = _made(plan, trusted) if into is None else copy.deepcopy(into)
     if qualified_name(type(net)) != plan["class"]:

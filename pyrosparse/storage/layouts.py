@@ -86,7 +86,7 @@ def decode(
 
     memory: the most bytes that it may take.
 
-    Raises StorageError where they do not fit together or make a larger tensor, and KeyError where
+    Raises StorageError if they do not fit together or make a larger tensor, and KeyError if
     one is missing.
 
     >>> decode("w", "gaps", [5], {"gaps": torch.tensor([1, 2]).byte(), "values": torch.ones(2)})

@@ -76,7 +76,7 @@ def network(
     tensors: by name, those that the plan lists; they are copied.
     trusted: classes of layers beside those of torch.nn and ours, by name.
 
-    Raises StorageError where the plan has what no plan may have, or the tensors do not fit.
+    Raises StorageError if the plan has what no plan may have, or the tensors do not fit.
     """
     own = own_tensors(plan, tensors)
     unused = set(own)

@@ -24,7 +24,7 @@ def plan_of_posterior(bnn: Lifted) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What makes up a compact lifted network beside the numbers, as JSON, and the numbers by the
     names that they have in its state dict.
 
-    Raises ValueError where its network or a method is nothing that a file can hold.
+    Raises ValueError if its network or a method is nothing that a file can hold.
     """
     net = bnn.contents.net
     if not isinstance(net, CompactNet):
@@ -65,7 +65,7 @@ def posterior(
     tensors: by name, those of ``plan_of_posterior``; they are copied.
     trusted: classes of layers and methods beside those of torch.nn and ours, by name.
 
-    Raises StorageError, ValueError or TypeError where the plan has what no plan may have, or the
+    Raises StorageError, ValueError or TypeError if the plan has what no plan may have, or the
     tensors do not fit.
     """
     own = {

@@ -31,7 +31,7 @@ def rectangles(
     Returns the rectangles as rows (row, column, height, width), (P, 4) int64, in the order of
     their places, and the non-zeros outside them, (K, M) bool.
 
-    Raises ValueError where the support is no matrix.
+    Raises ValueError if the support is no matrix.
 
     Source: the clusters of Xia, Tsang, Lau, "Structured Bayesian Compression for Deep Neural
     Networks Based on the Turbo-VBI Approach"; the search and the break-even in bytes are ours.

@@ -47,7 +47,7 @@ def save_sparse(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> 
              for bit (a negative zero and a NaN are values like others).
 
     Returns how each was stored. Raises ValueError on dtypes and layouts that safetensors does not
-    know, and OSError where the file cannot be written; an earlier file is then still there.
+    know, and OSError if the file cannot be written; an earlier file is then still there.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,8 +67,8 @@ def load_sparse(path: str | os.PathLike[str], *, memory: int | None = None) -> d
 
     Warns where the file has no digest, as those that earlier versions wrote.
 
-    Raises StorageError where the file is truncated, was changed in a single bit, is not one of
-    ours or asks for more memory, and FileNotFoundError where there is none.
+    Raises StorageError if the file is truncated, was changed in a single bit, is not one of
+    ours or asks for more memory, and FileNotFoundError if there is none.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def unpack(headers: Mapping[str, Any], parts: dict[str, Tensor], memory: int) ->
 
     memory: the most bytes that they may take.
 
-    Raises StorageError where headers and pieces do not belong together, or the tensors are larger.
+    Raises StorageError if headers and pieces do not belong together, or the tensors are larger.
     """
     pieces: dict[str, dict[str, Tensor]] = {name: {} for name in headers}
     for part, value in parts.items():
@@ -135,7 +135,7 @@ def write(
 ) -> None:
     """Write these pieces to a safetensors file, with its format and JSON content in the metadata.
 
-    Raises ValueError on dtypes that safetensors does not know, and OSError where it cannot be
+    Raises ValueError on dtypes that safetensors does not know, and OSError if it cannot be
     written.
     """
     try:
@@ -181,7 +181,7 @@ def allowance(path: str | os.PathLike[str], memory: int | None) -> int:
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Whatever a damaged file makes the code inside raise becomes a StorageError with its path.
 
-    Raises FileNotFoundError where there is no file.
+    Raises FileNotFoundError if there is no file.
     """
     if not os.path.lexists(path):
         raise FileNotFoundError(f"there is no file at {path}")

@@ -29,7 +29,7 @@ def encode(value: Any, names: Mapping[int, str]) -> Any:
     names: what stands elsewhere in the file (tensors, results of operations), by ``id``; of these
            the name is written.
 
-    Raises ValueError where it is nothing that a file can hold.
+    Raises ValueError if it is nothing that a file can hold.
 
     >>> encode((2, slice(None, 1, None), torch.float32), {})
     {'tuple': [2, {'slice': [None, 1, None]}, {'constant': 'torch.float32'}]}
@@ -61,7 +61,7 @@ def decode(value: Any, objects: Mapping[str, Any]) -> Any:
 
     objects: what may be referred to, by name.
 
-    Raises StorageError where it refers to something else, or is of no kind that is known.
+    Raises StorageError if it refers to something else, or is of no kind that is known.
 
     >>> decode({"tuple": [2, {"name": "x"}]}, {"x": "the tensor"})
     (2, 'the tensor')

@@ -28,8 +28,8 @@ def load_weights(path: str | os.PathLike[str], *, memory: int | None = None) -> 
           or a dict with one under ``state_dict``.
     memory: of sparse weights, the most bytes that they may take, as of ``load_sparse``.
 
-    Raises StorageError where the file is damaged or holds something else, FileNotFoundError where
-    there is none, and OSError where the path is of something else, such as a folder.
+    Raises StorageError if the file is damaged or holds something else, FileNotFoundError if
+    there is none, and OSError if the path is of something else, such as a folder.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ def arguments(named: Mapping[str, Any], model: Callable[..., Any] | None) -> tup
     model: a function or module. One that takes any arguments may say itself which they are, by a
            method ``from_names(named)`` that returns them.
 
-    Raises TypeError where the model has no argument of a name, or a needed one is not there.
+    Raises TypeError if the model has no argument of a name, or a needed one is not there.
 
     >>> arguments({"y": 2, "x": 1}, lambda x, mask=None, y=None: None)
     (1, None, 2)

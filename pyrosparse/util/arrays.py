@@ -33,7 +33,7 @@ def as_tensor(value: Any, name: str) -> Tensor:
     """An array, a ``DataFrame``, a ``Series`` or a list of numbers as a tensor: of floating numbers
     in torch's default dtype, of whole ones in int64. A tensor stays as it is.
 
-    Raises TypeError where it is of another kind; ValueError where it holds what is no number, is
+    Raises TypeError if it is of another kind; ValueError if it holds what is no number, is
     masked, or has rows of different shapes.
 
     >>> as_tensor([[0.5], [1.0]], "x")

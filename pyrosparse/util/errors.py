@@ -46,7 +46,7 @@ def expect_network(net: object) -> None:
 def refuse_jit() -> None:
     """Say what to do in place of ``torch.jit.trace``, which cannot see replaced weights.
 
-    Raises TypeError where it is tracing.
+    Raises TypeError if it is tracing.
 
     >>> refuse_jit()
     """

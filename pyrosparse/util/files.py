@@ -34,7 +34,7 @@ def write_atomically(
 
     parents: make the file's folder where it is missing.
 
-    Raises OSError that says what to do where the disk is full or the folder not writable; the old
+    Raises OSError that says what to do if the disk is full or the folder not writable; the old
     file is then still there.
 
     >>> import tempfile
@@ -89,7 +89,7 @@ def writing_atomically(path: str | os.PathLike[str], *, parents: bool = True) ->
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Find out now whether a file can be written later, making its folder where it is missing.
 
-    Raises OSError, as ``write_atomically`` does, where it cannot: a folder has its name, or its
+    Raises OSError, as ``write_atomically`` does, if it cannot: a folder has its name, or its
     folder is not writable or no folder.
 
     >>> check_writable("/dev/null/a.txt")
@@ -111,7 +111,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading: one with contents on a disk, also through symbolic links.
 
-    Raises FileNotFoundError where there is none, and OSError where it is something else that has
+    Raises FileNotFoundError if there is none, and OSError if it is something else that has
     a name, such as a folder, a device or a pipe, whose reading might never end.
 
     >>> open_file("/dev/null")
@@ -135,7 +135,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
 def read_text(path: str | os.PathLike[str]) -> str:
     """The text (UTF-8) of a file.
 
-    Raises ValueError, which names the file, where it is no such text, and what ``open_file``
+    Raises ValueError, which names the file, if it is no such text, and what ``open_file``
     raises.
 
     >>> import tempfile

@@ -19,7 +19,7 @@ def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]
 
     wait: wait for whoever has the file; or raise BlockingIOError, which names the file.
 
-    Raises OSError that says what to do where the lock cannot be made.
+    Raises OSError that says what to do if the lock cannot be made.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, locked(f"{folder}/a.txt"):

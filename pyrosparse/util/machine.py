@@ -13,7 +13,7 @@ def describe(device: str = "cpu") -> str:
 
     device: as torch names it.
 
-    Raises ValueError where there is no such device.
+    Raises ValueError if there is no such device.
 
     >>> describe().endswith("cores")
     True

@@ -86,7 +86,7 @@ def load(
 
     Warns where the file has no digest, as those that earlier versions wrote.
 
-    Raises DigestError where the file is not as it was written, OtherFileError where it has not
+    Raises DigestError if the file is not as it was written, OtherFileError if it has not
     these metadata, and what ``open_file`` and ``safetensors`` raise.
     """
     whole = _verified(path)

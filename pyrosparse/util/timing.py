@@ -37,7 +37,7 @@ def latency(
     The networks take turns, so that what else the machine does meets all of them alike. Threads
     are as torch has them.
 
-    Raises ValueError where repeats is not positive.
+    Raises ValueError if repeats is not positive.
 
     >>> 0 < latency([nn.Linear(2, 2)], torch.ones(1, 2), repeats=3)[0] < 1
     True
@@ -69,7 +69,7 @@ def best_latency(
 
     What else the machine does only adds time, and it may fill a whole round.
 
-    Raises ValueError where repeats is not positive.
+    Raises ValueError if repeats is not positive.
 
     >>> 0 < best_latency([nn.Linear(2, 2)], torch.ones(1, 2), repeats=3)[0] < 1
     True

@@ -357,7 +357,7 @@ def stopping() -> ForeignModel:
     return ForeignModel(model, guide, Trace_ELBO(), [(mixture_data(),)])
 
 
-# A loss object keeps what it learnt of its model, so every problem gets a new one.
+# A loss object keeps what it learned of its model, so every problem gets a new one.
 BUILDERS: dict[str, Callable[[], ForeignModel]] = {
     "regression": lambda: linear_regression(AutoNormal, Trace_ELBO()),
     "regression-mean-field": lambda: linear_regression(AutoNormal, TraceMeanField_ELBO()),

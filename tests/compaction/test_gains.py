@@ -539,4 +539,4 @@ def test_an_account_says_where_a_network_is_larger() -> None:
     net[1].weight = net[0].weight
     small = ps.compact(net, {"0.input": torch.linspace(0.5, 1.5, 4)}, torch.ones(1, 4))
     assert small.account.parameters == (16, 32)
-    assert "larger than before: less went than folding the gains added" in str(small.account)
+    assert "larger than before: folding the gains added more parameters" in str(small.account)

@@ -21,7 +21,7 @@ from pyrosparse.compaction.request import Network, Request
 def compacted_in_place(request: Request[Network]) -> Network:
     """A copy of a network with smaller layers, in the mode of each module, with an ``account``.
 
-    Raises ValueError as ``cut_in_place`` does; CompactionError where the outputs differ.
+    Raises ValueError as ``cut_in_place`` does; CompactionError if the outputs differ.
     """
     net, inputs = request.net, request.inputs
     # Cuts are judged against the network with its gains folded into the weights: what folding

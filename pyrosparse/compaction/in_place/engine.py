@@ -60,7 +60,7 @@ def cut_in_place(
     inputs:    what both are called with; one mapping for keyword arguments.
     at_least, round_to: as ``compact`` takes them; heads are not rounded, as their width stays.
 
-    Raises ValueError where ``at_least`` is None and nothing is left of a layer.
+    Raises ValueError if ``at_least`` is None and nothing is left of a layer.
     """
     types = _types(net)
     ours = _with_layers(net)

@@ -84,7 +84,7 @@ def probe(net: nn.Module, layers: Mapping[str, nn.Module], run: Callable[[], Any
     layers: by name, as ``observe`` gives them.
     run:    calls the network and returns its tensors.
 
-    Raises ProbeError where the network does not run on these numbers.
+    Raises ProbeError if the network does not run on these numbers.
     """
     generator = torch.Generator().manual_seed(0)
     inputs: dict[str, Tensor] = {}

@@ -146,7 +146,7 @@ class BatchNorm(Parametric):
 
 
 class PReLU(Parametric):
-    """x if it is positive, and a learnt slope times x if it is not."""
+    """x if it is positive, and a learned slope times x if it is not."""
 
     module: nn.PReLU
 

@@ -37,7 +37,7 @@ def curvature(
     seed:     of labels and signs; the caller's generator is left alone.
 
     Returns h by name, each in the shape of its weight, in nats a squared weight. Raises ValueError
-    where the model observes nothing.
+    if the model observes nothing.
 
     >>> import pyrosparse as ps
     >>> method = ps.GammaSpikeAndSlab(likelihood="curvature")

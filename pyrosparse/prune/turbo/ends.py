@@ -24,7 +24,7 @@ def units_of(net: nn.Module, targets: Sequence[Target], inputs: tuple[Any, ...])
     targets: weights of dense and convolutional layers; others are left out.
     inputs:  what the network is called with.
 
-    Raises ValueError where the network cannot be traced, or has no unit.
+    Raises ValueError if the network cannot be traced, or has no unit.
 
     >>> from pyrosparse.lifting.target import weights
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

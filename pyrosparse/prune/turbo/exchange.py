@@ -49,7 +49,7 @@ class MessageExchange:
     units:   couples the weights of a unit, and the layers with each other; None for no such factor.
     example: what the network is called with; needed with units, to see where they lie.
 
-    Raises TypeError where no target is of ``GammaSpikeAndSlab``, and ValueError where units are
+    Raises TypeError if no target is of ``GammaSpikeAndSlab``, and ValueError if units are
     wanted and the network has none or cannot be traced.
 
     >>> import pyrosparse as ps
@@ -100,7 +100,7 @@ class MessageExchange:
         ``change``, of the support prior, ||p - p'|| / ||p|| (the paper's test of convergence);
         ``slab_rate``; and ``units``, how many are on in each layer, where there is a unit factor.
 
-        Raises ValueError where a share is wanted under the mean-field posterior, whose evidence
+        Raises ValueError if a share is wanted under the mean-field posterior, whose evidence
         does not follow the rates at once.
         """
         if active is not None and any(

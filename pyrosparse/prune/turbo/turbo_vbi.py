@@ -23,7 +23,7 @@ class TurboVBI:
 
     history: what each exchange returned.
 
-    Raises TypeError where the network has no weight under ``GammaSpikeAndSlab``.
+    Raises TypeError if the network has no weight under ``GammaSpikeAndSlab``.
 
     Source: Xia, Tsang and Lau (2023), algorithm 1.
 
