@@ -126,7 +126,8 @@ def check_guide(trace: poutine.Trace, guide_trace: poutine.Trace, elbo: Any) -> 
             if all(site["fn"].has_enumerate_support for site in missing)
             else "give a guide that draws every latent variable: model.guide for the models of "
             "pyrosparse, whose likelihood may have latent variables beside the network's; "
-            "AutoGuideList for your own"
+            "an AutoGuideList for your own, which is the attribute `guide` of a model for "
+            "ps.compress"
         )
         if any(site["name"].endswith("_unobserved") for site in missing):
             way = "for data that are partly observed use poutine.mask in place of obs_mask"

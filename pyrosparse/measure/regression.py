@@ -186,10 +186,17 @@ def predicts_values(fn: Any) -> bool:
     True
     >>> predicts_values(dist.Categorical(torch.ones(3, 2)))
     False
+    >>> predicts_values(dist.Unit(torch.zeros(3)))
+    False
     """
     while hasattr(fn, "reinterpreted_batch_ndims"):
         fn = fn.base_dist
-    return not fn.has_enumerate_support and hasattr(fn, "mean")
+    if fn.has_enumerate_support:
+        return False
+    try:
+        return isinstance(fn.mean, Tensor)
+    except (NotImplementedError, AttributeError):  # of pyro.factor, of a flow: only a density
+        return False
 
 
 def _values(trace: poutine.Trace, local: list[str]) -> Any:

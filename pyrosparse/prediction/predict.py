@@ -253,7 +253,17 @@ def _law_of_output(output: Any, likelihood: Likelihood | None) -> Any:
 
 
 def _check_law(law: Any) -> None:
-    _check_finite(law.logits if isinstance(law, torch.distributions.Categorical) else law.mean)
+    if isinstance(law, torch.distributions.Categorical):
+        _check_finite(law.logits)
+        return
+    try:
+        mean = law.mean
+    except NotImplementedError as error:
+        raise ValueError(
+            f"the likelihood, {type(law).__name__}, has no mean, which a prediction needs: give "
+            "one that has, as likelihood=, a function of the network's output"
+        ) from error
+    _check_finite(mean)
 
 
 def _check_finite(numbers: Tensor) -> None:

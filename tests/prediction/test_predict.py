@@ -172,6 +172,11 @@ def test_what_cannot_be_predicted_is_refused() -> None:
         student.quantiles()
     with pytest.raises(ValueError, match="levels"):
         student.quantiles([1.5])
+    with pytest.raises(ValueError, match="TransformedDistribution, has no mean"):
+        squash = [dist.transforms.TanhTransform()]
+        ps.predict(
+            bnn, x, likelihood=lambda f: dist.TransformedDistribution(dist.Normal(f, 1.0), squash)
+        )
 
 
 def test_results_say_what_they_are() -> None:

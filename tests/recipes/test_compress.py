@@ -140,6 +140,21 @@ def test_a_pyro_model_of_ones_own() -> None:
     assert result.quality["nll"] == pytest.approx(-float(law.log_prob(Z).mean()), rel=1e-5)
 
 
+def test_a_likelihood_of_which_only_the_density_is_known_is_scored_by_it() -> None:
+    def squared(network: Any, n: int) -> Any:
+        def model(x: Tensor, y: Tensor) -> None:
+            error = (network(x) - y).square().sum(1)
+            with pyro.plate("data", n, subsample=torch.arange(len(x))):
+                pyro.factor("error", -error)
+
+        return model
+
+    result = ps.compress(own(1), (X, Z), GATES, model=squared, test=(X, Z), progress=False)
+    with torch.no_grad():
+        error = (result.net.eval()(X) - Z).square().sum(1)
+    assert result.quality == {"nll": pytest.approx(float(error.mean()), rel=1e-5)}
+
+
 def test_any_recipe_distils() -> None:
     teacher = own().eval()
 
