@@ -16,10 +16,10 @@ class CapturedNUTS(NUTS):
     """A drop-in for ``pyro.infer.NUTS`` that takes the Python out of the gradients.
 
     A trajectory of NUTS needs the gradient of the potential energy, the negative log density of the
-    model, up to 1,023 times. The first one is computed eagerly; from the second on, the operations
-    are captured and compared with the eager ones, as in ``CapturedSVI``. If that is not possible,
-    all gradients are computed eagerly, with one warning that says why: ``captured.fallback`` holds
-    the reason. Draws are those of NUTS up to rounding, which grows along a trajectory.
+    model, up to 1,023 times. Its operations are captured at the start and compared with the eager
+    ones, then and every 200 gradients, as in ``CapturedSVI``. If that is not possible, all
+    gradients are computed eagerly, with one warning that says why: ``captured.fallback`` holds the
+    reason. Draws are those of NUTS up to rounding, which grows along a trajectory.
 
     Arguments are those of ``pyro.infer.NUTS``, without ``jit_compile``: captured gradients serve
     the same purpose, also for lifted networks, which torch.jit cannot trace.
