@@ -55,6 +55,10 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ps.lift(NET, [ps.Gaussian(), ps.BetaBernoulli()]),
         "pairs (method, targets)",
     ),
+    "a class among methods": (
+        lambda: ps.lift(NET, [(ps.Gaussian, ps.weights(NET))]),
+        "pairs (method, targets)",
+    ),
     "a glob for targets": (lambda: ps.lift(NET, ps.Gaussian(), "*"), "ps.weights(net, '*')"),
     "names for targets": (lambda: ps.lift(NET, ps.Gaussian(), ["0.weight"]), "got '0.weight'"),
     "data for their number": (lambda: ps.classifier(BNN, (X, Y)), "whole number, got tuple"),

@@ -61,7 +61,6 @@ def lift(
     torch.Size([5, 2])
     """
     expect_network(net)
-    _check_kinds(method, on)
     if isinstance(net, torch.jit.ScriptModule):
         raise UsageError(
             "the network is a torch.jit program, which ignores gates and drawn weights: lift the "
@@ -72,14 +71,7 @@ def lift(
             "the network is lifted already, or a part of it is: lift the network itself, bnn.net, "
             "with all methods at once, lift(net, [(method, targets), ...])"
         )
-    if isinstance(method, Method):
-        pairs = [(method, method.targets(net) if on is None else list(on))]
-    elif on is not None:
-        raise ValueError(
-            "several methods need their targets as pairs, [(method, targets), ...], not as `on`"
-        )
-    else:
-        pairs = [(one, list(targets)) for one, targets in method]
+    pairs = _pairs(net, method, on)
     assigned = [(one, replace(target, prefix=name)) for one, targets in pairs for target in targets]
     # Gates after weights, so that a gate on a layer's output covers the noise of its weight; and in
     # the order of their modules, in which the network mostly draws them, as Pyro likes it.
@@ -99,30 +91,37 @@ def lift(
     return Lifted(Contents.of(net, parts), name=name)
 
 
-def _check_kinds(method: Any, on: Any) -> None:
-    """Raise UsageError if ``method`` holds anything but methods, and ``on`` but targets."""
-    pairs = [method] if isinstance(method, Method) else method
-    if isinstance(method, type | str) or not isinstance(pairs, Sequence):
+def _pairs(net: nn.Module, method: Any, on: Any) -> list[tuple[Method, list[Target]]]:
+    """Methods with their targets, from the arguments of ``lift``.
+
+    Raises UsageError if there is anything but methods and targets, ValueError if several methods
+    come with ``on``."""
+    if isinstance(method, type | str) or not isinstance(method, Method | Iterable):
         named = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
         raise UsageError(
-            f"a method is an object such as ps.BetaBernoulli(), or a list of pairs (method, "
+            "a method is an object such as ps.BetaBernoulli(), or a list of pairs (method, "
             f"targets); got {named}"
         )
-    lists = [] if on is None else [on]
-    if not isinstance(method, Method):
-        for pair in pairs:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise UsageError(
-                    f"several methods are given as pairs (method, targets); got {pair!r}"
-                )
-            lists.append(pair[1])
-    for targets in lists:
-        strange = next((one for one in targets if not isinstance(one, Target)), None)
-        if strange is not None:
+    if not isinstance(method, Method) and on is not None:
+        raise ValueError(
+            "several methods need their targets as pairs, [(method, targets), ...], not as `on`"
+        )
+    given: Any = method
+    if isinstance(method, Method):
+        given = [(method, method.targets(net) if on is None else on)]
+    pairs = []
+    for pair in given:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], Method):
+            raise UsageError(f"several methods are given as pairs (method, targets); got {pair!r}")
+        one, targets = pair[0], list(pair[1])
+        strange = [target for target in targets if not isinstance(target, Target)]
+        if strange:
             raise UsageError(
-                f"targets come from ps.weights(net, '*'), ps.gates(net), ps.heads(net) or "
-                f"ps.ffn(net); got {strange!r}"
+                "targets come from ps.weights(net, '*'), ps.gates(net), ps.heads(net) or "
+                f"ps.ffn(net); got {strange[0]!r}"
             )
+        pairs.append((one, targets))
+    return pairs
 
 
 class Lifted(PyroModule):
