@@ -67,6 +67,10 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ps.to_datatree(MODEL, BNN, (X, Y)),
         "(bnn, model, data) with a lifted network, or a list of them; got classifier first",
     ),
+    "a network without a name": (
+        lambda: ps.diagnostics.predictive_quality(BNN, (X, Y)),
+        "{'mine': network}; got Lifted",
+    ),
     "fit a network": (lambda: fit(BNN, BNN.guide), "has no likelihood"),
     "score a network": (
         lambda: ps.evidence.elbo(BNN, BNN.guide, (X, Y)),

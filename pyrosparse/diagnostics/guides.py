@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.poutine as poutine
@@ -14,22 +14,28 @@ from pyrosparse.util.errors import unknown_name
 Guide = Callable[..., Any]
 
 
-def guides_by_name(guide: Any, names: Iterable[str]) -> Mapping[str, Guide]:
+def guides_by_name(guide: Any, named: Any) -> Mapping[str, Guide]:
     """Guides by the names of models or networks, for all, some or none of them.
 
-    Raises TypeError if ``guide`` is not a mapping, ValueError if it has an unknown name.
+    Raises TypeError if ``guide`` or ``named`` is not a mapping, ValueError if ``guide`` has an
+    unknown name.
 
-    >>> guides_by_name(None, ["one"])
+    >>> guides_by_name(None, {"one": None})
     {}
     """
+    if not isinstance(named, Mapping):
+        raise TypeError(
+            "networks and models are given by name, {'mine': network}; got "
+            f"{type(named).__name__}"
+        )
     if guide is None:
         return {}
     if not isinstance(guide, Mapping):
         raise TypeError(
-            f"guide must be guides by name, {{{next(iter(names), 'name')!r}: guide}}; got "
+            f"guide must be guides by name, {{{next(iter(named), 'name')!r}: guide}}; got "
             f"{type(guide).__name__}"
         )
-    known = list(names)
+    known = list(named)
     for name in guide:
         if name not in known:
             raise unknown_name("name of a guide", name, known)
