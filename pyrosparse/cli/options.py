@@ -122,7 +122,7 @@ def given(values: Mapping[str, Any], recipe: type[Recipe]) -> dict[str, Any]:
     >>> given({"epochs": 3, "kl_scale": "conv*=20,*=1", "seed": None}, BetaBernoulli)
     {'epochs': 3, 'kl_scale': {'conv*': 20, '*': 1}}
     """
-    known = Setup.options() | recipe.options()
+    known = {**Setup.options(), **recipe.options()}
     return {name: _read(known[name], value) for name, value in values.items() if value is not None}
 
 

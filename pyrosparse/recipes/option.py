@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -153,7 +155,7 @@ def _in_words(within: str) -> str:
     return f"{within[:-2]} or more" if within.endswith("..") else f"in {within}"
 
 
-def options(cls: type) -> dict[str, Option]:
+def options(cls: Any) -> Mapping[str, Option]:
     """The options of a class, by name, in their order.
 
     >>> @dataclass(frozen=True)
@@ -162,6 +164,11 @@ def options(cls: type) -> dict[str, Option]:
     >>> options(Toy)["size"].default
     3
     """
+    return _options(cls)
+
+
+@functools.cache  # a suite asks several times for each of its runs, and evaluates hints each time
+def _options(cls: Any) -> Mapping[str, Option]:
     hints = typing.get_type_hints(cls)
 
     def of(one: Field[Any]) -> Option:
@@ -169,4 +176,5 @@ def options(cls: type) -> dict[str, Option]:
         told = {key: one.metadata[key] for key in ("help", "within", "share")}
         return Option(one.name, hints[one.name], default, **told)
 
-    return {one.name: of(one) for one in fields(cls) if "help" in one.metadata}  # type: ignore[arg-type]
+    found = {one.name: of(one) for one in fields(cls) if "help" in one.metadata}  # type: ignore[arg-type]
+    return MappingProxyType(found)

@@ -54,7 +54,7 @@ class Recipe:
             one.check(getattr(self, name))
 
     @classmethod
-    def options(cls) -> dict[str, Option]:
+    def options(cls) -> Mapping[str, Option]:
         """The options by name."""
         return options(cls)
 

@@ -89,7 +89,7 @@ class Setup:
             Pretraining.of(self.start)
 
     @classmethod
-    def options(cls) -> dict[str, Option]:
+    def options(cls) -> Mapping[str, Option]:
         """The options by name, those of the recipe aside."""
         return options(cls)
 
