@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 import pyrosparse as ps
 from pyrosparse import bench, recipes
-from pyrosparse.captured import svi
+from pyrosparse.captured import gradients
 from pyrosparse.distributions import (
     BipartiteGibbsMask,
     GibbsMask,
@@ -387,7 +387,7 @@ def compare(case: str, folder: Path) -> None:
         return run(problem, folder=folder) if takes_folder else run(problem)
 
     # No step is captured: tensors of that device have no address.
-    eager = mock.patch.object(svi, "trace", side_effect=RuntimeError("not here"))
+    eager = mock.patch.object(gradients, "trace", side_effect=RuntimeError("not here"))
     with eager, short_runs(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="CapturedSVI takes eager steps")
         expected = results(lambda thing: thing, folder / "cpu")
