@@ -9,6 +9,7 @@ import tempfile
 import threading
 import traceback
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from pyrosparse.util.threads import threads
 log = logging.getLogger("pyrosparse")
 
 _ALONE = threading.Lock()
+
+_MOST_ENTRIES = 100
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         "machine": f"{machine.describe(setup.device)}, 1 thread a run",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "settings": setup.values(),
-        "history": [_rounded(entry) for entry in result.history],
+        "history": [_rounded(entry) for entry in _thinned(result.history)],
     }
     if setup.start:
         # With what weights it began: cells of one start can be compared.
@@ -160,6 +163,18 @@ def run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         scale = getattr(load_data(setup), "target_scale", 1.0)
         line["predictive"] = predictive_of_values(result, scale, seed=setup.seed)
     return line
+
+
+def _thinned(history: Sequence[Any]) -> list[Any]:
+    """At most 100 entries, evenly spaced, with the first and the last: a file holds many runs.
+
+    >>> thin = _thinned(range(3000))
+    >>> len(thin), thin[:3], thin[-2:]
+    (98, [0, 31, 62], [2976, 2999])
+    """
+    step = -(-len(history) // (_MOST_ENTRIES - 1)) or 1
+    kept = list(history[::step])
+    return kept if (len(history) - 1) % step == 0 or not kept else [*kept, history[-1]]
 
 
 def _file_bytes(result: Result) -> dict[str, int]:
