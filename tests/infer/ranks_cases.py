@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import pyrosparse as ps
-from pyrosparse.infer import Callback, schedules
+from pyrosparse.infer import Callback, resuming, schedules
 from pyrosparse.prune import BayesFactorPruner, Movement, Pruner, ReductionPruner, Snip
 from pyrosparse.prune.turbo import TurboPruner
 from pyrosparse.supports.units import UnitFactor
@@ -440,6 +440,7 @@ def killed(folder: Path, number: int) -> None:
         torch.distributed.init_process_group(
             "gloo", f"file://{folder}/store", timedelta(seconds=30), RANKS, number
         )
+        resuming.TIMES_AS_LONG = 0  # a checkpoint after every epoch
         options = {"callbacks": [Die()], "checkpoint": folder / "killed.safetensors"}
         found = said(lambda: train(ps.lift(mlp(), ps.Gaussian()), **options))
         torch.save(found, folder / f"killed.{number}.pt")
