@@ -9,7 +9,6 @@ import tempfile
 import threading
 import traceback
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pyrosparse.bench.claims import Claims
 from pyrosparse.bench.predictive import outside_inputs, predictive, predictive_of_values
 from pyrosparse.bench.results import append, read
 from pyrosparse.bench.suite import Job
+from pyrosparse.diagnostics.nuts import chosen_draws
 from pyrosparse.recipes.named import load_data
 from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import digest
@@ -34,7 +34,8 @@ log = logging.getLogger("pyrosparse")
 
 _ALONE = threading.Lock()
 
-_MOST_ENTRIES = 100
+_MOST_EPOCHS = 100
+"""Epochs of a history that are kept, with the first and the last: a file holds many runs."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ def run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         "machine": f"{machine.describe(setup.device)}, 1 thread a run",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "settings": setup.values(),
-        "history": [_rounded(entry) for entry in _thinned(result.history)],
+        "history": [
+            _rounded(result.history[place])
+            for place in chosen_draws(len(result.history), _MOST_EPOCHS)
+        ],
     }
     if setup.start:
         # With what weights it began: cells of one start can be compared.
@@ -163,18 +167,6 @@ def run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         scale = getattr(load_data(setup), "target_scale", 1.0)
         line["predictive"] = predictive_of_values(result, scale, seed=setup.seed)
     return line
-
-
-def _thinned(history: Sequence[Any]) -> list[Any]:
-    """At most 100 entries, evenly spaced, with the first and the last: a file holds many runs.
-
-    >>> thin = _thinned(range(3000))
-    >>> len(thin), thin[:3], thin[-2:]
-    (98, [0, 31, 62], [2976, 2999])
-    """
-    step = -(-len(history) // (_MOST_ENTRIES - 1)) or 1
-    kept = list(history[::step])
-    return kept if (len(history) - 1) % step == 0 or not kept else [*kept, history[-1]]
 
 
 def _file_bytes(result: Result) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.poutine as poutine
@@ -45,6 +45,9 @@ class CapturedGradients(ABC):
     parameters: by name, as the last step found them.
     fallback:   why all steps run eagerly from now on, or None.
     """
+
+    kind: ClassVar[str]
+    """The name that warnings give: that of the public class."""
 
     def __init__(self, *, compile: bool = False, same_random_stream: bool = True) -> None:
         self.compile = compile
@@ -292,7 +295,7 @@ class CapturedGradients(ABC):
     def _fall_back(self, reason: str) -> None:
         self.fallback = reason
         self.captured.clear()
-        warnings.warn(f"{type(self).__name__} takes eager steps: {reason}", stacklevel=5)
+        warnings.warn(f"{self.kind} takes eager steps: {reason}", stacklevel=5)
 
     def _roots(self) -> dict[str, Any]:
         roots = self._own_roots()

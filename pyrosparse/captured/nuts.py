@@ -70,6 +70,8 @@ class CapturedPotential(CapturedGradients):
     reads:     by name, objects whose values in Python the function reads.
     """
 
+    kind = CapturedNUTS.__name__
+
     def __init__(
         self,
         potential: Callable[..., Tensor],

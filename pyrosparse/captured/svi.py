@@ -57,6 +57,8 @@ class CapturedSVI(CapturedGradients):
     True
     """
 
+    kind = "CapturedSVI"
+
     def __init__(
         self,
         model: Callable[..., Any],

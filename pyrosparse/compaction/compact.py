@@ -125,7 +125,7 @@ def compact(
     inner = next((key for key, one in net.named_modules() if key and isinstance(one, Lifted)), None)
     if inner is not None:
         raise UsageError(
-            f"{type(net).__name__} is no network, but contains the lifted network {inner!r}: give "
+            f"{type(net).__name__} contains the lifted network {inner!r}: give "
             "that one for a compact posterior, ps.compact(bnn, masks, x), or its network for a "
             "compact network, ps.compact(bnn.net, masks, x)"
         )

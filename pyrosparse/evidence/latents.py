@@ -105,11 +105,16 @@ def refuse_network(model: Any) -> None:
         )
 
 
+def not_drawn(trace: poutine.Trace, guide_trace: poutine.Trace) -> list[Any]:
+    """The latent sites of a model's trace that the guide did not draw."""
+    drawn = {site["name"] for site in sample_sites(guide_trace, observed=False)}
+    return [site for site in sample_sites(trace, observed=False) if site["name"] not in drawn]
+
+
 def check_covered(trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
     """Refuse, by name, latent variables of a model's trace that the guide did not draw: they come
     from the prior, not from the posterior. Raises ValueError."""
-    drawn = {site["name"] for site in sample_sites(guide_trace, observed=False)}
-    sites = [site for site in sample_sites(trace, observed=False) if site["name"] not in drawn]
+    sites = not_drawn(trace, guide_trace)
     if not sites:
         return
     names = ", ".join(repr(site["name"]) for site in sites)

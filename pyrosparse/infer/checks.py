@@ -15,7 +15,7 @@ from pyro.infer import (
     TraceEnum_ELBO,
 )
 
-from pyrosparse.evidence.latents import refuse_network
+from pyrosparse.evidence.latents import not_drawn, refuse_network
 from pyrosparse.evidence.sites import sample_sites
 from pyrosparse.infer.callback import Callback
 
@@ -110,14 +110,11 @@ def check_guide(trace: poutine.Trace, guide_trace: poutine.Trace, elbo: Any) -> 
     not sum it out: it would be drawn from its prior, and the loss would be no bound."""
     if not sample_sites(trace, observed=True):
         return  # what should be observed is latent: ``check_observed`` says so
-    drawn = {site["name"] for site in sample_sites(guide_trace, observed=False)}
     sums = isinstance(elbo, TraceEnum_ELBO)
     missing = [
         site
-        for site in sample_sites(trace, observed=False)
-        if site["name"] not in drawn
-        and not site["infer"].get("enumerate")
-        and not (sums and site["fn"].has_enumerate_support)
+        for site in not_drawn(trace, guide_trace)
+        if not site["infer"].get("enumerate") and not (sums and site["fn"].has_enumerate_support)
     ]
     if missing:
         names = ", ".join(repr(site["name"]) for site in missing)

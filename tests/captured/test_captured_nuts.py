@@ -111,7 +111,7 @@ def test_a_model_that_branches_on_its_values_runs_eagerly_with_the_reason():
         pyro.sample("b", dist.Normal(0.0, 1.0 if a > 0 else 2.0))
 
     kernel = CapturedNUTS(model)
-    with pytest.warns(UserWarning, match="takes eager steps.*reads a tensor's value"):
+    with pytest.warns(UserWarning, match="CapturedNUTS takes eager steps.*reads a tensor's value"):
         captured = draws(kernel, (), 5, 5)
     assert "reads a tensor's value" in kernel.captured.fallback
     with warnings.catch_warnings():
