@@ -147,7 +147,7 @@ def run_job(job: Job, outside: str | None, scratch: Path) -> dict[str, Any]:
         "compact": result.compaction.figures() | _file_bytes(result),
         "epochs": sum(len(stage.history) for stage in stages),
         "seconds": round(seconds, 1),
-        "pretraining_seconds": round(result.seconds - seconds, 1),
+        "pretraining_seconds": round(result.seconds - seconds, 3),
         "version": __version__,
         "torch": torch.__version__,
         "machine": f"{machine.describe(setup.device)}, 1 thread a run",

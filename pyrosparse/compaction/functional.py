@@ -1,4 +1,4 @@
-"""Functions with parameters as modules: ``F.linear`` as dense layer, ``F.layer_norm`` as norm."""
+"""Functions with parameters as modules: ``F.conv2d`` as convolution, ``F.layer_norm`` as norm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from pyrosparse.compaction.layers import BATCH_NORMS
+from pyrosparse.compaction.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
 from pyrosparse.compaction.rules.rule import arguments, attribute
 
 
@@ -19,8 +19,8 @@ def as_modules(graph: fx.Graph, net: nn.Module) -> None:
     A module replaces the one that holds its parameters if that one has no submodules, so that the
     parameters keep their names.
 
-    Supported are ``linear``, ``layer_norm``, ``rms_norm`` and, with running statistics,
-    ``batch_norm``.
+    Supported are ``linear``, convolutions, also transposed ones, ``layer_norm``, ``rms_norm``,
+    ``group_norm``, ``prelu`` and, with running statistics, ``batch_norm``.
 
     >>> class Scaled(nn.Linear):
     ...     def forward(self, x: Tensor) -> Tensor:
@@ -85,6 +85,38 @@ def _linear(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
     return _holding(nn.Linear(inputs, outputs, device="meta"), given)
 
 
+def _convolution(kind: Any) -> Any:
+    transposed = issubclass(kind, TRANSPOSED)
+
+    def make(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
+        options = {k: value for k, value in given.items() if k not in ("weight", "bias")}
+        weight = given["weight"]
+        found: list[bool] = []
+        fx.map_arg(options, lambda node: found.append(True))
+        if found or not isinstance(weight, nn.Parameter):
+            return None
+        first, second = len(weight), weight.shape[1] * options["groups"]
+        inputs, outputs = (first, second) if transposed else (second, first)
+        size = tuple(weight.shape[2:])
+        module = kind(inputs, outputs, size, bias=False, device="meta", **options)
+        return _holding(module, given)
+
+    return make
+
+
+def _group_norm(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
+    weight, groups, eps = given["weight"], given["num_groups"], given["eps"]
+    if weight is None or isinstance(groups, fx.Node) or isinstance(eps, fx.Node):
+        return None
+    return _holding(nn.GroupNorm(groups, len(weight), eps=eps, device="meta"), given)
+
+
+def _prelu(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
+    if not isinstance(given["weight"], nn.Parameter):
+        return None
+    return _holding(nn.PReLU(len(given["weight"]), device="meta"), given)
+
+
 def _layer_norm(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
     return _norm(nn.LayerNorm, given)
 
@@ -120,13 +152,36 @@ def _holding(module: nn.Module, given: dict[str, Any]) -> nn.Module:
             module._parameters[name] = given.get(name)
     if isinstance(module, BATCH_NORMS):
         module.affine = module.weight is not None
+    elif isinstance(module, nn.GroupNorm):
+        module.affine = True
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         module.elementwise_affine = module.weight is not None
     return module
 
 
+_WEIGHTED: dict[str, Any] = {"input": None, "weight": None, "bias": None}
+_STRIDES: dict[str, Any] = {"stride": 1, "padding": 0}
+
 _MAKERS: dict[Any, tuple[dict[str, Any], Any]] = {
-    F.linear: ({"input": None, "weight": None, "bias": None}, _linear),
+    F.linear: (_WEIGHTED, _linear),
+    **{
+        function: (_WEIGHTED | _STRIDES | {"dilation": 1, "groups": 1}, _convolution(kind))
+        for function, kind in zip((F.conv1d, F.conv2d, F.conv3d), CONVOLUTIONS, strict=True)
+    },
+    **{
+        function: (
+            _WEIGHTED | _STRIDES | {"output_padding": 0, "groups": 1, "dilation": 1},
+            _convolution(kind),
+        )
+        for function, kind in zip(
+            (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), TRANSPOSED, strict=True
+        )
+    },
+    F.group_norm: (
+        {"input": None, "num_groups": None, "weight": None, "bias": None, "eps": 1e-5},
+        _group_norm,
+    ),
+    F.prelu: ({"input": None, "weight": None}, _prelu),
     F.layer_norm: (
         {"input": None, "normalized_shape": None, "weight": None, "bias": None, "eps": 1e-5},
         _layer_norm,

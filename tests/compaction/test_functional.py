@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,111 @@ class NormAct(nn.BatchNorm2d):
             self.momentum, self.eps,
         )  # fmt: skip
         return self.act(x)
+
+
+class Padded(nn.Conv2d):
+    """A convolution with a layer that pads, as in ports from TensorFlow."""
+
+    def __init__(self, *args: int, **kwargs: int) -> None:
+        super().__init__(*args, **kwargs)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(
+            self.pad(x), self.weight, self.bias, self.stride, self.padding, self.dilation,
+            self.groups,
+        )  # fmt: skip
+
+
+class Convolved(nn.Module):
+    """Convolutions and norms by functions, with their parameters at the network itself."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        kinds = (nn.Conv1d, nn.ConvTranspose1d), (nn.Conv2d, nn.ConvTranspose2d)
+        kind, transposed = (*kinds, (nn.Conv3d, nn.ConvTranspose3d))[rank - 1]
+        self.convolution, self.transposed = (
+            getattr(F, f"conv{rank}d"), getattr(F, f"conv_transpose{rank}d"),
+        )  # fmt: skip
+        first, grouped = kind(2, 8, 3), kind(8, 8, 3, groups=4)
+        up, last = transposed(8, 6, 3), kind(6, 3, 1)
+        for number, layer in enumerate((first, grouped, up, last)):
+            self.register_parameter(f"weight_{number}", layer.weight)
+            self.register_parameter(f"bias_{number}", layer.bias)
+        self.slope = nn.Parameter(torch.full((8,), 0.2))
+        self.scale, self.shift = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(x, self.weight_0, self.bias_0)
+        x = F.prelu(x, self.slope)
+        x = self.convolution(x, self.weight_1, bias=self.bias_1, groups=4, padding=1)
+        x = self.transposed(x.relu(), self.weight_2, self.bias_2, stride=2, output_padding=1)
+        x = F.group_norm(x, 3, self.scale, self.shift)
+        return self.convolution(x, self.weight_3, self.bias_3, padding="same")
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_convolutions(rank: int) -> None:
+    net = randomise(Convolved(rank)).eval()
+    net.weight_0.data[:2], net.bias_0.data[:2], net.bias_1.data[:2] = 0, 0, -1
+    net.weight_2.data[5:] = 0
+    net.weight_3.data[:, 4:] = 0
+    x = draw(2, 2, *[5] * rank)
+    small = ps.compact(net, None, x)
+    assert not small.account.barriers and same(small(x), net(x))
+    layers = {type(one).__name__: one for one in small.children()}
+    # Inputs 0 and 1 of the transposed convolution are zero, and it reads no input above 4.
+    assert layers[f"ConvTranspose{rank}d"].in_channels == 3
+    assert layers["PReLU"].num_parameters == 4
+    # What the smaller network reads at other sizes is right too.
+    assert same(small(draw(1, 2, *[6] * rank)), net(draw(1, 2, *[6] * rank)))
+
+
+def test_a_convolution_with_a_layer_in_it(tmp_path: Path) -> None:
+    def block(inputs: int, width: int) -> list[nn.Module]:
+        return [
+            Padded(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6(),
+            Padded(width, width, 2, groups=width, bias=False), nn.BatchNorm2d(width), nn.ReLU6(),
+            Padded(width, inputs, 1, bias=False), nn.BatchNorm2d(inputs),
+        ]  # fmt: skip
+
+    net = nn.Sequential(*block(3, 8), nn.Flatten(), nn.Linear(3 * 49, 2))
+    randomise(net).eval()
+    masks = gains(net, 0.5, 0, "input")
+    masks = ps.Masks({key: masks[key] for key in ("3.input", "6.input")})
+    x = draw(2, 3, 5, 5)
+    small = ps.compact(net, masks, x)
+    assert not small.account.barriers and same(small(x), run_masked(net, masks, x))
+    # A channel that is zero at 3 is a constant of the next norm, which ends at the border of 6.
+    kept = int((masks["6.input"] > 0).sum())
+    widths = [one.out_channels for one in small.modules() if isinstance(one, nn.Conv2d)]
+    assert widths == [kept, kept, 3] and kept < 8
+    assert any(isinstance(one, nn.ZeroPad2d) for one in small.modules())
+    path = ps.save(tmp_path / "small.safetensors", small)
+    assert torch.equal(ps.load(path)(x), small(x))
+
+
+def test_convolutions_whose_weights_or_options_are_computed_stay() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+    class Blurred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("kernel", torch.full((4, 1, 2, 2), 0.25))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.kernel, groups=4)
+
+    layers = [nn.Conv2d(2, 4, 1), Standardised(4, 4, 1), Blurred(), nn.Flatten()]
+    net = randomise(nn.Sequential(*layers, nn.Linear(4 * 9, 2))).eval()
+    net[0].weight.data[:2], net[1].weight.data[:2] = 0, 0
+    x = draw(2, 2, 4, 4)
+    small = ps.compact(net, None, x)
+    assert set(small.account.barriers) == {"conv2d"} and same(small(x), net(x))
+    assert small.get_submodule("0").out_channels == 4
 
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm, nn.RMSNorm])

@@ -123,6 +123,20 @@ KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "difference": lambda x: x.exp() - x.abs(),
     "quotient": lambda x: x / (x.square() + 1),
     "clone": lambda x: torch.clone(x).contiguous(),
+    "interpolation": lambda x: F.interpolate(x, scale_factor=2.0),
+    "to a size": lambda x: F.interpolate(x, size=(7, 5), mode="bilinear"),
+    "to another's size": lambda x: F.interpolate(
+        F.max_pool2d(x, 2), size=x.shape[2:], mode="bicubic"
+    ),
+    "upsampling": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "reflected": lambda x: F.pad(x, (1, 1, 2, 0), mode="reflect"),
+    "reflection": nn.ReflectionPad2d((1, 0, 2, 1)),
+    "replication": nn.ReplicationPad2d(2),
+    "circle": nn.CircularPad2d(1),
+    "instances": nn.InstanceNorm2d(6),
+    "instances, affine": randomise(nn.InstanceNorm2d(6, affine=True)),
+    "instances, running": randomise(nn.InstanceNorm2d(6, track_running_stats=True)).eval(),
+    "random slopes": nn.RReLU().eval(),
 }
 
 
@@ -134,6 +148,86 @@ def test_known_operations_pass_constants_and_needs(name: str) -> None:
     assert same(small(x), net(x))
     assert small.conv.out_channels == 3  # 2, 3 and 4
     assert not small.account.barriers
+
+
+@pytest.mark.parametrize("pad", [nn.ZeroPad2d((1, 0, 2, 1)), nn.ConstantPad2d(1, 0.5)])
+def test_a_layer_that_pads_is_cut(pad: nn.Module) -> None:
+    layers = [stage(), nn.ReLU(), pad, nn.Conv2d(6, 3, 3), nn.Flatten()]
+    net = randomise(nn.Sequential(*layers, nn.Linear(3 * 25, 2))).eval()
+    net[0].weight.data[:2], net[0].bias.data[:2] = 0, -1
+    net[3].weight.data[:, 5] = 0
+    x = torch.randn(2, 2, 6, 6).double()
+    net[5] = nn.Linear(net[:5](x).shape[1], 2).double()
+    small = ps.compact(net, None, x)
+    assert same(small(x), net(x)) and not small.account.barriers
+    # Zeros at a border of another number are no constant.
+    assert small.get_submodule("0").out_channels == (3 if isinstance(pad, nn.ZeroPad2d) else 5)
+    assert type(small.get_submodule("2")) is type(pad)
+
+
+@pytest.mark.parametrize("shuffled", [nn.PixelShuffle(2), lambda x: F.pixel_shuffle(x, 2)])
+def test_channels_become_pixels(shuffled: Callable[[Tensor], Tensor]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(2, 12, 1), nn.Conv2d(3, 2, 1)
+            self.shuffled = shuffled
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.shuffled(self.first(x)))
+
+    net = randomise(Net())
+    net.first.weight.data[:5] = 0  # the first channel is constant only if its pixels are equal
+    net.second.weight.data[:, 2] = 0
+    x = torch.randn(2, 2, 3, 3).double()
+    small = ps.compact(net, None, x)
+    assert small.first.out_channels == 8 and same(small(x), net(x))
+    net.first.bias.data[:4] = 0.3
+    small = ps.compact(net, None, x)
+    assert small.first.out_channels == 4 and same(small(x), net(x))
+    assert not small.account.barriers
+
+
+@pytest.mark.parametrize("shuffled", [nn.PixelUnshuffle(2), lambda x: F.pixel_unshuffle(x, 2)])
+def test_pixels_become_channels(shuffled: Callable[[Tensor], Tensor]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(2, 4, 1), nn.Conv2d(16, 2, 1)
+            self.shuffled = shuffled
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.shuffled(self.first(x)))
+
+    net = randomise(Net())
+    net.first.weight.data[0] = 0
+    net.second.weight.data[:, 4:9] = 0  # the second channel whole, and a pixel of the third
+    x = torch.randn(2, 2, 4, 4).double()
+    small = ps.compact(net, None, x)
+    assert small.first.out_channels == 2 and small.second.in_channels == 7
+    assert same(small(x), net(x)) and not small.account.barriers
+
+
+@pytest.mark.parametrize("unit", [nn.GLU(1), lambda x: F.glu(x, dim=1)])
+def test_gated_linear_units_lose_both_halves(unit: Callable[[Tensor], Tensor]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 12), nn.Linear(6, 2)
+            self.unit = unit
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.unit(self.first(x)))
+
+    net = randomise(Net())
+    net.first.weight.data[0], net.first.bias.data[0] = 0, 0  # the first half is zero
+    net.first.weight.data[[1, 7]] = 0  # both halves are constant
+    net.first.weight.data[2] = 0  # one half is constant
+    net.second.weight.data[:, 5] = 0
+    x = torch.randn(4, 3).double()
+    small = ps.compact(net, None, x)
+    assert small.first.out_features == 6 and small.second.in_features == 3
+    assert same(small(x), net(x)) and not small.account.barriers
 
 
 SHAPED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {

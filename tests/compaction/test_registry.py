@@ -183,7 +183,7 @@ def test_a_class_of_the_file_stands_for_no_layer_of_torch(tmp_path: Path):
 
 
 def test_a_new_process_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module = tmp_path / "mine.py"
+    module = tmp_path / "a_layer_of_mine.py"
     module.write_text(
         textwrap.dedent("""
         import torch
@@ -193,7 +193,7 @@ def test_a_new_process_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         """)
     )
     monkeypatch.syspath_prepend(tmp_path)
-    halved = importlib.import_module("mine").Halved
+    halved = importlib.import_module("a_layer_of_mine").Halved
     ps.compaction.register(halved, Elementwise)
     net = nn.Sequential(nn.Linear(4, 3), halved(), nn.Linear(3, 2))
     net[0].weight.data[0] = 0
@@ -201,7 +201,7 @@ def test_a_new_process_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ps.save(tmp_path / "small.safetensors", small)
     load = """
         import torch, pyrosparse as ps
-        from mine import Halved
+        from a_layer_of_mine import Halved
         print(ps.load("small.safetensors", trusted=[Halved])(torch.ones(1, 4)).tolist())
         """
     found = subprocess.run(

@@ -46,6 +46,7 @@ _MODULES: dict[type[nn.Module], type[Rule]] = {
             nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU,
             nn.Mish, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
             nn.LeakyReLU, nn.LogSigmoid, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink, nn.Threshold,
+            nn.RReLU,
         ),
         pointwise.Elementwise,
     ),
@@ -64,6 +65,28 @@ _MODULES: dict[type[nn.Module], type[Rule]] = {
         ),
         pointwise.Pool,
     ),
+    **dict.fromkeys(
+        (
+            nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d,
+            nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
+            nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
+            nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
+        ),
+        pointwise.Resized,
+    ),
+    **dict.fromkeys(
+        (
+            nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d,
+            nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
+        ),
+        shaping.Pad,
+    ),
+    **dict.fromkeys(
+        (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), pointwise.InstanceNorm
+    ),
+    nn.GLU: pointwise.GLU,
+    nn.PixelShuffle: shaping.PixelShuffle,
+    nn.PixelUnshuffle: shaping.PixelUnshuffle,
     nn.PReLU: pointwise.PReLU,
     nn.GroupNorm: pointwise.GroupNorm,
     nn.LayerNorm: LayerNorm,
@@ -109,6 +132,10 @@ _CALLS: dict[Any, type[Rule]] = {
     **dict.fromkeys(["masked_fill", torch.masked_fill], attention.Fill),
     F.scaled_dot_product_attention: attention.ScaledDotProduct,
     F.pad: shaping.Pad,
+    F.interpolate: pointwise.Resized,
+    F.glu: pointwise.GLU,
+    F.pixel_shuffle: shaping.PixelShuffle,
+    F.pixel_unshuffle: shaping.PixelUnshuffle,
     operator.getitem: shaping.Slice,
 }
 

@@ -54,8 +54,9 @@ class Elementwise(Pointwise):
         return self.node.target(*args, **kwargs)
 
 
-class Pool(Pointwise):
-    """Pooling over positions; a mean that includes padded zeros keeps no constant."""
+class Resized(Pointwise):
+    """Other positions, each a mean, the largest or a copy of those of the operand: interpolation,
+    padding by reflection."""
 
     def learn(self, flow: Flow) -> Features | None:
         x = super().learn(flow)
@@ -63,7 +64,15 @@ class Pool(Pointwise):
             return None
         if flow.shapes.get(self.node) is None or len(flow.shapes[self.node]) < 3:
             return None
-        if not self._keeps_constants():
+        return x
+
+
+class Pool(Resized):
+    """Pooling over positions; a mean that includes padded zeros keeps no constant."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = super().learn(flow)
+        if x is not None and not self._keeps_constants():
             x = Features.of(x.dim, x.constant & (x.value == 0), x.value)
         return x
 
@@ -145,6 +154,30 @@ class BatchNorm(Parametric):
         return new
 
 
+class InstanceNorm(BatchNorm):
+    """Normalisation of each channel of each example over its positions: what is constant becomes
+    beta."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        if len(flow.shapes[self.source]) != _RANKS[type(self.module)]:
+            return None  # of one example, without a batch dimension
+        known = super().learn(flow)
+        if known is None or self.module.running_mean is not None:
+            return known
+        constant = flow.read(self.source, 1).constant
+        shift = torch.zeros_like(known.value)
+        if self.module.bias is not None:
+            shift = self.module.bias.detach().double().cpu()
+        return Features.of(1, constant | known.constant, shift)
+
+
+_RANKS: dict[type[nn.Module], int] = {
+    nn.InstanceNorm1d: 3,
+    nn.InstanceNorm2d: 4,
+    nn.InstanceNorm3d: 5,
+}
+
+
 class PReLU(Parametric):
     """x if it is positive, and a learned slope times x if it is not."""
 
@@ -200,6 +233,27 @@ class InputGates(Parametric):
             tensor[kept] for tensor in (gate.scale, gate.offset, gate.floor, gate.gain)
         )
         return InputGate(scale, offset, floor, gain, dim=gate.dim)
+
+
+class GLU(Rule):
+    r"""A gated linear unit along the features: :math:`a \cdot \sigma(b)` of their two halves."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        dim = arguments(self.node, input=None, dim=-1)["dim"]
+        if isinstance(self.module, nn.GLU):
+            dim = self.module.dim
+        if x is None or not isinstance(dim, int) or dim % len(flow.shapes[self.source]) != x.dim:
+            return None
+        (a, b), (value, gate) = x.constant.chunk(2), x.value.chunk(2)
+        return Features.of(x.dim, a & (b | (value == 0)), value * gate.sigmoid())
+
+    def want(self, flow: Flow) -> None:
+        flow.want(self.source, flow.features[self.node].dim, flow.wanted[self.node].repeat(2))
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        wanted, dim = flow.wanted[self.node], flow.features[self.node].dim
+        return flow.copy(self.node, {self.source: flow.take(self.source, dim, wanted.repeat(2))})
 
 
 class GroupNorm(Rule):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,20 +69,26 @@ class Flatten(Rule):
 
 
 class Pad(Rule):
-    """Padding with a number, of positions or of features; added features are constant."""
+    """Padding with a number, of positions or of features, whose added ones are constant; or of
+    positions with their own values."""
 
     def learn(self, flow: Flow) -> Features | None:
         x = flow.features.get(self.source)
         given = arguments(self.node, input=None, pad=None, mode="constant", value=None)
-        if x is None or given["mode"] != "constant":
+        if self.module is not None:
+            given |= {"pad": self.module.padding, "value": self.module.value}
+        if x is None:
             return None
-        self.value = float(given["value"] or 0.0)
         rank = len(flow.shapes[self.source])
         pads = [*given["pad"], *[0] * (2 * rank - len(given["pad"]))]
         if not all(isinstance(pad, int) and pad >= 0 for pad in pads):
             return None
         at = 2 * (rank - 1 - x.dim)
         self.before, self.after = pads[at : at + 2]
+        self.own_values = given["mode"] != "constant"
+        if self.own_values:
+            return None if self.before or self.after else replace(x)
+        self.value = float(given["value"] or 0.0)
         self.others = [*pads[:at], 0, 0, *pads[at + 2 :]]
         self.at = at
         # A constant with padded positions stays constant only if it equals the padding.
@@ -104,6 +111,9 @@ class Pad(Rule):
     def rewrite(self, flow: Flow) -> fx.Node:
         wanted, dim = flow.wanted[self.node], flow.features[self.node].dim
         operand = flow.take(self.source, dim, self.takes)
+        if self.own_values or (self.module is not None and not (self.before or self.after)):
+            new = flow.copy(self.node, {self.source: operand})
+            return flow.narrow(new, dim, self.takes, wanted)
         inner = len(wanted) - self.after
         pads = list(self.others)
         pads[self.at] = int(wanted[: self.before].sum())
@@ -112,6 +122,52 @@ class Pad(Rule):
             operand = flow.graph.call_function(F.pad, (operand, pads), {"value": self.value})
         present = torch.cat([wanted[: self.before], self.takes, wanted[inner:]])
         return flow.narrow(operand, dim, present, wanted)
+
+
+class PixelShuffle(Rule):
+    """(N, C * r * r, H, W) -> (N, C, H * r, W * r): r * r channels become the positions of one."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x, factor = flow.features.get(self.source), self._factor("upscale_factor")
+        if x is None or x.dim != 1 or len(flow.shapes[self.source]) != 4 or factor is None:
+            return None
+        self.each = factor**2
+        constant, value = x.constant.view(-1, self.each), x.value.view(-1, self.each)
+        same = (value == value[:, :1]).all(1)
+        return Features.of(1, constant.all(1) & same, value[:, 0])
+
+    def _factor(self, name: str) -> int | None:
+        given = arguments(self.node, input=None, **{name: None})[name]
+        factor = given if self.module is None else getattr(self.module, name)
+        return factor if isinstance(factor, int) else None
+
+    def want(self, flow: Flow) -> None:
+        self.takes = flow.wanted[self.node].repeat_interleave(self.each)
+        flow.want(self.source, 1, self.takes)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        return flow.copy(self.node, {self.source: flow.take(self.source, 1, self.takes)})
+
+
+class PixelUnshuffle(PixelShuffle):
+    """(N, C, H * r, W * r) -> (N, C * r * r, H, W): the positions of a channel become r * r."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x, factor = flow.features.get(self.source), self._factor("downscale_factor")
+        if x is None or x.dim != 1 or len(flow.shapes[self.source]) != 4 or factor is None:
+            return None
+        self.each = factor**2
+        return Features.of(
+            1, x.constant.repeat_interleave(self.each), x.value.repeat_interleave(self.each)
+        )
+
+    def want(self, flow: Flow) -> None:
+        self.takes = flow.wanted[self.node].view(-1, self.each).any(1)
+        flow.want(self.source, 1, self.takes)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        present = self.takes.repeat_interleave(self.each)
+        return flow.narrow(super().rewrite(flow), 1, present, flow.wanted[self.node])
 
 
 class Slice(Rule):
