@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
-from pyrosparse.compaction.check import CompactionError
+from pyrosparse.compaction.check import CompactionError, SizeError
 from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.compaction.fastest import fastest
 from pyrosparse.compaction.graph import compacted_graph
@@ -165,7 +165,7 @@ def _smallest(request: Request[Network]) -> CompactNet | Network:
     """The smaller of two results: the network as a graph, and a copy that is cut in place."""
     try:
         traced = compacted_graph(request)
-    except TraceError as error:
+    except (TraceError, SizeError) as error:  # a graph may have sizes of the example as numbers
         traced, reason = None, error
     if traced is not None and not (traced.account.barriers and has_dead_layers(traced)):
         return traced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -29,6 +30,34 @@ def read_elsewhere(net: nn.Module, inputs: tuple[Any, ...]) -> set[str]:
     >>> read_elsewhere(Tied(), (torch.ones(1, 3),))
     {'into'}
     """
+    watch = _watched(net, inputs)
+    return watch.found & watch.called
+
+
+def refuse_gates_without_effect(
+    masked: nn.Module, inputs: tuple[Any, ...], gated: Collection[str]
+) -> None:
+    """Refuse gates on layers that the network does not call and whose parameters it reads all the
+    same: in the masked network they do nothing, and gains in these parameters would.
+
+    masked: the masked network by its definition, from ``reference``.
+    gated:  the names of the modules that have gates.
+
+    Raises ValueError.
+    """
+    if not gated:
+        return
+    watch = _watched(masked, inputs)
+    if names := sorted((watch.found - watch.called).intersection(gated)):
+        listed = ", ".join(map(repr, names))
+        raise ValueError(
+            f"the gates on {listed} have no effect: the network reads the parameters of these "
+            "layers without calling them, as F.linear(x, layer.weight) does. Leave them out of the "
+            "masks, or call the layers in the network's forward"
+        )
+
+
+def _watched(net: nn.Module, inputs: tuple[Any, ...]) -> _Watch:
     watch = _Watch(net)
     handles = []
     for module in net.modules():
@@ -43,7 +72,7 @@ def read_elsewhere(net: nn.Module, inputs: tuple[Any, ...]) -> set[str]:
     finally:
         for handle in handles:
             handle.remove()
-    return watch.found & watch.called
+    return watch
 
 
 class _Watch(TorchFunctionMode):

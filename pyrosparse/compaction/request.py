@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pyrosparse.compaction.read_elsewhere import refuse_gates_without_effect
 from pyrosparse.compaction.reference import reference
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -44,13 +45,16 @@ class Request(Generic[Network]):
     ) -> Request[Network]:
         """A request from the arguments of ``compact``.
 
-        Raises ValueError as ``compact`` does if masks do not fit or no example is found.
+        Raises ValueError as ``compact`` does if masks do not fit, gates have no effect or no
+        example is found.
 
         >>> Request.of(nn.Linear(3, 2)).inputs[0].shape
         torch.Size([2, 3])
         """
         expected = reference(net, masks, gates)
         inputs = arguments_of(expected, example)
+        gated = {*(masks or {}), *(gates or {})} - dict(net.named_parameters()).keys()
+        refuse_gates_without_effect(expected, inputs, {key.rpartition(".")[0] for key in gated})
         return cls(net, expected, inputs, masks, gates, at_least, round_to)
 
 

@@ -81,10 +81,20 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
 
 
 def shapes(net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> dict[fx.Node, torch.Size]:
-    """The shape of every tensor in the graph for an example."""
+    """The shape of every tensor in the graph for an example.
+
+    Raises TraceError if the network accepts the example and its graph does not."""
     run = _Shapes(fx.GraphModule(net, graph))
     with torch.no_grad():
-        run.run(*example)
+        try:
+            run.run(*example)
+        except Exception as error:
+            net(*example)  # an example that does not fit has the network's own error
+            raise TraceError(
+                f"the graph that torch.fx makes of {type(net).__name__} fails on the example "
+                f"({str(error).partition(chr(10))[0]}): it may hold a number that the forward "
+                "computes anew for each input"
+            ) from error
     # GraphModule copies the graph: names identify the nodes.
     return {node: run.found[node.name] for node in graph.nodes if node.name in run.found}
 

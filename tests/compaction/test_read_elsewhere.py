@@ -53,6 +53,33 @@ def test_gains_act_at_the_call_alone(kind: type[Tied]) -> None:
     assert torch.allclose(small(x), expected, atol=1e-6)
 
 
+class Uncalled(nn.Module):
+    """One whose first layer is never called, as timm's EVA does with its projections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.linear(x, self.first.weight, torch.cat([self.first.bias])).relu())
+
+
+@pytest.mark.parametrize("key", ["first.input", "first.output"])
+def test_gates_on_a_layer_that_is_read_and_never_called_are_refused(key: str) -> None:
+    net, x = Uncalled().eval(), torch.randn(4, 6)
+    gain = torch.tensor([0.0, 1, 1, 1, 1, 1][: 6 if key == "first.input" else 5])
+    with pytest.raises(ValueError, match=r"'first' have no effect.*Leave them out"):
+        ps.compact(net, {key: gain, "last.input": torch.ones(5)}, x)
+    # Masks of its weights act, and a layer that nothing uses has gates that do no harm.
+    mask = torch.ones(5, 6)
+    mask[:2] = 0
+    small = ps.compact(net, {"first.weight": mask}, x)
+    net.first.weight.data[:2] = 0
+    assert torch.allclose(small(x), net(x), atol=1e-6)
+    net.unused = nn.Linear(4, 2)
+    assert torch.equal(ps.compact(net, {"unused.input": torch.zeros(4)}, x)(x), net(x))
+
+
 @pytest.mark.parametrize("fine_tune", [0, 2])
 def test_a_recipe_measures_what_it_trained(fine_tune: int) -> None:
     x = torch.randn(60, 6)

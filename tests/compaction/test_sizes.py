@@ -409,3 +409,103 @@ def test_networks_of_timm_and_torchvision_at_other_sizes() -> None:
             assert small.account.parameters[1] < small.account.parameters[0]
             for batch in (1, 3):
                 assert agree(net, small, torch.randn(batch, 3, *sides).double())
+
+
+class Images(nn.Module):
+    """Half of the channels of a convolution are dead; what follows changes sizes and reads them."""
+
+    def __init__(
+        self, change: nn.Module | Callable[[Images, Tensor], Tensor], width: int = 8
+    ) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(width, 3, 1)
+        self.places = nn.Parameter(torch.randn(1, 8, 4, 4))
+        self.window = nn.Parameter(torch.randn(1, 8, 2, 2))
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.conv(x))
+        h = self.change(h) if isinstance(self.change, nn.Module) else self.change(self, h)
+        total = self.out(h).flatten(2).sum(2)
+        return total / (h.shape[2] * h.shape[3]) + h.size(1)
+
+
+def windows(net: Images, h: Tensor) -> Tensor:
+    """Positions as in Hiera: interpolated to the image, with a window that is repeated."""
+    places = F.interpolate(net.places, size=h.shape[2:], mode="bicubic")
+    times = (places.shape[-2] // net.window.shape[-2], places.shape[-1] // net.window.shape[-1])
+    return h + places + net.window.tile(times)
+
+
+RESIZED: dict[str, tuple[nn.Module | Callable[[Images, Tensor], Tensor], int]] = {
+    "interpolated places": (
+        lambda net, h: h + F.interpolate(net.places, size=h.shape[2:], mode="bilinear"), 8,
+    ),
+    "windows": (windows, 8),
+    "pyramid": (lambda net, h: h + F.interpolate(F.max_pool2d(h, 2), size=h.shape[-2:]), 8),
+    "twice": (lambda net, h: F.interpolate(h, scale_factor=2), 8),
+    "to a size": (lambda net, h: F.interpolate(h, size=(5, 3)), 8),
+    "upsampled": (nn.Upsample(scale_factor=2, mode="bilinear"), 8),
+    "reflected": (nn.ReflectionPad2d((1, 2, 0, 1)), 8),
+    "padded": (nn.ZeroPad2d((1, 2, 0, 1)), 8),
+    "circular": (lambda net, h: F.pad(h, (1, 1, 1, 1), mode="circular"), 8),
+    "pixels": (lambda net, h: F.pixel_shuffle(h, 2), 2),
+    "channels": (lambda net, h: F.pixel_unshuffle(h, 2), 32),
+    "gated": (lambda net, h: F.glu(h, 1), 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_images_of_other_sizes(name: str) -> None:
+    net = randomise(Images(*RESIZED[name])).eval()
+    net.conv.weight.data[4:], net.conv.bias.data[4:] = 0, 0
+    x = torch.randn(2, 2, 4, 4).double()
+    small = ps.compact(net, None, x)
+    # Positions that are added vary, and a gate of a half needs its number.
+    whole = name in ("interpolated places", "windows", "gated")
+    assert small.conv.out_channels == (8 if whole else 4) and not small.account.barriers
+    for shape in ((2, 2, 4, 4), (1, 2, 6, 8), (3, 2, 4, 12)):
+        x = torch.randn(*shape).double()
+        assert torch.allclose(small(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+class Patches(nn.Conv2d):
+    """Notes the side of its image, which torch.fx does not see."""
+
+    side = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() < 1e9:
+            self.side = x.shape[-1]
+        return super().forward(x)
+
+
+class Noted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.hidden, self.out = Patches(2, 4, 1), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.patches(x).permute(0, 2, 3, 1).reshape(-1, self.patches.side, 4)
+        return self.out(torch.relu(self.hidden(h))).mean(1)
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_graph_with_numbers_of_the_example_is_cut_in_place(called: bool) -> None:
+    net = randomise(Noted()).eval()
+    net.hidden.weight.data[3:], net.hidden.bias.data[3:] = 0, 0
+    x = torch.randn(2, 2, 4, 4).double()
+    if called:
+        net(x)  # the graph then has this side; otherwise it fails on the example
+    small = ps.compact(net, None, x)
+    assert type(small) is Noted and small.hidden.out_features == 3
+    for shape in ((2, 2, 4, 4), (1, 2, 6, 6)):
+        x = torch.randn(*shape).double()
+        assert torch.allclose(small(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+def test_what_fails_at_other_sizes_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    net = randomise(Images(*RESIZED["windows"])).eval()
+    net.conv.weight.data[4:], net.conv.bias.data[4:] = 0, 0
+    ps.compact(net, None, torch.randn(2, 2, 4, 4).double())
+    assert capfd.readouterr().err == ""

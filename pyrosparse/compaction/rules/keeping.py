@@ -98,6 +98,44 @@ def _pooled(rule: Rule, flow: Flow) -> None:
         _follow(flow, node, source, places)
 
 
+def _resized(rule: Rule, flow: Flow) -> None:
+    """Interpolation, and padding with the tensor's own values."""
+    node, source = rule.node, rule.source
+    if source not in flow.shapes:
+        return
+    places = range(2, len(flow.shapes[node]))
+    _join(flow, node, {dim: (source, dim) for dim in range(2)})
+    given = arguments(node, input=None, size=None)["size"]
+    size = getattr(rule.module, "size", given)
+    if size is None and node.all_input_nodes == [source]:
+        _follow(flow, node, source, places)
+    sizes = size if isinstance(size, (tuple, list)) else [size] * len(places)
+    for dim, one in zip(places, sizes, strict=False):
+        if isinstance(one, int):
+            flow.dimensions.fix((node, dim))
+        elif (place := read_size(flow, one)) is not None:
+            flow.dimensions.join((node, dim), place)
+
+
+def _gated_linear(rule: Rule, flow: Flow) -> None:
+    node, source = rule.node, rule.source
+    if source not in flow.shapes:
+        return
+    before, after = flow.shapes[source], flow.shapes[node]
+    kept = [dim for dim in range(len(after)) if after[dim] == before[dim]]
+    _join(flow, node, {dim: (source, dim) for dim in kept})
+    halved = [dim for dim in range(len(after)) if dim not in kept]
+    _follow(flow, node, source, halved)
+
+
+def _shuffled(rule: Rule, flow: Flow) -> None:
+    """Channels to pixels, and back."""
+    node, source = rule.node, rule.source
+    if source in flow.shapes and len(flow.shapes[node]) == 4:
+        _join(flow, node, {0: (source, 0)})
+        _follow(flow, node, source, range(1, 4))
+
+
 def _embedding(rule: Rule, flow: Flow) -> None:
     node, module = rule.node, rule.module
     assert module is not None
@@ -291,7 +329,8 @@ def _concatenated(rule: Rule, flow: Flow) -> None:
 
 def _padded(rule: Rule, flow: Flow) -> None:
     node, source = rule.node, rule.source
-    pads = arguments(node, input=None, pad=None)["pad"]
+    pads = arguments(node, input=None, pad=None)["pad"] if rule.module is None else None
+    pads = getattr(rule.module, "padding", pads)
     if source not in flow.shapes or not isinstance(pads, (tuple, list)):
         return
     rank = len(flow.shapes[node])
@@ -350,6 +389,9 @@ _KINDS: list[tuple[type[Rule], Callable[[Rule, Flow], None]]] = [
     (RMSNorm, _kept),
     (pointwise.GroupNorm, _kept),
     (pointwise.Pool, _pooled),
+    (pointwise.Resized, _resized),
+    (pointwise.GLU, _gated_linear),
+    (shaping.PixelShuffle, _shuffled),
     (shaping.Permute, _permuted),
     (shaping.Mean, _reduced),
     (pointwise.Pointwise, _kept),
