@@ -16,6 +16,9 @@ from pyrosparse.compaction.rules.rule import arguments, attribute
 def as_modules(graph: fx.Graph, net: nn.Module) -> None:
     """Replace functions by modules if nothing else reads their parameters.
 
+    Parameters that the network computes from others, as a standardised convolution does, are
+    computed once and become parameters themselves.
+
     A module replaces the one that holds its parameters if that one has no submodules, so that the
     parameters keep their names.
 
@@ -31,7 +34,7 @@ def as_modules(graph: fx.Graph, net: nn.Module) -> None:
     >>> [node.target for node in graph.nodes], type(net[0]).__name__
     (['input', '0', 'output'], 'Linear')
     """
-    reads = Counter(id(attribute(net, n.target)) for n in graph.nodes if n.op == "get_attr")
+    reads = Counter(id(attribute(net, str(n.target))) for n in graph.nodes if n.op == "get_attr")
     owned = Counter(
         id(tensor)
         for node in graph.nodes
@@ -45,24 +48,68 @@ def as_modules(graph: fx.Graph, net: nn.Module) -> None:
         given = arguments(node, **names)
         source = given.pop("input")
         nodes = {k: value for k, value in given.items() if isinstance(value, fx.Node)}
-        if not isinstance(source, fx.Node) or any(n.op != "get_attr" for n in nodes.values()):
+        before = [one for value in nodes.values() for one in _before(value)]
+        if not isinstance(source, fx.Node) or any(one.op not in _CONSTANT for one in before):
             continue
-        tensors = {k: attribute(net, str(n.target)) for k, n in nodes.items()}
-        if any(reads[id(t)] + owned[id(t)] > 1 for t in tensors.values()):
+        named = {str(one.target): one for one in before if one.op == "get_attr"}
+        own = Counter(id(attribute(net, str(one.target))) for one in named.values())
+        if any(reads[key] + owned[key] > count for key, count in own.items()):
             continue
-        owner = str(next(iter(nodes.values())).target).rpartition(".")[0] if nodes else ""
+        tensors = {k: _value(net, value) for k, value in nodes.items()}
+        owner = next(iter(named)).rpartition(".")[0] if named else ""
+        if any(tensor is None for tensor in tensors.values()):
+            continue
         module = make(given | tensors, net.get_submodule(owner))
         if module is None:
             continue
-        place = _place(net, node, [str(n.target) for n in nodes.values()])
+        place = _place(net, node, list(named))
         net.set_submodule(place, module.eval())
         with graph.inserting_before(node):
             new = graph.call_module(place, (source,))
         node.replace_all_uses_with(new)
         graph.erase_node(node)
-        for read in nodes.values():
-            if not read.users:
-                graph.erase_node(read)
+        for one in reversed(list(graph.nodes)):
+            if one in before and not one.users:
+                graph.erase_node(one)
+
+
+_CONSTANT = ("get_attr", "call_function", "call_method")
+
+
+def _before(node: fx.Node) -> list[fx.Node]:
+    """A node and all on which it depends, in the order of the graph."""
+    found = {node}
+    for one in reversed(list(node.graph.nodes)):
+        if one in found:
+            found.update(one.all_input_nodes)
+    return [one for one in node.graph.nodes if one in found]
+
+
+def _value(net: nn.Module, node: fx.Node) -> Tensor | None:
+    """What a node gives, which depends on parameters and buffers alone; as a parameter, if it is
+    computed from some, and None if it is random."""
+    if node.op == "get_attr":
+        return attribute(net, str(node.target))  # type: ignore[no-any-return]
+    first, second = _computed(net, node), _computed(net, node)
+    if not isinstance(first, Tensor) or not torch.equal(first, second):
+        return None
+    reads = [attribute(net, str(one.target)) for one in _before(node) if one.op == "get_attr"]
+    return nn.Parameter(first.clone(), any(tensor.requires_grad for tensor in reads))
+
+
+def _computed(net: nn.Module, node: fx.Node) -> Any:
+    values: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for one in _before(node):
+            args, kwargs = fx.map_arg((one.args, one.kwargs), values.__getitem__)
+            if one.op == "get_attr":
+                values[one] = attribute(net, str(one.target))
+            elif one.op == "call_method":
+                values[one] = getattr(args[0], str(one.target))(*args[1:], **kwargs)
+            else:
+                assert callable(one.target)
+                values[one] = one.target(*args, **kwargs)
+    return values[node]
 
 
 def _place(net: nn.Module, node: fx.Node, tensors: list[str]) -> str:

@@ -144,11 +144,11 @@ def refuse_empty(rules: dict[fx.Node, Rule], flow: Flow) -> None:
             elif not flow.wanted[node].any():
                 empty[str(node.target)] = "no output is read by anything that varies"
     if empty:
+        named = [f"{name!r} ({why})" for name, why in empty.items()]
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         raise ValueError(
-            "nothing is left of "
-            + ", ".join(f"{name!r} ({why})" for name, why in empty.items())
-            + ": prune less, pass at_least=1 to keep one unit in every layer, or at_least=0 to "
-            "remove such layers"
+            f"nothing is left of {', '.join(named[:3])}{more}: prune less, pass at_least=1 to keep "
+            "one unit in every layer, or at_least=0 to remove such layers"
         )
 
 

@@ -127,11 +127,55 @@ def test_a_convolution_with_a_layer_in_it(tmp_path: Path) -> None:
     assert torch.equal(ps.load(path)(x), small(x))
 
 
-def test_convolutions_whose_weights_or_options_are_computed_stay() -> None:
-    class Standardised(nn.Conv2d):
+class Standardised(nn.Conv2d):
+    """A convolution whose weights are standardised in each call, as in normaliser-free networks."""
+
+    def __init__(self, *args: int) -> None:
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = self.gain * weight / (weight.square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+
+class LowRank(nn.Linear):
+    """A dense layer with frozen weights and a product of low rank, as in fine-tuning by LoRA."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.weight.requires_grad_(False)
+        self.down, self.up = nn.Linear(inputs, 2, bias=False), nn.Linear(2, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight + self.up.weight @ self.down.weight, self.bias)
+
+
+def test_weights_that_are_computed_are_computed_once() -> None:
+    layers = [nn.Conv2d(2, 8, 1), nn.ReLU(), Standardised(8, 6, 3), nn.ReLU(), nn.Flatten()]
+    net = nn.Sequential(*layers, LowRank(6 * 4, 5), nn.ReLU(), nn.Linear(5, 2))
+    randomise(net).eval()
+    net[5].weight.requires_grad_(False)
+    net[0].weight.data[:3], net[0].bias.data[:3] = 0, 0
+    net[2].gain.data[:2], net[2].bias.data[:2] = 0, -1
+    net[7].weight.data[:, 3:] = 0
+    x = draw(2, 2, 4, 4)
+    small = ps.compact(net, None, x)
+    assert not small.account.barriers and same(small(x), net(x))
+    assert [type(one) for one in small.modules() if list(one.parameters(recurse=False))] == [
+        nn.Conv2d, nn.Conv2d, nn.Linear, nn.Linear,
+    ]  # fmt: skip
+    assert small.get_submodule("2").weight.shape == (4, 5, 3, 3)
+    # They are trained as the parameters were from which they are computed.
+    assert all(parameter.requires_grad for parameter in small.parameters())
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
+
+
+def test_weights_that_are_drawn_or_fixed_or_tied_stay() -> None:
+    class Noisy(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
-            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-            return F.conv2d(x, weight, self.bias, padding=self.padding)
+            return F.conv2d(x, self.weight + torch.rand_like(self.weight) * 1e-12, self.bias)
 
     class Blurred(nn.Module):
         def __init__(self) -> None:
@@ -141,13 +185,13 @@ def test_convolutions_whose_weights_or_options_are_computed_stay() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return F.conv2d(x, self.kernel, groups=4)
 
-    layers = [nn.Conv2d(2, 4, 1), Standardised(4, 4, 1), Blurred(), nn.Flatten()]
+    layers = [nn.Conv2d(2, 4, 1), Noisy(4, 4, 1), nn.Conv2d(4, 4, 1), Blurred(), nn.Flatten()]
     net = randomise(nn.Sequential(*layers, nn.Linear(4 * 9, 2))).eval()
-    net[0].weight.data[:2], net[1].weight.data[:2] = 0, 0
+    net[0].weight.data[:2], net[2].weight.data[:2] = 0, 0
     x = draw(2, 2, 4, 4)
     small = ps.compact(net, None, x)
-    assert set(small.account.barriers) == {"conv2d"} and same(small(x), net(x))
-    assert small.get_submodule("0").out_channels == 4
+    assert set(small.account.barriers) == {"conv2d", "conv2d_1"} and same(small(x), net(x))
+    assert small.get_submodule("0").out_channels == small.get_submodule("2").out_channels == 4
 
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm, nn.RMSNorm])
