@@ -85,16 +85,20 @@ def shapes(net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> dict[fx
 
     Raises TraceError if the network accepts the example and its graph does not."""
     run = _Shapes(fx.GraphModule(net, graph))
-    with torch.no_grad():
-        try:
+    why: Exception | None = None
+    try:
+        with torch.no_grad():
             run.run(*example)
-        except Exception as error:
+    except Exception as error:
+        why = error
+    if why is not None:
+        with torch.no_grad():
             net(*example)  # an example that does not fit has the network's own error
-            raise TraceError(
-                f"the graph that torch.fx makes of {type(net).__name__} fails on the example "
-                f"({str(error).partition(chr(10))[0]}): it may hold a number that the forward "
-                "computes anew for each input"
-            ) from error
+        raise TraceError(
+            f"the graph that torch.fx makes of {type(net).__name__} fails on the example "
+            f"({str(why).partition(chr(10))[0]}): it may hold a number that the forward computes "
+            "anew for each input"
+        ) from why
     # GraphModule copies the graph: names identify the nodes.
     return {node: run.found[node.name] for node in graph.nodes if node.name in run.found}
 

@@ -269,7 +269,7 @@ def test_default_gates_of_timm_networks(model: str) -> None:
             module.momentum = 1.0
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            if name.endswith("skipinit_gain"):
+            if name.endswith("conv3.gain"):
                 parameter.fill_(0.5)  # zero at the start: nothing would be left of the branches
         net.train()(torch.randn(8, 3, 32, 32))  # with other statistics the outputs are all but zero
     net.eval()
