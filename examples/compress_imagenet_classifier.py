@@ -133,7 +133,7 @@ def main(
     training: int = 1000,
     held_out: int = 500,
     epochs: int = 3,
-    rate: float = 3e-4,
+    rate: float = 3e-5,
     repeats: int = 9,
     seed: int = 0,
     network: nn.Module | None = None,

@@ -5,6 +5,7 @@ import math
 import re
 import runpy
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def load(name):
 
 def test_all_are_listed():
     names = {file.stem for file in EXAMPLES.glob("*.py")}
-    assert names == {*TINY, *TUTORIALS, "compress_sentence_encoder"}
+    assert names == {*TINY, *TUTORIALS, "compress_sentence_encoder", "compress_imagenet_classifier"}
 
 
 @pytest.mark.slow
@@ -162,6 +163,46 @@ def test_a_sentence_encoder_is_cut():
     # them and norms stay.
     assert len(set(layers[1:])) == 1
     assert layers[0] - layers[1] == 2 * (2 * 4 * (4 * 16 + 3) + 12 * (2 * 16 + 1))
+
+
+@pytest.mark.slow
+def test_an_imagenet_classifier_is_cut():
+    def block(width):
+        layers = {
+            "expand": torch.nn.Conv2d(4, width, 1, bias=False),
+            "_bn0": torch.nn.BatchNorm2d(width),
+            "relu0": torch.nn.ReLU6(),
+            "depthwise": torch.nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+            "_bn1": torch.nn.BatchNorm2d(width),
+            "relu1": torch.nn.ReLU6(),
+            "project": torch.nn.Conv2d(width, 4, 1, bias=False),
+        }
+        return torch.nn.Sequential(OrderedDict(layers))
+
+    torch.manual_seed(0)
+    layers = {
+        "stem": torch.nn.Conv2d(1, 4, 3, padding=1),
+        "blocks": torch.nn.Sequential(block(12), block(12)),
+        "pool": torch.nn.AdaptiveAvgPool2d(1),
+        "flat": torch.nn.Flatten(),
+        "head": torch.nn.Linear(4, 10),
+    }
+    net = torch.nn.Sequential(OrderedDict(layers))
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.weight.data *= 4  # so that the classes differ
+    rows = load("compress_imagenet_classifier").main(
+        "digits", keep=(1.0, 0.5), training=64, held_out=32, epochs=3, rate=1e-2, repeats=1,
+        network=net,
+    )  # fmt: skip
+    whole, _, half, distilled = rows
+    assert [row["way"] for row in rows] == ["one-shot", "distilled"] * 2
+    assert whole["same class"] == 1 and whole["divergence"] == 0
+    # A channel is a column and a row of 4, a filter of 9, and two norms of 2; the stem and the head
+    # stay.
+    assert whole["parameters"] - half["parameters"] == 12 * (4 + 4 + 9 + 4)
+    assert half["parameters"] == distilled["parameters"] and half["macs"] < whole["macs"]
+    assert distilled["divergence"] < half["divergence"]
 
 
 def test_pruning_reaches_the_sparsity_asked_for():

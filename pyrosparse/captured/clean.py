@@ -58,13 +58,17 @@ def clean(graph: Graph, constants: dict[str, Tensor], storages: Mapping[str, int
         _fold_constants,
         _merge_equal,
     ]
-    changed = True
-    while changed:
-        changed = False
-        for rule in rules:
-            changed |= rule(graph, Aliases(graph, storages), constants)
+    drop_unused(graph)
+    aliases, unchanged = Aliases(graph, storages), 0
+    for rule in itertools.cycle(rules):
+        if rule(graph, aliases, constants):
             drop_unused(graph)
-    _fuse_products(graph, Aliases(graph, storages))
+            aliases, unchanged = Aliases(graph, storages), 0
+        else:
+            unchanged += 1
+        if unchanged == len(rules):
+            break
+    _fuse_products(graph, aliases)
     drop_unused(graph)
     for node in list(graph.nodes):
         if node.op == "placeholder" and node.name in constants and not node.users:

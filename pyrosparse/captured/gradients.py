@@ -230,7 +230,8 @@ class CapturedGradients(ABC):
             return None
         if not self.same_random_stream:
             captured.graph = graph.without_unused_draws()
-            captured.run = captured.program = captured.graph.program()
+            if len(captured.graph.operations) < len(graph.operations):
+                captured.run = captured.program = captured.graph.program()
         if self.compile:
             self._compilation.compile(captured, arguments)
         return captured
