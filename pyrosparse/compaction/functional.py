@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from pyrosparse.compaction.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
 from pyrosparse.compaction.rules.rule import arguments, attribute
@@ -56,9 +57,10 @@ def as_modules(graph: fx.Graph, net: nn.Module) -> None:
         if any(reads[key] + owned[key] > count for key, count in own.items()):
             continue
         tensors = {k: _value(net, value) for k, value in nodes.items()}
+        trained = [tensors[k] for k in ("weight", "bias") if k in tensors]
+        if any(not isinstance(tensor, nn.Parameter) for tensor in trained):
+            continue  # a buffer, or random
         owner = next(iter(named)).rpartition(".")[0] if named else ""
-        if any(tensor is None for tensor in tensors.values()):
-            continue
         module = make(given | tensors, net.get_submodule(owner))
         if module is None:
             continue
@@ -125,9 +127,7 @@ def _place(net: nn.Module, node: fx.Node, tensors: list[str]) -> str:
     return node.name
 
 
-def _linear(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
-    if not isinstance(given["weight"], nn.Parameter):
-        return None
+def _linear(given: dict[str, Any], owner: nn.Module) -> nn.Module:
     outputs, inputs = given["weight"].shape
     return _holding(nn.Linear(inputs, outputs, device="meta"), given)
 
@@ -137,11 +137,9 @@ def _convolution(kind: Any) -> Any:
 
     def make(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
         options = {k: value for k, value in given.items() if k not in ("weight", "bias")}
-        weight = given["weight"]
-        found: list[bool] = []
-        fx.map_arg(options, lambda node: found.append(True))
-        if found or not isinstance(weight, nn.Parameter):
+        if any(isinstance(one, fx.Node) for one in tree_leaves(options)):
             return None
+        weight = given["weight"]
         first, second = len(weight), weight.shape[1] * options["groups"]
         inputs, outputs = (first, second) if transposed else (second, first)
         size = tuple(weight.shape[2:])
@@ -158,9 +156,7 @@ def _group_norm(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
     return _holding(nn.GroupNorm(groups, len(weight), eps=eps, device="meta"), given)
 
 
-def _prelu(given: dict[str, Any], owner: nn.Module) -> nn.Module | None:
-    if not isinstance(given["weight"], nn.Parameter):
-        return None
+def _prelu(given: dict[str, Any], owner: nn.Module) -> nn.Module:
     return _holding(nn.PReLU(len(given["weight"]), device="meta"), given)
 
 

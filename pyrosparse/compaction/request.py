@@ -53,8 +53,12 @@ class Request(Generic[Network]):
         """
         expected = reference(net, masks, gates)
         inputs = arguments_of(expected, example)
-        gated = {*(masks or {}), *(gates or {})} - dict(net.named_parameters()).keys()
-        refuse_gates_without_effect(expected, inputs, {key.rpartition(".")[0] for key in gated})
+        gated = {
+            key.rpartition(".")[0]
+            for key in (masks or {}).keys() | (gates or {}).keys()
+            if key.endswith((".input", ".output", ".heads"))
+        }
+        refuse_gates_without_effect(expected, inputs, gated)
         return cls(net, expected, inputs, masks, gates, at_least, round_to)
 
 

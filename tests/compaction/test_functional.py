@@ -185,12 +185,21 @@ def test_weights_that_are_drawn_or_fixed_or_tied_stay() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return F.conv2d(x, self.kernel, groups=4)
 
+    class Shifted(nn.Linear):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs, bias=False)
+            self.register_buffer("shift", torch.ones(outputs))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight, self.shift)
+
     layers = [nn.Conv2d(2, 4, 1), Noisy(4, 4, 1), nn.Conv2d(4, 4, 1), Blurred(), nn.Flatten()]
-    net = randomise(nn.Sequential(*layers, nn.Linear(4 * 9, 2))).eval()
-    net[0].weight.data[:2], net[2].weight.data[:2] = 0, 0
+    net = randomise(nn.Sequential(*layers, nn.Linear(4 * 9, 4), Shifted(4, 2))).eval()
+    net[0].weight.data[:2], net[2].weight.data[:2], net[5].weight.data[:2] = 0, 0, 0
     x = draw(2, 2, 4, 4)
     small = ps.compact(net, None, x)
-    assert set(small.account.barriers) == {"conv2d", "conv2d_1"} and same(small(x), net(x))
+    assert set(small.account.barriers) == {"conv2d", "conv2d_1", "linear"}
+    assert same(small(x), net(x)) and small.get_submodule("5").out_features == 4
     assert small.get_submodule("0").out_channels == small.get_submodule("2").out_channels == 4
 
 
