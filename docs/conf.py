@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # MathJax is a part of the pages: formulas show without a network
     "sphinx_copybutton",
 ]
 # The build runs the tutorials; an error in a cell is an error of the build. With a backend in the

@@ -87,7 +87,7 @@ class UnitFactor:
     def prior(self, both: Tensor) -> Tensor:
         """The log-odds that a weight is active, given those that both its units are on."""
         p = self.inactive + (self.active - self.inactive) * torch.sigmoid(both)
-        return p.log() - torch.log1p(-p)
+        return (p / (1 - p)).log()
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,11 @@ class Units:
             ends, r = self.ends[name], blocks[name]
             # Half of the old message stays: loops of units may swing.
             if ends.inputs is not None:
-                new = (to_inputs[name] + _log_blend(outputs, r)) / 2
+                new = (to_inputs[name] + log_blend(outputs, r)) / 2
                 heard[ends.inputs[0]] += (new - to_inputs[name]).sum(0)[:-1]
                 to_inputs[name] = new
             if ends.outputs is not None:
-                new = (to_outputs[name] + _log_blend(inputs, r)) / 2
+                new = (to_outputs[name] + log_blend(inputs, r)) / 2
                 heard[ends.outputs] += (new - to_outputs[name]).sum(1)
                 to_outputs[name] = new
         told = {}
@@ -238,12 +238,25 @@ def _logit(p: float) -> float:
 
 def _log_mixture(prior: float, x: Tensor) -> Tensor:
     """ln(1 - p + p e^x), where ``prior`` is logit p."""
-    return _log_blend(torch.full_like(x, prior), x)
+    return log_blend(x.new_tensor(prior), x)
 
 
-def _log_blend(on: Tensor, x: Tensor) -> Tensor:
-    """ln(1 - U + U e^x), where ``on`` is logit U."""
-    return torch.logaddexp(F.logsigmoid(-on), F.logsigmoid(on) + x)
+def log_blend(on: Tensor, x: Tensor) -> Tensor:
+    r"""The message of a factor that a unit switches, :math:`\ln(1 - U + U e^x)`, in nats.
+
+    on: logit U, which may be infinite; of a shape that broadcasts with that of x.
+    x:  finite log-odds.
+
+    Its error is a few roundings of 1 and of x, whatever U.
+
+    >>> log_blend(torch.tensor([-torch.inf, 0.0, torch.inf]), torch.tensor(2.0))
+    tensor([0.0000, 1.4338, 2.0000])
+    """
+    # ln(1 + e^(on + x)) - ln(1 + e^on), where the larger parts of the exponents are subtracted
+    # first. On a processor torch's exp and log are ten times as fast as its log1p and softplus.
+    both = on + x
+    linear = torch.where(on > 0, torch.maximum(x, -on), both.clamp_min(0))
+    return linear + ((1 + torch.exp(-both.abs())) / (1 + torch.exp(-on.abs()))).log()
 
 
 def _log_both(first: Tensor, second: Tensor) -> Tensor:

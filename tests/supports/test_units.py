@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pyrosparse.supports.units import Ends, UnitFactor, Units
+from pyrosparse.supports.units import Ends, UnitFactor, Units, log_blend
 from tests import enumeration
 
 FACTOR = UnitFactor(active=0.3, inactive=0.02, cost={"a": 1.0, "*": -0.5})
@@ -171,6 +172,25 @@ def test_evidence_is_the_ratio_of_its_definition(x, inactive, active):
     top = torch.logaddexp(torch.full_like(x, math.log1p(-active)), math.log(active) + x)
     bottom = torch.logaddexp(torch.full_like(x, math.log1p(-inactive)), math.log(inactive) + x)
     torch.testing.assert_close(factor.evidence(x), top - bottom, rtol=1e-9, atol=1e-9)
+
+
+@given(st.floats(-800, 800), st.floats(-800, 800), st.sampled_from([torch.float64, torch.float32]))
+def test_a_blend_is_its_definition_to_a_few_roundings(on, x, dtype):
+    on, x = torch.tensor([on, x], dtype=dtype)
+    with mpmath.workdps(800):
+        share = 1 / (1 + mpmath.exp(-on.item()))
+        exact = mpmath.log(1 - share + share * mpmath.exp(x.item()))
+        error = abs(float(log_blend(on, x).item() - exact))
+    assert error <= 4 * torch.finfo(dtype).eps * (1 + abs(x.item()))
+
+
+def test_a_blend_of_what_is_certain_has_gradients():
+    on = torch.tensor([-torch.inf, torch.inf, 0.3])
+    x = torch.tensor([5.0, -5.0, 2.0], requires_grad=True)
+    blend = log_blend(on, x)
+    assert torch.equal(blend[:2], torch.tensor([0.0, -5.0]))
+    (gradient,) = torch.autograd.grad(blend.sum(), x)
+    assert torch.allclose(gradient, torch.sigmoid(on + x.detach()))
 
 
 def test_float32_is_finite_and_right_with_hundreds_of_weights_a_unit():
