@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyrosparse.distributions import Point
 from pyrosparse.distributions.precision_normal import PrecisionNormal, log_normalizer_of
+from pyrosparse.distributions.quantile import quantile
 from pyrosparse.lifting.method import Method, Posterior, draws_of, normal_moments
 from pyrosparse.lifting.target import Target
 from pyrosparse.supports import Grid, SupportPrior
@@ -168,7 +169,7 @@ class GammaSpikeAndSlab(Method):
             q["_curvature"] = torch.zeros_like(loc)
         if self.rates == "information":
             q["_rate_factors"] = torch.ones_like(loc)
-        slab_rate, spike_rate = self._start(loc)
+        slab_rate, spike_rate = self._start(target.key, loc)
         q |= {
             "_slab_rate": loc.new_tensor(slab_rate),
             "_spike_rate": loc.new_tensor(spike_rate),
@@ -182,14 +183,15 @@ class GammaSpikeAndSlab(Method):
         self.update(Posterior(q))
         return q
 
-    def _start(self, loc: Tensor) -> tuple[float, float]:
+    def _start(self, key: str, loc: Tensor) -> tuple[float, float]:
         if self.slab_rate is not None and self.spike_rate is not None:
             return self.slab_rate, self.spike_rate
-        neutral = float(loc.double().square().flatten().quantile(self.inactive))
+        neutral = float(quantile(loc.double().square(), self.inactive))
         if neutral == 0:
             raise ValueError(
-                f"{self.inactive:.0%} of the weights are zero, so the rates of slab and spike "
-                "cannot be derived from the weights: give slab_rate and spike_rate"
+                f"{self.inactive:.0%} or more of {key!r} are zero, so the rates of slab and spike "
+                "cannot be derived from it: train the network first, or give slab_rate and "
+                "spike_rate"
             )
         # Evidence depends on weights in units of the square root of the rate alone.
         slab, spike = Gamma(self.slab_shape, 1.0), Gamma(self.spike_shape, 1 / self.contrast)

@@ -46,7 +46,9 @@ def resnet50() -> nn.Module:
 def vit_b16() -> nn.Module:
     import torchvision
 
-    return torchvision.models.vit_b_16(num_classes=10, image_size=64)
+    net = torchvision.models.vit_b_16(num_classes=10, image_size=64)
+    nn.init.normal_(net.heads.head.weight, std=0.02)  # torchvision starts it at zero
+    return net
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | None]] = {
