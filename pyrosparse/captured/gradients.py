@@ -226,6 +226,7 @@ class CapturedGradients(ABC):
             return None
         for tensor in (*parameters.values(), *graph.outside):
             guards.add_tensor(tensor)
+        del before  # a copy of all that a step may write to; the comparison makes its own
         if not self._agrees(captured, args, kwargs, arguments, seeds=2):
             return None
         if not self.same_random_stream:
@@ -265,12 +266,14 @@ class CapturedGradients(ABC):
         wrong = cannot_run = None
         try:
             for _ in range(seeds):
-                here = State(written, guards.generators)
+                start.restore_tensors()
+                draws = State((), guards.generators)
                 if gradients:
                     expected = self._gradients(args, kwargs)
                 else:
                     expected = [torch.as_tensor(self.evaluate_loss(*args, **kwargs))]
-                here.restore()
+                start.restore_tensors()
+                draws.restore()
                 try:
                     with torch.no_grad():
                         found = captured.same_stream(captured.inputs(arguments))
@@ -281,6 +284,7 @@ class CapturedGradients(ABC):
                 wrong = wrong or difference(names, expected, found, usual_loss=usual)
                 if math.isfinite(loss := float(expected[0] or 0.0)):
                     captured.largest_loss = max(usual, abs(loss))
+                del expected, found  # gradients, which the next eager step would find in its way
         finally:
             start.restore()
         if cannot_run:

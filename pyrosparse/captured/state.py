@@ -41,6 +41,10 @@ class State:
         random.setstate(python_state)
         for state, _, put in self._own:
             put(state)
+        self.restore_tensors()
+
+    def restore_tensors(self) -> None:
+        """Restore the values of tensors, not the random generators."""
         with torch.no_grad():
             for tensor, value in self._values:
                 tensor.copy_(value)
