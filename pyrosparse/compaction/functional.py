@@ -49,7 +49,7 @@ def as_modules(graph: fx.Graph, net: nn.Module) -> None:
         given = arguments(node, **names)
         source = given.pop("input")
         nodes = {k: value for k, value in given.items() if isinstance(value, fx.Node)}
-        before = [one for value in nodes.values() for one in _before(value)]
+        before = list(dict.fromkeys(one for value in nodes.values() for one in _before(value)))
         if not isinstance(source, fx.Node) or any(one.op not in _CONSTANT for one in before):
             continue
         named = {str(one.target): one for one in before if one.op == "get_attr"}
@@ -70,8 +70,8 @@ def as_modules(graph: fx.Graph, net: nn.Module) -> None:
             new = graph.call_module(place, (source,))
         node.replace_all_uses_with(new)
         graph.erase_node(node)
-        for one in reversed(list(graph.nodes)):
-            if one in before and not one.users:
+        for one in reversed(before):
+            if not one.users:
                 graph.erase_node(one)
 
 
@@ -195,8 +195,6 @@ def _holding(module: nn.Module, given: dict[str, Any]) -> nn.Module:
             module._parameters[name] = given.get(name)
     if isinstance(module, BATCH_NORMS):
         module.affine = module.weight is not None
-    elif isinstance(module, nn.GroupNorm):
-        module.affine = True
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         module.elementwise_affine = module.weight is not None
     return module

@@ -329,8 +329,7 @@ def _concatenated(rule: Rule, flow: Flow) -> None:
 
 def _padded(rule: Rule, flow: Flow) -> None:
     node, source = rule.node, rule.source
-    pads = arguments(node, input=None, pad=None)["pad"] if rule.module is None else None
-    pads = getattr(rule.module, "padding", pads)
+    pads = getattr(rule.module, "padding", arguments(node, input=None, pad=None)["pad"])
     if source not in flow.shapes or not isinstance(pads, (tuple, list)):
         return
     rank = len(flow.shapes[node])

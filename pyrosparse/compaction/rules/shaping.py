@@ -127,19 +127,24 @@ class Pad(Rule):
 class PixelShuffle(Rule):
     """(N, C * r * r, H, W) -> (N, C, H * r, W * r): r * r channels become the positions of one."""
 
+    factor = "upscale_factor"
+
     def learn(self, flow: Flow) -> Features | None:
-        x, factor = flow.features.get(self.source), self._factor("upscale_factor")
-        if x is None or x.dim != 1 or len(flow.shapes[self.source]) != 4 or factor is None:
+        x = flow.features.get(self.source)
+        given = arguments(self.node, input=None, **{self.factor: None})[self.factor]
+        factor = getattr(self.module, self.factor, given)
+        if x is None or x.dim != 1 or len(flow.shapes[self.source]) != 4:
+            return None
+        if not isinstance(factor, int):
             return None
         self.each = factor**2
+        return self.shuffled(x)
+
+    def shuffled(self, x: Features) -> Features:
+        """The features of the result."""
         constant, value = x.constant.view(-1, self.each), x.value.view(-1, self.each)
         same = (value == value[:, :1]).all(1)
         return Features.of(1, constant.all(1) & same, value[:, 0])
-
-    def _factor(self, name: str) -> int | None:
-        given = arguments(self.node, input=None, **{name: None})[name]
-        factor = given if self.module is None else getattr(self.module, name)
-        return factor if isinstance(factor, int) else None
 
     def want(self, flow: Flow) -> None:
         self.takes = flow.wanted[self.node].repeat_interleave(self.each)
@@ -152,11 +157,9 @@ class PixelShuffle(Rule):
 class PixelUnshuffle(PixelShuffle):
     """(N, C, H * r, W * r) -> (N, C * r * r, H, W): the positions of a channel become r * r."""
 
-    def learn(self, flow: Flow) -> Features | None:
-        x, factor = flow.features.get(self.source), self._factor("downscale_factor")
-        if x is None or x.dim != 1 or len(flow.shapes[self.source]) != 4 or factor is None:
-            return None
-        self.each = factor**2
+    factor = "downscale_factor"
+
+    def shuffled(self, x: Features) -> Features:
         return Features.of(
             1, x.constant.repeat_interleave(self.each), x.value.repeat_interleave(self.each)
         )
