@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import ClassVar
 
@@ -47,14 +48,14 @@ class PrecisionNormal(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return torch.zeros_like(self.precision)
+        return self.precision.new_zeros(self._extended_shape())
 
     @property
     def variance(self) -> Tensor:
-        return self.precision.reciprocal()
+        return self.precision.reciprocal().expand(self._extended_shape())
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        shape = torch.Size(sample_shape) + self.event_shape
+        shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.precision.dtype, device=self.precision.device)
         return noise * self.precision.rsqrt()
 
@@ -62,15 +63,12 @@ class PrecisionNormal(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         squares = self.precision * value.square()
-        event = tuple(range(-len(self.event_shape), 0))
-        return self.log_normalizer - 0.5 * (squares.sum(event) if event else squares)
+        return self.log_normalizer - 0.5 * _sum(squares, self.event_shape)
 
     def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
-        batch_shape = torch.Size(batch_shape)
-        if not batch_shape:
-            return self
-        normal = Normal(torch.zeros_like(self.precision), self.precision.rsqrt())
-        return normal.expand(batch_shape + self.event_shape).to_event(len(self.event_shape))
+        expanded = copy.copy(self)
+        expanded._batch_shape = torch.Size(batch_shape)
+        return expanded
 
 
 def log_normalizer_of(precision: Tensor) -> Tensor:
@@ -83,12 +81,19 @@ def log_normalizer_of(precision: Tensor) -> Tensor:
     return (total / 2).to(precision)
 
 
+def _sum(each: Tensor, event: torch.Size) -> Tensor:
+    """The sum over an event's dimensions, the last."""
+    return each.sum(tuple(range(-len(event), 0))) if event else each
+
+
 @register_kl(Independent, PrecisionNormal)
 def _kl_normal_precision(q: Independent, p: PrecisionNormal) -> Tensor:
     """Sum of rho (m^2 + s^2) / 2, less the entropy of q and less c."""
-    if not isinstance(q.base_dist, Normal) or q.batch_shape or q.event_shape != p.event_shape:
+    if not isinstance(q.base_dist, Normal) or q.event_shape != p.event_shape:
         raise NotImplementedError
     loc, scale = q.base_dist.loc, q.base_dist.scale
-    moment = (p.precision * (loc.square() + scale.square())).sum()
-    entropy = scale.log().sum() + p.event_shape.numel() * (0.5 * math.log(2 * math.pi) + 0.5)
+    moment = _sum(p.precision * (loc.square() + scale.square()), p.event_shape)
+    entropy = _sum(scale.log(), p.event_shape) + p.event_shape.numel() * (
+        0.5 * math.log(2 * math.pi) + 0.5
+    )
     return 0.5 * moment - entropy - p.log_normalizer

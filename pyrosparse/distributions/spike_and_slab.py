@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from typing import NoReturn, Self
@@ -61,8 +62,12 @@ class _Included(dist.TorchDistribution):
         """The log density of each element, the shape of ``value``."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        start = value.dim() - len(self.event_shape)
-        return self.element_log_prob(value).reshape(*value.shape[:start], -1).sum(-1)
+        return self._sum(self.element_log_prob(value))
+
+    def _sum(self, each: Tensor) -> Tensor:
+        """The sum over the event's dimensions."""
+        start = each.dim() - len(self.event_shape)
+        return each.reshape(*each.shape[:start], -1).sum(-1)
 
     def score_parts(self, x: Tensor, *args: object, **kwargs: object) -> ScoreParts:
         log_prob = self.log_prob(x)
@@ -70,24 +75,20 @@ class _Included(dist.TorchDistribution):
         if self.prior is not None:
             # No gradient goes through the draw of what is included: a score function each.
             excess = (self.element_log_prob(x) - self.prior.element_log_prob(x)).detach()
-            learned = (excess * self.included(x)).sum()
+            learned = self._sum(excess * self.included(x))
             entropy_term = log_prob + learned - learned.detach()
         return ScoreParts(log_prob, 0, entropy_term)  # type: ignore[arg-type]
 
     def draw_included(self, sample_shape: Size | list[int] | tuple[int, ...]) -> Tensor:
-        """Which elements are included: boolean, (*sample_shape, *event_shape)."""
+        """Which elements are included: boolean, (*sample_shape, *batch_shape, *event_shape)."""
         shape = self._extended_shape(Size(sample_shape))
         uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         return uniform < self.logits.detach().sigmoid()
 
     def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
-        if not Size(batch_shape):
-            return self
-        raise NotImplementedError(
-            f"{type(self).__name__} is the distribution of one tensor: it cannot be expanded to a "
-            "batch of "
-            f"shape {tuple(batch_shape)}; sample it outside the plate"
-        )
+        expanded = copy.copy(self)
+        expanded._batch_shape = Size(batch_shape)
+        return expanded
 
 
 class SpikeAndSlabNormal(_Included):
@@ -124,13 +125,13 @@ class SpikeAndSlabNormal(_Included):
 
     @property
     def mean(self) -> Tensor:
-        return (self.logits.sigmoid() * self.loc).expand(self.event_shape)
+        return (self.logits.sigmoid() * self.loc).expand(self._extended_shape())
 
     @property
     def variance(self) -> Tensor:
         a = self.logits.sigmoid()
         spread = a * (self.scale.square() + (1 - a) * self.loc.square())
-        return spread.expand(self.event_shape)
+        return spread.expand(self._extended_shape())
 
     def rsample(self, sample_shape: Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         included = self.draw_included(sample_shape)
@@ -163,7 +164,7 @@ class Inclusions(_Included):
 
     @property
     def mean(self) -> Tensor:
-        return self.logits.sigmoid().expand(self.event_shape)
+        return self.logits.sigmoid().expand(self._extended_shape())
 
     @property
     def variance(self) -> Tensor:
@@ -192,4 +193,4 @@ def _kl_inclusions(q: Inclusions, p: Inclusions) -> Tensor:
 
 def _kl_included(q: _Included, p: _Included, cost: Tensor) -> Tensor:
     kl = q.logits.sigmoid() * cost + F.logsigmoid(-q.logits) - F.logsigmoid(-p.logits)
-    return kl.expand(q.event_shape).sum()
+    return kl.expand(q.event_shape).sum().expand(q.batch_shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -109,20 +110,20 @@ def _differentiated(entry: Entry, source: sources) -> bool:
     return source.observed(site) and torch.is_grad_enabled() and source.value(site).requires_grad
 
 
+@dataclass(frozen=True)
 class Sampled:
     """The values that the Pyro handlers in force give.
 
+    own:     the origin of the network's own guide.
+    free:    the names of the parameters that are no targets.
     at_mean: where sites are sampled, but what is drawn given them has its mean.
     """
 
-    def __init__(
-        self, trained: Trained, own: Origin, free: Sequence[str], source: sources, at_mean: bool
-    ) -> None:
-        self._trained = trained
-        self._own = own
-        self._free = free
-        self._source = source
-        self._at_mean = at_mean
+    trained: Trained
+    own: Origin
+    free: Sequence[str]
+    source: sources
+    at_mean: bool
 
     def value(self, entry: Entry, q: Posterior, x: Tensor | None) -> Tensor:
         value = entry.method.prior(entry.target, q, x)
@@ -134,12 +135,12 @@ class Sampled:
             )
         self._note(entry, q)
         drawn = x is not None or (entry.method.hidden_draws(q) and self.by_guide(entry))
-        if self._at_mean and drawn:
+        if self.at_mean and drawn:
             return entry.method.mean(entry.target, q, x)
         return value
 
     def by_guide(self, entry: Entry) -> bool:
-        return self._source.origin(entry.target.site) is self._own
+        return self.source.origin(entry.target.site) is self.own
 
     def skip(self, entry: Entry, q: Posterior) -> None:
         entry.method.skip(entry.target, q)
@@ -147,9 +148,9 @@ class Sampled:
 
     def _note(self, entry: Entry, q: Posterior) -> None:
         site = entry.target.site
-        if site not in self._source:
+        if site not in self.source:
             return
-        self._trained.note(entry, self._source, self._own)
-        if self._source.observed(site):
-            self._trained.refuse_random(entry, q, self._source)
-            self._trained.warn_of_free(entry, self._free, self._source)
+        self.trained.note(entry, self.source, self.own)
+        if self.source.observed(site):
+            self.trained.refuse_random(entry, q, self.source)
+            self.trained.warn_of_free(entry, self.free, self.source)

@@ -16,8 +16,9 @@ from pyrosparse.lifting.activation_noise import check_noise
 from pyrosparse.lifting.layers import features
 from pyrosparse.lifting.liftable import normalised, refused_at
 from pyrosparse.lifting.method import Method, Posterior
-from pyrosparse.lifting.origin import Origin, signed
+from pyrosparse.lifting.origin import Origin, signed, sources
 from pyrosparse.lifting.param_store import announce
+from pyrosparse.lifting.particles import check_laws, current_particles
 from pyrosparse.lifting.target import Target, locate
 from pyrosparse.util.errors import UsageError, unknown_name
 from pyrosparse.util.sharding import refuse_sharded
@@ -51,6 +52,7 @@ class Guide(PyroModule):
         self.posterior = contents.posterior
         self.entries = contents.entries
         self.shared = contents.shared
+        self._checked: set[int] = set()
 
     @property
     def lifted(self) -> Lifted:
@@ -59,12 +61,17 @@ class Guide(PyroModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         wrapped = poutine.runtime.am_i_wrapped()
-        with signed(self.origin) if wrapped else nullcontext():
+        particles = current_particles() if wrapped else None
+        if wrapped:
             for entry in self.entries:
-                if wrapped:
-                    for name, owner, leaf in entry.parameters:
-                        announce(f"{self._site_prefix}{name}", owner._parameters[leaf])
-                entry.method.guide(entry.target, entry.posterior(), None)
+                for name, owner, leaf in entry.parameters:
+                    announce(f"{self._site_prefix}{name}", owner._parameters[leaf])
+        with signed(self.origin) if wrapped else nullcontext(), sources() as source:
+            for entry in self.entries:
+                entry.draw()
+        if particles is not None and len(particles.batch) not in self._checked:
+            check_laws(source.sites, particles, [entry.draw for entry in self.entries])
+            self._checked.add(len(particles.batch))
 
     def find_frozen(self) -> None:
         """Note which targets have something frozen at zero, so that others pay nothing."""
@@ -118,6 +125,10 @@ class Entry:
                     # Buffers have none, and are themselves here: methods write to them.
                     q[key] = torch.where(self.mask, tensor, tensor.detach())
         return q
+
+    def draw(self) -> None:
+        """Sample the target's sites under the posterior."""
+        self.method.guide(self.target, self.posterior(), None)
 
     @property
     def projects(self) -> bool:

@@ -13,7 +13,6 @@ import pyro.poutine as poutine
 import torch
 from pyro.nn import PyroModule
 from pyro.poutine.block_messenger import BlockMessenger
-from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from pyrosparse.lifting.masks import Masks, largest
 from pyrosparse.lifting.method import Method
 from pyrosparse.lifting.origin import sources
 from pyrosparse.lifting.param_store import announce
+from pyrosparse.lifting.particles import ParticleRuns, current_particles
 from pyrosparse.lifting.target import Target, locate
 from pyrosparse.lifting.together import answered
 from pyrosparse.util.arguments import arguments
@@ -131,8 +131,10 @@ class Lifted(PyroModule):
     prior, replayed from the guide, or conditioned. ``guide`` is the variational posterior.
     ``state_dict`` is complete before the first step.
 
-    A call draws one set of weights, so several particles must run one after another
-    (``vectorize_particles=False``, ``Predictive(parallel=False)``, Pyro's defaults).
+    A call draws one set of weights. In the plate of an ELBO's ``vectorize_particles=True`` or of
+    ``Predictive(parallel=True)`` it draws one for each particle, and every tensor of the output has
+    the particles in its first dimension. The particles run by ``torch.func.vmap``; where the
+    network cannot (batch normalisation in training mode), one after another.
     """
 
     net: nn.Module
@@ -157,6 +159,7 @@ class Lifted(PyroModule):
         self.net = contents.net
         self.guide.hold(contents)
         self._inspection = Inspection()
+        self._particle_runs = ParticleRuns()
         self._free = [
             (key, *locate(contents.net, key))
             for key, _ in contents.net.named_parameters()
@@ -175,8 +178,8 @@ class Lifted(PyroModule):
         for handler in poutine.runtime._PYRO_STACK:
             if isinstance(handler, answered) and handler.answers(self, args, kwargs):
                 return handler.output
+        particles = current_particles() if wrapped else None
         if wrapped:
-            _refuse_plates()
             _refuse_second_call(self.targets)
             for key, owner, leaf in self._free:
                 parameter = owner._parameters[leaf]
@@ -185,6 +188,13 @@ class Lifted(PyroModule):
                     free.append(key)
         at_mean = any(isinstance(one, mean_gates) for one in poutine.runtime._PYRO_STACK)
         draws = Sampled(self._trained, self.guide.origin, free, source, at_mean)
+        if particles is not None:
+
+            def run_at(mean: bool) -> Any:
+                drawn = replace(draws, at_mean=True) if mean else draws
+                return self._run(drawn, args, kwargs, at_activations=self.training)
+
+            return self._particle_runs.outputs(self, self.guide.entries, particles, source, run_at)
         with source if wrapped else nullcontext():
             return self._run(draws, args, kwargs, at_activations=self.training)
 
@@ -422,17 +432,6 @@ class mean_gates(Messenger):
     ...     torch.equal(bnn(torch.ones(1, 2)), bnn.mean_forward(torch.ones(1, 2)))
     True
     """
-
-
-def _refuse_plates() -> None:
-    for handler in poutine.runtime._PYRO_STACK:
-        if isinstance(handler, IndepMessenger) and handler._vectorized:
-            raise ValueError(
-                f"a lifted network is called inside the plate {handler.name!r}, but takes one set "
-                "of weights in each call: call it before the plate of the data, and run "
-                "particles one by one (vectorize_particles=False, Predictive(..., "
-                "parallel=False))"
-            )
 
 
 def _refuse_second_call(targets: Sequence[Target]) -> None:

@@ -48,6 +48,11 @@ class sources(Messenger):
     def __contains__(self, site: str) -> bool:
         return site in self._messages
 
+    @property
+    def sites(self) -> dict[str, Any]:
+        """The messages of the sites by name."""
+        return {name: message for name, (message, _) in self._messages.items()}
+
     def value(self, site: str) -> Tensor:
         """The value of a site."""
         return self._messages[site][0]["value"]

@@ -50,5 +50,7 @@ class HorseshoePrior:
         ones = torch.ones_like(target.value)
         shared = pyro.sample(target.part("global"), dist.HalfCauchy(ones.new_tensor(self.scale)))
         local = pyro.sample(target.part("local"), dist.HalfCauchy(ones).to_event(ones.dim()))
+        # One number for all weights, in each of several sets that are drawn at once.
+        shared = shared.view(*shared.shape, *[1] * ones.dim())
         weight = dist.Normal(torch.zeros_like(ones), shared * local)
         return pyro.sample(target.site, weight.to_event(ones.dim()))

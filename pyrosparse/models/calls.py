@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrosparse.lifting.particles import leading_dimension
 from pyrosparse.util.arguments import arguments
 from pyrosparse.util.errors import UsageError
 
@@ -111,6 +112,23 @@ def named_output(result: Any, output: str | None) -> Tensor:
         f"the network returns {kind}, which has no tensor {output!r}; it has: "
         f"{', '.join(names) or 'none'}"
     )
+
+
+def called(
+    network: Callable[..., Any], inputs: Sequence[Any], output: str | None = None
+) -> tuple[Tensor, int]:
+    """The tensor that a network returns, or the named one in its output, and the number of its
+    dimensions in front of those that the network gives: 1 where it is lifted and draws many
+    particles at once, otherwise 0.
+
+    Raises TypeError as ``named_output`` does.
+
+    >>> called(torch.nn.Linear(2, 1), [torch.ones(3, 2)])[1]
+    0
+    """
+    with leading_dimension() as leading:
+        result = network(*inputs)
+    return named_output(result, output), leading.count
 
 
 def tensor_names(result: Any) -> list[str]:

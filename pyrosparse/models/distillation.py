@@ -11,6 +11,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyrosparse.lifting.particles import leading_dimension
 from pyrosparse.models.calls import named_output, separated, with_labels
 from pyrosparse.models.likelihoods import check_labels, data_plate
 from pyrosparse.models.teacher import Taught
@@ -80,14 +81,14 @@ class distill(Taught):
         if teacher_logits is None and len(more) > 1 and _are_logits(more[-1]):
             *more, teacher_logits = more  # type: ignore[assignment]
         inputs, y = separated(x, more, y)
-        logits = self._logits(self.network, inputs)
-        check_labels(y, logits)
+        logits, leading = self._logits(self.network, inputs)
+        check_labels(y, logits.shape[leading:])
         if not self.imitates:
             with data_plate(self.n, x):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
         if teacher_logits is None:
             with torch.no_grad():
-                teacher_logits = self._logits(self.teacher, inputs)
+                teacher_logits, _ = self._logits(self.teacher, inputs)
         divergence = self.divergence(logits, teacher_logits)
         with data_plate(self.n, x):
             pyro.factor("teacher", -self.weight * divergence)
@@ -106,17 +107,19 @@ class distill(Taught):
 
         with torch.no_grad():
             starts = range(0, len(x), batch_size)
-            return torch.cat([self._logits(self.teacher, some(start)) for start in starts])
+            return torch.cat([self._logits(self.teacher, some(start))[0] for start in starts])
 
-    def _logits(self, network: Any, inputs: tuple[Any, ...]) -> Tensor:
-        result = network(*inputs)
+    def _logits(self, network: Any, inputs: tuple[Any, ...]) -> tuple[Tensor, int]:
+        """The logits of a network, and the number of dimensions in front of theirs."""
+        with leading_dimension() as leading:
+            result = network(*inputs)
         logits = result if isinstance(result, Tensor) else named_output(result, self.output)
-        if logits.dim() != 2:
+        if logits.dim() - leading.count != 2:
             raise ValueError(
                 f"distill is for one class of each datum, logits (batch, classes); got "
-                f"{tuple(logits.shape)}"
+                f"{tuple(logits.shape[leading.count :])}"
             )
-        return logits
+        return logits, leading.count
 
 
 def _are_logits(value: Any) -> bool:

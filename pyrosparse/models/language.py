@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.models.calls import LABELS, named_output, separated
+from pyrosparse.models.calls import LABELS, called, separated
 from pyrosparse.models.likelihoods import data_plate, positive_count
 from pyrosparse.util.arguments import arguments
 
@@ -61,7 +61,8 @@ class language_model(nn.Module):
 
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
         inputs, y = separated(x, more, y)
-        logits, targets = shifted(named_output(self.network(*inputs), self.output), x, y)
+        logits, leading = called(self.network, inputs, self.output)
+        logits, targets = shifted(logits, x, y, leading)
         with data_plate(self.n, x):
             return observed(logits, targets)
 
@@ -97,8 +98,10 @@ def with_next_tokens(named: Mapping[str, Any], network: Callable[..., Any]) -> t
     return (*positional, labels)
 
 
-def shifted(logits: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+def shifted(logits: Tensor, x: Tensor, y: Tensor | None, leading: int = 0) -> tuple[Tensor, Tensor]:
     """The logits of all tokens but the first, (batch, length - 1, words), and these tokens.
+
+    leading: the number of dimensions of the logits in front of these.
 
     Raises ValueError if the shapes of labels, tokens and logits do not fit each other.
 
@@ -112,10 +115,11 @@ def shifted(logits: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor
             f"a language model predicts tokens, int64 (batch, length) of two or more; got "
             f"{targets.dtype} {tuple(targets.shape)}"
         )
-    if logits.dim() != 3 or logits.shape[:2] != targets.shape:
+    own = logits.shape[leading:]
+    if len(own) != 3 or own[:2] != targets.shape:
         raise ValueError(
-            f"the tokens have shape {tuple(targets.shape)}, the logits {tuple(logits.shape)}: "
+            f"the tokens have shape {tuple(targets.shape)}, the logits {tuple(own)}: "
             "logits (batch, length, words) are needed, one row for each token. With several inputs "
             "the labels come last: model(ids, mask, labels)"
         )
-    return logits[:, :-1], targets[:, 1:]
+    return logits[..., :-1, :], targets[:, 1:]

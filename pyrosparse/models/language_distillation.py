@@ -10,7 +10,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyrosparse.models.calls import named_output, separated
+from pyrosparse.models.calls import called, named_output, separated
 from pyrosparse.models.language import (
     UNKNOWN,
     language_model,
@@ -65,7 +65,8 @@ class distill_language_model(Taught, language_model):
 
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
         inputs, y = separated(x, more, y)
-        logits, targets = shifted(named_output(self.network(*inputs), self.output), x, y)
+        logits, leading = called(self.network, inputs, self.output)
+        logits, targets = shifted(logits, x, y, leading)
         if not self.imitates:
             with data_plate(self.n, x):
                 return observed(logits, targets)

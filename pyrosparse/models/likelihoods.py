@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.models.calls import named_output, separated, with_labels
+from pyrosparse.models.calls import called, separated, with_labels
 
 Network = Callable[..., Any]
 
@@ -64,10 +64,11 @@ class classifier(nn.Module):
 
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
         inputs, y = separated(x, more, y)
-        logits = named_output(self.network(*inputs), self.output)
-        logits = logits.movedim(self.class_dim, -1)
-        check_labels(y, logits)
-        labels = dist.Categorical(logits=logits).to_event(logits.dim() - 2)
+        logits, leading = called(self.network, inputs, self.output)
+        class_dim = self.class_dim if self.class_dim < 0 else self.class_dim + leading
+        logits = logits.movedim(class_dim, -1)
+        check_labels(y, logits.shape[leading:])
+        labels = dist.Categorical(logits=logits).to_event(logits.dim() - leading - 2)
         with data_plate(self.n, x):
             return pyro.sample("y", labels, obs=y)
 
@@ -100,21 +101,23 @@ class multilabel(nn.Module):
         self.n = positive_count(n)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        logits = self.network(x)
+        logits, leading = called(self.network, [x])
         if y is not None:
-            if y.shape != logits.shape:
+            if y.shape != logits.shape[leading:]:
                 raise ValueError(
                     f"y has shape {tuple(y.shape)} but the network's logits have "
-                    f"{tuple(logits.shape)}: give one zero or one for each label of each datum. "
-                    "For one class for each datum use classifier"
+                    f"{tuple(logits.shape[leading:])}: give one zero or one for each label of each "
+                    "datum. For one class for each datum use classifier"
                 )
             y = y.to(logits.dtype)
         with data_plate(self.n, x):
             return pyro.sample("y", dist.Bernoulli(logits=logits).to_event(1), obs=y)
 
 
-def check_labels(y: Tensor | None, logits: Tensor) -> None:
-    """Raise ValueError if labels are not whole numbers, or not one for each row of logits."""
+def check_labels(y: Tensor | None, logits: torch.Size) -> None:
+    """Raise ValueError if labels are not whole numbers, or not one for each row of logits.
+
+    logits: their shape, (batch, ..., classes)."""
     if y is None:
         return
     if y.is_floating_point() or y.is_complex():
@@ -122,16 +125,16 @@ def check_labels(y: Tensor | None, logits: Tensor) -> None:
             f"y has the dtype {y.dtype}, but labels are classes, int64: give y.long() if the "
             "values are whole numbers, and use regressor if they are not"
         )
-    if not y.dim() or y.shape != logits.shape[-1 - y.dim() : -1]:
-        if logits.dim() > 2 and y.shape == (len(logits), *logits.shape[2:]):
+    if not y.dim() or y.shape != logits[-1 - y.dim() : -1]:
+        if len(logits) > 2 and y.shape == (logits[0], *logits[2:]):
             raise ValueError(
                 f"y has shape {tuple(y.shape)} and the network's logits have "
-                f"{tuple(logits.shape)}, with the classes on dimension 1: give "
+                f"{tuple(logits)}, with the classes on dimension 1: give "
                 "classifier(..., class_dim=1)"
             )
         raise ValueError(
-            f"y has shape {tuple(y.shape)} but the network's logits have {tuple(logits.shape)}: "
-            f"one label for each row of logits is needed, {tuple(logits.shape[:-1])}"
+            f"y has shape {tuple(y.shape)} but the network's logits have {tuple(logits)}: "
+            f"one label for each row of logits is needed, {tuple(logits[:-1])}"
         )
 
 

@@ -11,6 +11,7 @@ from pyro.distributions.transforms import OrderedTransform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrosparse.models.calls import called
 from pyrosparse.models.latents import Latent, ModelGuide
 from pyrosparse.models.likelihoods import Network, check_labels, data_plate, positive_count
 
@@ -23,16 +24,19 @@ def ordinal_logits(predictor: Tensor, cutpoints: Tensor) -> Tensor:
 
     without a difference of numbers near 1.
 
-    predictor: f, (batch,). cutpoints: c, (K - 1,), increasing.
+    predictor: f, (..., batch).
+    cutpoints: c, (K - 1,), increasing; (..., 1, K - 1) for one set of them for each of several
+               batches.
 
     >>> ordinal_logits(torch.zeros(1), torch.tensor([0.0])).exp()
     tensor([[0.5000, 0.5000]])
     """
-    below = cutpoints - predictor[:, None]
-    first, last = F.logsigmoid(below[:, :1]), F.logsigmoid(-below[:, -1:])
-    gap = cutpoints[1:] - cutpoints[:-1]
-    inner = F.logsigmoid(below[:, 1:]) + F.logsigmoid(-below[:, :-1]) + (-(-gap).expm1()).log()
-    return torch.cat([first, inner, last], 1)
+    below = cutpoints - predictor[..., None]
+    first, last = F.logsigmoid(below[..., :1]), F.logsigmoid(-below[..., -1:])
+    gap = cutpoints[..., 1:] - cutpoints[..., :-1]
+    above = F.logsigmoid(-below[..., :-1])
+    inner = F.logsigmoid(below[..., 1:]) + above + (-(-gap).expm1()).log()
+    return torch.cat([first, inner, last], -1)
 
 
 class ordinal(nn.Module):
@@ -82,14 +86,16 @@ class ordinal(nn.Module):
         self.guide = ModelGuide(network, [self.cutpoints])
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        predictor = self.network(x)
-        if predictor.shape not in ((len(x),), (len(x), 1)):
+        predictor, leading = called(self.network, [x])
+        own = predictor.shape[leading:]
+        if own not in ((len(x),), (len(x), 1)):
             raise ValueError(
-                f"the network's output has shape {tuple(predictor.shape)}: one number for each "
+                f"the network's output has shape {tuple(own)}: one number for each "
                 f"datum is expected, ({len(x)}, 1)"
             )
-        logits = ordinal_logits(predictor.reshape(len(x)), self.cutpoints.sample())
-        check_labels(y, logits)
+        predictor = predictor.reshape(*predictor.shape[:leading], len(x))
+        logits = ordinal_logits(predictor, self.cutpoints.sample())
+        check_labels(y, logits.shape[leading:])
         with data_plate(self.n, x):
             return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.models.calls import named_output, separated, with_labels
+from pyrosparse.models.calls import called, separated, with_labels
 from pyrosparse.models.latents import Latent, ModelGuide
 from pyrosparse.models.likelihoods import Network, data_plate, positive_count
 
@@ -88,24 +88,27 @@ class regressor(nn.Module):
 
     def forward(self, x: Tensor, *more: Any, y: Tensor | None = None) -> Tensor:
         inputs, y = separated(x, more, y)
-        mean = named_output(self.network(*inputs), self.output)
-        check_values(y, mean)
-        noise = self._noise(mean)
-        likelihood = dist.Normal(mean, noise).to_event(mean.dim() - 1)
+        mean, leading = called(self.network, inputs, self.output)
+        own = mean.shape[leading:]
+        check_values(y, own)
+        likelihood = dist.Normal(mean, self._noise(own)).to_event(len(own) - 1)
         with data_plate(self.n, x):
             return pyro.sample("y", likelihood, obs=y)
 
-    def _noise(self, mean: Tensor) -> Tensor | float:
+    def _noise(self, mean: torch.Size) -> Tensor | float:
+        """The standard deviation, which broadcasts with means (batch, ...) of this shape."""
         if not isinstance(self.noise, Latent):
             return self.noise
-        noise = self.noise.sample()
-        if noise.dim() and noise.shape != mean.shape[1:]:
+        noise, each = self.noise.sample(), self.noise.loc.shape
+        if each and each != mean[1:]:
             raise ValueError(
-                f"the prior of noise is over {tuple(noise.shape)} standard deviations, the "
-                f"network's output has {tuple(mean.shape[1:])}: give one for all targets, (), or "
+                f"the prior of noise is over {tuple(each)} standard deviations, the "
+                f"network's output has {tuple(mean[1:])}: give one for all targets, (), or "
                 "one for each target"
             )
-        return noise
+        # Where particles are drawn together, its first dimensions are theirs and that of the data.
+        particles = noise.shape[: noise.dim() - len(each)]
+        return noise.view(*particles, *(each or [1] * len(mean[1:]))) if particles else noise
 
 
 class heteroscedastic_regressor(nn.Module):
@@ -140,14 +143,15 @@ class heteroscedastic_regressor(nn.Module):
         self.n = positive_count(n)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        outputs = self.network(x)
-        if outputs.dim() != 2 or outputs.shape[1] % 2:
+        outputs, leading = called(self.network, [x])
+        own = outputs.shape[leading:]
+        if len(own) != 2 or own[1] % 2:
             raise ValueError(
-                f"the network's output has shape {tuple(outputs.shape)}: (batch, 2 d) is needed, a "
+                f"the network's output has shape {tuple(own)}: (batch, 2 d) is needed, a "
                 "mean and the logarithm of a standard deviation for each of d targets"
             )
-        mean, log_scale = outputs.chunk(2, 1)
-        check_values(y, mean)
+        mean, log_scale = outputs.chunk(2, -1)
+        check_values(y, mean.shape[leading:])
         with data_plate(self.n, x):
             return pyro.sample("y", dist.Normal(mean, log_scale.exp()).to_event(1), obs=y)
 
@@ -180,28 +184,28 @@ class counts(nn.Module):
         self.n = positive_count(n)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        log_rate = self.network(x)
-        check_values(y, log_rate)
+        log_rate, leading = called(self.network, [x])
+        check_values(y, log_rate.shape[leading:])
         y = None if y is None else y.to(log_rate.dtype)
-        likelihood = dist.Poisson(log_rate.exp()).to_event(log_rate.dim() - 1)
+        likelihood = dist.Poisson(log_rate.exp()).to_event(log_rate.dim() - leading - 1)
         with data_plate(self.n, x):
             return pyro.sample("y", likelihood, obs=y)
 
 
-def check_values(y: Tensor | None, output: Tensor) -> None:
+def check_values(y: Tensor | None, output: torch.Size) -> None:
     """Raise ValueError if the targets have another shape than the network's output."""
-    if y is not None and y.shape != output.shape:
+    if y is not None and y.shape != output:
         raise ValueError(
-            f"y has shape {tuple(y.shape)} but the network's output has {tuple(output.shape)}; "
+            f"y has shape {tuple(y.shape)} but the network's output has {tuple(output)}; "
             "broadcasting them would score targets against the predictions of other data: "
             f"{_same_shape(y, output)}"
         )
 
 
-def _same_shape(y: Tensor, output: Tensor) -> str:
-    if (*y.shape, 1) == tuple(output.shape):
+def _same_shape(y: Tensor, output: torch.Size) -> str:
+    if (*y.shape, 1) == tuple(output):
         return "give y[:, None]"
-    if tuple(y.shape) == (*output.shape, 1):
+    if tuple(y.shape) == (*output, 1):
         return "give y[:, 0]"
     return "give one target for each output"
 

@@ -64,16 +64,17 @@ class Taught(nn.Module):
         r""":math:`T^2 \, \mathrm{KL}(\mathrm{softmax}(t / T) \,\Vert\, \mathrm{softmax}(f / T))`
         over the last dimension, in nats.
 
-        Raises ValueError if their shapes differ.
+        The network's logits may have further dimensions in front. Raises ValueError if the shapes
+        differ otherwise.
         """
-        if teacher_logits.shape != logits.shape:
+        if teacher_logits.shape != logits.shape[-teacher_logits.dim() :]:
             raise ValueError(
                 f"the teacher's logits have shape {tuple(teacher_logits.shape)}, the network's "
                 f"{tuple(logits.shape)}: they must be of the same classes"
             )
         divergence = F.kl_div(
             (logits / self.temperature).log_softmax(-1),
-            (teacher_logits / self.temperature).log_softmax(-1),
+            (teacher_logits / self.temperature).log_softmax(-1).expand_as(logits),
             reduction="none",
             log_target=True,
         )

@@ -17,6 +17,7 @@ from pyrosparse.infer import fit
 from pyrosparse.lifting.lift import Lifted, lift
 from pyrosparse.lifting.target import weights
 from pyrosparse.methods import Gaussian
+from pyrosparse.models.calls import called
 from pyrosparse.models.likelihoods import check_labels, data_plate, positive_count
 from pyrosparse.robustness.fgsm import Bounds, adversarial_examples, checked_bounds
 from pyrosparse.util.modes import evaluating
@@ -77,14 +78,15 @@ class adversarial_classifier(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None or not self.network.training or self.weight == 0:
-            logits = self.network(x)
-            check_labels(y, logits)
+            logits, leading = called(self.network, [x])
+            check_labels(y, logits.shape[leading:])
             with data_plate(self.n, x):
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
         moved = adversarial_examples(self.network, x, y, self.epsilon, bounds=self.bounds)
         # One call, as a lifted network draws one set of weights for each call.
-        logits, attacked = self.network(torch.cat([x, moved])).chunk(2)
-        check_labels(y, logits)
+        both, leading = called(self.network, [torch.cat([x, moved])])
+        logits, attacked = both.chunk(2, leading)
+        check_labels(y, logits.shape[leading:])
         clean = (
             poutine.mask(mask=False) if self.weight == 1 else poutine.scale(scale=1 - self.weight)
         )

@@ -55,13 +55,22 @@ def test_kl_is_the_mean_of_the_log_ratio():
     "q",
     [
         dist.Normal(torch.zeros(3, 2), 1.0).to_event(2),
-        dist.Normal(torch.zeros(4, 2, 3), 1.0).to_event(2),
         dist.Laplace(torch.zeros(2, 3), 1.0).to_event(2),
     ],
 )
 def test_kl_of_others_is_not_guessed(q):
     with pytest.raises(NotImplementedError):
         kl_divergence(q, PrecisionNormal(torch.ones(2, 3)))
+
+
+def test_kl_of_a_batch_is_that_of_each():
+    prior = PrecisionNormal(precisions((2, 3)))
+    loc, scale = torch.randn(4, 2, 3).double(), torch.rand(4, 2, 3).double()
+    together = kl_divergence(dist.Normal(loc, scale).to_event(2), prior.expand((4,)))
+    each = [
+        kl_divergence(dist.Normal(*one).to_event(2), prior) for one in zip(loc, scale, strict=True)
+    ]
+    torch.testing.assert_close(together, torch.stack(each), rtol=1e-12, atol=1e-12)
 
 
 def test_sampling_moments():
@@ -90,11 +99,6 @@ def test_expanding_gives_independent_copies(shape, batch_shape):
     expected = plain(precision).expand(batch_shape).log_prob(value)
     torch.testing.assert_close(expanded.log_prob(value), expected, rtol=1e-10, atol=1e-10)
     assert expanded.sample().shape == value.shape
-
-
-def test_expanding_to_nothing_changes_nothing():
-    prior = PrecisionNormal(torch.ones(3))
-    assert prior.expand(()) is prior
 
 
 def test_the_normaliser_of_many_weights_is_summed_in_double():

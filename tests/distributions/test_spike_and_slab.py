@@ -115,6 +115,13 @@ def test_what_never_reaches_the_spike_is_refused(use: str) -> None:
             AutoNormal(model)()
 
 
-def test_a_plate_of_them_is_refused() -> None:
-    with pytest.raises(NotImplementedError, match="outside the plate"):
-        posterior().expand((4,))
+def test_a_plate_of_them_has_independent_draws_and_the_probabilities_of_each() -> None:
+    alone, prior = posterior(), posterior()
+    plate = alone.expand((4, 1))
+    draws = plate.sample()
+    assert draws.shape == (4, 1, *alone.event_shape) and len(draws.unique(dim=0)) > 1
+    expected = torch.stack([alone.log_prob(draw[0])[None] for draw in draws])
+    assert torch.equal(plate.log_prob(draws), expected)
+    assert plate.mean.shape == plate.variance.shape == draws.shape
+    kl = kl_divergence(plate, prior.expand((4, 1)))
+    assert torch.equal(kl, kl_divergence(alone, prior).expand(4, 1))

@@ -84,26 +84,6 @@ def test_predictive_without_a_guide_draws_from_the_prior(data):
     assert_mean(draws.square(), 4.0)
 
 
-@pytest.mark.parametrize(
-    "method", [ps.Gaussian(), NORMAL, ps.Horseshoe()], ids=["point", "normal", "horseshoe"]
-)
-def test_several_sets_of_weights_in_a_call_are_refused(data, method):
-    bnn = ps.lift(mlp(), method)
-    model = ps.classifier(bnn, 30)
-    with pytest.raises(ValueError, match="one set of weights in each call"):
-        Predictive(model, guide=bnn.guide, num_samples=3, parallel=True)(data[0])
-    elbo = Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
-    with pytest.raises(ValueError, match="one set of weights in each call"):
-        elbo.loss(model, bnn.guide, *data)
-
-
-def test_several_gates_in_a_call_are_refused(data):
-    net = mlp()
-    bnn = ps.lift(net, LogNormalGate(), ps.inputs(net))
-    with pytest.raises(ValueError, match="one set of weights in each call"):
-        Predictive(bnn, guide=bnn.guide, num_samples=3, parallel=True)(data[0])
-
-
 def test_particles_one_by_one_work(data):
     bnn = ps.lift(mlp(), NORMAL)
     assert Trace_ELBO(num_particles=3).loss(ps.classifier(bnn, 30), bnn.guide, *data) > 0
