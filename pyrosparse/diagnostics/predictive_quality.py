@@ -15,7 +15,8 @@ from pyrosparse.diagnostics.out_of_distribution import auroc, predictive_entropy
 from pyrosparse.diagnostics.predictions import log_probabilities
 from pyrosparse.diagnostics.rotation import rotated
 from pyrosparse.diagnostics.table import text_table
-from pyrosparse.evidence.batches import prepared
+from pyrosparse.evidence.batches import gathered
+from pyrosparse.models.calls import Called
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def predictive_quality(
 
     networks: by name; for a lifted network ``draws`` draws of its posterior predict, for any other
               network (a compact one, the mean ``bnn.net``) its weights.
-    data:     test data, ``Examples`` or (x, y), (n, ...) and int64 (n,).
+    data:     test data, ``Examples``, (x, y), (n, ...) and int64 (n,), or batches of these.
     guide:    the guides with which the models were trained, by the name of the network; by default
               the lifted network's own.
     outside:  inputs of another kind, (m, ...), normalised as the data are.
@@ -102,18 +103,16 @@ def predictive_quality(
     network   accuracy     NLL   Brier     ECE
     identity    1.0000  0.3133  0.1447  0.2689
     """
-    data = prepared(data)
-    if not hasattr(data, "x") and not isinstance(data, tuple):
-        raise TypeError(
-            f"data must be Examples or (x, y), all of them at once; got {type(data).__name__}"
-        )
-    x, y = (data.x, data.y) if hasattr(data, "x") else data
+    guides = guides_by_name(guide, networks)
+    columns = gathered(data, Called(next(iter(networks.values()))) if networks else None)
+    if len(columns) != 2:
+        raise ValueError(f"data must be (x, y); got {len(columns)} parts")
+    x, y = columns
     if y.is_floating_point():
         raise ValueError(
             f"the targets are values, {y.dtype}, and not classes: use regression_qualities, with "
             "the Pyro models that predict them"
         )
-    guides = guides_by_name(guide, networks)
     found = PredictiveQualities()
     for name, net in networks.items():
         options: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size}

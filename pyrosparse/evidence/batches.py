@@ -90,6 +90,25 @@ def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
     return data
 
 
+def gathered(data: Any, model: Callable[..., Any] | None = None) -> tuple[Tensor, ...]:
+    """All data at once, as one tensor for each argument; arguments and errors as for ``batches``.
+
+    Raises ValueError if there are no data.
+
+    >>> [len(one) for one in gathered([(torch.zeros(3, 2), torch.arange(3))] * 2)]
+    [6, 6]
+    """
+    found = prepared(data, model)
+    if isinstance(found, tuple):
+        return found
+    if hasattr(found, "x") and hasattr(found, "y"):
+        return found.x, found.y
+    parts = list(batches(found, 1000, model))
+    if not parts:
+        raise ValueError("there are no data: the batches are empty (an iterator is read once)")
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
 def columns(data: Mapping[str, Any]) -> dict[str, Tensor]:
     """Columns by name, as tensors; arguments and errors as for ``prepared``.
 
@@ -226,7 +245,13 @@ class _Rows:
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         for index in _order(len(self), generator).split(size):
-            yield self._stacked([self.dataset[place] for place in index.tolist()])
+            yield self._stacked(self._fetched(index.tolist()))
+
+    def _fetched(self, places: list[int]) -> list[Any]:
+        # As a DataLoader does: many rows at once where the data set knows how.
+        if hasattr(self.dataset, "__getitems__"):
+            return self.dataset.__getitems__(places)
+        return [self.dataset[place] for place in places]
 
     def _stacked(self, rows: list[Any]) -> Batch:
         if isinstance(rows[0], Mapping):

@@ -18,7 +18,7 @@ def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dic
 
     Only known data count: data that ``poutine.mask`` or a masked distribution leaves out are
     ignored. A datum with a map of labels counts as one in the likelihood, and as the number of its
-    known labels in the accuracy.
+    known labels in the accuracy. The caller's random state does not change.
 
     model, guide, data, batch_size: as for ``log_posterior``.
 
@@ -34,7 +34,13 @@ def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dic
     ['accuracy', 'nll']
     """
     nll, n, correct, labels, seen = 0.0, 0, 0, 0, False
-    with torch.no_grad(), evaluation_mode(model, guide):
+    # A loader draws from the generators: training must be the same with and without this.
+    devices = list(range(torch.cuda.device_count()))
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.no_grad(),
+        evaluation_mode(model, guide),
+    ):
         for batch in batches(data, batch_size, model):
             seen = True
             of_data = []

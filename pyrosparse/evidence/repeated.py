@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from pyrosparse.evidence.batches import as_batch, batches
+from pyrosparse.evidence.batches import as_batch, batches, is_map_style
 from pyrosparse.util.arrays import is_array, raw_bytes
 
 MEMORY = 2**30
@@ -132,7 +131,7 @@ def _is_fixed(data: Any) -> bool:
 
 def _has_rows(data: Any) -> bool:
     """Whether ``batches`` makes the batches of the data."""
-    return hasattr(data, "batches") or isinstance(data, Dataset)
+    return hasattr(data, "batches") or is_map_style(data)
 
 
 def _converted(batch: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pyro
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyrosparse.evidence.batches import prepared
+from pyrosparse.evidence.batches import gathered
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.lift import Lifted
@@ -77,7 +78,7 @@ class LastLayerLaplace:
             raise TypeError(f"the model's network must be lifted, got {type(lifted).__name__}")
         for entry in lifted.guide.entries:
             _check_point(entry)
-        data = _loader(data, batch_size)
+        data = _loader(data, batch_size, model)
         self.layer = last_layer(lifted.net, next(iter(data))[0])
         last = dict(lifted.net.get_submodule(self.layer).named_parameters())
         others = {id(entry.parameter()): entry for entry in lifted.guide.entries}
@@ -174,16 +175,12 @@ def _check_point(entry: Entry) -> None:
         )
 
 
-def _loader(data: Any, batch_size: int) -> DataLoader[Any]:
-    if isinstance(data, DataLoader):
+def _loader(data: Any, batch_size: int, model: nn.Module) -> DataLoader[Any]:
+    if isinstance(data, DataLoader) and not isinstance(next(iter(data)), Mapping):
         return data
-    data = prepared(data)
-    columns = (data.x, data.y) if hasattr(data, "x") else data
-    if not isinstance(columns, tuple) or len(columns) != 2:
-        raise TypeError(
-            f"data must be Examples, (x, y) or a DataLoader of such batches; got "
-            f"{type(data).__name__}"
-        )
+    columns = gathered(data, model)
+    if len(columns) != 2:
+        raise TypeError(f"data must be (x, y); got {len(columns)} parts")
     return DataLoader(TensorDataset(*columns), batch_size=batch_size)
 
 

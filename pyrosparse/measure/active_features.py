@@ -15,7 +15,7 @@ from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.measure.paper_counts import PaperCounts, dependent_counts
-from pyrosparse.models.calls import separated
+from pyrosparse.models.calls import Called, separated
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def active_features(
         for entry in entries:
             module = bnn.net.get_submodule(entry.target.name)
             hooks.enter_context(_before_gate(module, entry.target.kind, watch(entry)))
-        for batch in batches(data, batch_size):
+        for batch in batches(data, batch_size, Called(bnn)):
             inputs, given = separated(batch[0], batch[1:], None)
             labels = given if given is not None and given.dtype == torch.int64 else None
             bnn.mean_forward(*inputs)

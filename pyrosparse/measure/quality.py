@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyrosparse.evidence.batches import batches
 from pyrosparse.models.calls import Called, named_output
-from pyrosparse.util.arrays import is_array
+from pyrosparse.util.arrays import rows
 from pyrosparse.util.modes import evaluating
 
 BINS = 15
@@ -146,12 +146,13 @@ def labelled_batches(data: Any, batch_size: int, net: nn.Module | None = None) -
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if isinstance(data, tuple):
-        if len(data) < 2 or not all(map(is_array, data)):
+        if len(data) < 2:
             raise ValueError(
                 "data must be a tuple of tensors, (inputs, classes), Examples, or an iterable of "
                 f"batches; got a tuple of {', '.join(type(part).__name__ for part in data)}"
             )
-        if len({tuple(part.shape[:1]) for part in data}) > 1:
+        data = tuple(rows(part, f"tensor {place}") for place, part in enumerate(data))
+        if len({len(part) for part in data}) > 1:
             shapes = ", ".join(str(tuple(part.shape)) for part in data)
             raise ValueError(f"the inputs and the labels differ in length: {shapes}")
     elif isinstance(data, Tensor):

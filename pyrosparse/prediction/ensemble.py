@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrosparse.evidence.batches import prepared
+from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.infer import fit
 from pyrosparse.lifting.lift import lift
 from pyrosparse.lifting.target import weights
 from pyrosparse.methods import Gaussian
 from pyrosparse.models import around, classifier
+from pyrosparse.models.calls import Called
 from pyrosparse.models.latents import ModelGuide
 
 
@@ -99,14 +100,15 @@ def ensemble(
     """
     if members < 1:
         raise ValueError(f"members must be 1 or more, got {members}")
-    data = prepared(data)
-    n = len(data[0]) if isinstance(data, tuple) else len(data)
-    trained = []
+    n, trained = 0, []
     for number in range(members):
         start = seed * 1_000_003 + number
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(start)
             net = make()
+        if not n:
+            read = Repeated(data).minibatches(1000, Called(net))
+            n = sum(len(batch[0]) for batch in read)
         lifted = lift(net, Gaussian(scale=scale), weights(net, "*"))
         program = model(lifted, n)
         if isinstance(getattr(program, "guide", None), ModelGuide):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from pyrosparse.evidence.batches import batches
-from pyrosparse.models.calls import separated
+from pyrosparse.models.calls import Called, separated
 from pyrosparse.util.modes import evaluating
 
 
@@ -43,7 +43,7 @@ def recalibrate(net: nn.Module, data: Any, *, batch_size: int = 256) -> None:
                 norm.reset_running_stats()
                 norm.momentum = None  # a cumulative average
                 norm.train()
-            for x, *more in batches(data, batch_size):
+            for x, *more in batches(data, batch_size, Called(net)):
                 if seen and len(x) < seen:
                     continue
                 inputs, _ = separated(x, more, None)

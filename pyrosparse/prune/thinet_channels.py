@@ -15,7 +15,7 @@ from pyrosparse.evidence.batches import batches, prepared
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.masks import Masks
 from pyrosparse.lifting.target import Target, inputs
-from pyrosparse.models.calls import separated
+from pyrosparse.models.calls import Called, separated
 from pyrosparse.prune.contributions import contributions
 
 _NOISE = 1e-10
@@ -82,13 +82,13 @@ def thinet(
         if int(value) != value or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value}")
     generator = torch.Generator().manual_seed(seed)
-    data = prepared(data)
+    data = prepared(data, Called(net))
     masks = Masks()
     for target in _layers(net) if on is None else on:
         layer = _layer(net, target)
         seen = _Contributions(layer, places, generator)
         with torch.no_grad(), evaluation_mode(net), _gained(net, masks), seen.hooked():
-            for x, *more in batches(data, batch_size):
+            for x, *more in batches(data, batch_size, Called(net)):
                 inputs, _ = separated(x, more, None)
                 net(*inputs)
         if not seen.samples:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.data import Examples
+from pyrosparse.evidence.batches import gathered
 from pyrosparse.infer import fit
 from pyrosparse.lifting.lift import Lifted, lift
 from pyrosparse.lifting.target import weights
 from pyrosparse.methods import Gaussian
-from pyrosparse.models.calls import called
+from pyrosparse.models.calls import Called, called
 from pyrosparse.models.likelihoods import check_labels, data_plate, positive_count
 from pyrosparse.robustness.fgsm import Bounds, adversarial_examples, checked_bounds
 from pyrosparse.util.modes import evaluating
@@ -99,7 +100,7 @@ class adversarial_classifier(nn.Module):
 def adversarial_fine_tune(
     net: nn.Module,
     masks: Mapping[str, Tensor],
-    data: Examples | tuple[Tensor, Tensor],
+    data: Any,
     *,
     epsilon: float,
     epochs: int,
@@ -124,7 +125,8 @@ def adversarial_fine_tune(
     masks:   masks of weights, by parameter name and of its shape: what they remove is set to zero
              and stays exactly zero. All other parameters are trained. For a compact network, which
              has no pruned weights, {}; if there are gates, compact the network first.
-    data:    ``Examples``, or a tuple (x, y); x: (N, ...) floating point, y: (N,) int64 classes.
+    data:    ``Examples``, a tuple (x, y), or batches of these; x: (N, ...) floating point, y: (N,)
+             int64 classes. All of them are held in memory.
     epsilon, bounds: as for ``fgsm``; epsilon positive.
     weight:  lambda in [0, 1], the share of the adversarial examples.
     scale:   the prior's standard deviation.
@@ -144,7 +146,7 @@ def adversarial_fine_tune(
     >>> len(history), net.weight[0, 1].item()
     (2, 0.0)
     """
-    examples = data if isinstance(data, Examples) else Examples(*data)
+    examples = data if isinstance(data, Examples) else _examples(data, net)
     checked_bounds(bounds, examples.x)
     named = weights(net, list(masks)) if masks else []
     targets = {target.name: target for target in [*weights(net), *named]}
@@ -168,3 +170,10 @@ def adversarial_fine_tune(
             progress=progress,
         )
     return run.history
+
+
+def _examples(data: Any, net: nn.Module) -> Examples:
+    found = gathered(data, Called(net))
+    if len(found) != 2:
+        raise ValueError(f"data must be (inputs, classes); got {len(found)} parts")
+    return Examples(*found)

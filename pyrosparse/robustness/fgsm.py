@@ -104,7 +104,7 @@ def fgsm(
     right: Any = 0
     count = 0
     with evaluating(net):
-        for batch in labelled_batches(data, batch_size):
+        for batch in labelled_batches(data, batch_size, net):
             x, y = _checked_batch(batch)
             x, y = x.to(device), y.to(device)
             box = checked_bounds(bounds, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ def rows(value: Any, name: str) -> Tensor:
 
 
 def as_tensor(value: Any, name: str) -> Tensor:
-    """An array, a ``DataFrame``, a ``Series`` or a list of numbers as a tensor: of floating numbers
-    in torch's default dtype, of whole ones in int64. A tensor stays as it is.
+    """An array, a ``DataFrame``, a ``Series`` or a sequence of numbers as a tensor: of floating
+    numbers in torch's default dtype, of whole ones in int64. A tensor stays as it is.
 
     Raises TypeError if it is of another kind; ValueError if it holds what is no number, is
     masked, or has rows of different shapes.
@@ -45,6 +46,10 @@ def as_tensor(value: Any, name: str) -> Tensor:
     """
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, Sequence) and not isinstance(value, list | tuple | str | bytes):
+        # A column that is read when it is asked for, as those of Hugging Face's datasets.
+        read = value[:]
+        return as_tensor(list(read) if type(read) is type(value) else read, name)
     if isinstance(value, list) and value and isinstance(value[0], Tensor):
         raise UsageError(
             f"{name} of the data is a list of tensors: give one tensor, torch.stack(...)"

@@ -331,8 +331,8 @@ def test_predictive_probabilities_of_another_guide():
         log_probabilities(bnn, x, guide=part, draws=2)
     with pytest.raises(ValueError, match="Sequential is not lifted"):
         log_probabilities(bnn.net, x, guide=guide)
-    with pytest.raises(TypeError, match="all of them at once"):
-        predictive_quality({"own": bnn}, iter([(x, y)]))
+    with pytest.raises(ValueError, match="must be \\(x, y\\); got 1 parts"):
+        predictive_quality({"own": bnn}, [(x,)])
 
 
 def test_simulation_calibration_takes_autoguides():

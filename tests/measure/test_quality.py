@@ -117,7 +117,7 @@ def test_what_is_no_data() -> None:
     with pytest.raises(ValueError, match="without the classes"):
         quality(nn.Identity(), torch.zeros(3))
     with pytest.raises(ValueError, match="tuple of tensors"):
-        quality(nn.Identity(), (torch.zeros(3, 2), [0, 1, 0]))
+        quality(nn.Identity(), (torch.zeros(3, 2),))
     with pytest.raises(ValueError, match="batch_size"):
         quality(nn.Identity(), (torch.zeros(1, 2), torch.tensor([0])), batch_size=0)
     with pytest.raises(ValueError, match="no data"):

@@ -354,6 +354,6 @@ def test_fine_tuning_refuses_before_it_changes_anything() -> None:
     tune({"0.weight": mask}, "epsilon", epsilon=0.0)
     tune({"0.weight": mask}, "weight must be", weight=1.5)
     tune({"0.weight": mask}, "outside", bounds=(0, 1))
-    tune({"0.weight": mask}, "has 8 data", data=(x, y[:4]))
+    tune({"0.weight": mask}, "different numbers of rows", data=(x, y[:4]))
     tune({"0.input": torch.ones(4)}, "parameter|target")
     assert all(torch.equal(net.state_dict()[key], before[key]) for key in before)
