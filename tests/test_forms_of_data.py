@@ -236,3 +236,8 @@ def test_validation_by_a_loader_does_not_change_the_training() -> None:
         return run.history[-1]["loss"]
 
     assert trained() == trained(validation=DataLoader(TensorDataset(X, Y), batch_size=8))
+
+
+def test_data_in_parts_are_refused_with_the_way_out() -> None:
+    with pytest.raises(TypeError, match=r"in parts, 'train', 'test': give one .* data\['train'\]"):
+        measure.quality(NET, {"train": Table(), "test": Table()})

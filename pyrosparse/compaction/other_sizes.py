@@ -56,7 +56,7 @@ def other_sizes(
     grown: dict[tuple[int, int], int] = {}
     for axes in _groups(leaves):
         size = max(leaves[n].shape[dim] for n, dim in axes)
-        for tried in (_larger(size), _smaller(size)):
+        for tried in (larger(size), smaller(size)):
             for other in tried:
                 found = _taken(run, inputs, dict.fromkeys(axes, other), expected)
                 if found is not None:
@@ -111,11 +111,17 @@ def _groups(leaves: Iterable[Any]) -> Iterator[Axes]:
             yield group
 
 
-def _larger(size: int) -> list[int]:
+def larger(size: int) -> list[int]:
+    """Larger sizes to try, the next first.
+
+    >>> larger(3), smaller(4)
+    ([4, 5, 7], [1, 2, 3])
+    """
     return [size + step for step in (1, 2, 4, 8, 32) if step <= max(size, 4)]
 
 
-def _smaller(size: int) -> list[int]:
+def smaller(size: int) -> list[int]:
+    """Smaller sizes to try."""
     return [other for other in dict.fromkeys((1, size // 2, size - 1)) if 0 < other < size]
 
 

@@ -17,6 +17,7 @@ from pyrosparse.compaction.cut import Cut, cut, take
 from pyrosparse.compaction.request import arguments_of
 from pyrosparse.lifting.guide import Contents, Entry
 from pyrosparse.lifting.lift import Lifted, mean_gates
+from pyrosparse.util.generators import generators_left_alone
 from pyrosparse.util.modes import copy_modes, evaluating
 
 
@@ -149,8 +150,7 @@ def check_draws(whole: Lifted, small: Lifted, made: Cut, inputs: tuple[Any, ...]
 
 @contextmanager
 def _own_randomness(bnn: Lifted) -> Iterator[None]:
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
+    with generators_left_alone():
         torch.manual_seed(0)
         yield
 

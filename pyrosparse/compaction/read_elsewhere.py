@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pyrosparse.compaction.in_place.called import Called
+from pyrosparse.util.generators import generators_left_alone
 from pyrosparse.util.modes import evaluating
 
 
@@ -65,9 +66,8 @@ def _watched(net: nn.Module, inputs: tuple[Any, ...]) -> _Watch:
             module.register_forward_pre_hook(watch.enter),
             module.register_forward_hook(watch.leave, always_call=True),
         ]
-    devices = list(range(torch.cuda.device_count()))
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), evaluating(net), watch:
+        with generators_left_alone(), torch.no_grad(), evaluating(net), watch:
             Called(net)(*inputs)
     finally:
         for handle in handles:

@@ -22,6 +22,7 @@ from pyrosparse.evidence.sites import (
     sample_sites,
 )
 from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.util.generators import generators_left_alone
 
 
 @dataclass
@@ -96,9 +97,8 @@ def draw(
     latents, result = None, None
     parts: dict[str, dict[str, list[Tensor]]] = {}
     data = Repeated.of(data)
-    devices = list(range(torch.cuda.device_count()))
     with (
-        torch.random.fork_rng(devices=devices),
+        generators_left_alone(),
         torch.no_grad(),
         evaluation_mode(model, guide),
         poutine.block(),

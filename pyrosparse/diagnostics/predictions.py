@@ -14,6 +14,7 @@ from pyrosparse.diagnostics.draws import draw_seed
 from pyrosparse.evidence.latents import check_covered
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.util.generators import generators_left_alone
 
 
 def log_probabilities(
@@ -65,9 +66,8 @@ def log_probabilities(
 
 
 def _drawn(bnn: Lifted, guide: Callable[..., Any], x: Tensor, seed: int, batch_size: int) -> Tensor:
-    devices = list(range(torch.cuda.device_count()))
     with (
-        torch.random.fork_rng(devices=devices),
+        generators_left_alone(),
         torch.no_grad(),
         evaluation_mode(bnn, guide),
         poutine.block(),

@@ -15,6 +15,7 @@ from pyrosparse.distributions import ImproperPriorWarning
 from pyrosparse.evidence.improper import improper_priors, refuse_improper
 from pyrosparse.evidence.sites import sample_sites
 from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.util.generators import generators_left_alone
 
 Infer = Callable[[Tensor, Tensor], Callable[..., Any]]
 
@@ -110,8 +111,7 @@ def simulation_calibration(
     if simulations < 5 * bins:
         raise ValueError(f"{bins} bins need {5 * bins} simulations or more; got {simulations}")
     found: dict[str, list[Tensor]] = {}
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
+    with generators_left_alone():
         torch.manual_seed(seed)
         for _ in range(simulations):
             truth, y = _simulate(model, x)

@@ -115,6 +115,12 @@ def columns(data: Mapping[str, Any]) -> dict[str, Tensor]:
     >>> columns({"x": [[0.5], [1.0]], "y": [0, 1]})["y"]
     tensor([0, 1])
     """
+    parts = [name for name, column in data.items() if is_map_style(column)]
+    if parts:
+        raise UsageError(
+            f"the data are in parts, {', '.join(map(repr, parts))}: give one of them, such as "
+            f"data[{parts[0]!r}]"
+        )
     tensors = _columns({f"{name!r}": column for name, column in data.items()})
     return dict(zip(data, tensors, strict=True))
 

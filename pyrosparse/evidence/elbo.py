@@ -17,6 +17,7 @@ from pyrosparse.evidence.latents import Latents
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.sites import log_prob_sum
 from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.util.generators import generators_left_alone
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def elbo(
         raise ValueError(f"a standard error needs at least 2 draws, got {draws}")
     values = torch.zeros(draws, dtype=torch.float64)
     whole = Repeated.of(data)
-    with torch.random.fork_rng(devices=_devices()), torch.no_grad(), evaluation_mode(model, guide):
+    with generators_left_alone(), torch.no_grad(), evaluation_mode(model, guide):
         for draw in range(draws):
             torch.manual_seed(seed * 1_000_003 + draw)
             part, scale = (
@@ -159,7 +160,3 @@ def _subset(data: Any, size: int) -> tuple[Repeated, float]:
 
 def _but_for_constants(improper: tuple[str, ...]) -> str:
     return f", but for the constant of improper priors ({', '.join(improper)})" if improper else ""
-
-
-def _devices() -> list[int]:
-    return list(range(torch.cuda.device_count()))

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrosparse.evidence.batches import batches
 from pyrosparse.evidence.sites import known_data, known_elements, log_density, observed_sites
 from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
+from pyrosparse.util.generators import generators_left_alone
 
 
 def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dict[str, float]:
@@ -35,9 +36,8 @@ def evaluate(model: Any, guide: Any, data: Any, *, batch_size: int = 256) -> dic
     """
     nll, n, correct, labels, seen = 0.0, 0, 0, 0, False
     # A loader draws from the generators: training must be the same with and without this.
-    devices = list(range(torch.cuda.device_count()))
     with (
-        torch.random.fork_rng(devices=devices),
+        generators_left_alone(),
         torch.no_grad(),
         evaluation_mode(model, guide),
     ):

@@ -13,6 +13,7 @@ from pyrosparse.evidence.latents import refuse_local
 from pyrosparse.evidence.repeated import minibatches
 from pyrosparse.evidence.sites import known_data, log_prob_sum, observed_sites
 from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
+from pyrosparse.util.generators import generators_left_alone
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def log_posterior(
     batch_size:   the batch size, if data are not already batches.
 
     Masked data count neither in the two parts nor in n; scales (``poutine.scale``) are left out.
+    The caller's random state does not change.
 
     Raises ValueError if there is no observed site, or a part is not finite; if the guide does not
     draw a latent site of the model; and if latent sites of single data come in several batches.
@@ -114,7 +116,7 @@ def log_posterior(
     """
     likelihood, prior, n = 0.0, None, 0
     improper: tuple[str, ...] = ()
-    with torch.no_grad(), evaluation_mode(model, guide):
+    with generators_left_alone(), torch.no_grad(), evaluation_mode(model, guide):
         for batch in minibatches(data, batch_size, model):
             trace = trace_at_mean(model, guide, batch)
             refuse_local(trace, len(batch[0]), first=prior is None)

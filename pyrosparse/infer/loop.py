@@ -37,6 +37,7 @@ from pyrosparse.infer.shrink import Shrink
 from pyrosparse.infer.work import Work, worthwhile_threads
 from pyrosparse.lifting.attention import no_fast_path
 from pyrosparse.util.files import check_writable
+from pyrosparse.util.generators import generators_left_alone
 
 
 def fit(
@@ -150,9 +151,8 @@ def fit(
     run.stage, run.clip_norm, run.checkpoint = stage, clip_norm, checkpoint
     run.capture, run.compile = capture, compile
     run.elbo = TraceMeanField_ELBO() if elbo is None else elbo
-    devices = list(range(torch.cuda.device_count()))
     with (
-        torch.random.fork_rng(devices=devices),
+        generators_left_alone(),
         flush_denormals(),
         warnings.catch_warnings(),
         run.whole_at_the_end(),

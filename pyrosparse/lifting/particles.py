@@ -309,18 +309,9 @@ def _in_turn(one: Callable[..., Any], values: dict[str, Tensor], count: int) -> 
 
 
 def _stacked(*leaves: Any) -> Any:
-    """The same part of the outputs of all particles, as one."""
+    """The same part of the outputs of all particles: tensors one above the other, what is the same
+    in all as it is, and other things, such as caches of language models, as a tuple."""
     if isinstance(leaves[0], Tensor):
         return torch.stack(leaves)
-    if not isinstance(leaves[0], NoneType | bool | int | float | str):
-        raise TypeError(
-            f"the network returns {type(leaves[0]).__name__}, of which particles cannot be put "
-            "together: return tensors, or tuples, lists, dicts or named tuples of them (for a "
-            f"class of your own, torch.utils._pytree.register_pytree_node), or {_ONE_BY_ONE}"
-        )
-    if any(one != leaves[0] for one in leaves):
-        raise TypeError(
-            f"the network returns numbers that are not tensors and differ between particles, "
-            f"{leaves[0]!r} and others: return tensors, or {_ONE_BY_ONE}"
-        )
-    return leaves[0]
+    plain = isinstance(leaves[0], NoneType | bool | int | float | str)
+    return leaves[0] if plain and all(one == leaves[0] for one in leaves) else leaves

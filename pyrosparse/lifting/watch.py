@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pyrosparse.util.generators import generators_left_alone
+
 _READS_NO_VALUES = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"}
 _READS_THE_FIRST = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
 
@@ -100,7 +102,7 @@ def read_past(
 def _same_randomness() -> Iterator[None]:
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with generators_left_alone():
             yield
     finally:
         random.setstate(of_python)

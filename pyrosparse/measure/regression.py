@@ -15,6 +15,7 @@ from pyrosparse.evidence.latents import Latents
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.sites import known_elements, log_density, observed_sites, sample_sites
 from pyrosparse.evidence.traces import evaluation_mode
+from pyrosparse.util.generators import generators_left_alone
 
 LEVELS = (0.5, 0.8, 0.95)
 """The probabilities of the central intervals whose coverage tables show."""
@@ -144,9 +145,8 @@ def regression_quality(
         raise ValueError(f"draws must be 2 or more, got {draws}")
     data = Repeated.of(data)
     means, densities, replicated = [], [], []
-    devices = list(range(torch.cuda.device_count()))
     with (
-        torch.random.fork_rng(devices=devices),
+        generators_left_alone(),
         torch.no_grad(),
         evaluation_mode(model, guide),
         poutine.block(),

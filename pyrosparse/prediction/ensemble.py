@@ -17,6 +17,7 @@ from pyrosparse.methods import Gaussian
 from pyrosparse.models import around, classifier
 from pyrosparse.models.calls import Called
 from pyrosparse.models.latents import ModelGuide
+from pyrosparse.util.generators import generators_left_alone
 
 
 class Ensemble(nn.Module):
@@ -103,7 +104,7 @@ def ensemble(
     n, trained = 0, []
     for number in range(members):
         start = seed * 1_000_003 + number
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with generators_left_alone():
             torch.manual_seed(start)
             net = make()
         if not n:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro.poutine as poutine
@@ -29,7 +29,8 @@ from pyrosparse.models.calls import takes_labels_last
 from pyrosparse.prediction.ensemble import Ensemble
 from pyrosparse.prediction.prediction import ClassPrediction, Prediction, RealPrediction, mixed
 from pyrosparse.storage import load
-from pyrosparse.util.arrays import is_array
+from pyrosparse.util.arrays import as_tensor, is_array
+from pyrosparse.util.generators import generators_left_alone
 
 Likelihood = Callable[[Any], Any]
 
@@ -114,7 +115,7 @@ def predict(
     count = 1 if lifted is None else draws
     batches = list(_columns(x, program).batches(batch_size))
     with (
-        torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))),
+        generators_left_alone(),
         torch.no_grad(),
         evaluation_mode(program, *([] if own is None else [own])),
         poutine.block(),
@@ -125,6 +126,8 @@ def predict(
 
 def _columns(x: Any, program: nn.Module) -> Columns:
     """The inputs, as what a network or a model is called with."""
+    if isinstance(x, Sequence) and not isinstance(x, tuple | list | str | bytes):
+        x = as_tensor(x, "x")
     if not (is_array(x) or isinstance(x, tuple | list | Mapping)):
         raise TypeError(
             f"predict takes inputs without labels, not {type(x).__name__}: give a tensor, an "

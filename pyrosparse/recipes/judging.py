@@ -26,6 +26,7 @@ from pyrosparse.models import classifier, distill, language_model
 from pyrosparse.models.calls import named_output, tensor_names
 from pyrosparse.models.latents import ModelGuide
 from pyrosparse.recipes.job import Job
+from pyrosparse.util.generators import generators_left_alone
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,8 @@ class Judging:
             return cls(job, "tokens", output)
         if isinstance(model, distill):
             return cls(job, "classes", output)
-        cuda = range(torch.cuda.device_count())
         with (
-            torch.random.fork_rng(devices=cuda),
+            generators_left_alone(),
             torch.no_grad(),
             evaluation_mode(net),
             poutine.block(),

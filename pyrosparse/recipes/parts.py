@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from pyrosparse.evidence.batches import (
 )
 from pyrosparse.util.arrays import is_array
 from pyrosparse.util.errors import UsageError
+from pyrosparse.util.generators import generators_left_alone
 
 ONE_BY_ONE = (
     "the data ({}) come one by one, and batches are needed: give DataLoader(data, batch_size=...)"
@@ -237,10 +237,3 @@ def together(parts: Sequence[Any]) -> Any:
             f"{shapes[-1]}, but this recipe joins several batches: pad all of them to one length"
         )
     return torch.cat(tuple(parts))
-
-
-@contextmanager
-def generators_left_alone() -> Iterator[None]:
-    """Restore the generators after a block: loaders and data sets may draw from them."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield

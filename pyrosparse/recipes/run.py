@@ -33,6 +33,7 @@ from pyrosparse.recipes.result import Result
 from pyrosparse.recipes.split import Split, split
 from pyrosparse.recipes.start import begins_trained
 from pyrosparse.util.errors import UsageError, expect_network
+from pyrosparse.util.generators import generators_left_alone
 
 
 def compress(
@@ -109,8 +110,7 @@ def compress(
     if start is not None:
         recipe = begins_trained(recipe)
     parts = split(data, validation, test, seed=seed, device=device)
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
+    with generators_left_alone():
         torch.manual_seed(seed)
         first = trainable_copy(net).to(device)
         likelihood = model or default_model(parts.ordered(Called(first)))

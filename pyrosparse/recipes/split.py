@@ -16,7 +16,6 @@ from pyrosparse.recipes.parts import (
     count,
     few,
     first,
-    generators_left_alone,
     in_memory,
     moved,
     names_of,
@@ -27,6 +26,7 @@ from pyrosparse.recipes.parts import (
     together,
 )
 from pyrosparse.util.arrays import raw_bytes
+from pyrosparse.util.generators import generators_left_alone
 
 HELD_OUT = 0.2
 """The share of data that become test data where none are given, but for those of loaders."""

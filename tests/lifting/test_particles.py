@@ -433,18 +433,25 @@ def test_models_with_more_plates_are_refused(data):
         plate(bnn)(data[0])
 
 
-def test_outputs_that_are_objects(data):
+def test_outputs_that_are_no_tensors_come_one_a_particle(data):
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 3)
 
-        def forward(self, x: Tensor) -> SimpleNamespace:
-            return SimpleNamespace(logits=self.layer(x))
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            logits = self.layer(x)
+            cache = SimpleNamespace(sum=float(logits.detach().sum()))
+            return {"logits": logits, "cache": cache, "count": 7, "loss": None}
 
     bnn = ps.lift(Named(), NORMAL)
-    with pytest.raises(TypeError, match="SimpleNamespace"):
-        together(ps.classifier(bnn, 30, output="logits"), bnn.guide, data)
+    same(ps.classifier(bnn, 30, output="logits"), bnn.guide, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        output = PLATE(bnn)(data[0])
+    assert output["count"] == 7 and output["loss"] is None
+    sums = torch.tensor([one.sum for one in output["cache"]])
+    torch.testing.assert_close(sums, output["logits"].sum((1, 2)), rtol=1e-4, atol=1e-4)
 
 
 def test_mean_gates_hold_in_every_particle(data):

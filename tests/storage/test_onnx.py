@@ -98,9 +98,7 @@ def test_a_difference_writes_nothing(
         other = onnx_file._Positional(copy.deepcopy(net), None)
         other.net.weight.data *= part
         other.net.bias.data *= part
-        monkeypatch.setattr(
-            onnx_file, "_exported", lambda _, inputs, names, o=other: exported(o, inputs, names)
-        )
+        monkeypatch.setattr(onnx_file, "_exported", lambda _, *rest, o=other: exported(o, *rest))
         with pytest.raises(ExportError, match="other outputs than the network"):
             ps.export_onnx(net, path, x)
     assert path.read_bytes() == earlier and len(list(tmp_path.iterdir())) == 1
@@ -113,6 +111,52 @@ def test_a_network_of_one_batch_size_is_refused(runtime, tmp_path: Path) -> None
 
     with pytest.raises(ExportError, match="does not accept 3 examples"):
         ps.export_onnx(Fixed(), tmp_path / "a.onnx", torch.ones(2, 4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_lengths_and_sides_vary_on_request(runtime, tmp_path: Path) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
+    path = ps.export_onnx(encoder, tmp_path / "a.onnx", torch.randn(2, 6, 8), dynamic={1: "length"})
+    x = torch.randn(3, 11, 8)
+    assert close(run(runtime, path, x)[0], encoder(x).detach())
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    sides = {2: "height", 3: "width"}
+    path = ps.export_onnx(net, tmp_path / "b.onnx", torch.randn(1, 1, 6, 7), dynamic=sides)
+    x = torch.randn(3, 1, 9, 5)
+    assert close(run(runtime, path, x)[0], net(x).detach())
+
+
+def test_several_inputs_have_one_length(runtime, tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(7, 3)
+
+        def forward(self, ids: Tensor, mask: Tensor, table: Tensor) -> Tensor:
+            found = self.embed(ids) * mask[..., None]
+            return (found.sum(1) / mask.sum(1, keepdim=True)) @ table
+
+    net = Masked()
+    table = torch.randn(3, 5)
+
+    def inputs(rows: int, length: int) -> dict[str, Tensor]:
+        ids = torch.arange(rows * length).view(rows, length) % 7
+        return {"ids": ids, "mask": torch.ones(rows, length), "table": table}
+
+    path = ps.export_onnx(net, tmp_path / "a.onnx", inputs(2, 4), dynamic={1: "length"})
+    other = inputs(3, 9)
+    assert close(run(runtime, path, *other.values())[0], net(**other).detach())
+
+
+def test_a_dimension_that_cannot_vary_is_refused(runtime, tmp_path: Path) -> None:
+    net, path = nn.Linear(4, 3), tmp_path / "a.onnx"
+    with pytest.raises(ExportError, match=r"not accept another features than 4 .*leave it out"):
+        ps.export_onnx(net, path, torch.ones(2, 4), dynamic={1: "features"})
+    with pytest.raises(ValueError, match="dimension 2 'length', and the example has none"):
+        ps.export_onnx(net, path, torch.ones(2, 4), dynamic={2: "length"})
+    with pytest.raises(ValueError, match="could stand for any length"):
+        ps.export_onnx(nn.ReLU(), path, torch.ones(2, 1), dynamic={1: "length"})
     assert not list(tmp_path.iterdir())
 
 

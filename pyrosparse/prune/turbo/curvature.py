@@ -13,6 +13,7 @@ from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.sites import observed_sites
 from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.util.generators import generators_left_alone
 
 _BATCH = 50
 
@@ -53,9 +54,8 @@ def curvature(
     ]
     total = [torch.zeros_like(parameter) for parameter in parameters]
     taken = 0
-    devices = list(range(torch.cuda.device_count()))
     repeated = Repeated.of(data)
-    with torch.random.fork_rng(devices), evaluation_mode(bnn, model), torch.enable_grad():
+    with generators_left_alone(), evaluation_mode(bnn, model), torch.enable_grad():
         torch.manual_seed(seed)
         count = sum(len(batch[0]) for batch in repeated.minibatches(_BATCH, model))
         for batch in repeated.minibatches(_BATCH, model):
