@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import operator
 from collections import Counter
 from typing import Any
 
@@ -12,13 +14,18 @@ from torch.utils._pytree import tree_leaves
 
 from pyrosparse.compaction.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
 from pyrosparse.compaction.rules.rule import arguments, attribute
+from pyrosparse.compaction.trace import shapes
 
 
-def as_modules(graph: fx.Graph, net: nn.Module) -> None:
+def as_modules(graph: fx.Graph, net: nn.Module, inputs: tuple[Any, ...] = ()) -> None:
     """Replace functions by modules if nothing else reads their parameters.
 
     Parameters that the network computes from others, as a standardised convolution does, are
-    computed once and become parameters themselves.
+    computed once and become parameters themselves. So do fixed kernels in buffers, as of blurring;
+    they are not trained.
+
+    inputs: the network's; they are needed for convolutions with as many groups as their operand
+            has channels.
 
     A module replaces the one that holds its parameters if that one has no submodules, so that the
     parameters keep their names.
@@ -48,6 +55,8 @@ def as_modules(graph: fx.Graph, net: nn.Module) -> None:
         names, make = _MAKERS[node.target]
         given = arguments(node, **names)
         source = given.pop("input")
+        if _reads_channels(given.get("groups")):
+            given["groups"] = _channels(source, net, inputs)
         nodes = {k: value for k, value in given.items() if isinstance(value, fx.Node)}
         before = list(dict.fromkeys(one for value in nodes.values() for one in _before(value)))
         if not isinstance(source, fx.Node) or any(one.op not in _CONSTANT for one in before):
@@ -57,9 +66,10 @@ def as_modules(graph: fx.Graph, net: nn.Module) -> None:
         if any(reads[key] + owned[key] > count for key, count in own.items()):
             continue
         tensors = {k: _value(net, value) for k, value in nodes.items()}
-        trained = [tensors[k] for k in ("weight", "bias") if k in tensors]
-        if any(not isinstance(tensor, nn.Parameter) for tensor in trained):
-            continue  # a buffer, or random
+        for name in {"weight", "bias"} & tensors.keys():
+            tensors[name] = _parameter(tensors[name])
+        if any(name in tensors and tensors[name] is None for name in ("weight", "bias")):
+            continue  # random, or no numbers
         owner = next(iter(named)).rpartition(".")[0] if named else ""
         module = make(given | tensors, net.get_submodule(owner))
         if module is None:
@@ -97,6 +107,31 @@ def _value(net: nn.Module, node: fx.Node) -> Tensor | None:
         return None
     reads = [attribute(net, str(one.target)) for one in _before(node) if one.op == "get_attr"]
     return nn.Parameter(first.clone(), any(tensor.requires_grad for tensor in reads))
+
+
+def _parameter(tensor: Tensor | None) -> nn.Parameter | None:
+    """A tensor as a parameter: one that is none already is not trained."""
+    if isinstance(tensor, nn.Parameter) or tensor is None or not tensor.is_floating_point():
+        return tensor if isinstance(tensor, nn.Parameter) else None
+    return nn.Parameter(tensor.detach().clone(), False)
+
+
+def _channels(node: fx.Node, net: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """The channels of a tensor; a graph that was run belongs to a module, so a copy is."""
+    found = shapes(net, copy.deepcopy(node.graph), inputs)
+    return next(size[1] for one, size in found.items() if one.name == node.name)
+
+
+def _reads_channels(size: Any) -> bool:
+    """Whether a size is that of the second dimension of a tensor: ``x.shape[1]``, ``x.size(1)``."""
+    if not isinstance(size, fx.Node):
+        return False
+    if size.target == "size":
+        return size.args[1:] == (1,)
+    shape = size.args[0] if size.target is operator.getitem and size.args[1] == 1 else None
+    if not isinstance(shape, fx.Node):
+        return False
+    return shape.args[1:] == ("shape",) or (shape.target == "size" and len(shape.args) == 1)
 
 
 def _computed(net: nn.Module, node: fx.Node) -> Any:

@@ -16,7 +16,7 @@ from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
 from pyrosparse.compaction.other_sizes import reads_sizes
 from pyrosparse.compaction.request import Request
-from pyrosparse.compaction.rules import find, learn_node
+from pyrosparse.compaction.rules import OverFeatures, find, learn_node
 from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
@@ -50,12 +50,12 @@ def _compacted(request: Request[Any], layers_only: bool = False) -> CompactNet:
     net, masks, gates, inputs = request.net, request.masks, request.gates, request.inputs
     working = masked(net, masks, gates)
     graph = trace(working, len(inputs))
-    as_modules(graph, working)
+    as_modules(graph, working, inputs)
     gated = {key.rpartition(".")[0] for key in masks or {}}
     if elsewhere := gated & _read_elsewhere(graph):
         working = masked(net, masks, gates, unfolded=elsewhere)
         graph = trace(working, len(inputs))
-        as_modules(graph, working)
+        as_modules(graph, working, inputs)
     _refuse_second_calls(graph, gates or {})
     resize = reads_sizes(graph)
     found = shapes(working, graph, inputs)
@@ -83,7 +83,7 @@ def learn(
         rules[node], features = learn_node(rules[node], flow)
         if features is not None:
             flow.learn(node, features)
-        elif not isinstance(rules[node], Size):
+        elif not isinstance(rules[node], (Size, OverFeatures)):
             knows = any(operand in flow.wanted for operand in node.all_input_nodes)
             if type(rules[node]) is not Rule and knows:
                 barriers[node] = f"this use of {_operation(node, rules[node])} is not supported"

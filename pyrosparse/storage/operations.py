@@ -44,12 +44,13 @@ _NAMES = """
     softshrink softsign sort split sqrt square squeeze stack std std_mean sub subtract sum
     swapaxes swapdims t take_along_dim tan tanh tanhshrink tensor_split tensordot threshold tile
     to topk transpose tril triu true_divide truediv trunc type_as unbind unflatten unfold
-    unsqueeze upsample var var_mean vdot view view_as where xor zeros zeros_like
+    unsqueeze upsample var var_mean vdot vector_norm view view_as where xor zeros zeros_like
 """
 _HOMES: dict[str, ModuleType] = {
     "operator": operator,
     "torch": torch,
     "torch.nn.functional": F,
+    "torch.linalg": torch.linalg,
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"{home}.{name}": getattr(module, name)

@@ -192,7 +192,7 @@ class Unruly(nn.Module):
 
 class Clever(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + x.sum(1, keepdim=True)
+        return super().forward(x) + x.cumsum(1)
 
 
 @pytest.mark.parametrize("odd", [Odd, lambda: nn.Softmax(1), lambda: Clever(6, 6)])

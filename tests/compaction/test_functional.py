@@ -172,7 +172,7 @@ def test_weights_that_are_computed_are_computed_once() -> None:
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
 
 
-def test_weights_that_are_drawn_or_fixed_or_tied_stay() -> None:
+def test_weights_that_are_drawn_or_tied_stay_and_fixed_ones_are_cut() -> None:
     class Noisy(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             return F.conv2d(x, self.weight + torch.rand_like(self.weight) * 1e-12, self.bias)
@@ -198,9 +198,12 @@ def test_weights_that_are_drawn_or_fixed_or_tied_stay() -> None:
     net[0].weight.data[:2], net[2].weight.data[:2], net[5].weight.data[:2] = 0, 0, 0
     x = draw(2, 2, 4, 4)
     small = ps.compact(net, None, x)
-    assert set(small.account.barriers) == {"conv2d", "conv2d_1", "linear"}
-    assert same(small(x), net(x)) and small.get_submodule("5").out_features == 4
-    assert small.get_submodule("0").out_channels == small.get_submodule("2").out_channels == 4
+    assert set(small.account.barriers) == {"conv2d"}
+    assert same(small(x), net(x)) and small.get_submodule("5").out_features == 2
+    assert small.get_submodule("0").out_channels == 4
+    assert small.get_submodule("2").out_channels == 2
+    blur = small.get_submodule("3")
+    assert blur.groups == 2 and not blur.weight.requires_grad
 
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm, nn.RMSNorm])

@@ -18,20 +18,33 @@ from pyrosparse.compaction.rules.heads import Split, with_heads
 from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.layer_norm import LayerNorm, RMSNorm
 from pyrosparse.compaction.rules.mixing import Mixing
+from pyrosparse.compaction.rules.over_features import Normalize, OverFeatures, with_reduction
 from pyrosparse.compaction.rules.pieces import write_as_slice
 from pyrosparse.compaction.rules.registry import REGISTERED
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule, attribute
 from pyrosparse.compaction.rules.sizes import Size, with_size, write_own_numbers
 from pyrosparse.lifting.input_gate import InputGate
 
-__all__ = ["Flow", "Mixing", "Rule", "Size", "find", "learn_node", "note_dimensions"]
+__all__ = [
+    "Flow",
+    "Mixing",
+    "OverFeatures",
+    "Rule",
+    "Size",
+    "find",
+    "learn_node",
+    "note_dimensions",
+]
 
 _ACTIVATIONS = (
     "relu", "relu6", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "celu", "mish", "softplus",
     "softsign", "hardtanh", "hardsigmoid", "hardswish", "leaky_relu", "logsigmoid", "tanhshrink",
     "hardshrink", "softshrink",
 )  # fmt: skip
-_FUNCTIONS = ("abs", "neg", "exp", "square", "sqrt", "clamp", "erf")
+_FUNCTIONS = (
+    "abs", "neg", "exp", "square", "sqrt", "clamp", "erf", "clamp_min", "clamp_max", "pow", "log",
+    "log1p", "reciprocal", "rsqrt", "sign", "sin", "cos", "floor", "ceil", "round",
+)  # fmt: skip
 _POOLS = [
     f"{kind}_pool{rank}d"
     for kind in ("max", "avg", "adaptive_max", "adaptive_avg")
@@ -123,11 +136,21 @@ _CALLS: dict[Any, type[Rule]] = {
     **dict.fromkeys(["flatten", "view", "reshape", torch.flatten, torch.reshape], shaping.Flatten),
     **dict.fromkeys(["mean", "amax", "amin", torch.mean, torch.amax, torch.amin], shaping.Mean),
     **dict.fromkeys(["sum", torch.sum], shaping.Total),
+    **dict.fromkeys(["norm", torch.norm], shaping.Norm),
+    torch.linalg.vector_norm: shaping.VectorNorm,
+    F.normalize: Normalize,
     **dict.fromkeys(["permute", "transpose", torch.permute, torch.transpose], shaping.Permute),
+    **dict.fromkeys(["unsqueeze", torch.unsqueeze], shaping.Unsqueeze),
+    **dict.fromkeys(["squeeze", torch.squeeze], shaping.Squeeze),
+    "expand_as": joining.Expanded,
+    "expand": shaping.Expand,
+    torch.stack: joining.Stack,
     **dict.fromkeys(["unflatten", torch.unflatten], Split),
     **dict.fromkeys(["size", "dim", getattr], Size),
     **dict.fromkeys([torch.cat, torch.concat, torch.concatenate], joining.Concatenation),
-    **dict.fromkeys(["matmul", operator.matmul, torch.matmul], attention.MatrixProduct),
+    **dict.fromkeys(
+        ["matmul", "bmm", operator.matmul, torch.matmul, torch.bmm], attention.MatrixProduct
+    ),
     **dict.fromkeys(["softmax", torch.softmax, F.softmax], attention.Softmax),
     **dict.fromkeys(["masked_fill", torch.masked_fill], attention.Fill),
     F.scaled_dot_product_attention: attention.ScaledDotProduct,
@@ -195,6 +218,7 @@ def learn_node(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
         rule = (kind or Rule)(node)
     if node.target in _ARITHMETIC and type(rule) is not Rule:
         rule = with_size(rule, flow)
+    rule = with_reduction(rule, flow)
     rule = with_heads(rule, flow)
     return rule, rule.learn(flow)
 

@@ -12,7 +12,14 @@ from pyrosparse.compaction.parts import Select
 from pyrosparse.compaction.rules.pointwise import Elementwise, Pointwise
 from pyrosparse.compaction.rules.regular import block, regular
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule, arguments
-from pyrosparse.compaction.rules.shaping import Flatten, Permute, Slice, is_fixed, order
+from pyrosparse.compaction.rules.shaping import (
+    Flatten,
+    Permute,
+    Slice,
+    added_dimensions,
+    is_fixed,
+    order,
+)
 from pyrosparse.compaction.rules.sizes import given_sizes, keeps_leading
 
 
@@ -20,7 +27,12 @@ def with_heads(rule: Rule, flow: Flow) -> Rule:
     """The rule for an operation if its operand has heads, or gets them; else the given rule."""
     node = rule.node
     source = node.args[0] if node.args else None
-    if type(rule) is Flatten and source in flow.features and _more_dimensions(flow, node):
+    if (
+        type(rule) is Flatten
+        and source in flow.features
+        and _more_dimensions(flow, node)
+        and not added_dimensions(flow, node)
+    ):
         return Split(node, rule.module)
     if type(rule) in _ON_HEADS and source in flow.heads:
         return _ON_HEADS[type(rule)](node, rule.module)

@@ -227,6 +227,40 @@ class _Terms:
         )
 
 
+class Expanded(Together):
+    """``expand_as``: the first operand, repeated to the positions of the second."""
+
+    def combine(self, first: Features, second: Features) -> Features:
+        return Features.of(self.dim, first.constant, first.value)
+
+
+class Stack(Rule):
+    """Tensors with the same features one above the other, in a new dimension."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        given = arguments(self.node, tensors=None, dim=0)
+        if not isinstance(given["dim"], int) or not isinstance(given["tensors"], (list, tuple)):
+            return None
+        self.operands: list[fx.Node] = list(given["tensors"])
+        dims = {flow.features[x].dim for x in self.operands if x in flow.features}
+        if len(dims) != 1:
+            return None
+        self.new_dim, self.old_dim = given["dim"] % len(flow.shapes[self.node]), dims.pop()
+        pieces = [flow.read(x, self.old_dim) for x in self.operands]
+        value = torch.stack([piece.value for piece in pieces])
+        alike = (value == value[0]).all(0) & torch.stack([one.constant for one in pieces]).all(0)
+        return Features.of(self.old_dim + (self.new_dim <= self.old_dim), alike, value[0])
+
+    def want(self, flow: Flow) -> None:
+        for operand in self.operands:
+            flow.want(operand, self.old_dim, flow.wanted[self.node])
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        wanted = flow.wanted[self.node]
+        new = [flow.take(operand, self.old_dim, wanted) for operand in self.operands]
+        return flow.graph.call_function(torch.stack, (new, self.new_dim))
+
+
 class Concatenation(Rule):
     """Tensors concatenated along their features."""
 

@@ -14,6 +14,7 @@ from pyrosparse.compaction.rules import attention, joining, pointwise, shaping
 from pyrosparse.compaction.rules.heads import Split
 from pyrosparse.compaction.rules.layer_norm import LayerNorm, RMSNorm
 from pyrosparse.compaction.rules.mixing import Mixing
+from pyrosparse.compaction.rules.over_features import Normalize
 from pyrosparse.compaction.rules.pieces import CALLS
 from pyrosparse.compaction.rules.rule import Flow, Rule, arguments
 from pyrosparse.compaction.rules.sizes import given_sizes, number, read_size
@@ -247,7 +248,7 @@ def _sliced(rule: Rule, flow: Flow) -> None:
     node, source = rule.node, rule.source
     if source not in flow.shapes:
         return
-    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    index = shaping.whole_index(node.args[1], len(flow.shapes[source]))
     if not all(item is None or isinstance(item, (int, slice)) for item in index):
         return
     old, new = 0, 0
@@ -291,19 +292,68 @@ def _piece(rule: Rule, flow: Flow) -> None:
 
 def _reduced(rule: Rule, flow: Flow) -> None:
     """A mean, a maximum or a sum over positions."""
-    node, source = rule.node, rule.source
-    given = arguments(node, input=None, dim=None, keepdim=False)
-    dims = given["dim"] if isinstance(given["dim"], (tuple, list)) else [given["dim"]]
-    if source not in flow.shapes or not all(isinstance(dim, int) for dim in dims):
+    assert isinstance(rule, shaping.Mean)
+    node, source, over = rule.node, rule.source, rule.over(flow)
+    if over is None:
         return
     rank = len(flow.shapes[source])
-    over = {dim % rank for dim in dims}
-    if given["keepdim"]:
+    if rule.keeps_dimension:
         flow.dimensions.fix(*((node, dim) for dim in over))
         _join(flow, node, {dim: (source, dim) for dim in range(rank) if dim not in over})
     else:
         places = [dim for dim in range(rank) if dim not in over]
         _join(flow, node, {new: (source, old) for new, old in enumerate(places)})
+
+
+def _unsqueezed(rule: Rule, flow: Flow) -> None:
+    node, source = rule.node, rule.source
+    dim = arguments(node, input=None, dim=None)["dim"]
+    if source in flow.shapes and isinstance(dim, int):
+        rank = len(flow.shapes[node])
+        others = [at for at in range(rank) if at != dim % rank]
+        flow.dimensions.fix((node, dim % rank))
+        _join(flow, node, {at: (source, old) for old, at in enumerate(others)})
+
+
+def _squeezed(rule: Rule, flow: Flow) -> None:
+    node, source = rule.node, rule.source
+    dim = arguments(node, input=None, dim=None)["dim"]
+    if source not in flow.shapes or not isinstance(dim, int):
+        return
+    rank = len(flow.shapes[source])
+    gone = dim % rank
+    if flow.dimensions.own(source, gone):
+        one = flow.shapes[source][gone] == 1
+        left = [at for at in range(rank) if not one or at != gone]
+        _join(flow, node, {new: (source, old) for new, old in enumerate(left)})
+
+
+def _expanded(rule: Rule, flow: Flow) -> None:
+    node, source = rule.node, rule.source
+    if source not in flow.shapes or node.kwargs:
+        return
+    sizes = given_sizes(node)
+    more = len(sizes) - len(flow.shapes[source])
+    for dim, size in enumerate(sizes):
+        place = read_size(flow, size)
+        if place is not None:
+            flow.dimensions.join((node, dim), place)
+        elif size == -1:
+            _join(flow, node, {dim: (source, dim - more)})
+        elif isinstance(size, int):
+            flow.dimensions.fix((node, dim))
+
+
+def _stacked(rule: Rule, flow: Flow) -> None:
+    node = rule.node
+    given = arguments(node, tensors=None, dim=0)
+    if not isinstance(given["dim"], int) or not isinstance(given["tensors"], (list, tuple)):
+        return
+    rank = len(flow.shapes[node])
+    dim = given["dim"] % rank
+    flow.dimensions.fix((node, dim))
+    for x in given["tensors"]:
+        _join(flow, node, {at: (x, at - (at > dim)) for at in range(rank) if at != dim})
 
 
 def _permuted(rule: Rule, flow: Flow) -> None:
@@ -392,7 +442,11 @@ _KINDS: list[tuple[type[Rule], Callable[[Rule, Flow], None]]] = [
     (pointwise.GLU, _gated_linear),
     (shaping.PixelShuffle, _shuffled),
     (shaping.Permute, _permuted),
+    (shaping.Unsqueeze, _unsqueezed),
+    (shaping.Expand, _expanded),
+    (shaping.Squeeze, _squeezed),
     (shaping.Mean, _reduced),
+    (Normalize, _kept),
     (pointwise.Pointwise, _kept),
     (Split, _split),
     (shaping.Flatten, _flattened),
@@ -400,6 +454,7 @@ _KINDS: list[tuple[type[Rule], Callable[[Rule, Flow], None]]] = [
     (shaping.Slice, _sliced),
     (shaping.Pad, _padded),
     (joining.Concatenation, _concatenated),
+    (joining.Stack, _stacked),
     (joining.Scattered, _scattered),
     (joining.Together, _broadcast),
     (attention.MatrixProduct, _broadcast),

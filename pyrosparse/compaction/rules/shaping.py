@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -20,13 +20,17 @@ class Flatten(Rule):
     """(N, C, ...) -> (N, C * ...): a channel becomes as many features as it has positions.
 
     ``flatten(1)``, and equivalent ``view`` or ``reshape`` to (n, -1) and (-1, features). A flatten
-    of later dimensions does not change the channels.
+    of later dimensions does not change the channels, and neither does ``view(n, c, 1, 1)``.
     """
 
     def learn(self, flow: Flow) -> Features | None:
         x = flow.features.get(self.source)
         if x is None or x.dim != 1:
             return None
+        self.added = added_dimensions(flow, self.node)
+        if self.added:
+            self.into_features, self.positions = False, 1
+            return Features(1, x.constant, x.value)
         start = self._start(flow)
         if start is None or start < 1:
             return None
@@ -60,7 +64,10 @@ class Flatten(Rule):
 
     def rewrite(self, flow: Flow) -> fx.Node:
         operand = flow.take(self.source, 1, self.channels)
-        if self.module is not None or not self.into_features:
+        if self.added:
+            index: Any = (..., *[None] * self.added)
+            flat = flow.graph.call_function(operator.getitem, (operand, index))
+        elif self.module is not None or not self.into_features:
             flat = flow.copy(self.node, {self.source: operand})
         else:
             flat = flow.graph.call_function(torch.flatten, (operand, 1))
@@ -178,16 +185,20 @@ class Slice(Rule):
 
     def learn(self, flow: Flow) -> Features | None:
         x = flow.features.get(self.source)
-        index = self.node.args[1]
-        self.index = index if isinstance(index, tuple) else (index,)
-        if x is None or not all(_is_number(flow, i) or _is_range(flow, i) for i in self.index):
+        if x is None:
+            return None
+        self.index = whole_index(self.node.args[1], len(flow.shapes[self.source]))
+        known = (i is None or _is_number(flow, i) or _is_range(flow, i) for i in self.index)
+        if not all(known):
             return None
         self.old_dim = x.dim
-        at: Any = self.index[x.dim] if x.dim < len(self.index) else slice(None)
+        # Where the index of the features stands, behind new dimensions too.
+        self.at = [n for n, i in enumerate(self.index) if i is not None][x.dim]
+        at: Any = self.index[self.at]
         if not is_fixed(at):
             return None
         self.places = torch.arange(len(x.constant))[at]
-        dim = x.dim - sum(not isinstance(i, slice) for i in self.index[: x.dim])
+        dim = sum(i is None or isinstance(i, slice) for i in self.index[: self.at])
         return Features.of(dim, x.constant[self.places], x.value[self.places])
 
     def want(self, flow: Flow) -> None:
@@ -199,7 +210,7 @@ class Slice(Rule):
 
     def rewrite(self, flow: Flow) -> fx.Node:
         operand, range_ = self._range(flow)
-        index = tuple(range_ if n == self.old_dim else i for n, i in enumerate(self.index))
+        index = tuple(range_ if n == self.at else i for n, i in enumerate(self.index))
         if all(i == slice(None) for i in index):
             return operand
         index = fx.map_arg(index, lambda size: flow.new[size])
@@ -210,7 +221,7 @@ class Slice(Rule):
         present = flow.wanted[self.source]
         places = (present.cumsum(0) - 1)[self.takes]
         first, last = int(places[0]), int(places[-1])
-        if self.old_dim < len(self.index) and last - first + 1 == len(places) < int(present.sum()):
+        if last - first + 1 == len(places) < int(present.sum()):
             return flow.new[self.source], slice(first, last + 1)
         return flow.take(self.source, self.old_dim, self.takes), slice(None)
 
@@ -233,18 +244,28 @@ class Selected(Slice):
 class Mean(Pointwise):
     """A mean, maximum or minimum over positions."""
 
-    def learn(self, flow: Flow) -> Features | None:
-        x = super().learn(flow)
-        given = arguments(self.node, input=None, dim=None, keepdim=False)
-        dims = given["dim"]
-        if x is None or dims is None or set(given) != {"input", "dim", "keepdim"}:
+    names: ClassVar[dict[str, Any]] = {"input": None, "dim": None, "keepdim": False}
+
+    def over(self, flow: Flow) -> set[int] | None:
+        """The dimensions that it is taken over, None if that is not known."""
+        given = arguments(self.node, **self.names)
+        dims = given["dim"] if isinstance(given["dim"], (tuple, list)) else [given["dim"]]
+        known = set(given) == set(self.names) and all(isinstance(dim, int) for dim in dims)
+        if not known or self.source not in flow.shapes:
             return None
-        rank = len(flow.shapes[self.source])
-        over = {d % rank for d in (dims if isinstance(dims, (tuple, list)) else [dims])}
-        if x.dim in over:
+        return {dim % len(flow.shapes[self.source]) for dim in dims}
+
+    @property
+    def keeps_dimension(self) -> bool:
+        """Whether the dimensions stay, with length 1."""
+        return bool(arguments(self.node, **self.names)["keepdim"])
+
+    def learn(self, flow: Flow) -> Features | None:
+        x, over = super().learn(flow), self.over(flow)
+        if x is None or over is None or x.dim in over:
             return None
         self.old_dim = x.dim
-        gone = 0 if given["keepdim"] else sum(d < x.dim for d in over)
+        gone = 0 if self.keeps_dimension else sum(d < x.dim for d in over)
         return Features(x.dim - gone, x.constant, x.value)
 
     def want(self, flow: Flow) -> None:
@@ -261,6 +282,76 @@ class Total(Mean):
     def learn(self, flow: Flow) -> Features | None:
         x = super().learn(flow)
         return None if x is None else Features.of(x.dim, x.constant & (x.value == 0), x.value)
+
+
+class Norm(Total):
+    """A norm over positions."""
+
+    names: ClassVar[dict[str, Any]] = {"input": None, "p": 2, "dim": None, "keepdim": False}
+
+    def over(self, flow: Flow) -> set[int] | None:
+        power = arguments(self.node, **self.names)["p"]
+        positive = power == "fro" or (isinstance(power, (int, float)) and power > 0)
+        return super().over(flow) if positive else None
+
+
+class VectorNorm(Norm):
+    """A norm by ``torch.linalg.vector_norm``."""
+
+    names: ClassVar[dict[str, Any]] = {"x": None, "ord": 2, "dim": None, "keepdim": False}
+
+    def over(self, flow: Flow) -> set[int] | None:
+        power = arguments(self.node, **self.names)["ord"]
+        positive = isinstance(power, (int, float)) and power > 0
+        return Mean.over(self, flow) if positive else None
+
+
+class Unsqueeze(Mean):
+    """A new dimension of length 1."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x, dim = flow.features.get(self.source), arguments(self.node, input=None, dim=None)["dim"]
+        if x is None or not isinstance(dim, int):
+            return None
+        self.old_dim = x.dim
+        new = dim % len(flow.shapes[self.node])
+        return Features(x.dim + (new <= x.dim), x.constant, x.value)
+
+
+class Squeeze(Mean):
+    """A dimension of length 1 goes, if it has that length for every input."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x, dim = flow.features.get(self.source), arguments(self.node, input=None, dim=None)["dim"]
+        if x is None or not isinstance(dim, int):
+            return None
+        old = dim % len(flow.shapes[self.source])
+        if old == x.dim or not is_own(flow, self.source, old):
+            return None
+        self.old_dim = x.dim
+        gone = old < x.dim and flow.shapes[self.source][old] == 1
+        return Features(x.dim - gone, x.constant, x.value)
+
+
+class Expand(Mean):
+    """Positions repeated, by ``expand``."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        if x is None:
+            return None
+        sizes = given_sizes(self.node)
+        more = len(sizes) - len(flow.shapes[self.source])
+        if more < 0 or self.node.kwargs or sizes[x.dim + more] not in (-1, len(x.constant)):
+            return None
+        self.old_dim, self.sizes = x.dim, list(sizes)
+        self.sizes[x.dim + more] = -1
+        return Features(x.dim + more, x.constant, x.value)
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        operand = flow.take(self.source, self.old_dim, flow.wanted[self.node])
+        sizes = fx.map_arg(self.sizes, lambda size: flow.new[size])
+        return flow.graph.call_method("expand", (operand, *sizes))
 
 
 class Permute(Mean):
@@ -291,6 +382,41 @@ def order(node: fx.Node, rank: int) -> list[int] | None:
     first, second = given
     places[first], places[second] = second, first
     return places
+
+
+def added_dimensions(flow: Flow, node: fx.Node) -> int:
+    """How many dimensions of length 1 a ``view`` or ``reshape`` adds behind channels and positions;
+    0 if it does something else, or may for other inputs."""
+    source = node.args[0] if node.args else None
+    if node.target not in ("view", "reshape", torch.reshape) or source not in flow.features:
+        return 0
+    assert isinstance(source, fx.Node)
+    if flow.features[source].dim != 1:  # heads of one feature
+        return 0
+    sizes, before = given_sizes(node), flow.shapes[source]
+    ones = sizes[len(before) :]
+    if tuple(flow.shapes[node]) != (*before, *[1] * len(ones)) or any(one != 1 for one in ones):
+        return 0
+    free = [
+        size
+        for dim, size in enumerate(sizes[: len(before)])
+        if not is_size_of(flow, size, source, dim)
+    ]
+    return len(ones) if free in ([], [-1]) else 0
+
+
+def whole_index(index: Any, rank: int) -> tuple[Any, ...]:
+    """An index with an entry for each dimension, without an ellipsis.
+
+    >>> whole_index((..., None, 0), 3)
+    (slice(None, None, None), slice(None, None, None), None, 0)
+    """
+    index = index if isinstance(index, tuple) else (index,)
+    rest = [slice(None)] * (rank - sum(item is not None and item is not ... for item in index))
+    if ... not in [item for item in index if not isinstance(item, fx.Node)]:
+        return (*index, *rest)
+    at = next(n for n, item in enumerate(index) if item is ...)
+    return (*index[:at], *rest, *index[at + 1 :])
 
 
 def is_fixed(index: object) -> bool:
