@@ -59,8 +59,13 @@ class Latent(nn.Module):
         self.log_scale = nn.Parameter(torch.full_like(self.loc, INITIAL_SCALE).log())
 
     def sample(self) -> Tensor:
-        """Draw from the prior, or return the value that the active Pyro handlers set."""
-        return pyro.sample(self.name, self.prior)
+        """Draw from the prior, or return the value that the active Pyro handlers set.
+
+        In a plate of particles the value is (particles, 1, ...); the 1 is for the data.
+        """
+        value = pyro.sample(self.name, self.prior)
+        # Pyro's Predictive leaves the 1 out where an event has as many dimensions.
+        return value.unsqueeze(1) if value.dim() == self.loc.dim() + 1 else value
 
     def guide(self) -> Tensor:
         """Draw from the guide."""

@@ -317,6 +317,23 @@ def test_likelihoods_score_each_particle_as_alone(name):
         same(model, guide, args)
 
 
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_samples_as_predictive_hands_them_on_are_each_one_draw(name):
+    """It leaves out the dimension of the data where an event has as many dimensions."""
+    model, guide, args = LIKELIHOODS[name]()
+    trace, drawn = together(model, guide, args)
+    samples = {}
+    for key, site in drawn.nodes.items():
+        if site["type"] == "sample":
+            event = site["value"].shape[2:]
+            rest = (1,) * (1 - len(event))
+            samples[key] = site["value"].expand(COUNT, 1, *event).reshape(COUNT, *rest, *event)
+    given = poutine.trace(poutine.condition(PLATE(model), samples)).get_trace(*args)
+    given.compute_log_prob()
+    found, expected = (one.nodes["y"]["log_prob"] for one in (given, trace))
+    torch.testing.assert_close(found, expected.expand_as(found), rtol=1e-4, atol=1e-4)
+
+
 # Networks and methods that are not ours
 
 
