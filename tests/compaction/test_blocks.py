@@ -136,6 +136,7 @@ BLOCKS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor], int]] = {
         C,
     ),
     "selective kernels": (two, selective, C),
+    "concatenated positions": (nothing, lambda _, x: torch.cat([x, 2 * x[:, :, ::2]], dim=2), C),
     "space to depth": (nothing, space_to_depth, 4 * C),
     "global pooling beside": (nothing, pooled, 2 * C),
 }

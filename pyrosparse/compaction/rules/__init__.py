@@ -218,7 +218,7 @@ def learn_node(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
         rule = (kind or Rule)(node)
     if node.target in _ARITHMETIC and type(rule) is not Rule:
         rule = with_size(rule, flow)
-    rule = with_reduction(rule, flow)
+    rule = joining.with_positions(with_reduction(rule, flow), flow)
     rule = with_heads(rule, flow)
     return rule, rule.learn(flow)
 

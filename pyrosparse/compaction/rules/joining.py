@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx
 
@@ -235,21 +237,25 @@ class Expanded(Together):
 
 
 class Stack(Rule):
-    """Tensors with the same features one above the other, in a new dimension."""
+    """Tensors with the same features one beside the other, in a new dimension."""
+
+    function: Callable[..., Tensor] = torch.stack
+    new_dimensions = 1
 
     def learn(self, flow: Flow) -> Features | None:
-        given = arguments(self.node, tensors=None, dim=0)
-        if not isinstance(given["dim"], int) or not isinstance(given["tensors"], (list, tuple)):
+        given = tensors_and_dim(self.node)
+        if given is None:
             return None
-        self.operands: list[fx.Node] = list(given["tensors"])
+        self.operands, dim = given
         dims = {flow.features[x].dim for x in self.operands if x in flow.features}
         if len(dims) != 1:
             return None
-        self.new_dim, self.old_dim = given["dim"] % len(flow.shapes[self.node]), dims.pop()
+        self.new_dim, self.old_dim = dim % len(flow.shapes[self.node]), dims.pop()
         pieces = [flow.read(x, self.old_dim) for x in self.operands]
         value = torch.stack([piece.value for piece in pieces])
         alike = (value == value[0]).all(0) & torch.stack([one.constant for one in pieces]).all(0)
-        return Features.of(self.old_dim + (self.new_dim <= self.old_dim), alike, value[0])
+        behind = self.new_dim <= self.old_dim
+        return Features.of(self.old_dim + self.new_dimensions * behind, alike, value[0])
 
     def want(self, flow: Flow) -> None:
         for operand in self.operands:
@@ -258,19 +264,43 @@ class Stack(Rule):
     def rewrite(self, flow: Flow) -> fx.Node:
         wanted = flow.wanted[self.node]
         new = [flow.take(operand, self.old_dim, wanted) for operand in self.operands]
-        return flow.graph.call_function(torch.stack, (new, self.new_dim))
+        return flow.graph.call_function(self.function, (new, self.new_dim))
+
+
+class Positions(Stack):
+    """Tensors with the same features, concatenated along positions."""
+
+    function = torch.cat
+    new_dimensions = 0
+
+
+def with_positions(rule: Rule, flow: Flow) -> Rule:
+    """The rule for a concatenation along positions; else the given one."""
+    given = tensors_and_dim(rule.node) if type(rule) is Concatenation else None
+    if given is None:
+        return rule
+    dim = given[1] % len(flow.shapes[rule.node])
+    at = {flow.features[x].dim for x in given[0] if x in flow.features}
+    return Positions(rule.node) if at and dim not in at else rule
+
+
+def tensors_and_dim(node: fx.Node) -> tuple[list[fx.Node], int] | None:
+    """The tensors that a call joins, and along which dimension; None if that is not known."""
+    given = arguments(node, tensors=None, dim=0)
+    dim, tensors = given.get("axis", given["dim"]), given["tensors"]
+    if not isinstance(dim, int) or not isinstance(tensors, (list, tuple)):
+        return None
+    return list(tensors), dim
 
 
 class Concatenation(Rule):
     """Tensors concatenated along their features."""
 
     def learn(self, flow: Flow) -> Features | None:
-        given = arguments(self.node, tensors=None, dim=0)
-        given["dim"] = given.pop("axis", given["dim"])
-        if not isinstance(given["dim"], int) or not isinstance(given["tensors"], (list, tuple)):
+        given = tensors_and_dim(self.node)
+        if given is None:
             return None
-        self.operands: list[fx.Node] = list(given["tensors"])
-        dim = given["dim"] % len(flow.shapes[self.node])
+        self.operands, dim = given[0], given[1] % len(flow.shapes[self.node])
         if not any(x in flow.features and flow.features[x].dim == dim for x in self.operands):
             return None
         pieces = [flow.read(x, dim) for x in self.operands]

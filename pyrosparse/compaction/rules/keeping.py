@@ -345,14 +345,13 @@ def _expanded(rule: Rule, flow: Flow) -> None:
 
 
 def _stacked(rule: Rule, flow: Flow) -> None:
-    node = rule.node
-    given = arguments(node, tensors=None, dim=0)
-    if not isinstance(given["dim"], int) or not isinstance(given["tensors"], (list, tuple)):
+    node, given = rule.node, joining.tensors_and_dim(rule.node)
+    if given is None:
         return
     rank = len(flow.shapes[node])
-    dim = given["dim"] % rank
+    dim = given[1] % rank
     flow.dimensions.fix((node, dim))
-    for x in given["tensors"]:
+    for x in given[0]:
         _join(flow, node, {at: (x, at - (at > dim)) for at in range(rank) if at != dim})
 
 
@@ -363,14 +362,11 @@ def _permuted(rule: Rule, flow: Flow) -> None:
 
 
 def _concatenated(rule: Rule, flow: Flow) -> None:
-    node = rule.node
-    given = arguments(node, tensors=None, dim=0)
-    dim = given.get("axis", given["dim"])
-    tensors = given["tensors"]
-    if not isinstance(dim, int) or not isinstance(tensors, (list, tuple)):
+    node, given = rule.node, joining.tensors_and_dim(rule.node)
+    if given is None:
         return
     rank = len(flow.shapes[node])
-    dim %= rank
+    tensors, dim = given[0], given[1] % rank
     for x in tensors:
         _join(flow, node, {at: (x, at) for at in range(rank) if at != dim})
     if flow.dimensions.all_own((x, dim) for x in tensors):
