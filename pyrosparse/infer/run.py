@@ -224,8 +224,8 @@ class Fit:
             try:
                 loss = self._gradients(batch)
             except ValueError as error:
-                if "more than 1 value per channel" in str(error):
-                    raise _single_datum(batch) from error
+                if "more than 1 value per channel" in str(error) and len(batch[0]) == 1:
+                    raise _single_datum() from error
                 raise
         # Reading the loss makes the host wait for a device: there it happens only now and then.
         if not isinstance(loss, Tensor) or loss.is_cpu or self.step % READ_EVERY == 0:
@@ -267,9 +267,9 @@ def _lifted_in(modules: Iterable[torch.nn.Module]) -> Iterator[Lifted]:
     return (part for one in modules for part in one.modules() if isinstance(part, Lifted))
 
 
-def _single_datum(batch: tuple[Any, ...]) -> ValueError:
+def _single_datum() -> ValueError:
     return ValueError(
-        f"batch normalisation cannot be trained on a batch of {len(batch[0])} datum, which has no "
+        "batch normalisation cannot be trained on a batch of one datum, which has no "
         "variance: give a batch_size of 2 or more for each rank, or DataLoader(..., "
         "drop_last=True). A last batch that fit makes itself goes into the one before"
     )

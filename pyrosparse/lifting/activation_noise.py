@@ -12,6 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from pyrosparse.lifting.layers import is_conv1d
 from pyrosparse.lifting.target import Target, locate
+from pyrosparse.lifting.watch import read_without_calls
 from pyrosparse.util.modes import evaluating
 
 _PLAIN = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -62,9 +63,21 @@ def by_noise(
     finally:
         for handle in handles:
             handle.remove()
-    fit = {key for key, reason in reasons.items() if not reason and calls[owners[key]] <= 1}
+    resting = {_layer_of(one) for one in targets if not calls[owners[one.key]]}
+    past = read_without_calls(net, resting, example) if resting else set()
+    fit = {
+        target.key
+        for target in targets
+        if not reasons[target.key]
+        and calls[owners[target.key]] <= 1
+        and _layer_of(target) not in past
+    }
     at_activations = [target for target in targets if target.key in fit]
     return at_activations, [target for target in targets if target.key not in fit]
+
+
+def _layer_of(target: Target) -> str:
+    return target.name.rpartition(".")[0]
 
 
 def _reason(net: nn.Module, target: Target) -> str:

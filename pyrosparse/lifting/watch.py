@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,13 @@ import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pyrosparse.lifting.attention import no_fast_path, projecting
 from pyrosparse.util.generators import generators_left_alone
+from pyrosparse.util.modes import evaluating
 
 _READS_NO_VALUES = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"}
 _READS_THE_FIRST = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
@@ -96,6 +99,32 @@ def read_past(
     return {
         name for name, some in tensors.items() if name not in called and any(map(watch.uses, some))
     }
+
+
+def read_without_calls(
+    net: nn.Module, names: Collection[str], example: tuple[Any, ...]
+) -> set[str]:
+    """The modules that a network never calls, but of which it reads parameters, as
+    ``F.linear(x, self.layer.weight)`` does: gates and noise of such layers would do nothing.
+
+    names:   of the modules in question.
+    example: what the network is called with, once, in evaluation mode.
+
+    >>> class Past(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layer, self.other = nn.Linear(3, 2), nn.Linear(2, 1)
+    ...     def forward(self, x):
+    ...         return self.other(x @ self.layer.weight.T)
+    >>> read_without_calls(Past(), ["layer", "other"], (torch.ones(1, 3),))
+    {'layer'}
+    """
+    attentions = [one for one in net.modules() if isinstance(one, nn.MultiheadAttention)]
+    tensors: dict[str, list[Tensor]] = {
+        name: [*net.get_submodule(name).parameters(recurse=False)] for name in names
+    }
+    with torch.no_grad(), evaluating(net), no_fast_path(), projecting(attentions):
+        return read_past(lambda buffers: functional_call(net, buffers, example), net, tensors)
 
 
 @contextmanager

@@ -123,6 +123,12 @@ class DependentBetaBernoulli(Method):
         assert x is not None and target.axis is not None
         first, _, _ = self._stage(target)
         logits, shift = self._sites(target, q)
+        if q.training and len(x) == 1:
+            raise ValueError(
+                f"the gates of {target.key!r} see one row, whose features have no variance: give "
+                "batches of two data or more. If the layer runs on something else than the data, "
+                "such as a table of positions, leave it out of the targets of both stages"
+            )
         log_pi = F.logsigmoid(logits)
         # Running averages are kept here alone: the mean must not change anything.
         standard = F.batch_norm(

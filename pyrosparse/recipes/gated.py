@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 from pyrosparse.recipes.option import option
@@ -24,9 +25,12 @@ def on(more: str = "") -> Any:
     )
 
 
-def targets_on(net: nn.Module, on: Gated) -> list[Target]:
+def targets_on(net: nn.Module, on: Gated, example: tuple[Any, ...] | None = None) -> list[Target]:
     """The gates of a network that an ``on`` stands for: ``ps.gates``, ``ps.heads``, ``ps.ffn``, or
     both of these.
+
+    example: what the network is called with. It leaves out, with a warning, the gates of layers
+             whose parameters the network reads without calling them: they would do nothing.
 
     Raises ValueError if the network has none.
 
@@ -39,10 +43,31 @@ def targets_on(net: nn.Module, on: Gated) -> list[Target]:
     from pyrosparse.lifting.transformers import ffn, heads
 
     if on == "gates":
-        return gates(net)
+        return _acting(net, gates(net), example)
     return [
         target
         for part, select in (("heads", heads), ("ffn", ffn))
         if part in on.split("+")
         for target in select(net)
     ]
+
+
+def _acting(net: nn.Module, targets: list[Target], example: tuple[Any, ...] | None) -> list[Target]:
+    from pyrosparse.lifting.watch import read_without_calls
+
+    if example is None:
+        return targets
+    past = read_without_calls(net, {target.name for target in targets}, example)
+    if past:
+        warnings.warn(
+            f"there are no gates on {', '.join(sorted(past))}: the network reads the weights of "
+            "these layers without calling them, so that gates would do nothing. Their weights stay",
+            stacklevel=3,
+        )
+    acting = [target for target in targets if target.name not in past]
+    if not acting:
+        raise ValueError(
+            "the network calls none of the layers that could have gates: it reads their weights "
+            "itself. Call the layers in its forward, or use a recipe of weights"
+        )
+    return acting

@@ -65,7 +65,8 @@ class Gates(StartsTrained):
 
         net = job.net
         prior = methods.Gaussian(scale=self.scale)
-        pairs = [(prior, weights(net)), (self.method(net), targets_on(net, self.on))]
+        targets = targets_on(net, self.on, job.data.example)
+        pairs = [(prior, weights(net)), (self.method(net), targets)]
         bnn = lift(net, pairs)  # before the pretraining: what cannot be gated is said now
         self.pretrained(job)
         self.fit_gates(job, bnn, epochs=self.epochs, kl_warmup=self.kl_warmup)

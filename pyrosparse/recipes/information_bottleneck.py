@@ -85,7 +85,7 @@ class InformationBottleneck(StartsTrained):
         from pyrosparse.lifting.target import weights
         from pyrosparse.recipes.kept_units import KeptUnits
 
-        net, targets = job.net, targets_on(job.net, self.on)
+        net, targets = job.net, targets_on(job.net, self.on, job.data.example)
         kl_scale = {
             key: self.gamma * job.data.n * count
             for key, count in positions(net, targets, job.data.example).items()

@@ -101,7 +101,7 @@ class GroupHorseshoe(Selection):
         normal = methods.Gaussian(posterior="normal", estimator="activations")
         horseshoe = methods.GroupHorseshoe(job.data.n, self.active)
         priors = by_layer(normal, job.net, job.data.example)
-        return lift(job.net, [*priors, (horseshoe, targets_on(job.net, self.on))])
+        return lift(job.net, [*priors, (horseshoe, targets_on(job.net, self.on, job.data.example))])
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class SpikeAndSlab(Selection):
         from pyrosparse.lifting.lift import lift
         from pyrosparse.lifting.target import weights
 
-        net = job.net
+        net, example = job.net, job.data.example
         if self.structure == "weight":
-            taken, others = by_noise(net, weights(net), job.data.example)
+            taken, others = by_noise(net, weights(net), example)
             if others and taken:
                 warnings.warn(
                     f"{self.name} leaves {', '.join(one.key for one in others)} as they are: its "
@@ -153,7 +153,7 @@ class SpikeAndSlab(Selection):
         normal = methods.Gaussian(self.slab, posterior="normal", estimator="activations")
         units = methods.GroupSpikeAndSlab(self.inclusion)
         return lift(
-            net, [*by_layer(normal, net, job.data.example), (units, targets_on(net, self.on))]
+            net, [*by_layer(normal, net, example), (units, targets_on(net, self.on, example))]
         )
 
 

@@ -176,7 +176,7 @@ class GroupVariationalDropout(VariationalDropout):
         slab = methods.Gaussian(
             posterior="normal", estimator="activations", initial_scale=_GROUP_SCALE
         )
-        return [(gate, targets_on(net, self.on)), *by_layer(slab, net, example)]
+        return [(gate, targets_on(net, self.on, example)), *by_layer(slab, net, example)]
 
     def fine_tuned(self, job: Job, bnn: Lifted) -> Lifted:
         """What is left, trained on with its noise: what stays has little."""
