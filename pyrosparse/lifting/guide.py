@@ -66,10 +66,12 @@ class Guide(PyroModule):
             for entry in self.entries:
                 for name, owner, leaf in entry.parameters:
                     announce(f"{self._site_prefix}{name}", owner._parameters[leaf])
-        with signed(self.origin) if wrapped else nullcontext(), sources() as source:
+        new = particles is not None and len(particles.batch) not in self._checked
+        source = sources()
+        with signed(self.origin) if wrapped else nullcontext(), source if new else nullcontext():
             for entry in self.entries:
                 entry.draw()
-        if particles is not None and len(particles.batch) not in self._checked:
+        if particles is not None and new:
             check_laws(source.sites, particles, [entry.draw for entry in self.entries])
             self._checked.add(len(particles.batch))
 
