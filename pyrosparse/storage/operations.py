@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import operator
 from collections.abc import Callable
 from types import ModuleType
@@ -60,7 +61,15 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 } | {"builtins.getattr": getattr}
 # Some functions have two names: the first is written.
 _NAME_OF = {function: name for name, function in reversed(_FUNCTIONS.items())}
-_STOCHASTIC_DEPTH = "torchvision.ops.stochastic_depth"
+# Functions of torchvision that torch.fx does not trace: their modules, and their names there.
+_SWIN = "torchvision.models.swin_transformer"
+_OF_TORCHVISION = {
+    "torchvision.ops.stochastic_depth": ("torchvision.ops.stochastic_depth", "stochastic_depth"),
+} | {
+    f"{_SWIN}.{name}": (_SWIN, name)
+    for name in ("shifted_window_attention", "_get_relative_position_bias", "_patch_merging_pad")
+}
+_NAME_OF_PLACE = {place: name for name, place in _OF_TORCHVISION.items()}
 
 METHODS = frozenset(name for name in _NAMES.split() if callable(getattr(Tensor, name, None)))
 ATTRIBUTES = frozenset(
@@ -88,9 +97,8 @@ def function_name(function: Any) -> str | None:
     ('operator.add', None)
     """
     # torchvision is not needed otherwise, and slow to import.
-    if getattr(function, "__module__", None) == _STOCHASTIC_DEPTH:
-        return _STOCHASTIC_DEPTH
-    return _NAME_OF.get(function)
+    place = (getattr(function, "__module__", ""), getattr(function, "__name__", ""))
+    return _NAME_OF_PLACE.get(place) or _NAME_OF.get(function)
 
 
 def function(name: str) -> Callable[..., Any]:
@@ -101,8 +109,10 @@ def function(name: str) -> Callable[..., Any]:
     >>> function("torch.relu")(torch.tensor(-1.0))
     tensor(0.)
     """
-    if name == _STOCHASTIC_DEPTH:
-        found: Callable[..., Any] = torchvision().ops.stochastic_depth
+    if name in _OF_TORCHVISION:
+        home, own = _OF_TORCHVISION[name]
+        torchvision()  # with the way to install it, where it is missing
+        found: Callable[..., Any] = getattr(importlib.import_module(home), own)
         return found
     if name not in _FUNCTIONS:
         raise StorageError(f"its graph calls {name!r}, which is not an operation that it may call")

@@ -335,3 +335,12 @@ def test_arguments_come_back(value: Any) -> None:
     again = decode(json.loads(json.dumps(encode(value, {}), allow_nan=False)), {})
     assert repr(again) == repr(value)  # nan, and -0.0, and True beside 1
     assert type(again) is type(value)
+
+
+def test_functions_of_torchvision_that_are_not_traced(tmp_path: Path) -> None:
+    swin = pytest.importorskip("torchvision").models.swin_transformer
+    net = swin.SwinTransformer([4, 4], 8, [1, 1], [1, 2], [4, 4], num_classes=3).eval()
+    x = torch.randn(2, 3, 32, 32)
+    small = ps.compact(net, None, x)
+    again = ps.load(ps.save(tmp_path / "swin.safetensors", small))
+    assert torch.equal(again(x), small(x))
