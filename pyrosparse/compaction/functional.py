@@ -55,7 +55,7 @@ def as_modules(graph: fx.Graph, net: nn.Module, inputs: tuple[Any, ...] = ()) ->
         names, make = _MAKERS[node.target]
         given = arguments(node, **names)
         source = given.pop("input")
-        if _reads_channels(given.get("groups")):
+        if isinstance(source, fx.Node) and _reads_channels(given.get("groups")):
             given["groups"] = _channels(source, net, inputs)
         nodes = {k: value for k, value in given.items() if isinstance(value, fx.Node)}
         before = list(dict.fromkeys(one for value in nodes.values() for one in _before(value)))
@@ -110,9 +110,11 @@ def _value(net: nn.Module, node: fx.Node) -> Tensor | None:
 
 
 def _parameter(tensor: Tensor | None) -> nn.Parameter | None:
-    """A tensor as a parameter: one that is none already is not trained."""
-    if isinstance(tensor, nn.Parameter) or tensor is None or not tensor.is_floating_point():
-        return tensor if isinstance(tensor, nn.Parameter) else None
+    """A tensor as a parameter, which is not trained if it was none; None if it has no numbers."""
+    if isinstance(tensor, nn.Parameter):
+        return tensor
+    if tensor is None or not tensor.is_floating_point():
+        return None
     return nn.Parameter(tensor.detach().clone(), False)
 
 
