@@ -90,8 +90,9 @@ def prepared(data: Any, model: Callable[..., Any] | None = None) -> Any:
     return data
 
 
-def gathered(data: Any, model: Callable[..., Any] | None = None) -> tuple[Tensor, ...]:
-    """All data at once, as one tensor for each argument; arguments and errors as for ``batches``.
+def gathered(data: Any, model: Callable[..., Any] | None = None) -> Batch:
+    """All data at once, as the positional arguments of a model; arguments and errors as for
+    ``batches``.
 
     Raises ValueError if there are no data.
 
@@ -106,7 +107,10 @@ def gathered(data: Any, model: Callable[..., Any] | None = None) -> tuple[Tensor
     parts = list(batches(found, 1000, model))
     if not parts:
         raise ValueError("there are no data: the batches are empty (an iterator is read once)")
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return tuple(
+        torch.cat(column) if isinstance(column[0], Tensor) else column[0]
+        for column in zip(*parts, strict=True)
+    )
 
 
 def columns(data: Mapping[str, Any]) -> dict[str, Tensor]:
