@@ -29,7 +29,6 @@ import copy
 import pickle
 from typing import Any, ClassVar
 
-import pyro
 import pyro.poutine as poutine
 import pytest
 import torch
@@ -43,17 +42,13 @@ from pyrosparse.distributions import ImproperPriorWarning
 from pyrosparse.lifting.lift import mean_gates
 from tests.monte_carlo import assert_mean
 from tests.nets import NETS, batch
+from tests.particles import same
 
 # Capturing takes a second and more: the smallest network is enough while one is at work.
 FEWER = [pytest.param(name, marks=[pytest.mark.slow] * (name != "mlp")) for name in NETS]
 
 # What a method keeps depends on the kind of a layer, dense or convolution, not on what joins them.
 EACH_KIND = pytest.mark.parametrize("name", ["mlp", "cnn"])
-
-
-def bnn_sites(trace: poutine.Trace) -> list[Any]:
-    """The sites of a guide's trace."""
-    return [site for site in trace.nodes.values() if site["type"] == "sample"]
 
 
 class MethodCase:
@@ -153,29 +148,8 @@ class MethodCase:
     def test_particles_drawn_together_are_each_one_draw(self, name: str) -> None:
         # In evaluation mode there is no noise at the activations.
         bnn, (x, y) = self.moved(name).double().eval(), batch(name)
-        model = ps.classifier(bnn, 70)
-        plate = pyro.plate("num_particles_vectorized", 3, dim=-2)
-        for _ in range(2):  # the first call runs one by one
-            torch.manual_seed(1)
-            guide = poutine.trace(plate(bnn.guide)).get_trace()
-            with mean_gates():
-                together = poutine.trace(poutine.replay(plate(model), trace=guide))
-                trace = together.get_trace(x.double(), y)
-        trace.compute_log_prob()
-        guide.compute_log_prob()
-        for number in range(3):
-            own = guide.copy()
-            for site in bnn_sites(own):
-                event = site["value"].dim() - len(site["fn"].event_shape)
-                value = site["value"].expand(3, *site["value"].shape[1:])[number]
-                own.nodes[site["name"]] = {**site, "value": value.reshape(value.shape[event - 1 :])}
-            with mean_gates():
-                alone = poutine.trace(poutine.replay(model, trace=own)).get_trace(x.double(), y)
-            alone.compute_log_prob()
-            for key, site in alone.nodes.items():
-                if site["type"] == "sample" and key != "data":
-                    found = trace.nodes[key]["log_prob"].expand(3, -1)[number]
-                    assert torch.allclose(found, site["log_prob"].expand_as(found), rtol=1e-9), key
+        with mean_gates():
+            same(ps.classifier(bnn, 70), bnn.guide, (x.double(), y), tolerance=1e-9)
 
     def test_gradients_reach_every_parameter_of_guide_and_network(self, name: str) -> None:
         bnn = self.moved(name)
