@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType
@@ -146,18 +145,19 @@ class ParticleRuns:
         Raises ValueError if the prior of a method does not give each particle its own law.
         """
         with source:
-            _sample_together(entries)
+            failed = _sample_together(entries)
         sites = source.sites
         values = {name: particles.each(site) for name, site in sites.items()}
         self._announce()
 
         def one(values: Mapping[str, Tensor], at_mean: bool = False) -> Any:
-            with poutine.block(), given(sites, values):
+            with poutine.block(), given(sites, values, failed):
                 return run(at_mean)
 
         kind = (lifted.training, torch.is_grad_enabled(), len(particles.batch))
         if kind not in self._checked:
-            check_laws(sites, particles, [partial(_sample, entry) for entry in entries])
+            programs = [partial(_sample, entry) for entry in entries]
+            check_laws(sites, particles, programs, failed)
             if not self._agree(lifted, one, values, particles):
                 self._one_by_one |= {False, True}
             # One by one, so that gates and noise are seen to act.
@@ -214,12 +214,19 @@ class ParticleRuns:
 class given(Messenger):
     """A Pyro handler that gives sites their values, and all else from their messages.
 
-    sites: the messages by name.
+    sites:  the messages by name.
+    failed: what kept the program from other sites, if anything did.
 
     Raises ValueError at a site that is not among them."""
 
-    def __init__(self, sites: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        sites: Mapping[str, Any],
+        values: Mapping[str, Tensor],
+        failed: Exception | None = None,
+    ) -> None:
         super().__init__()
+        self._failed = failed
         self._sites = sites
         self._values = values
 
@@ -230,7 +237,7 @@ class given(Messenger):
                 f"the site {msg['name']!r} was not reached in a plate of particles: {_ONE_BY_ONE}, "
                 "or write its prior for draws with further dimensions in front (and Method.skip, "
                 "which samples the sites of gates)"
-            )
+            ) from self._failed
         msg["value"] = self._values[msg["name"]]
         msg["infer"] = site["infer"]
         msg["is_observed"] = site["is_observed"]
@@ -238,12 +245,16 @@ class given(Messenger):
 
 
 def check_laws(
-    sites: Mapping[str, Any], particles: Particles, programs: Iterable[Callable[[], Any]]
+    sites: Mapping[str, Any],
+    particles: Particles,
+    programs: Iterable[Callable[[], Any]],
+    failed: Exception | None = None,
 ) -> None:
     """Refuse programs whose sites have not the same laws in a plate of particles as for each
     particle alone.
 
-    sites: of all programs, within the plate.
+    sites:  of all programs, within the plate.
+    failed: what kept a program there from its other sites, if anything did.
 
     Raises ValueError."""
     values = {name: particles.each(site) for name, site in sites.items()}
@@ -251,7 +262,7 @@ def check_laws(
         for program in programs:
             for number in {0, particles.count - 1}:
                 own = {name: value[number] for name, value in values.items()}
-                with poutine.block(), given(sites, own):
+                with poutine.block(), given(sites, own, failed):
                     alone = poutine.trace(program).get_trace()
                 for name, site in alone.nodes.items():
                     if site["type"] == "sample":
@@ -285,13 +296,18 @@ def _sample(entry: Entry) -> None:
         entry.method.skip(entry.target, entry.posterior())
 
 
-def _sample_together(entries: list[Entry]) -> None:
-    """Sample the sites of all priors within the plate of particles."""
+def _sample_together(entries: list[Entry]) -> Exception | None:
+    """Sample the sites of all priors within the plate of particles; returns an error, if any.
+
+    What a prior does after its last site, such as to order weights by size, it does with one
+    particle at a time; here it may fail. A site that was not reached is missed later."""
+    failed = None
     for entry in entries:
-        # What a prior does after its last site, such as to order weights by size, it does with one
-        # particle at a time; here it may fail. A site that was not reached is missed later.
-        with suppress(Exception):
+        try:
             _sample(entry)
+        except Exception as error:
+            failed = error
+    return failed
 
 
 def _by_vmap(one: Callable[..., Any], values: dict[str, Tensor], randomness: str) -> Any:

@@ -389,6 +389,22 @@ def test_a_prior_that_mixes_the_particles_is_refused(data):
         together(ps.classifier(bnn, 30), bnn.guide, data)
 
 
+def test_a_prior_that_fails_between_its_sites_is_refused_with_its_error(data):
+    def failing(target: ps.Target) -> Tensor:
+        shared = pyro.sample(target.part("scale"), dist.HalfCauchy(1.0))
+        scale = shared * torch.ones(target.shape).reshape(7 if shared.dim() else -1)
+        weight = dist.Normal(torch.zeros(target.shape), scale.view(target.shape)).to_event(2)
+        return pyro.sample(target.site, weight)
+
+    bnn = ps.lift(nn.Linear(4, 3), ps.from_pyro(failing))
+    with pytest.raises(ValueError, match="'weight' was not reached in a plate") as caught:
+        together(ps.classifier(bnn, 30), bnn.guide, data)
+    error = caught.value.__cause__ or caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert "shape '[7]' is invalid" in str(error)
+
+
 def test_models_of_ones_own_are_told_where_the_particles_are(data):
     bnn = ps.lift(nn.Linear(4, 1), NORMAL)
 
