@@ -15,7 +15,7 @@ from pyrosparse.diagnostics.out_of_distribution import auroc, predictive_entropy
 from pyrosparse.diagnostics.predictions import log_probabilities
 from pyrosparse.diagnostics.rotation import rotated
 from pyrosparse.diagnostics.table import text_table
-from pyrosparse.evidence.batches import gathered
+from pyrosparse.evidence.batches import inputs_and_targets
 from pyrosparse.models.calls import Called
 
 
@@ -104,10 +104,7 @@ def predictive_quality(
     identity    1.0000  0.3133  0.1447  0.2689
     """
     guides = guides_by_name(guide, networks)
-    columns = gathered(data, Called(next(iter(networks.values()))) if networks else None)
-    if len(columns) != 2:
-        raise ValueError(f"data must be (x, y); got {len(columns)} parts")
-    x, y = columns
+    x, y = inputs_and_targets(data, Called(next(iter(networks.values()))) if networks else None)
     if y.is_floating_point():
         raise ValueError(
             f"the targets are values, {y.dtype}, and not classes: use regression_qualities, with "

@@ -113,6 +113,21 @@ def gathered(data: Any, model: Callable[..., Any] | None = None) -> Batch:
     )
 
 
+def inputs_and_targets(data: Any, model: Callable[..., Any] | None = None) -> tuple[Tensor, Tensor]:
+    """All inputs and all targets, of a model with one input; arguments and errors as for
+    ``batches``.
+
+    Raises ValueError if there are other parts.
+
+    >>> inputs_and_targets({"y": [0, 1], "x": [[1.0], [2.0]]}, lambda x, y: None)[1]
+    tensor([0, 1])
+    """
+    found = gathered(data, model)
+    if len(found) != 2:
+        raise ValueError(f"data must be (x, y); got {len(found)} parts")
+    return found[0], found[1]
+
+
 def columns(data: Mapping[str, Any]) -> dict[str, Tensor]:
     """Columns by name, as tensors; arguments and errors as for ``prepared``.
 

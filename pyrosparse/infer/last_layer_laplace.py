@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyrosparse.evidence.batches import gathered
+from pyrosparse.evidence.batches import inputs_and_targets
 from pyrosparse.evidence.traces import evaluation_mode
 from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.lift import Lifted
@@ -178,10 +178,7 @@ def _check_point(entry: Entry) -> None:
 def _loader(data: Any, batch_size: int, model: nn.Module) -> DataLoader[Any]:
     if isinstance(data, DataLoader) and not isinstance(next(iter(data)), Mapping):
         return data
-    columns = gathered(data, model)
-    if len(columns) != 2:
-        raise TypeError(f"data must be (x, y); got {len(columns)} parts")
-    return DataLoader(TensorDataset(*columns), batch_size=batch_size)
+    return DataLoader(TensorDataset(*inputs_and_targets(data, model)), batch_size=batch_size)
 
 
 def last_layer(net: nn.Module, *inputs: Tensor) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrosparse.data import Examples
-from pyrosparse.evidence.batches import gathered
+from pyrosparse.evidence.batches import inputs_and_targets
 from pyrosparse.infer import fit
 from pyrosparse.lifting.lift import Lifted, lift
 from pyrosparse.lifting.target import weights
@@ -146,7 +146,9 @@ def adversarial_fine_tune(
     >>> len(history), net.weight[0, 1].item()
     (2, 0.0)
     """
-    examples = data if isinstance(data, Examples) else _examples(data, net)
+    examples = (
+        data if isinstance(data, Examples) else Examples(*inputs_and_targets(data, Called(net)))
+    )
     checked_bounds(bounds, examples.x)
     named = weights(net, list(masks)) if masks else []
     targets = {target.name: target for target in [*weights(net), *named]}
@@ -170,10 +172,3 @@ def adversarial_fine_tune(
             progress=progress,
         )
     return run.history
-
-
-def _examples(data: Any, net: nn.Module) -> Examples:
-    found = gathered(data, Called(net))
-    if len(found) != 2:
-        raise ValueError(f"data must be (inputs, classes); got {len(found)} parts")
-    return Examples(*found)

@@ -57,8 +57,9 @@ def export_onnx(
     Raises ImportError if a package is missing; ExportError if the network or the example is in
     bfloat16 or float16, torch cannot export the network, onnxruntime cannot run it (it has no
     convolutions in float64), the outputs differ or the network does not accept other sizes of a
-    dimension in ``dynamic``; ValueError if the example has no such dimension; OSError if the file
-    cannot be written; an earlier file of this name is then still there.
+    dimension in ``dynamic``; ValueError if the example has no such dimension, or two dimensions
+    have one name; OSError if the file cannot be written; an earlier file of this name is then
+    still there.
 
     >>> export_onnx(nn.Linear(4, 2), "net.onnx", torch.ones(1, 4))  # doctest: +SKIP
     PosixPath('net.onnx')
@@ -194,6 +195,13 @@ def _batch(inputs: tuple[Any, ...]) -> int:
 def _axes(inputs: tuple[Any, ...], dynamic: Mapping[int, str]) -> Axes:
     """By name, the dimensions of the inputs that may vary."""
     _batch(inputs)
+    fit = all(isinstance(dim, int) and dim > 0 for dim in dynamic)
+    names = [*dynamic.values(), "batch"]
+    if not fit or len(set(names)) < len(names) or not all(map(str.isidentifier, names)):
+        raise ValueError(
+            "dynamic has dimensions behind the batch, 1 or more, each with a name of its own that "
+            f"is an identifier and not 'batch'; got {dict(dynamic)}"
+        )
     axes = {}
     for dim, name in {0: "batch", **dynamic}.items():
         lengths = [x.shape[dim] if _has(x, dim) else None for x in inputs]

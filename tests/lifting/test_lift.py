@@ -22,12 +22,6 @@ NORMAL = ps.Gaussian(posterior="normal", initial_scale=0.3)
 LOCAL = ps.Gaussian(posterior="normal", estimator="activations", initial_scale=0.3)
 
 
-@pytest.fixture
-def data() -> tuple[Tensor, Tensor]:
-    x = torch.randn(30, 4)
-    return x, (x[:, 0] > 0).long()
-
-
 # Pyro's inference and handlers
 
 

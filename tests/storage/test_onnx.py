@@ -155,6 +155,9 @@ def test_a_dimension_that_cannot_vary_is_refused(runtime, tmp_path: Path) -> Non
         ps.export_onnx(net, path, torch.ones(2, 4), dynamic={1: "features"})
     with pytest.raises(ValueError, match="dimension 2 'length', and the example has none"):
         ps.export_onnx(net, path, torch.ones(2, 4), dynamic={2: "length"})
+    for dynamic in ({0: "rows"}, {-1: "x"}, {1: "batch"}, {1: "a", 2: "a"}, {1: "a b"}):
+        with pytest.raises(ValueError, match="each with a name of its own"):
+            ps.export_onnx(nn.ReLU(), path, torch.ones(2, 4, 4), dynamic=dynamic)
     with pytest.raises(ValueError, match="could stand for any length"):
         ps.export_onnx(nn.ReLU(), path, torch.ones(2, 1), dynamic={1: "length"})
     assert not list(tmp_path.iterdir())

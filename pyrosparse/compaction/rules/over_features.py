@@ -78,7 +78,7 @@ class Normalize(Rule):
 def with_reduction(rule: Rule, flow: Flow) -> Rule:
     """The rule for a mean, a sum or a norm that is taken over features too; else the given one."""
     x = flow.features.get(rule.source) if rule.node.all_input_nodes else None
-    if x is None or not (type(rule) is Mean or isinstance(rule, Total)):
+    if x is None or not isinstance(rule, Mean):
         return rule
     over = rule.over(flow)
     return OverFeatures(rule, x) if over and x.dim in over else rule

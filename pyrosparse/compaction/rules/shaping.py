@@ -241,7 +241,23 @@ class Selected(Slice):
         return flow.take(self.source, self.old_dim, self.takes)
 
 
-class Mean(Pointwise):
+class Moved(Pointwise):
+    """Features that are in another dimension of the result.
+
+    old_dim: the dimension that indexes them in the operand; ``learn`` sets it.
+    """
+
+    old_dim: int
+
+    def want(self, flow: Flow) -> None:
+        flow.want(self.source, self.old_dim, flow.wanted[self.node])
+
+    def rewrite(self, flow: Flow) -> fx.Node:
+        operand = flow.take(self.source, self.old_dim, flow.wanted[self.node])
+        return flow.copy(self.node, {self.source: operand})
+
+
+class Mean(Moved):
     """A mean, maximum or minimum over positions."""
 
     names: ClassVar[dict[str, Any]] = {"input": None, "dim": None, "keepdim": False}
@@ -267,13 +283,6 @@ class Mean(Pointwise):
         self.old_dim = x.dim
         gone = 0 if self.keeps_dimension else sum(d < x.dim for d in over)
         return Features(x.dim - gone, x.constant, x.value)
-
-    def want(self, flow: Flow) -> None:
-        flow.want(self.source, self.old_dim, flow.wanted[self.node])
-
-    def rewrite(self, flow: Flow) -> fx.Node:
-        operand = flow.take(self.source, self.old_dim, flow.wanted[self.node])
-        return flow.copy(self.node, {self.source: operand})
 
 
 class Total(Mean):
@@ -306,7 +315,7 @@ class VectorNorm(Norm):
         return Mean.over(self, flow) if positive else None
 
 
-class Unsqueeze(Mean):
+class Unsqueeze(Moved):
     """A new dimension of length 1."""
 
     def learn(self, flow: Flow) -> Features | None:
@@ -318,7 +327,7 @@ class Unsqueeze(Mean):
         return Features(x.dim + (new <= x.dim), x.constant, x.value)
 
 
-class Squeeze(Mean):
+class Squeeze(Moved):
     """A dimension of length 1 goes, if it has that length for every input."""
 
     def learn(self, flow: Flow) -> Features | None:
@@ -333,7 +342,7 @@ class Squeeze(Mean):
         return Features(x.dim - gone, x.constant, x.value)
 
 
-class Expand(Mean):
+class Expand(Moved):
     """Positions repeated, by ``expand``."""
 
     def learn(self, flow: Flow) -> Features | None:
@@ -354,7 +363,7 @@ class Expand(Mean):
         return flow.graph.call_method("expand", (operand, *sizes))
 
 
-class Permute(Mean):
+class Permute(Moved):
     """Dimensions in another order: ``permute`` and ``transpose``."""
 
     def learn(self, flow: Flow) -> Features | None:
