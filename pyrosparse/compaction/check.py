@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyrosparse.compaction.other_sizes import other_sizes
+from pyrosparse.util.modes import forget
 
 SMALLEST = 1e-3  # differences are divided by the largest output or, if larger, by this
 OTHERS = 7_348_201
@@ -55,9 +56,11 @@ def check(
     if _dtype(reference) != torch.float64:
         try:
             double = copy.deepcopy(reference).double()
+            forget(double)
             with torch.no_grad():
                 double(*_double(inputs))
             reference, small = double, copy.deepcopy(small).double()
+            forget(small)
             draws = [_double(one) for one in draws]
         except (RuntimeError, ValueError, TypeError):
             pass  # it creates tensors of a fixed type: compare in that

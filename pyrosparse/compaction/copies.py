@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from pyrosparse.compaction.layers import MIXING, NORMS
+from pyrosparse.util.modes import forget
 
 
 def copied(net: nn.Module) -> nn.Module:
@@ -24,9 +25,11 @@ def copied(net: nn.Module) -> nn.Module:
     # deepcopy refuses them.
     computed = {id(one): one.detach().clone() for one in computed_tensors(net).values()}
     try:
-        return copy.deepcopy(net, computed).eval()  # type: ignore[arg-type]
+        new = copy.deepcopy(net, computed).eval()  # type: ignore[arg-type]
     except RuntimeError as error:
         raise ValueError(f"the network cannot be copied: {error}") from error
+    forget(new)
+    return new
 
 
 def computed_tensors(net: nn.Module) -> dict[str, Tensor]:

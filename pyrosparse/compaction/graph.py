@@ -16,7 +16,7 @@ from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
 from pyrosparse.compaction.other_sizes import reads_sizes
 from pyrosparse.compaction.request import Request
-from pyrosparse.compaction.rules import OverFeatures, find, learn_node
+from pyrosparse.compaction.rules import OverFeatures, find, learn_node, write_sizes_out
 from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
@@ -59,6 +59,7 @@ def _compacted(request: Request[Any], layers_only: bool = False) -> CompactNet:
     _refuse_second_calls(graph, gates or {})
     resize = reads_sizes(graph)
     found = shapes(working, graph, inputs)
+    write_sizes_out(graph, found)
     flow = Flow(working, found, request.at_least or 0, round_to=request.round_to)
     rules, barriers = find(graph, working, layers_only)
     learn(graph, rules, barriers, flow)

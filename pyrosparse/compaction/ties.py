@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.cut import exact_inputs, generic
 from pyrosparse.compaction.graph import learn
-from pyrosparse.compaction.rules import find
+from pyrosparse.compaction.rules import find, write_sizes_out
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule
 from pyrosparse.compaction.trace import shapes, trace
@@ -66,7 +66,7 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     with torch.no_grad():
         graph = trace(plain, len(inputs))
         sizes = shapes(plain, graph, inputs)
-
+    write_sizes_out(graph, sizes)
     rules, barriers = find(graph, plain)
     flow = Flow(plain, sizes)
     learn(graph, rules, barriers, flow)

@@ -18,12 +18,14 @@ from pyrosparse.storage import modules
 from pyrosparse.storage.modules import named_tensors, qualified_name
 from pyrosparse.storage.plan import (
     account_of,
+    copy_of,
     describe_tensors,
     own_tensors,
     refuse_hooks,
     set_modes,
 )
 from pyrosparse.storage.storage import StorageError
+from pyrosparse.util.modes import forget
 
 _SIDES = ("entering", "leaving")
 
@@ -84,7 +86,7 @@ def in_place_network(
 
     Raises StorageError if neither makes the network, or the plan and tensors do not fit it.
     """
-    net = _made(plan, trusted) if into is None else copy.deepcopy(into)
+    net = _made(plan, trusted) if into is None else copy_of(into)
     if qualified_name(type(net)) != plan["class"]:
         raise StorageError(
             f"it holds a network of class {plan['class']}, but `into` is a "
@@ -111,6 +113,7 @@ def in_place_network(
         if leaf not in held:
             raise StorageError(f"{name!r} is a parameter in one of both, and a buffer in the other")
         held[leaf] = tensor  # type: ignore[assignment]
+    forget(net)
     net.account = account_of(plan["account"])  # type: ignore[assignment]
     set_modes(net, set(plan["training"]))
     return net

@@ -50,26 +50,27 @@ _TENSOR: dict[tuple[type[nn.Module], str], str] = {
 }
 
 
+def is_nameable(module: nn.Module) -> bool:
+    """Whether a file can name a layer's class: it is of torch.nn or ours, or has a rule.
+
+    >>> is_nameable(nn.Linear(2, 1)), is_nameable(nn.Transformer(8, 2, 1, 1, 8))
+    (True, False)
+    """
+    return type(module) in _NAME_OF or type(module) in REGISTERED
+
+
 def describe(name: str, module: nn.Module) -> dict[str, Any]:
     """A layer's class and arguments as JSON, without its tensors.
 
     A layer of a class that has a registered rule is named by the class's module and name.
 
-    Raises ValueError, with the name that is given, on classes that a file cannot name, and on
-    layers that are not as their constructor makes them.
+    Raises ValueError, with the name that is given, on layers that are not as their constructor
+    makes them.
 
     >>> describe("drop", nn.Dropout(0.1))
     {'class': 'torch.nn.Dropout', 'arguments': {'p': 0.1, 'inplace': False}}
     """
     kind = type(module)
-    if kind not in _NAME_OF and kind not in REGISTERED:
-        raise ValueError(
-            f"{name!r} is a {kind.__name__} of {kind.__module__}, but a file can hold only layers "
-            "of torch.nn and of pyrosparse, and layers with a rule: register a rule, "
-            f"ps.compaction.register({kind.__name__}, rule), or write its forward so that torch.fx "
-            "can trace it, and compact again; or save the network as a pickle, torch.save(net, "
-            "path)"
-        )
     tensors = named_tensors(module)
     names = {id(tensor): key for key, tensor in tensors.items()}
     try:

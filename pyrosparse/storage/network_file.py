@@ -44,15 +44,15 @@ def save(path: str | os.PathLike[str], net: nn.Module) -> Path:
 
     A network that was cut in place is saved without its class. For a Hugging Face model, whose
     configuration is in the file, pass the class to ``load``; for others, pass a network like the
-    original.
+    original. The same holds for layers that torch.fx could not trace: compact leaves them as they
+    are, and ``load`` takes them from such a network.
 
     Your own layer, with a rule from ``ps.compaction.register``, is saved by the name of its class;
     pass the class to ``load``. The same holds for your own method, a dataclass.
 
     Raises ValueError, with the name of the part, if a file cannot contain a part of the network:
-    your own module that torch.fx could not trace and that has no rule, a function that is not part
-    of torch, or hooks. Raises OSError if the file cannot be written; an earlier file of this name
-    is then still there.
+    a function that is not part of torch, or hooks. Raises OSError if the file cannot be written; an
+    earlier file of this name is then still there.
 
     >>> import tempfile, torch
     >>> from pyrosparse.compaction import compact
@@ -77,7 +77,8 @@ def save(path: str | os.PathLike[str], net: nn.Module) -> Path:
     try:
         # What load would refuse is refused now; the meta device has shapes and takes no memory.
         if traced:
-            network(plan, {k: t.to("meta") for k, t in tensors.items()}, _by_name([*REGISTERED]))
+            found = {k: t.to("meta") for k, t in tensors.items()}
+            network(plan, found, _by_name([*REGISTERED]), net)
     except StorageError as error:
         raise ValueError(f"the network cannot be saved: {error}") from error
     parts, headers, _ = pack(tensors)
@@ -90,7 +91,8 @@ def _save_posterior(path: str | os.PathLike[str], bnn: Lifted) -> Path:
     methods = [entry.method for entry in bnn.guide.entries]
     own: list[Any] = [type(part) for one in methods for part in (one, getattr(one, "fn", one))]
     try:
-        posterior(plan, tensors, _by_name([*REGISTERED]) | {qualified_name(k): k for k in own})
+        trusted = _by_name([*REGISTERED]) | {qualified_name(k): k for k in own}
+        posterior(plan, tensors, trusted, bnn.contents.net)
     except StorageError as error:
         raise ValueError(f"the lifted network cannot be saved: {error}") from error
     parts, headers, _ = pack(tensors)
@@ -115,8 +117,8 @@ def load(
     trusted: your own classes of layers, methods, and priors given to ``from_pyro`` that the file
              may use. Their constructors are called with numbers and strings from the file. Use a
              mapping from the names in the file if a class has moved.
-    into:    for a network that was cut in place: a network like the original. It is not changed;
-             the result is a copy with the layers of the file.
+    into:    for a network that was cut in place, or has layers that torch.fx could not trace: a
+             network like the original. It is not changed; the result has copies of its layers.
     memory:  the largest number of bytes that the tensors may take, because a small file can claim
              much memory; by default 256 MiB plus 1024 times the size of the file.
 
@@ -133,9 +135,9 @@ def load(
         name, content, parts = read_one_of(path, [FORMAT, POSTERIOR])
         tensors = unpack(content["tensors"], parts, allowance(path, memory))
         if name == POSTERIOR:
-            return posterior(content["plan"], tensors, classes)
+            return posterior(content["plan"], tensors, classes, into)
         if "nodes" in content["plan"]:
-            return network(content["plan"], tensors, classes)
+            return network(content["plan"], tensors, classes, into)
         return in_place_network(content["plan"], tensors, classes, into)
 
 

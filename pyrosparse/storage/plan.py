@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from pyrosparse.compaction.account import Account, Layer
 from pyrosparse.compaction.compact_net import CompactNet
+from pyrosparse.compaction.copies import copied
+from pyrosparse.compaction.in_place.counts import numbers
+from pyrosparse.compaction.parts import PARTS, Gained
 from pyrosparse.storage import modules
 from pyrosparse.storage.graph import describe_graph, read_graph
-from pyrosparse.storage.modules import named_tensors
+from pyrosparse.storage.modules import is_nameable, named_tensors, qualified_name
 from pyrosparse.storage.storage import StorageError
 
 _DEPTH = 100
@@ -22,9 +26,10 @@ _DEPTH = 100
 def plan_of(net: CompactNet) -> dict[str, Any]:
     """What makes up a compact network beside the numbers: JSON from which ``network`` makes it.
 
-    ``nodes`` and ``modules`` are the graph and the layers that it calls; ``tensors`` says of each
-    whether it is a parameter, is trained, and how it lies in memory; ``same`` has further names of
-    the same tensors; ``training``, the modules in training mode; ``account``, the account.
+    ``nodes`` and ``modules`` are the graph and the layers that it calls; ``original``, layers of
+    the network's own classes, which compact left as they were; ``tensors`` says of each whether it
+    is a parameter, is trained, and how it lies in memory; ``same`` has further names of the same
+    tensors; ``training``, the modules in training mode; ``account``, the account.
 
     Raises ValueError, naming it, on an operation, layer or hook that a file cannot hold.
 
@@ -35,11 +40,13 @@ def plan_of(net: CompactNet) -> dict[str, Any]:
     """
     refuse_hooks(net)
     tensors, same = describe_tensors(net)
+    called = {name: net.get_submodule(name) for name in sorted(_targets(net.graph, "call_module"))}
+    nameable = {name: module for name, module in called.items() if is_nameable(module)}
     return {
         "nodes": describe_graph(net.graph),
-        "modules": {
-            name: modules.describe(name, net.get_submodule(name))
-            for name in sorted(_targets(net.graph, "call_module"))
+        "modules": {name: modules.describe(name, module) for name, module in nameable.items()},
+        "original": {
+            name: _original(name, module) for name, module in called.items() if name not in nameable
         },
         "tensors": tensors,
         "same": same,
@@ -70,20 +77,26 @@ def network(
     plan: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     trusted: Mapping[str, type[nn.Module]],
+    into: nn.Module | None = None,
 ) -> CompactNet:
     """The compact network of a plan.
 
     tensors: by name, those that the plan lists; they are copied.
     trusted: classes of layers beside those of torch.nn and ours, by name.
+    into:    a network as the original was, for layers of its own classes; it is left as it is.
 
     Raises StorageError if the plan has what no plan may have, or the tensors do not fit.
     """
     own = own_tensors(plan, tensors)
     unused = set(own)
-    layers = {}
-    inside = _by_layer(own, plan["modules"])
-    for name, description in plan["modules"].items():
-        layers[name] = modules.build(description, inside[name], trusted)
+    original = plan.get("original", {})
+    inside = _by_layer(own, [*plan["modules"], *original])
+    layers = {
+        name: modules.build(description, inside[name], trusted)
+        for name, description in plan["modules"].items()
+    }
+    layers |= _layers_of(into, original)
+    for name in layers:
         _fill(name, layers[name], inside[name])
         unused -= {f"{name}.{key}" for key in named_tensors(layers[name])}
     graph = read_graph(plan["nodes"], layers.keys(), own.keys())
@@ -96,6 +109,63 @@ def network(
     net = CompactNet(whole, graph, account_of(plan["account"]))
     set_modes(net, set(plan["training"]))
     return net
+
+
+def copy_of(into: nn.Module) -> nn.Module:
+    """A copy of a network that was given as ``into``.
+
+    Raises StorageError if a copy would not compute what it does."""
+    try:
+        return copied(into)
+    except ValueError as error:
+        raise StorageError(f"the network given as `into` cannot be used: {error}") from error
+
+
+def _original(name: str, module: nn.Module) -> dict[str, Any]:
+    """What says whether a layer of another network is like this one, beside its tensors."""
+    for inner, part in module.named_modules(prefix=name):
+        if is_parametrized(part):
+            raise ValueError(
+                f"{inner!r}, a {type(part).__name__}, cannot be saved: make the parametrization "
+                "permanent, torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+            )
+    if any(isinstance(inner, (Gained, *PARTS)) for inner in module.modules()):
+        raise ValueError(
+            f"{name!r}, a {type(module).__name__}, has gates in it that no weights could take in, "
+            "which a file cannot hold: write its forward so that torch.fx can trace it, and "
+            "compact again; or save the network as a pickle, torch.save(net, path)"
+        )
+    return {"class": qualified_name(type(module)), "numbers": numbers(module, layers=True)}
+
+
+def _layers_of(
+    net: nn.Module | None, original: Mapping[str, Mapping[str, Any]]
+) -> dict[str, nn.Module]:
+    """Copies of a network's own layers that a plan names."""
+    if original and net is None:
+        raise StorageError(
+            f"it has layers of the original network's own classes, {', '.join(sorted(original))}: "
+            "ps.load(path, into=net), with a network like the original"
+        )
+    layers = {}
+    for name, said in original.items():
+        assert net is not None
+        try:
+            found = net.get_submodule(name)
+            refuse_hooks(found)
+        except (AttributeError, ValueError) as error:
+            raise StorageError(f"the network given as `into` does not fit: {error}") from error
+        layer = copy_of(found)
+        if _original(name, layer) != said:
+            raise StorageError(
+                f"{name!r} of the network given as `into` is a {type(layer).__name__} with other "
+                "numbers in it than the file says"
+                if qualified_name(type(layer)) == said["class"]
+                else f"{name!r} of the network given as `into` is a {type(layer).__name__}, and "
+                f"the file says {said['class']}"
+            )
+        layers[name] = layer
+    return layers
 
 
 def _targets(graph: fx.Graph, op: str) -> set[str]:

@@ -58,12 +58,16 @@ def plan_of_posterior(bnn: Lifted) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def posterior(
-    plan: Mapping[str, Any], tensors: Mapping[str, Tensor], trusted: Mapping[str, type[Any]]
+    plan: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    trusted: Mapping[str, type[Any]],
+    into: nn.Module | None = None,
 ) -> Lifted:
     """The lifted network of a plan.
 
     tensors: by name, those of ``plan_of_posterior``; they are copied.
     trusted: classes of layers and methods beside those of torch.nn and ours, by name.
+    into:    a network as the original was, for layers of its own classes.
 
     Raises StorageError, ValueError or TypeError if the plan has what no plan may have, or the
     tensors do not fit.
@@ -74,7 +78,7 @@ def posterior(
         if name.startswith("net.")
     }
     layers = {name: kind for name, kind in trusted.items() if issubclass(kind, nn.Module)}
-    net = network(plan["net"], own, layers)
+    net = network(plan["net"], own, layers, into)
     unused = {name for name in tensors if not name.startswith("net.")}
     parts: list[Any] = []
     for entry in plan["targets"]:

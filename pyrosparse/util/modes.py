@@ -12,6 +12,9 @@ from torch import nn
 def evaluating(*networks: nn.Module) -> Iterator[None]:
     """Networks in evaluation mode for a block; after it every module is in the mode it was in.
 
+    Before it and after it modules drop what they keep between calls in evaluation mode: parameters
+    may have changed, and modules notice no change of their modes that they are not told of.
+
     >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
     >>> with evaluating(net):
     ...     net[0].training
@@ -22,11 +25,37 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for net in networks for module in net.modules()]
     try:
         for net in networks:
+            net.train()
             net.eval()
         yield
     finally:
+        for net in networks:
+            net.train()
         for module, training in modes:
             module.training = training
+
+
+def forget(net: nn.Module) -> None:
+    """Make modules drop what they keep from one call in evaluation mode to the next.
+
+    timm's tables of attention biases are an example. By convention modules drop it when they are
+    put in training mode, as their parameters then change. The modes stay as they are.
+
+    >>> class Keeping(nn.Linear):
+    ...     kept = None
+    ...     def train(self, mode=True):
+    ...         self.kept = None if mode else self.kept
+    ...         return super().train(mode)
+    >>> net = Keeping(2, 1).eval()
+    >>> net.kept = net.weight.exp()
+    >>> forget(net)
+    >>> net.kept is None, net.training
+    (True, False)
+    """
+    modes = {module: module.training for module in net.modules()}
+    net.train()
+    for module, training in modes.items():
+        module.training = training
 
 
 def copy_modes(source: nn.Module, target: nn.Module) -> None:

@@ -34,6 +34,8 @@ from pyrosparse.compaction.in_place.called import Called, tensors_in
 from pyrosparse.compaction.in_place.layers import is_transposed_linear, weight_dim
 
 IMAGES = [(2, 3, 32, 32), (3, 3, 32, 32), (1, 3, 32, 32)]
+LARGER = [(2, 3, 64, 64), (3, 3, 64, 64), (1, 3, 64, 64)]
+FULL = [(2, 3, 224, 224), (1, 3, 224, 224)]
 SIDES = [*IMAGES, (2, 3, 48, 48)]
 LIMIT = 15  # seconds for Torch-Pruning
 ONNX_LIMIT = 90
@@ -110,6 +112,34 @@ def mixer() -> nn.Module:
     return MlpMixer(img_size=32, patch_size=8, embed_dim=32, num_blocks=2, num_classes=5)
 
 
+def dense() -> nn.Module:
+    from torchvision.models.densenet import DenseNet
+
+    return DenseNet(8, (2, 2, 2), 16, num_classes=5)
+
+
+def inverted() -> nn.Module:
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+    blocks = [MBConvConfig(1, 3, 1, 8, 8, 1, 1, 1), MBConvConfig(4, 3, 2, 8, 16, 2, 1, 1)]
+    return EfficientNet(blocks, 0.0, num_classes=5, last_channel=32)
+
+
+def convolutional() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    return ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=5)
+
+
+def regular() -> nn.Module:
+    from torchvision.models.regnet import BlockParams, RegNet
+
+    blocks = BlockParams.from_init_params(
+        depth=2, w_0=16, w_a=16.0, w_m=2.0, group_width=8, se_ratio=0.25
+    )
+    return RegNet(blocks, num_classes=5)
+
+
 def shuffling() -> nn.Module:
     from torchvision.models.shufflenetv2 import ShuffleNetV2
 
@@ -124,6 +154,10 @@ LLAMA = {**BERT, "num_key_value_heads": 2, "head_dim": 8}
 BERT_ZERO = {r"attention\.output\.dense$": 8, r"\d\.output\.dense$": 1}
 LLAMA_ZERO = {r"o_proj$": 16, r"down_proj$": 1}
 VIT = {"num_heads": 4, "num_classes": 5}
+SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, **VIT}
+STAGES = {"depths": (1, 1, 1, 1), "num_heads": (2, 2, 4, 4), "num_classes": 5}
+WIDTHS = (16, 16, 32, 32)
+TIMM_ZERO = {r"attn\.proj$": 8, r"fc2$": 1}
 CASES: dict[str, Case] = {
     "BERT": hugging_face("BertModel", "BertConfig", BERT_ZERO, **BERT),
     "RoBERTa": hugging_face("RobertaModel", "RobertaConfig", BERT_ZERO, **BERT),
@@ -198,6 +232,24 @@ CASES: dict[str, Case] = {
         torchvision_model("mobilenet_v2", num_classes=5, width_mult=0.25), {r"conv\.2$": 1}, SIDES
     ),
     "ShuffleNetV2": Case(shuffling, {r"branch2\.5$": 1}, SIDES),
+    "DenseNet": Case(dense, {r"denselayer\d\.conv2$": 1}, SIDES),
+    "SqueezeNet": Case(
+        torchvision_model("squeezenet1_1", num_classes=5), {r"expand\dx\d$": 1}, SIDES
+    ),
+    "GoogLeNet": Case(
+        torchvision_model("googlenet", num_classes=5, aux_logits=False, init_weights=False),
+        {r"branch[23]\.1\.conv$": 1}, SIDES,
+    ),
+    "MNASNet": Case(torchvision_model("mnasnet0_5", num_classes=5), {r"layers\.6$": 1}, SIDES),
+    "EfficientNet (torchvision)": Case(
+        inverted, {r"block\.[23]\.0$": 1, r"fc2$": 1}, SIDES
+    ),
+    "ConvNeXt (torchvision)": Case(convolutional, {r"block\.5$": 1}, SIDES),
+    "RegNet (torchvision)": Case(regular, {r"f\.c\.0$": 1, r"se\.fc2$": 1}, SIDES),
+    "MobileNetV3 (torchvision)": Case(
+        torchvision_model("mobilenet_v3_small", num_classes=5, width_mult=0.5),
+        {r"\d\.block\.3\.0$": 1, r"block\.2\.fc2$": 1}, SIDES,
+    ),
     "ViT (timm)": Case(
         timm_model(
             "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, mlp_ratio=2,
@@ -226,6 +278,95 @@ CASES: dict[str, Case] = {
     "MLP-Mixer (timm)": Case(
         mixer,
         {r"fc2$": 1}, IMAGES,
+    ),
+    "BEiT": Case(timm_model("beit_base_patch16_224", **SMALL_VIT), TIMM_ZERO, IMAGES),
+    "EVA-02": Case(timm_model("eva02_tiny_patch14_224", **SMALL_VIT), TIMM_ZERO, IMAGES),
+    "CaiT": Case(timm_model("cait_xxs24_224", **SMALL_VIT), TIMM_ZERO, IMAGES),
+    "XCiT": Case(
+        timm_model("xcit_nano_12_p16_224", cls_attn_layers=1, **{**SMALL_VIT, "patch_size": 16}),
+        TIMM_ZERO, IMAGES,
+    ),
+    "Swin V2": Case(
+        timm_model(
+            "swinv2_tiny_window8_256", img_size=32, window_size=4, embed_dim=16, depths=(1, 1),
+            num_heads=(2, 4), num_classes=5,
+        ),
+        TIMM_ZERO, IMAGES,
+    ),
+    "DaViT": Case(
+        timm_model(
+            "davit_tiny", embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 4), window_size=4,
+            num_classes=5,
+        ),
+        TIMM_ZERO, LARGER,
+    ),
+    "PVT v2": Case(timm_model("pvt_v2_b0", embed_dims=WIDTHS, **STAGES), TIMM_ZERO, LARGER),
+    "Twins": Case(
+        timm_model(
+            "twins_svt_small", img_size=64, embed_dims=WIDTHS, **{**STAGES, "depths": (2, 2, 2, 2)}
+        ),
+        TIMM_ZERO, LARGER,
+    ),
+    "TinyViT": Case(
+        timm_model("tiny_vit_5m_224", embed_dims=WIDTHS, window_sizes=(4, 4, 4, 4), **STAGES),
+        {**TIMM_ZERO, r"conv3\.conv$": 1}, FULL,
+    ),
+    "LeViT": Case(
+        timm_model(
+            "levit_128s", img_size=64, embed_dim=(32, 32, 32), num_heads=(4, 4, 4),
+            depth=(1, 1, 1), key_dim=8, num_classes=5,
+        ),
+        {r"mlp\.ln2\.linear$": 1, r"attn\.proj\.ln\.linear$": 16}, LARGER,
+    ),
+    "Hiera": Case(
+        timm_model(
+            "hiera_tiny_224", img_size=64, embed_dim=16, stages=(1, 1), num_heads=1, q_pool=1,
+            mask_unit_size=(4, 4), num_classes=5,
+        ),
+        {r"fc2$": 1}, LARGER,
+    ),
+    "EfficientFormer": Case(
+        timm_model(
+            "efficientformer_l1", depths=(1, 1, 1, 2), embed_dims=(8, 16, 16, 32), num_classes=5
+        ),
+        {r"token_mixer\.proj$": 128, r"fc2$": 1}, FULL,
+    ),
+    "MobileViT": Case(
+        timm_model("mobilevit_xxs", num_classes=5),
+        {
+            r"stages\.2.*attn\.proj$": 16, r"stages\.3.*attn\.proj$": 20,
+            r"stages\.4.*attn\.proj$": 24, r"fc2$": 1, r"conv3_1x1\.conv$": 1,
+        },
+        LARGER,
+    ),
+    "EdgeNeXt": Case(
+        timm_model(
+            "edgenext_xx_small", dims=(8, 16, 16, 32), depths=(1, 2, 1, 1), heads=(2, 2, 2, 2),
+            num_classes=5,
+        ),
+        {r"fc2$": 1}, LARGER,
+    ),
+    "FastViT": Case(
+        timm_model(
+            "fastvit_t8", layers=(1, 1, 1, 1), embed_dims=(8, 16, 16, 32), num_classes=5
+        ),
+        {r"fc2$": 1}, LARGER,
+    ),
+    "InceptionNeXt": Case(
+        timm_model("inception_next_tiny", dims=(16, 32), depths=(1, 1), num_classes=5),
+        {r"fc2$": 1}, LARGER,
+    ),
+    "EfficientNet (timm)": Case(
+        timm_model("efficientnet_b0", num_classes=5), {r"conv_pwl$": 1}, SIDES
+    ),
+    "MobileNetV4": Case(
+        timm_model("mobilenetv4_conv_small", num_classes=5), {r"pw_proj\.conv$": 1}, SIDES
+    ),
+    "GhostNet": Case(
+        timm_model("ghostnet_050", num_classes=5), {r"ghost2\.primary_conv\.0$": 1}, SIDES
+    ),
+    "DLA": Case(
+        timm_model("dla34", channels=(8, 8, 8, 16, 16, 16), num_classes=5), {r"conv2$": 1}, LARGER
     ),
 }  # fmt: skip
 

@@ -82,6 +82,26 @@ def selective(net: Any, x: Tensor) -> Tensor:
     return torch.stack([net.a(x), net.b(x)], dim=1).sum(1)
 
 
+def tokens(net: Any, x: Tensor) -> Tensor:
+    """To positions in one dimension and back, as transformers with convolutions have them."""
+    b, c, h, w = x.shape
+    y = net.fc(x.flatten(2).transpose(1, 2))
+    return y.transpose(1, 2).view(b, c, h, w)
+
+
+def normalised(net: Any, x: Tensor) -> Tensor:
+    """Batch normalisation of tokens, with the data and positions in one dimension."""
+    y = x.flatten(2).transpose(1, 2)
+    y = net.norm(y.flatten(0, 1)).reshape_as(y)
+    return y.transpose(1, 2).reshape(x.shape)
+
+
+def windows(_: Any, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    y = x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w // 2, 2, c)
+    return y.transpose(2, 3).reshape(b, h, w, c).permute(0, 3, 1, 2)
+
+
 BLOCKS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor], int]] = {
     "excitation by expand_as": (squeeze, expanded, C),
     "excitation by unsqueeze": (
@@ -137,6 +157,20 @@ BLOCKS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor], int]] = {
     ),
     "selective kernels": (two, selective, C),
     "concatenated positions": (nothing, lambda _, x: torch.cat([x, 2 * x[:, :, ::2]], dim=2), C),
+    "tokens": (lambda: {"fc": nn.Linear(C, C)}, tokens, C),
+    "normalised tokens": (lambda: {"norm": nn.BatchNorm1d(C)}, normalised, C),
+    "windows": (nothing, windows, C),
+    "all in one dimension": (
+        nothing,
+        lambda _, x: (
+            x.permute(0, 2, 3, 1)
+            .reshape(-1, C)
+            .relu()
+            .view(x.shape[0], x.shape[2], x.shape[3], C)
+            .permute(0, 3, 1, 2)
+        ),
+        C,
+    ),
     "space to depth": (nothing, space_to_depth, 4 * C),
     "global pooling beside": (nothing, pooled, 2 * C),
 }

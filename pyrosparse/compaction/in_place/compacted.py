@@ -16,6 +16,7 @@ from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
 from pyrosparse.compaction.read_elsewhere import read_elsewhere
 from pyrosparse.compaction.request import Network, Request
+from pyrosparse.util.modes import forget
 
 
 def compacted_in_place(request: Request[Network]) -> Network:
@@ -32,6 +33,7 @@ def compacted_in_place(request: Request[Network]) -> Network:
     )
     result = cut_in_place(folded, uncut, inputs, request.at_least, request.round_to)
     small = result.net
+    forget(small)
     follow(small, net, result.cuts)
     error = check(Called(request.expected), Called(small), inputs, resize=True)
     modes = {name: module.training for name, module in net.named_modules()}

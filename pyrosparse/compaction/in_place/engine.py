@@ -26,6 +26,7 @@ from pyrosparse.compaction.in_place.trials import Judge, Trials
 from pyrosparse.compaction.in_place.units import Unit, clusters, dead_inputs, divide, has_dead
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.rules.regular import level, round_up
+from pyrosparse.util.modes import forget
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def _in_double(
 ) -> tuple[Called, Called, tuple[Any, ...]]:
     """Both networks in float64, where they compute in it, so that rounding is not compared."""
     double = copy.deepcopy(reference).double()
+    forget(double)
     wider = tree_map(
         lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs
     )

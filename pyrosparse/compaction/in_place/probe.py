@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyrosparse.compaction.in_place.layers import feature_dim, is_mixing
 from pyrosparse.compaction.layers import has_hooks
+from pyrosparse.util.modes import forget
 
 
 class ProbeError(ValueError):
@@ -69,6 +70,7 @@ def observe(
         low, high = rows.amin(1), rows.amax(1)
         found[name] = Constants(low == high, torch.where(low == high, low, 0.0))
 
+    forget(net)
     with torch.no_grad():
         _hooked(_candidates(net), note, run)
     once = {name: net.get_submodule(name) for name, count in calls.items() if count == 1}
@@ -126,6 +128,7 @@ def other_parameters(net: nn.Module, layers: Mapping[str, nn.Module]) -> Iterato
                 if data.dim() > 1:  # the weights of a filter have both signs; scales are positive
                     draws *= torch.randint(0, 2, data.shape, generator=generator) * 2 - 1
                 parameter.data = draws.to(data)
+        forget(net)
         yield
     finally:
         for parameter, data, trained in before:

@@ -19,6 +19,7 @@ from pyrosparse.compaction.in_place.layers import weight_of
 from pyrosparse.compaction.in_place.probe import Constants
 from pyrosparse.compaction.in_place.units import Unit
 from pyrosparse.compaction.other_sizes import other_sizes
+from pyrosparse.util.modes import forget
 
 
 class Judge:
@@ -45,6 +46,7 @@ class Judge:
 
     def why_not(self, net: nn.Module) -> str | None:
         """How a network differs from the reference; None where it does not."""
+        forget(net)
         for inputs, expected in self.cases:
             try:
                 with torch.no_grad():

@@ -21,8 +21,9 @@ from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.over_features import Normalize, OverFeatures, with_reduction
 from pyrosparse.compaction.rules.pieces import write_as_slice
 from pyrosparse.compaction.rules.registry import REGISTERED
+from pyrosparse.compaction.rules.reshaped import Reshaped
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule, attribute
-from pyrosparse.compaction.rules.sizes import Size, with_size, write_own_numbers
+from pyrosparse.compaction.rules.sizes import Size, with_size, write_own_numbers, write_sizes_out
 from pyrosparse.lifting.input_gate import InputGate
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "find",
     "learn_node",
     "note_dimensions",
+    "write_sizes_out",
 ]
 
 _ACTIVATIONS = (
@@ -220,7 +222,11 @@ def learn_node(rule: Rule, flow: Flow) -> tuple[Rule, Features | Heads | None]:
         rule = with_size(rule, flow)
     rule = joining.with_positions(with_reduction(rule, flow), flow)
     rule = with_heads(rule, flow)
-    return rule, rule.learn(flow)
+    features = rule.learn(flow)
+    if features is None and isinstance(rule, (shaping.Flatten, Split)):
+        rule = Reshaped(node, rule.module)
+        features = rule.learn(flow)
+    return rule, features
 
 
 def _rule_of_call(node: fx.Node) -> type[Rule] | None:

@@ -18,6 +18,7 @@ from pyrosparse.compaction.rules.shaping import (
     Slice,
     added_dimensions,
     is_fixed,
+    merged,
     order,
 )
 from pyrosparse.compaction.rules.sizes import given_sizes, keeps_leading
@@ -114,10 +115,7 @@ class Merge(Rule):
         if x.dims != tuple(range(leading, len(shape))):
             return None
         if self.module is not None or self.node.target in ("flatten", torch.flatten):
-            given = vars(self.module) if self.module is not None else None
-            given = given or arguments(self.node, input=None, start_dim=0, end_dim=-1)
-            ends = (given["start_dim"] % len(shape), given["end_dim"] % len(shape))
-            if ends != (leading, len(shape) - 1):
+            if merged(self.node, self.module, len(shape)) != (leading, len(shape) - 1):
                 return None
         elif not keeps_leading(flow, self.node, given_sizes(self.node), leading):
             return None

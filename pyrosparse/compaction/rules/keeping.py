@@ -195,9 +195,7 @@ def _flattened(rule: Rule, flow: Flow) -> None:
         return
     rank = len(flow.shapes[source])
     if rule.module is not None or node.target in ("flatten", torch.flatten):
-        given = vars(rule.module) if rule.module is not None else None
-        given = given or arguments(node, input=None, start_dim=0, end_dim=-1)
-        start, end = given["start_dim"] % rank, given["end_dim"] % rank
+        start, end = shaping.merged(node, rule.module, rank)
         after = range(start + 1, len(flow.shapes[node]))
         _join(flow, node, {dim: (source, dim) for dim in range(start)})
         _join(flow, node, {dim: (source, dim + end - start) for dim in after})

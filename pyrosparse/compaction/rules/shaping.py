@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pyrosparse.compaction.parts import Select
@@ -48,11 +48,8 @@ class Flatten(Rule):
         """The first dimension that is flattened, with all after it."""
         before, after = flow.shapes[self.source], flow.shapes[self.node]
         if self.module is not None or self.node.target in ("flatten", torch.flatten):
-            given = arguments(self.node, input=None, start_dim=0, end_dim=-1)
-            if self.module is not None:
-                given = {"start_dim": self.module.start_dim, "end_dim": self.module.end_dim}
-            last = given["end_dim"] in (-1, len(before) - 1)
-            return given["start_dim"] % len(before) if last else None
+            start, end = merged(self.node, self.module, len(before))
+            return start if end == len(before) - 1 else None
         sizes = given_sizes(self.node)
         # A number in place of the batch size would hold only for this example.
         batch = len(sizes) == 2 and (sizes[0] == -1 or is_size_of(flow, sizes[0], self.source, 0))
@@ -391,6 +388,14 @@ def order(node: fx.Node, rank: int) -> list[int] | None:
     first, second = given
     places[first], places[second] = second, first
     return places
+
+
+def merged(node: fx.Node, module: nn.Module | None, rank: int) -> tuple[int, int]:
+    """The first and the last dimension that a ``flatten`` merges."""
+    given = arguments(node, input=None, start_dim=0, end_dim=-1)
+    if module is not None:
+        given = vars(module)
+    return given["start_dim"] % rank, given["end_dim"] % rank
 
 
 def added_dimensions(flow: Flow, node: fx.Node) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -93,6 +93,28 @@ def write_own_numbers(flow: Flow, node: fx.Node) -> bool:
     node.args = fx.map_arg(node.args, written)
     node.kwargs = fx.map_arg(node.kwargs, written)
     return (node.args, node.kwargs) != before
+
+
+def write_sizes_out(graph: fx.Graph, shapes: Mapping[fx.Node, torch.Size]) -> None:
+    """Give a ``view`` its sizes one by one where it takes the shape of a tensor, ``view(x.shape)``,
+    and in place of ``reshape_as(x)``.
+
+    shapes: of the graph's tensors.
+    """
+    for node in list(graph.nodes):
+        if len(node.args) != 2 or node.kwargs or not isinstance(node.args[1], fx.Node):
+            continue
+        like = node.args[1]
+        with graph.inserting_before(node):
+            if node.target in ("view_as", "reshape_as") and like in shapes:
+                sizes = [graph.call_method("size", (like, dim)) for dim in range(len(shapes[like]))]
+                node.target = node.target.removesuffix("_as")
+            elif node.target in ("view", "reshape", torch.reshape) and _shaped(like) in shapes:
+                rank = len(shapes[_shaped(like)])
+                sizes = [graph.call_function(operator.getitem, (like, dim)) for dim in range(rank)]
+            else:
+                continue
+        node.args = (node.args[0], tuple(sizes))
 
 
 def keeps_leading(flow: Flow, node: fx.Node, given: tuple[Any, ...], leading: int) -> bool:
@@ -218,6 +240,11 @@ def _is_plain(step: Any) -> bool:
     if not isinstance(step, slice):
         return False
     return all(end is None or isinstance(end, int) for end in (step.start, step.stop, step.step))
+
+
+def _shaped(node: fx.Node) -> Any:
+    """The tensor whose whole shape a node reads; None if it reads none."""
+    return node.args[0] if _is_shape(node) else None
 
 
 def _is_shape(node: fx.Node) -> bool:
