@@ -185,7 +185,9 @@ class ReducedLayerNorm(nn.Module):
               v = \frac{1}{D} \Big(\sum_i (x_i - m)^2 + \sum_r (c_r - m)^2\Big)
 
     x: (..., D - len(constants)) -> (..., len(index)): ``(x - m) / sqrt(v + eps)`` at the places
-    ``index`` of x, times ``weight``, plus ``bias``.
+    ``index`` of x and, behind x, of the constants; times ``weight``, plus ``bias``.
+
+    reads_constants: whether some places are those of constants.
 
     >>> import torch.nn.functional as F
     >>> index = torch.tensor([0, 1])
@@ -205,9 +207,11 @@ class ReducedLayerNorm(nn.Module):
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,
+        reads_constants: bool = False,
     ) -> None:
         super().__init__()
         self.eps = eps
+        self.reads_constants = reads_constants
         self.register_buffer("constants", constants)
         self.register_buffer("index", index)
         self.weight = None if weight is None else nn.Parameter(weight)
@@ -217,9 +221,10 @@ class ReducedLayerNorm(nn.Module):
         size = x.shape[-1] + len(self.constants)
         mean = (x.sum(-1, keepdim=True) + self.constants.sum()) / size
         centred = x - mean
-        squares = centred.square().sum(-1, keepdim=True)
-        squares = squares + (self.constants - mean).square().sum(-1, keepdim=True)
-        y = centred.index_select(-1, self.index) * torch.rsqrt(squares / size + self.eps)
+        others = self.constants - mean
+        squares = centred.square().sum(-1, keepdim=True) + others.square().sum(-1, keepdim=True)
+        y = torch.cat([centred, others], -1) if self.reads_constants else centred
+        y = y.index_select(-1, self.index) * torch.rsqrt(squares / size + self.eps)
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 

@@ -30,8 +30,10 @@ def randomise(net: nn.Module, seed: int = 0) -> nn.Module:
             draw(module.running_mean, -1, 1)
             draw(module.running_var, 0.5, 2)
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)):
-            draw(module.weight, 0.5, 1.5)
-            draw(module.bias, -0.5, 0.5)
+            if module.weight is not None:
+                draw(module.weight, 0.5, 1.5)
+            if module.bias is not None:
+                draw(module.bias, -0.5, 0.5)
         if isinstance(module, LAYERS):
             fan = module.weight[0].numel()
             draw(module.weight, -((6 / fan) ** 0.5), (6 / fan) ** 0.5)

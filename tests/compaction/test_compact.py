@@ -147,8 +147,9 @@ def test_layer_norm_keeps_its_divisor() -> None:
     net[2].weight.data[:, [1, 5]] = 0
     x = torch.randn(5, 4).double()
     small = ps.compact(net, None, x)
-    # Feature 4 is constant before the norm, not after it: it stays. 5 enters mean and variance.
-    assert small.get_submodule("0").out_features == 7
+    # Feature 4 is constant before the norm, not after it: the norm makes it of mean and variance,
+    # which 1 and 5 enter.
+    assert small.get_submodule("0").out_features == 6
     assert small.get_submodule("2").in_features == 6
     assert same(small(x), net(x))
 

@@ -224,9 +224,8 @@ def test_dense_layers_and_norms(norm: type[nn.Module]) -> None:
     x = draw(5, 4)
     small = ps.compact(net, None, x)
     assert not small.account.barriers and small.second.out_features == 4
-    # What is zero goes before the root of the mean square; before a layer norm, a constant of which
-    # nothing reads the result.
-    assert small.first.out_features == (7 if norm is LayerNorm else 6)
+    # What is zero goes before the root of the mean square; before a layer norm, every constant.
+    assert small.first.out_features == (5 if norm is LayerNorm else 6)
     assert same(small(x), net(x)) and same(small(10 * x), net(10 * x))
 
 

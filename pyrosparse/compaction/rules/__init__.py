@@ -24,6 +24,7 @@ from pyrosparse.compaction.rules.registry import REGISTERED
 from pyrosparse.compaction.rules.reshaped import Reshaped
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule, attribute
 from pyrosparse.compaction.rules.sizes import Size, with_size, write_own_numbers, write_sizes_out
+from pyrosparse.compaction.rules.tables import Embedding, OwnTensor
 from pyrosparse.lifting.input_gate import InputGate
 
 __all__ = [
@@ -104,6 +105,7 @@ _MODULES: dict[type[nn.Module], type[Rule]] = {
     nn.PixelUnshuffle: shaping.PixelUnshuffle,
     nn.PReLU: pointwise.PReLU,
     nn.GroupNorm: pointwise.GroupNorm,
+    nn.Embedding: Embedding,
     nn.LayerNorm: LayerNorm,
     nn.RMSNorm: RMSNorm,
     nn.Softmax: attention.Softmax,
@@ -199,6 +201,8 @@ def find(
                     None,
                     "it has hooks, or its forward or weights are not those of its class",
                 )
+        elif node.op == "get_attr" and uses[id(attribute(net, str(node.target)))] == 1:
+            rule = OwnTensor
         elif node.op in ("call_function", "call_method"):
             rule = _rule_of_call(node)
             name = getattr(node.target, "__name__", node.target)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.parts import ReducedLayerNorm
-from pyrosparse.compaction.rules.rule import Features, Flow, Rule
+from pyrosparse.compaction.rules.rule import Features, Flow, Multiples, Rule
 
 
 class LayerNorm(Rule):
-    """Layer normalisation over the last dimension; constant if gamma is zero.
+    r"""Layer normalisation over the last dimension; constant if gamma is zero.
 
     Constant inputs can be cut: the divisor stays the original one, and they enter mean and variance
-    as numbers.
+    as numbers. Behind equal constants c the results are multiples of one another,
+    :math:`y_j = \gamma_j (c - \mu) / \sigma + \beta_j`, so that a dense layer needs one of them.
     """
 
     module: nn.LayerNorm
@@ -22,17 +23,19 @@ class LayerNorm(Rule):
         if len(self.module.normalized_shape) != 1:
             return None
         dim = len(flow.shapes[self.source]) - 1
-        if self.module.weight is None:
-            return Features.varying(dim, self.module.normalized_shape[0])
-        dead = self.module.weight.detach().cpu() == 0
-        bias = self.module.bias
-        value = torch.zeros(len(dead)) if bias is None else bias.detach().cpu()
-        return Features.of(dim, dead, value.double())
+        x = flow.read(self.source, dim)
+        scale, shift = (
+            torch.full_like(x.value, usual) if own is None else own.detach().cpu().double()
+            for own, usual in ((self.module.weight, 1.0), (self.module.bias, 0.0))
+        )
+        known = Features.of(dim, scale == 0, shift)
+        known.multiples = _multiples(x, scale, shift)
+        return known
 
     def want(self, flow: Flow) -> None:
         x = flow.read(self.source, flow.features[self.node].dim)
-        # Wanted features must be present themselves, constant or not.
-        self.inputs = ~x.constant | flow.wanted[self.node]
+        self.inputs = ~x.constant
+        self.inputs[0] |= not self.inputs.any()
         flow.want(self.source, x.dim, self.inputs)
 
     def rewrite(self, flow: Flow) -> fx.Node:
@@ -42,15 +45,35 @@ class LayerNorm(Rule):
         if self.inputs.all():
             normalised = flow.copy(self.node, {self.source: operand})
             return flow.narrow(normalised, x.dim, torch.ones_like(wanted), wanted)
-        places = (self.inputs.cumsum(0) - 1)[wanted].to(flow.like.device)
+        removed = ~self.inputs
+        behind = int(self.inputs.sum()) + removed.cumsum(0) - 1
+        places = torch.where(removed, behind, self.inputs.cumsum(0) - 1)[wanted]
         kept = wanted.nonzero().flatten().to(flow.like.device)
         weight, bias = (
             None if old is None else old.detach()[kept].clone()
             for old in (self.module.weight, self.module.bias)
         )
-        constants = flow.tensor(x.value[~self.inputs])
-        new = ReducedLayerNorm(constants, places, weight, bias, self.module.eps)
+        constants = flow.tensor(x.value[removed])
+        new = ReducedLayerNorm(
+            constants,
+            places.to(flow.like.device),
+            weight,
+            bias,
+            self.module.eps,
+            bool((removed & wanted).any()),
+        )
         return flow.place(self.node, new, operand)
+
+
+def _multiples(x: Features, scale: Tensor, shift: Tensor) -> Multiples | None:
+    """The results behind the most frequent of the constants."""
+    behind = x.constant & (scale != 0)
+    if not behind.any():
+        return None
+    among = behind & (x.value == x.value[behind].mode().values)
+    one = int(torch.where(among, scale.abs(), -1.0).argmax())
+    slope = scale / scale[one]
+    return Multiples(among, one, slope, shift - slope * shift[one])
 
 
 class RMSNorm(Rule):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pyrosparse.compaction.layers import TRANSPOSED
 from pyrosparse.compaction.rules.regular import level, round_up
-from pyrosparse.compaction.rules.rule import Features, Flow, Rule, with_parameters
+from pyrosparse.compaction.rules.rule import Features, Flow, Multiples, Rule, with_parameters
 
 
 class Mixing(Rule):
@@ -72,6 +72,7 @@ class Mixing(Rule):
         foldable = x.constant & ((x.value == 0) | (groups == 1) | (not self.padded))
         varies = ~foldable.view(groups, inputs)
         used = (self.uses & self.rows.unsqueeze(2)).any(1) & varies
+        used = self._without_multiples(x, used)
         least = max(int(used.sum(1).max()), 1, min(flow.at_least, inputs))
         count = round_up(least, flow.round_to, inputs)
         self.rounding = groups * (count - least)
@@ -86,6 +87,8 @@ class Mixing(Rule):
             return flow.copy(self.node, {self.source: operand})
         folded = torch.where(columns, 0.0, x.value)
         weight, bias = self._slice(), self.bias()[rows]
+        if self.multiples is not None:
+            weight, bias = self._with_multiples(self.multiples, weight, bias)
         if not self.padded:
             bias = bias + self._shift(folded)[rows]
         elif (self.uses & (folded != 0).view(self.groups, 1, -1)).any(2).flatten()[rows].any():
@@ -95,6 +98,34 @@ class Mixing(Rule):
             pad = [0, 0] * (self.weight.dim() - 2) + [0, 1]
             operand = flow.graph.call_function(F.pad, (operand, pad), {"value": 1.0})
         return flow.place(self.node, self._module(weight, bias), operand)
+
+    def _without_multiples(self, x: Features, used: Tensor) -> Tensor:
+        """The used inputs, with one in place of those that are multiples of it."""
+        self.multiples: Multiples | None = None
+        if x.multiples is None or self.groups > 1 or self.padded:
+            return used
+        among = used.flatten() & x.multiples.among
+        if int(among.sum()) < 2:
+            return used
+        self.multiples = x.multiples
+        used = used.clone()
+        used[0, among] = False
+        used[0, x.multiples.one] = True
+        return used
+
+    def _with_multiples(
+        self, multiples: Multiples, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The remaining weights and biases with those of multiples that were cut."""
+        columns, rows = self.columns.flatten(), self.rows.flatten()
+        gone = multiples.among & ~columns
+        old = self.weight.cpu()[rows][:, gone].double()
+        place = int(columns[: multiples.one].sum())
+        sums = torch.einsum("oi...,i->o...", old, multiples.slope[gone])
+        weight = weight.clone()
+        weight[:, place] = (weight[:, place].cpu().double() + sums).to(weight)
+        shifts = old.flatten(2).sum(2) if old.dim() > 2 else old
+        return weight, bias + shifts @ multiples.offset[gone]
 
     def bias(self) -> Tensor:
         """(outputs,) float64; zeros without a bias."""

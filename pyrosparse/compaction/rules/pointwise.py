@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ class Pointwise(Rule):
         x = flow.features.get(self.source)
         if x is None:
             return None
-        if type(self) is Pointwise and self.source in flow.averages:
-            flow.averages.add(self.node)
+        if type(self) is Pointwise:  # the values themselves
+            if self.source in flow.averages:
+                flow.averages.add(self.node)
+            return replace(x)
         return Features.of(x.dim, x.constant, self.apply(x.value))
 
     def apply(self, values: Tensor) -> Tensor:

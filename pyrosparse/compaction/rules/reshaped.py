@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import fx
 
@@ -36,7 +38,7 @@ class Reshaped(Moved):
         else:
             self.sizes = given_sizes(self.node)
             known = len(self.sizes) == len(after) and self._always(flow)
-        return Features(self.dim, x.constant, x.value) if known else None
+        return replace(x, dim=self.dim) if known else None
 
     def reads(self, operand: fx.Node) -> bool:
         if self._flattens() or operand is self.source:

@@ -15,13 +15,29 @@ from pyrosparse.compaction.parts import Select
 from pyrosparse.compaction.rules.dimensions import Dimensions
 
 
+@dataclass(frozen=True)
+class Multiples:
+    r"""Features that follow from one of them: :math:`y_j = s_j y_r + o_j`.
+
+    among:         (features,) bool; which features these are.
+    one:           r, one of them.
+    slope, offset: (features,) float64.
+    """
+
+    among: Tensor
+    one: int
+    slope: Tensor
+    offset: Tensor
+
+
 @dataclass
 class Features:
     """The known properties of a tensor's features.
 
-    dim:      the dimension that indexes them.
-    constant: (features,) bool; the same number for all inputs and at all positions.
-    value:    (features,) float64; that number, 0 for features that are not constant.
+    dim:       the dimension that indexes them.
+    constant:  (features,) bool; the same number for all inputs and at all positions.
+    value:     (features,) float64; that number, 0 for features that are not constant.
+    multiples: some that follow from one of them, if there are any.
 
     >>> Features.varying(1, 3).constant
     tensor([False, False, False])
@@ -30,6 +46,7 @@ class Features:
     dim: int
     constant: Tensor
     value: Tensor
+    multiples: Multiples | None = None
 
     @classmethod
     def varying(cls, dim: int, count: int) -> Features:
@@ -118,8 +135,11 @@ class Flow:
     def learn(self, node: fx.Node, features: Features | Heads) -> None:
         """Record the known features of a tensor; none of them is wanted yet."""
         if self.trained:
+            # Weights stay apart, and only zeros are known.
             known = features.constant & (features.value == 0)
             features = replace(features, constant=known, value=torch.zeros_like(features.value))
+            if isinstance(features, Features):
+                features.multiples = None
         if isinstance(features, Heads):
             self.heads[node] = features
         else:

@@ -196,7 +196,9 @@ class Slice(Rule):
             return None
         self.places = torch.arange(len(x.constant))[at]
         dim = sum(i is None or isinstance(i, slice) for i in self.index[: self.at])
-        return Features.of(dim, x.constant[self.places], x.value[self.places])
+        known = Features.of(dim, x.constant[self.places], x.value[self.places])
+        known.multiples = x.multiples if at == slice(None) else None
+        return known
 
     def want(self, flow: Flow) -> None:
         old = torch.zeros(flow.shapes[self.source][self.old_dim], dtype=torch.bool)
@@ -277,9 +279,11 @@ class Mean(Moved):
         x, over = super().learn(flow), self.over(flow)
         if x is None or over is None or x.dim in over:
             return None
+        multiples = flow.features[self.source].multiples
         self.old_dim = x.dim
         gone = 0 if self.keeps_dimension else sum(d < x.dim for d in over)
-        return Features(x.dim - gone, x.constant, x.value)
+        averages = self.node.target in ("mean", torch.mean)
+        return Features(x.dim - gone, x.constant, x.value, multiples if averages else None)
 
 
 class Total(Mean):
@@ -321,7 +325,7 @@ class Unsqueeze(Moved):
             return None
         self.old_dim = x.dim
         new = dim % len(flow.shapes[self.node])
-        return Features(x.dim + (new <= x.dim), x.constant, x.value)
+        return replace(x, dim=x.dim + (new <= x.dim))
 
 
 class Squeeze(Moved):
@@ -336,7 +340,7 @@ class Squeeze(Moved):
             return None
         self.old_dim = x.dim
         gone = old < x.dim and flow.shapes[self.source][old] == 1
-        return Features(x.dim - gone, x.constant, x.value)
+        return replace(x, dim=x.dim - gone)
 
 
 class Expand(Moved):
@@ -352,7 +356,7 @@ class Expand(Moved):
             return None
         self.old_dim, self.sizes = x.dim, list(sizes)
         self.sizes[x.dim + more] = -1
-        return Features(x.dim + more, x.constant, x.value)
+        return replace(x, dim=x.dim + more)
 
     def rewrite(self, flow: Flow) -> fx.Node:
         operand = flow.take(self.source, self.old_dim, flow.wanted[self.node])
@@ -371,7 +375,7 @@ class Permute(Moved):
         if places is None:
             return None
         self.old_dim = x.dim
-        return Features(places.index(x.dim), x.constant, x.value)
+        return replace(x, dim=places.index(x.dim))
 
 
 def order(node: fx.Node, rank: int) -> list[int] | None:
