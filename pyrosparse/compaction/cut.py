@@ -16,10 +16,11 @@ from pyrosparse.compaction.copies import put_masks
 from pyrosparse.compaction.graph import account_of, learn, refuse_empty, rewrite, want
 from pyrosparse.compaction.layers import MIXING, NORMS, is_plain
 from pyrosparse.compaction.masked import fold, gains_of
-from pyrosparse.compaction.rules import find, write_sizes_out
+from pyrosparse.compaction.rules import find
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
-from pyrosparse.compaction.trace import shapes, trace
+from pyrosparse.compaction.trace import trace
+from pyrosparse.compaction.written_out import written_out
 from pyrosparse.util.modes import copy_modes
 
 
@@ -78,8 +79,7 @@ def cut(
     _refuse_modes(working, len(inputs))
     graph = trace(working, len(inputs))
     with torch.no_grad():
-        found = shapes(working, graph, exact_inputs(inputs))
-        write_sizes_out(graph, found)
+        found = written_out(working, graph, exact_inputs(inputs))
         flow = Flow(working, found, at_least or 0, trained=True)
     rules, barriers = find(graph, working)
     learn(graph, rules, barriers, flow)

@@ -16,12 +16,13 @@ from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
 from pyrosparse.compaction.other_sizes import reads_sizes
 from pyrosparse.compaction.request import Request
-from pyrosparse.compaction.rules import OverFeatures, find, learn_node, write_sizes_out
+from pyrosparse.compaction.rules import OverFeatures, find, learn_node
 from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
-from pyrosparse.compaction.trace import TraceError, shapes, trace
+from pyrosparse.compaction.trace import TraceError, is_branch, trace
+from pyrosparse.compaction.written_out import written_out
 from pyrosparse.util.modes import copy_modes
 
 
@@ -41,25 +42,31 @@ def compacted_graph(request: Request[Any]) -> CompactNet:
             "torch.fx can trace only positional arguments, but the example is a dict of names"
         )
     try:
+        return _compacted(request, branches=True)
+    except (SizeError, TraceError):
+        pass  # at other sizes it takes other branches, or they depend on more than sizes
+    try:
         return _compacted(request)
     except SizeError:
         return _compacted(request, layers_only=True)
 
 
-def _compacted(request: Request[Any], layers_only: bool = False) -> CompactNet:
+def _compacted(
+    request: Request[Any], layers_only: bool = False, branches: bool = False
+) -> CompactNet:
     net, masks, gates, inputs = request.net, request.masks, request.gates, request.inputs
+    example = inputs if branches else None
     working = masked(net, masks, gates)
-    graph = trace(working, len(inputs))
+    graph = trace(working, len(inputs), example)
     as_modules(graph, working, inputs)
     gated = {key.rpartition(".")[0] for key in masks or {}}
     if elsewhere := gated & _read_elsewhere(graph):
         working = masked(net, masks, gates, unfolded=elsewhere)
-        graph = trace(working, len(inputs))
+        graph = trace(working, len(inputs), example)
         as_modules(graph, working, inputs)
     _refuse_second_calls(graph, gates or {})
     resize = reads_sizes(graph)
-    found = shapes(working, graph, inputs)
-    write_sizes_out(graph, found)
+    found = written_out(working, graph, inputs)
     flow = Flow(working, found, request.at_least or 0, round_to=request.round_to)
     rules, barriers = find(graph, working, layers_only)
     learn(graph, rules, barriers, flow)
@@ -109,7 +116,7 @@ def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node
         else:
             users = [user for user in node.users if user in flow.live]
             wanted = any(rules[user].reads(node) for user in users)
-        if wanted or node.op in ("placeholder", "output"):
+        if wanted or node.op in ("placeholder", "output") or is_branch(node):
             flow.live.add(node)
             rules[node].want(flow)
     return flow.live

@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 
 from pyrosparse.compaction.cut import exact_inputs, generic
 from pyrosparse.compaction.graph import learn
-from pyrosparse.compaction.rules import find, write_sizes_out
+from pyrosparse.compaction.rules import find
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule
-from pyrosparse.compaction.trace import shapes, trace
+from pyrosparse.compaction.trace import trace
+from pyrosparse.compaction.written_out import written_out
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     inputs = exact_inputs(inputs)
     with torch.no_grad():
         graph = trace(plain, len(inputs))
-        sizes = shapes(plain, graph, inputs)
-    write_sizes_out(graph, sizes)
+        sizes = written_out(plain, graph, inputs)
     rules, barriers = find(graph, plain)
     flow = Flow(plain, sizes)
     learn(graph, rules, barriers, flow)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -33,16 +35,27 @@ _IN_PLACE: dict[Any, Any] = {
 }
 
 
+BRANCH = (
+    "the forward of this network chooses by the sizes of its inputs, and for these sizes it "
+    "chooses other operations than for those with which it was compacted: compact the original "
+    "with an example of these sizes"
+)
+"""The message of conditions on sizes that must hold for a graph to be that of the network."""
+
+
 class TraceError(ValueError):
     """The forward of a network cannot be traced by torch.fx."""
 
 
-def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
+def trace(net: nn.Module, arguments: int = 1, example: tuple[Any, ...] | None = None) -> fx.Graph:
     """The graph of a network; a submodule that torch.fx cannot trace stays one operation.
 
     The network's modules are changed: operations no longer write in place.
 
     arguments: the number of arguments in a call of the network; the others have their defaults.
+    example:   these arguments. With them the graph is that for which the network chooses on the
+               example, where it chooses by sizes: each such condition is asserted in the graph.
+               Without them a forward that does so cannot be traced.
 
     Raises TraceError, a ValueError, if the network's own ``forward`` cannot be traced; ValueError
     if the network has hooks or a patched ``forward``.
@@ -65,9 +78,9 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
             if parameter.default is not parameter.empty
         }
         try:
-            graph = _Tracer().trace(net, concrete_args=defaults or None)
+            graph = _Tracer(example).trace(net, concrete_args=defaults or None)
         except Exception:
-            tracer = _Tracer()
+            tracer = _Tracer(example)
             tracer.proxy_buffer_attributes = True
             graph = tracer.trace(net, concrete_args=defaults or None)
     except Exception as error:
@@ -78,6 +91,11 @@ def trace(net: nn.Module, arguments: int = 1) -> fx.Graph:
         ) from error
     _write_nowhere(graph, net)
     return graph
+
+
+def is_branch(node: fx.Node) -> bool:
+    """Whether a node asserts a condition on sizes by which the network chose a branch."""
+    return node.target is torch._assert and BRANCH in node.args
 
 
 def shapes(net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> dict[fx.Node, torch.Size]:
@@ -108,11 +126,18 @@ class _Tracer(fx.Tracer):
 
     Buffers are constants of the program, unless that does not work: a mask that is cut to the
     length of a sequence can be traced only as an operand.
+
+    example: the inputs by which conditions on sizes are decided.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, example: tuple[Any, ...] | None = None) -> None:
+        # Its functions cannot be called with proxies: they are operations of the graph.
+        einops = [sys.modules["einops"]] if "einops" in sys.modules else []
+        super().__init__(autowrap_modules=(math, *einops))
         self._proxies: dict[str, Any] = {}
+        self._example = example
+        self._values: dict[fx.Node, Any] = {}
+        self._evaluates = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # Hooks are not traced: they may have side effects, such as recording activations.
@@ -126,6 +151,8 @@ class _Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        if self._evaluates:
+            return forward(*args, **kwargs)
         before = set(self.graph.nodes)
         stack, buffers = self.module_stack.copy(), self.proxy_buffer_attributes
         for as_operands in (False, True):
@@ -141,8 +168,69 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._evaluates:
+            return attr_val
         self._proxies = parameter_proxy_cache
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The value of a condition on sizes, for the example; the graph asserts it."""
+        if self._example is None or not _reads_only_sizes(obj.node):
+            return super().to_bool(obj)
+        taken = bool(self._value(obj.node, self._example))
+        condition = obj if taken else self.create_proxy("call_function", operator.not_, (obj,), {})
+        self._assert(condition)
+        return taken
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """The sizes in a shape, or the parts of a tensor."""
+        node = obj.node
+        count = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks")
+        if node.target in ("chunk", torch.chunk) and isinstance(count, int):
+            return iter([obj[place] for place in range(count)])
+        if self._example is None or not _is_shape(node):
+            return super().iter(obj)
+        count = len(self._value(node, self._example))
+        rank = self.create_proxy("call_function", getattr, (node.args[0], "ndim"), {})
+        self._assert(rank == count)
+        return iter([obj[place] for place in range(count)])
+
+    def _assert(self, condition: fx.Proxy) -> None:
+        self.create_proxy("call_function", torch._assert, (condition, BRANCH), {})
+
+    def _value(self, node: fx.Node, example: tuple[Any, ...]) -> Any:
+        """The value of a node for the example; nothing is computed twice."""
+        needed, stack = set(), [node]
+        while stack:
+            one = stack.pop()
+            if one not in self._values and one not in needed:
+                needed.add(one)
+                stack += one.all_input_nodes
+        inputs = [one for one in self.graph.nodes if one.op == "placeholder"]
+        self._evaluates = True
+        try:
+            with torch.no_grad():
+                for one in self.graph.nodes:
+                    if one in needed and one in inputs:
+                        given = example[inputs.index(one)]
+                        self._values[one] = given.clone() if isinstance(given, Tensor) else given
+                    elif one in needed:
+                        self._values[one] = self._result(one)
+        finally:
+            self._evaluates = False
+        return self._values[node]
+
+    def _result(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            return getattr(self.root.get_submodule(owner), name)
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
 
     def _forget(self, nodes: set[fx.Node]) -> None:
         for name in [name for name, proxy in self._proxies.items() if proxy.node in nodes]:
@@ -150,6 +238,28 @@ class _Tracer(fx.Tracer):
         for node in reversed(self.graph.nodes):
             if node in nodes:
                 self.graph.erase_node(node)
+
+
+def _is_shape(node: fx.Node) -> bool:
+    return (node.target is getattr and node.args[1] == "shape") or (
+        node.target == "size" and len(node.args) == 1 and not node.kwargs
+    )
+
+
+def _reads_only_sizes(node: fx.Node) -> bool:
+    """Whether a number is computed from sizes of tensors, and not from what is in them."""
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one.target is getattr and one.args[1] in ("shape", "ndim", "dtype", "device"):
+            continue
+        if one.op == "call_method" and one.target in ("size", "dim", "numel", "ndimension"):
+            continue
+        plain = getattr(one.target, "__module__", None) in ("_operator", "builtins", "math")
+        if one.op != "call_function" or not plain:
+            return False
+        stack += one.all_input_nodes
+    return True
 
 
 class _Shapes(fx.Interpreter):

@@ -26,26 +26,26 @@ _NAMES = """
     contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d cos cosh
     cosine_similarity count_nonzero cross cummax cummin cumprod cumsum deg2rad detach diag
     diag_embed diagonal diff dim dist div divide dot double dropout dropout1d dropout2d dropout3d
-    einsum elu embedding embedding_bag empty_like eq erf erfc erfinv exp exp2 expand expand_as
+    einsum elu embedding embedding_bag empty empty_like eq erf erfc erfinv exp exp2 expand expand_as
     expm1 eye feature_alpha_dropout flatten flip fliplr flipud float floor floor_divide floordiv
     fmax fmin fmod fold frac full full_like gather ge gelu getitem glu greater greater_equal
     grid_sample group_norm gt half hardshrink hardsigmoid hardswish hardtanh heaviside hypot
     index_add index_copy index_fill index_select inner instance_norm int interpolate inv invert
-    is_floating_point isclose isfinite isinf isnan kron kthvalue layer_norm le leaky_relu lerp
-    less less_equal lgamma linear linspace local_response_norm log log10 log1p log2 log_softmax
-    logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit
-    logsigmoid logsumexp long lp_pool1d lp_pool2d lt masked_fill matmul max max_pool1d max_pool2d
-    max_pool3d maximum mean median min minimum mish mm mod moveaxis movedim mul multiply mv
-    nan_to_num nanmean nansum narrow ndimension ne neg negative new_full new_ones new_zeros
-    nonzero norm normalize not_ not_equal numel one_hot ones ones_like or_ outer pad permute
-    pixel_shuffle pixel_unshuffle polar pos positive pow prelu prod quantile rad2deg rand_like
-    randn_like ravel reciprocal relu relu6 remainder renorm repeat repeat_interleave reshape
-    reshape_as rms_norm roll rot90 round rrelu rsqrt rsub scaled_dot_product_attention scatter
-    scatter_add select selu sigmoid sign silu sin sinc sinh size softmax softmin softplus
-    softshrink softsign sort split sqrt square squeeze stack std std_mean sub subtract sum
-    swapaxes swapdims t take_along_dim tan tanh tanhshrink tensor_split tensordot threshold tile
-    to topk transpose tril triu true_divide truediv trunc type_as unbind unflatten unfold
-    unsqueeze upsample var var_mean vdot vector_norm view view_as where xor zeros zeros_like
+    is_floating_point isclose isfinite isinf isnan kron kthvalue layer_norm le leaky_relu lerp less
+    less_equal lgamma linear linspace local_response_norm log log10 log1p log2 log_softmax logaddexp
+    logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logsigmoid
+    logsumexp long lp_pool1d lp_pool2d lt masked_fill matmul max max_pool1d max_pool2d max_pool3d
+    maximum mean median min minimum mish mm mod moveaxis movedim mul multiply mv nan_to_num nanmean
+    nansum narrow ndimension ne neg negative new_empty new_full new_ones new_zeros nonzero norm
+    normalize not_ not_equal numel one_hot ones ones_like or_ outer pad permute pixel_shuffle
+    pixel_unshuffle polar pos positive pow prelu prod quantile rad2deg rand_like randn_like ravel
+    reciprocal relu relu6 remainder renorm repeat repeat_interleave reshape reshape_as rms_norm roll
+    rot90 round rrelu rsqrt rsub scaled_dot_product_attention scatter scatter_add select selu
+    sigmoid sign silu sin sinc sinh size softmax softmin softplus softshrink softsign sort split
+    sqrt square squeeze stack std std_mean sub subtract sum swapaxes swapdims t take_along_dim tan
+    tanh tanhshrink tensor_split tensordot threshold tile to topk transpose tril triu true_divide
+    truediv trunc type_as unbind unflatten unfold unsqueeze upsample var var_mean vdot vector_norm
+    view view_as where xor zeros zeros_like
 """
 _HOMES: dict[str, ModuleType] = {
     "operator": operator,
@@ -58,7 +58,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     for home, module in _HOMES.items()
     for name in _NAMES.split()
     if callable(getattr(module, name, None))
-} | {"builtins.getattr": getattr}
+} | {"builtins.getattr": getattr, "torch._assert": torch._assert}
 # Some functions have two names: the first is written.
 _NAME_OF = {function: name for name, function in reversed(_FUNCTIONS.items())}
 # Functions of torchvision that torch.fx does not trace: their modules, and their names there.

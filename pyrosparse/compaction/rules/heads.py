@@ -85,7 +85,7 @@ class Split(HeadsRule):
             return None
         if self.node.target in ("unflatten", torch.unflatten):
             given = arguments(self.node, input=None, dim=None, sizes=None)
-            if given["dim"] not in (-1, leading):
+            if given["dim"] not in (-1, leading) or self.node.all_input_nodes != [self.source]:
                 return None
         elif not keeps_leading(flow, self.node, given_sizes(self.node), leading):
             return None

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from pyrosparse.compaction.rules.rule import Features, Flow
+from pyrosparse.compaction.rules.rule import Features, Flow, arguments
 from pyrosparse.compaction.rules.shaping import Moved, merged
 from pyrosparse.compaction.rules.sizes import given_sizes, is_size_of
 
 
 class Reshaped(Moved):
-    """``(N, T, C) -> (N * T, C)`` and ``(N, C, T) -> (N, C, H, W)``, by ``view`` or ``flatten``.
+    """``(N, T, C) -> (N * T, C)`` and ``(N, C, T) -> (N, C, H, W)``.
 
     A tensor's elements stay in order, so that its features stay apart from each other where the
     numbers of elements before them and behind them do not change.
@@ -32,7 +32,10 @@ class Reshaped(Moved):
         if len(places) != 1:
             return None  # with sizes of 1 it may be this dimension or that
         self.old_dim, self.dim = x.dim, places[0]
-        if self._flattens():
+        if self.node.target in ("unflatten", torch.unflatten):
+            at = arguments(self.node, input=None, dim=None, sizes=None)["dim"]
+            known = isinstance(at, int) and at % len(before) != x.dim
+        elif self._flattens():
             start, end = merged(self.node, self.module, len(before))
             known = not start <= x.dim <= end
         else:
@@ -41,13 +44,13 @@ class Reshaped(Moved):
         return replace(x, dim=self.dim) if known else None
 
     def reads(self, operand: fx.Node) -> bool:
-        if self._flattens() or operand is self.source:
+        if self._keeps_arguments() or operand is self.source:
             return True
         others = [size for dim, size in enumerate(self.sizes) if dim != self.dim]
         return operand in others
 
     def rewrite(self, flow: Flow) -> fx.Node:
-        if self._flattens():
+        if self._keeps_arguments():
             return super().rewrite(flow)
         wanted = flow.wanted[self.node]
         operand = flow.take(self.source, self.old_dim, wanted)
@@ -55,6 +58,9 @@ class Reshaped(Moved):
         sizes[self.dim] = int(wanted.sum())
         sizes = fx.map_arg(sizes, lambda size: flow.new[size])
         return flow.graph.call_method("reshape", (operand, *sizes))
+
+    def _keeps_arguments(self) -> bool:
+        return self._flattens() or self.node.target in ("unflatten", torch.unflatten)
 
     def _flattens(self) -> bool:
         return self.module is not None or self.node.target in ("flatten", torch.flatten)

@@ -185,8 +185,7 @@ class Slice(Rule):
         if x is None:
             return None
         self.index = whole_index(self.node.args[1], len(flow.shapes[self.source]))
-        known = (i is None or _is_number(flow, i) or _is_range(flow, i) for i in self.index)
-        if not all(known):
+        if not all(i is None or _is_number(flow, i) or _is_range(flow, i) for i in self.index):
             return None
         self.old_dim = x.dim
         # Where the index of the features stands, behind new dimensions too.

@@ -63,8 +63,10 @@ class Embedding(Rule):
             return flow.copy(self.node)
         old = self.module
         table = old.weight.detach()[:, wanted.to(old.weight.device)].clone()
+        rows, width = table.shape
         new = nn.Embedding(
-            *table.shape,
+            rows,
+            width,
             padding_idx=old.padding_idx,
             scale_grad_by_freq=old.scale_grad_by_freq,
             sparse=old.sparse,
