@@ -35,6 +35,10 @@ _IN_PLACE: dict[Any, Any] = {
 }
 
 
+_SIZED_BY_VALUES = (
+    "argwhere", "bincount", "item", "masked_select", "nonzero", "repeat_interleave", "tolist",
+    "unique", "unique_consecutive",
+)  # fmt: skip
 BRANCH = (
     "the forward of this network chooses by the sizes of its inputs, and for these sizes it "
     "chooses other operations than for those with which it was compacted: compact the original "
@@ -188,11 +192,14 @@ class _Tracer(fx.Tracer):
         count = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks")
         if node.target in ("chunk", torch.chunk) and isinstance(count, int):
             return iter([obj[place] for place in range(count)])
-        if self._example is None or not _is_shape(node):
+        shape = node
+        while shape.target is operator.getitem and isinstance(shape.args[0], fx.Node):
+            shape = shape.args[0]
+        if self._example is None or not _is_shape(shape):
             return super().iter(obj)
         count = len(self._value(node, self._example))
-        rank = self.create_proxy("call_function", getattr, (node.args[0], "ndim"), {})
-        self._assert(rank == count)
+        rank = self.create_proxy("call_function", getattr, (shape.args[0], "ndim"), {})
+        self._assert(rank == len(self._value(shape, self._example)))
         return iter([obj[place] for place in range(count)])
 
     def _assert(self, condition: fx.Proxy) -> None:
@@ -251,15 +258,34 @@ def _reads_only_sizes(node: fx.Node) -> bool:
     stack = [node]
     while stack:
         one = stack.pop()
-        if one.target is getattr and one.args[1] in ("shape", "ndim", "dtype", "device"):
-            continue
-        if one.op == "call_method" and one.target in ("size", "dim", "numel", "ndimension"):
-            continue
+        read = one.target is getattr and one.args[1] in ("shape", "ndim", "dtype", "device")
+        read |= one.op == "call_method" and one.target in ("size", "dim", "numel", "ndimension")
         plain = getattr(one.target, "__module__", None) in ("_operator", "builtins", "math")
-        if one.op != "call_function" or not plain:
+        if read:
+            if _has_size_of_values(one.args[0]):
+                return False
+        elif one.op == "call_function" and plain:
+            stack += one.all_input_nodes
+        else:
             return False
-        stack += one.all_input_nodes
     return True
+
+
+def _has_size_of_values(node: Any) -> bool:
+    """Whether the size of a tensor may depend on what is in tensors, as that of ``unique``."""
+    seen, stack = {node}, [node]
+    while stack:
+        one = stack.pop()
+        name = str(getattr(one.target, "__name__", one.target))
+        picks = one.target is operator.getitem and any(
+            isinstance(index, fx.Node) and not _reads_only_sizes(index)
+            for index in one.all_input_nodes[1:]
+        )
+        if name in _SIZED_BY_VALUES or picks:
+            return True
+        stack += [x for x in one.all_input_nodes if x not in seen]
+        seen |= {*one.all_input_nodes}
+    return False
 
 
 class _Shapes(fx.Interpreter):

@@ -158,6 +158,7 @@ _CALLS: dict[Any, type[Rule]] = {
     **dict.fromkeys(["softmax", torch.softmax, F.softmax], attention.Softmax),
     **dict.fromkeys(["masked_fill", torch.masked_fill], attention.Fill),
     F.scaled_dot_product_attention: attention.ScaledDotProduct,
+    **dict.fromkeys(["to", "type_as", "float", "double", "half", "bfloat16"], pointwise.Cast),
     F.pad: shaping.Pad,
     F.interpolate: pointwise.Resized,
     F.glu: pointwise.GLU,

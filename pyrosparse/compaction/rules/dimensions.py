@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from torch import fx
@@ -28,6 +29,7 @@ class Dimensions:
         self._parents: dict[Dimension, Dimension] = {}
         self._own: set[Dimension] = set()
         self._limits: dict[Dimension, Dimension] = {}
+        self._products: dict[Dimension, tuple[Dimension, ...]] = {}
 
     def _first(self, dimension: Dimension) -> Dimension:
         first = dimension
@@ -46,10 +48,28 @@ class Dimensions:
                 self._own.add(first)
             if second in self._limits:
                 self._limits.setdefault(first, self._limits[second])
+            if second in self._products:
+                self._products.setdefault(first, self._products[second])
 
     def fix(self, *dimensions: Dimension) -> None:
         """Record that the network accepts and produces only one size there."""
         self._own.update(self._first(dimension) for dimension in dimensions)
+
+    def multiply(self, dimension: Dimension, others: Iterable[Dimension]) -> None:
+        """Record that a size is the product of others."""
+        self._products.setdefault(self._first(dimension), tuple(others))
+
+    def factors(
+        self, dimension: Dimension, of: frozenset[Dimension] = frozenset()
+    ) -> list[Dimension]:
+        """One dimension of each class whose sizes multiplied give a size; its own if no others do.
+
+        of: sizes of which it is itself a factor."""
+        first = self._first(dimension)
+        if first in of or first not in self._products:
+            return [first]
+        parts = (self.factors(part, of | {first}) for part in self._products[first])
+        return [factor for part in parts for factor in part]
 
     def limit(self, dimension: Dimension, other: Dimension) -> None:
         """Record that a dimension was cut to the size of another, whose length is not 1."""
@@ -62,7 +82,10 @@ class Dimensions:
 
     def same(self, one: Dimension, other: Dimension) -> bool:
         """Whether two dimensions are known to have the same size."""
-        return self._first(one) == self._first(other)
+        first, second = self._first(one), self._first(other)
+        if first == second or not (first in self._products or second in self._products):
+            return first == second
+        return Counter(self.factors(first)) == Counter(self.factors(second))
 
     def own(self, node: fx.Node, *dims: int) -> bool:
         """Whether the sizes of these dimensions are the network's own."""

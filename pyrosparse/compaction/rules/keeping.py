@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pyrosparse.compaction.layers import CONVOLUTIONS
 from pyrosparse.compaction.rules import attention, joining, pointwise, shaping
 from pyrosparse.compaction.rules.heads import Split
 from pyrosparse.compaction.rules.layer_norm import LayerNorm, RMSNorm
@@ -77,6 +78,17 @@ def _mixed(rule: Rule, flow: Flow) -> None:
         _join(flow, node, {0: (source, 0)})
         known.fix((source, 1), (node, 1))
         _follow(flow, node, source, range(2, rank))
+        kept = [dim for dim in range(2, rank) if _keeps_size(rule.module, dim - 2)]
+        _join(flow, node, {dim: (source, dim) for dim in kept})
+
+
+def _keeps_size(layer: nn.Module, place: int) -> bool:
+    """Whether the output of a convolution is as long as its input, whatever the length."""
+    if not isinstance(layer, CONVOLUTIONS) or layer.stride[place] != 1:
+        return False
+    if isinstance(layer.padding, str):
+        return layer.padding == "same" or layer.kernel_size[place] == 1
+    return bool(2 * layer.padding[place] == layer.dilation[place] * (layer.kernel_size[place] - 1))
 
 
 def _pooled(rule: Rule, flow: Flow) -> None:
@@ -201,6 +213,8 @@ def _flattened(rule: Rule, flow: Flow) -> None:
         _join(flow, node, {dim: (source, dim + end - start) for dim in after})
         if start == end:
             _join(flow, node, {start: (source, start)})
+        else:
+            known.multiply((node, start), [(source, dim) for dim in range(start, end + 1)])
         if known.own(source, *range(start, end + 1)):
             known.fix((node, start))
         return
@@ -208,7 +222,7 @@ def _flattened(rule: Rule, flow: Flow) -> None:
     if len(sizes) != len(flow.shapes[node]):
         return
     rest = [(source, dim) for dim in range(rank)]
-    open_ = []  # dimensions of the result
+    open_, own = [], []  # dimensions of the result
     for dim, size in enumerate(sizes):
         if isinstance(number(flow, size), int) and size != -1:
             known.fix((node, dim))
@@ -218,10 +232,12 @@ def _flattened(rule: Rule, flow: Flow) -> None:
         same = [other for other in rest if known.same(other, (node, dim))]
         if same:
             rest.remove(same[0])
-        elif not known.own(node, dim):
-            open_.append((node, dim))
+        else:
+            (own if known.own(node, dim) else open_).append((node, dim))
     # The number of elements does not change: the rest on both sides is equal.
     left = [place for place in rest if not known.own(*place)]
+    if len(open_) == 1 and len(left) > 1 and not own:
+        known.multiply(open_[0], rest)
     if len(open_) == 1 and not left:
         known.fix(open_[0])
     elif len(open_) == len(left) == 1 and _size(flow, left[0]) == _size(flow, open_[0]):

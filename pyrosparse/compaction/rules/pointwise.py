@@ -57,6 +57,21 @@ class Elementwise(Pointwise):
         return self.node.target(*args, **kwargs)
 
 
+class Cast(Pointwise):
+    """Another type or device, by ``to`` and the like: what is zero stays zero."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        if x is None or self.source is not self.node.args[0]:
+            return None
+        return Features.of(x.dim, x.constant & (x.value == 0), torch.zeros_like(x.value))
+
+    def want(self, flow: Flow) -> None:
+        super().want(flow)
+        # Of another tensor, as in ``type_as``, the type is read.
+        flow.sized |= {*self.node.all_input_nodes} - {self.source}
+
+
 class Resized(Pointwise):
     """Other positions, each a mean, the largest or a copy of those of the operand: interpolation,
     padding by reflection."""

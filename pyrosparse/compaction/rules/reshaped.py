@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx
 
+from pyrosparse.compaction.rules.dimensions import Dimension
 from pyrosparse.compaction.rules.rule import Features, Flow, arguments
 from pyrosparse.compaction.rules.shaping import Moved, merged
-from pyrosparse.compaction.rules.sizes import given_sizes, is_size_of
+from pyrosparse.compaction.rules.sizes import given_sizes, is_size_of, read_size
 
 
 class Reshaped(Moved):
@@ -67,25 +72,42 @@ class Reshaped(Moved):
 
     def _always(self, flow: Flow) -> bool:
         """Whether the features stay apart for every size of the input, not only the example's."""
-        before, after = flow.shapes[self.source], flow.shapes[self.node]
-        count = before[self.old_dim]
-        fixed = self.sizes[self.dim] == count or self._is_size(flow, self.dim, self.old_dim)
-        if not fixed and self.sizes[self.dim] != -1:
+        count = flow.shapes[self.source][self.old_dim]
+        old = [(self.source, dim) for dim in range(len(flow.shapes[self.source]))]
+        known = self.sizes[self.dim] == count
+        known |= is_size_of(flow, self.sizes[self.dim], self.source, self.old_dim)
+        if not known and self.sizes[self.dim] != -1:
             return False
-        behind = len(before) - self.old_dim
-        same_lead = self.dim == self.old_dim and all(
-            self._is_size(flow, dim, dim) for dim in range(self.dim)
-        )
-        # What is the network's own is on both sides as large as in the example.
-        own_rest = all(isinstance(size, int) and size > 0 for size in self.sizes[self.dim + 1 :])
-        same_rest = own_rest and flow.dimensions.own(
-            self.source, *range(self.old_dim + 1, len(before))
-        )
-        same_rest |= len(after) - self.dim == behind and all(
-            self._is_size(flow, len(after) - back, len(before) - back) for back in range(1, behind)
-        )
         # The number of elements does not change: of three parts, two decide about the third.
-        return same_lead + same_rest + fixed >= 2
+        pairs = (
+            (self.sizes[: self.dim], old[: self.old_dim]),
+            (self.sizes[self.dim + 1 :], old[self.old_dim + 1 :]),
+        )
+        counts = [[_elements(flow, part) for part in pair] for pair in pairs]
+        return known + sum(new is not None and new == old for new, old in counts) >= 2
 
-    def _is_size(self, flow: Flow, dim: int, old: int) -> bool:
-        return is_size_of(flow, self.sizes[dim], self.source, old)
+
+def _elements(flow: Flow, sizes: Iterable[Any]) -> tuple[int, Counter[Dimension]] | None:
+    """A product of sizes, as a number times sizes that depend on the input; None if not known.
+
+    sizes: numbers, nodes that read them, and dimensions of tensors.
+    """
+    own, others = 1, Counter[Dimension]()
+    for size in sizes:
+        place = read_size(flow, size) if isinstance(size, fx.Node) else size
+        if isinstance(place, int) and place > 0:
+            own *= place
+        elif isinstance(place, tuple):
+            for factor in flow.dimensions.factors(place):
+                if flow.dimensions.own(*factor):
+                    own *= flow.shapes[factor[0]][factor[1]]
+                else:
+                    others[factor] += 1
+        elif isinstance(size, fx.Node) and size.target is operator.mul:
+            inner = _elements(flow, size.args)
+            if inner is None:
+                return None
+            own, others = own * inner[0], others + inner[1]
+        else:
+            return None
+    return own, others
