@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from pyrosparse.compaction.account import Account, Layer
+from pyrosparse.compaction.branches import is_branch
 from pyrosparse.compaction.check import SizeError, check
 from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.compaction.functional import as_modules
@@ -21,7 +22,7 @@ from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
-from pyrosparse.compaction.trace import TraceError, is_branch, trace
+from pyrosparse.compaction.trace import TraceError, trace
 from pyrosparse.compaction.written_out import written_out
 from pyrosparse.util.modes import copy_modes
 

@@ -45,9 +45,10 @@ def _rearranged(
     if einops is None or not isinstance(x, fx.Node) or x not in ranks:
         return None
     if node.op == "call_function" and node.target in (einops.rearrange, einops.repeat):
-        pattern, sizes = node.args[1] if len(node.args) == 2 else None, dict(node.kwargs)
+        pattern: Any = node.args[1] if len(node.args) == 2 else None
+        sizes: dict[str, Any] = dict(node.kwargs)
     elif node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
-        layer = net.get_submodule(str(node.target))
+        layer: Any = net.get_submodule(str(node.target))
         if (type(layer).__module__, type(layer).__name__) != ("einops.layers.torch", "Rearrange"):
             return None
         pattern, sizes = layer.pattern, dict(layer.axes_lengths)
@@ -84,7 +85,8 @@ def rearranged(
     known = len(left) == rank and [] not in left and [] not in right
     if not known or not all(axis.isidentifier() or axis == "1" for axis in before + after):
         return None
-    if {*before} - {"1"} != {*named} - {*new} or len({*named}) != len(named):
+    old = [axis for axis in before if axis != "1"]
+    if {*old} != {*named} - {*new} or len({*named}) + len({*old}) != len(named) + len(old):
         return None
     if any(axis not in sizes for axis in new):
         return None
@@ -97,8 +99,7 @@ def rearranged(
     for dim, axis in reversed(list(enumerate(before))):
         if axis == "1":
             x = graph.call_method("squeeze", (x, dim))
-    before = [axis for axis in before if axis != "1"]
-    order = [before.index(axis) for axis in named if axis not in new]
+    order = [old.index(axis) for axis in named if axis not in new]
     if order != sorted(order):
         x = graph.call_method("permute", (x, *order))
     for dim, axis in enumerate(after):

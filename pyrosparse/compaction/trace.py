@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pyrosparse.compaction.branches import BRANCH, ExampleValues, reads_only_sizes, whole_shape
 from pyrosparse.compaction.layers import has_hooks
 from pyrosparse.compaction.parts import PARTS
 from pyrosparse.compaction.rules.registry import REGISTERED
@@ -33,18 +34,6 @@ _IN_PLACE: dict[Any, Any] = {
     F.selu_: F.selu,
     F.celu_: F.celu,
 }
-
-
-_SIZED_BY_VALUES = (
-    "argwhere", "bincount", "item", "masked_select", "nonzero", "repeat_interleave", "tolist",
-    "unique", "unique_consecutive",
-)  # fmt: skip
-BRANCH = (
-    "the forward of this network chooses by the sizes of its inputs, and for these sizes it "
-    "chooses other operations than for those with which it was compacted: compact the original "
-    "with an example of these sizes"
-)
-"""The message of conditions on sizes that must hold for a graph to be that of the network."""
 
 
 class TraceError(ValueError):
@@ -97,11 +86,6 @@ def trace(net: nn.Module, arguments: int = 1, example: tuple[Any, ...] | None = 
     return graph
 
 
-def is_branch(node: fx.Node) -> bool:
-    """Whether a node asserts a condition on sizes by which the network chose a branch."""
-    return node.target is torch._assert and BRANCH in node.args
-
-
 def shapes(net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> dict[fx.Node, torch.Size]:
     """The shape of every tensor in the graph for an example.
 
@@ -137,11 +121,15 @@ class _Tracer(fx.Tracer):
     def __init__(self, example: tuple[Any, ...] | None = None) -> None:
         # Its functions cannot be called with proxies: they are operations of the graph.
         einops = [sys.modules["einops"]] if "einops" in sys.modules else []
-        super().__init__(autowrap_modules=(math, *einops))
+        super().__init__(autowrap_modules=(math, *einops))  # type: ignore[arg-type]
         self._proxies: dict[str, Any] = {}
         self._example = example
-        self._values: dict[fx.Node, Any] = {}
-        self._evaluates = False
+        self._values: ExampleValues | None = None
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        if self._example is not None:
+            self._values = ExampleValues(root, self._example)
+        return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # Hooks are not traced: they may have side effects, such as recording activations.
@@ -155,7 +143,7 @@ class _Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        if self._evaluates:
+        if self._values is not None and self._values.running:
             return forward(*args, **kwargs)
         before = set(self.graph.nodes)
         stack, buffers = self.module_stack.copy(), self.proxy_buffer_attributes
@@ -172,72 +160,35 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self._evaluates:
+        if self._values is not None and self._values.running:
             return attr_val
         self._proxies = parameter_proxy_cache
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """The value of a condition on sizes, for the example; the graph asserts it."""
-        if self._example is None or not _reads_only_sizes(obj.node):
-            return super().to_bool(obj)
-        taken = bool(self._value(obj.node, self._example))
+        if self._values is None or not reads_only_sizes(obj.node):
+            return bool(super().to_bool(obj))
+        taken = bool(self._values.of(obj.node))
         condition = obj if taken else self.create_proxy("call_function", operator.not_, (obj,), {})
-        self._assert(condition)
+        self.create_proxy("call_function", torch._assert, (condition, BRANCH), {})
         return taken
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """The sizes in a shape, or the parts of a tensor."""
+        """The parts of a tensor, or the sizes in a shape; the graph asserts how many these are."""
         node = obj.node
         count = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks")
-        if node.target in ("chunk", torch.chunk) and isinstance(count, int):
-            return iter([obj[place] for place in range(count)])
-        shape = node
-        while shape.target is operator.getitem and isinstance(shape.args[0], fx.Node):
-            shape = shape.args[0]
-        if self._example is None or not _is_shape(shape):
-            return super().iter(obj)
-        count = len(self._value(node, self._example))
-        rank = self.create_proxy("call_function", getattr, (shape.args[0], "ndim"), {})
-        self._assert(rank == len(self._value(shape, self._example)))
-        return iter([obj[place] for place in range(count)])
-
-    def _assert(self, condition: fx.Proxy) -> None:
-        self.create_proxy("call_function", torch._assert, (condition, BRANCH), {})
-
-    def _value(self, node: fx.Node, example: tuple[Any, ...]) -> Any:
-        """The value of a node for the example; nothing is computed twice."""
-        needed, stack = set(), [node]
-        while stack:
-            one = stack.pop()
-            if one not in self._values and one not in needed:
-                needed.add(one)
-                stack += one.all_input_nodes
-        inputs = [one for one in self.graph.nodes if one.op == "placeholder"]
-        self._evaluates = True
-        try:
-            with torch.no_grad():
-                for one in self.graph.nodes:
-                    if one in needed and one in inputs:
-                        given = example[inputs.index(one)]
-                        self._values[one] = given.clone() if isinstance(given, Tensor) else given
-                    elif one in needed:
-                        self._values[one] = self._result(one)
-        finally:
-            self._evaluates = False
-        return self._values[node]
-
-    def _result(self, node: fx.Node) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self._values.__getitem__)
-        if node.op == "get_attr":
-            owner, _, name = str(node.target).rpartition(".")
-            return getattr(self.root.get_submodule(owner), name)
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        if node.target not in ("chunk", torch.chunk) or not isinstance(count, int):
+            shape = whole_shape(node)
+            if self._values is None or shape is None:
+                return super().iter(obj)
+            count = len(self._values.of(node))
+            tensor = self.proxy(shape.args[0])  # type: ignore[arg-type]
+            rank = self.create_proxy("call_function", getattr, (tensor, "ndim"), {})
+            of_rank = (rank, len(self._values.of(shape)))
+            same = self.create_proxy("call_function", operator.eq, of_rank, {})
+            self.create_proxy("call_function", torch._assert, (same, BRANCH), {})
+        return iter([obj[place] for place in range(count)])  # type: ignore[index]
 
     def _forget(self, nodes: set[fx.Node]) -> None:
         for name in [name for name, proxy in self._proxies.items() if proxy.node in nodes]:
@@ -245,47 +196,6 @@ class _Tracer(fx.Tracer):
         for node in reversed(self.graph.nodes):
             if node in nodes:
                 self.graph.erase_node(node)
-
-
-def _is_shape(node: fx.Node) -> bool:
-    return (node.target is getattr and node.args[1] == "shape") or (
-        node.target == "size" and len(node.args) == 1 and not node.kwargs
-    )
-
-
-def _reads_only_sizes(node: fx.Node) -> bool:
-    """Whether a number is computed from sizes of tensors, and not from what is in them."""
-    stack = [node]
-    while stack:
-        one = stack.pop()
-        read = one.target is getattr and one.args[1] in ("shape", "ndim", "dtype", "device")
-        read |= one.op == "call_method" and one.target in ("size", "dim", "numel", "ndimension")
-        plain = getattr(one.target, "__module__", None) in ("_operator", "builtins", "math")
-        if read:
-            if _has_size_of_values(one.args[0]):
-                return False
-        elif one.op == "call_function" and plain:
-            stack += one.all_input_nodes
-        else:
-            return False
-    return True
-
-
-def _has_size_of_values(node: Any) -> bool:
-    """Whether the size of a tensor may depend on what is in tensors, as that of ``unique``."""
-    seen, stack = {node}, [node]
-    while stack:
-        one = stack.pop()
-        name = str(getattr(one.target, "__name__", one.target))
-        picks = one.target is operator.getitem and any(
-            isinstance(index, fx.Node) and not _reads_only_sizes(index)
-            for index in one.all_input_nodes[1:]
-        )
-        if name in _SIZED_BY_VALUES or picks:
-            return True
-        stack += [x for x in one.all_input_nodes if x not in seen]
-        seen |= {*one.all_input_nodes}
-    return False
 
 
 class _Shapes(fx.Interpreter):

@@ -222,7 +222,8 @@ def _flattened(rule: Rule, flow: Flow) -> None:
     if len(sizes) != len(flow.shapes[node]):
         return
     rest = [(source, dim) for dim in range(rank)]
-    open_, own = [], []  # dimensions of the result
+    open_: list[tuple[fx.Node, int]] = []  # dimensions of the result
+    own: list[tuple[fx.Node, int]] = []
     for dim, size in enumerate(sizes):
         if isinstance(number(flow, size), int) and size != -1:
             known.fix((node, dim))
