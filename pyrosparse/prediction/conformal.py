@@ -132,7 +132,13 @@ def _threshold(scores: Tensor, coverage: float) -> float:
 def _class_scores(prediction: ClassPrediction, y: Any) -> Tensor:
     labels = torch.as_tensor(y).cpu()
     probabilities = prediction.probabilities
-    n, classes = probabilities.shape
+    n, *positions, classes = probabilities.shape
+    if positions:
+        raise ValueError(
+            f"conformal sets are of one label for each datum, and these data have {positions}: "
+            "the labels of a datum are not exchangeable. Give one label for each, such as the "
+            "class of one position"
+        )
     if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"y must be the {n} labels, int64, got {labels.dtype} {tuple(labels.shape)}"

@@ -256,8 +256,13 @@ def _law_of_output(output: Any, likelihood: Likelihood | None) -> Any:
 
 
 def _check_law(law: Any) -> None:
-    if isinstance(law, torch.distributions.Categorical):
-        _check_finite(law.logits)
+    if not isinstance(law, torch.distributions.Distribution):
+        raise TypeError(
+            "the likelihood must return a distribution, such as dist.Normal(f, 1.0), for the "
+            f"network's output f; it returned a {type(law).__name__}"
+        )
+    if (classes := _of_classes(law)) is not None:
+        _check_finite(classes.logits)
         return
     try:
         mean = law.mean
@@ -267,6 +272,14 @@ def _check_law(law: Any) -> None:
             "one that has, as likelihood=, a function of the network's output"
         ) from error
     _check_finite(mean)
+
+
+def _of_classes(law: Any) -> Any:
+    """The categorical distribution within a distribution, of labels at several positions too;
+    None if it is of something else."""
+    while hasattr(law, "base_dist") and not isinstance(law, torch.distributions.Categorical):
+        law = law.base_dist
+    return law if isinstance(law, torch.distributions.Categorical) else None
 
 
 def _check_finite(numbers: Tensor) -> None:
@@ -286,8 +299,10 @@ def _categorical(output: Any) -> Any:
 
 
 def _prediction(laws: list[list[Any]]) -> Prediction:
-    if isinstance(laws[0][0], torch.distributions.Categorical):
-        logs = [torch.stack([one.logits.double().cpu() for one in found]) for found in laws]
+    if _of_classes(laws[0][0]) is not None:
+        logs = [
+            torch.stack([_of_classes(one).logits.double().cpu() for one in found]) for found in laws
+        ]
         return ClassPrediction(torch.cat(logs, 1).log_softmax(-1))
     means, variances = (
         torch.cat(

@@ -53,13 +53,15 @@ class Prediction(ABC):
 class ClassPrediction(Prediction):
     r"""Class probabilities of n data under S draws of the weights.
 
+    Data may have one label, or one at each of several positions, such as the pixels of an image.
+
     .. math:: p_{ic} = \frac1S \sum_s p_{ic}^{(s)}, \qquad
         \underbrace{H[p_i]}_{\text{total}} =
         \underbrace{\textstyle\frac1S \sum_s H[p_i^{(s)}]}_{\text{aleatoric}} +
         \underbrace{I[y_i; w]}_{\text{epistemic}}, \qquad
         H[p] = -\sum_c p_c \log p_c
 
-    log_probabilities: of every draw, (S, n, classes) float64, nats.
+    log_probabilities: of every draw, (S, n, ..., classes) float64, nats.
 
     Sources: Depeweg et al. (2018), "Decomposition of uncertainty in Bayesian deep learning for
     efficient and risk-sensitive learning", eqs. 3 and 4.
@@ -77,51 +79,53 @@ class ClassPrediction(Prediction):
 
     @property
     def probabilities(self) -> Tensor:
-        """The predictive probabilities, (n, classes)."""
+        """The predictive probabilities, (n, ..., classes)."""
         return self.log_probabilities.exp().mean(0)
 
     @property
     def classes(self) -> Tensor:
-        """The most probable class of every datum, (n,) int64."""
-        return self.probabilities.argmax(1)
+        """The most probable classes, (n, ...) int64."""
+        return self.probabilities.argmax(-1)
 
     @property
     def mean(self) -> Tensor:
         """The mean of the class as a vector of zeros and a one, which are the probabilities,
-        (n, classes)."""
+        (n, ..., classes)."""
         return self.probabilities
 
     @property
     def variance(self) -> Tensor:
-        """The variance of each entry of that vector, p (1 - p), (n, classes)."""
+        """The variance of each entry of that vector, p (1 - p), (n, ..., classes)."""
         return self.probabilities * (1 - self.probabilities)
 
     def quantiles(self, levels: Sequence[float] = (0.05, 0.5, 0.95)) -> Tensor:
-        """Quantiles of the class probabilities over the draws of the weights, (levels, n, classes).
+        """Quantiles of the class probabilities over the draws of the weights,
+        (levels, n, ..., classes).
 
         Raises ValueError on levels outside of [0, 1]."""
         return torch.quantile(self.log_probabilities.exp(), _levels(levels), dim=0)
 
     @property
     def total(self) -> Tensor:
-        """The entropy of the predictive probabilities, (n,), nats."""
-        return torch.special.entr(self.probabilities).sum(1)
+        """The entropy of the predictive probabilities, (n, ...), nats."""
+        return torch.special.entr(self.probabilities).sum(-1)
 
     @property
     def aleatoric(self) -> Tensor:
-        """The mean entropy of the draws' probabilities, (n,), nats."""
-        return torch.special.entr(self.log_probabilities.exp()).sum(2).mean(0)
+        """The mean entropy of the draws' probabilities, (n, ...), nats."""
+        return torch.special.entr(self.log_probabilities.exp()).sum(-1).mean(0)
 
     @property
     def epistemic(self) -> Tensor:
-        """The mutual information of class and weights, (n,), nats, not negative."""
+        """The mutual information of class and weights, (n, ...), nats, not negative."""
         return (self.total - self.aleatoric).clamp_min(0.0)
 
     def __repr__(self) -> str:
-        draws, n, classes = self.log_probabilities.shape
+        draws, n, *positions, classes = self.log_probabilities.shape
+        each = f" of {' x '.join(map(str, positions))} labels" if positions else ""
         return (
-            f"ClassPrediction of {n} data in {classes} classes from {_draws(draws)}: uncertainty "
-            f"{_mean(self.total)} nats, epistemic {_mean(self.epistemic)} nats"
+            f"ClassPrediction of {n} data{each} in {classes} classes from {_draws(draws)}: "
+            f"uncertainty {_mean(self.total)} nats, epistemic {_mean(self.epistemic)} nats"
         )
 
 

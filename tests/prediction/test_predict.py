@@ -97,6 +97,31 @@ def test_model_network_and_log_probabilities_agree() -> None:
         assert torch.allclose(one.probabilities, expected, atol=1e-6)
 
 
+def test_labels_at_several_positions() -> None:
+    """Of the pixels of an image: each position is as a datum of its own."""
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 1)
+    bnn = ps.lift(net, ps.Gaussian(posterior="normal", initial_scale=0.3))
+    x = torch.randn(5, 3, 2, 6)
+    found = ps.predict(ps.classifier(bnn, 20, class_dim=1), x, draws=6, batch_size=2)
+    assert found.probabilities.shape == (5, 2, 6, 4)
+    assert found.classes.shape == found.total.shape == found.epistemic.shape == (5, 2, 6)
+    assert "5 data of 2 x 6 labels in 4 classes" in repr(found)
+    dense = nn.Linear(3, 4)
+    rows = ps.lift(dense, ps.Gaussian(posterior="normal", initial_scale=0.3))
+    for name, parameter in bnn.guide.named_parameters():
+        other = rows.guide.get_parameter(name)
+        other.data = parameter.data.view(other.shape)
+    dense.bias.data = net.bias.data
+    dense.weight.data = net.weight.data[..., 0, 0]
+    flat = x.movedim(1, -1).reshape(-1, 3)
+    alone = ps.predict(ps.classifier(rows, 20), flat, draws=6)
+    for key in ("probabilities", "total", "aleatoric", "epistemic"):
+        torch.testing.assert_close(getattr(found, key).flatten(0, 2), getattr(alone, key))
+    with pytest.raises(ValueError, match=r"one label for each datum, .* \[2, 6\]"):
+        ps.conformal(found, torch.zeros(5, 2, 6).long())
+
+
 def test_inputs_come_as_arrays_in_order_or_by_name() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
@@ -172,6 +197,8 @@ def test_what_cannot_be_predicted_is_refused() -> None:
         student.quantiles()
     with pytest.raises(ValueError, match="levels"):
         student.quantiles([1.5])
+    with pytest.raises(TypeError, match="must return a distribution"):
+        ps.predict(bnn, x, likelihood=lambda f: f)
     with pytest.raises(ValueError, match="TransformedDistribution, has no mean"):
         squash = [dist.transforms.TanhTransform()]
         ps.predict(
