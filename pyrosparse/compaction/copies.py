@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from pyrosparse.compaction.layers import MIXING, NORMS
+from pyrosparse.util.hooks import hooks_of
 from pyrosparse.util.modes import forget
 
 
@@ -103,7 +104,7 @@ def _refuse_uncopyable(name: str, module: nn.Module, own: set[nn.Module]) -> Non
             "compact the original module (`._orig_mod` of what torch.compile returns), then "
             "compile the result"
         )
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    hooks = hooks_of(module)
     if any(isinstance(hook, BasePruningMethod) for hook in hooks):
         raise ValueError(
             f"{name} has masks of torch.nn.utils.prune in it: make them permanent with "

@@ -6,6 +6,8 @@ from collections.abc import Container
 
 from torch import Tensor, nn
 
+from pyrosparse.util.hooks import hooks_of
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 MIXING = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
@@ -35,7 +37,7 @@ def is_plain(module: nn.Module, classes: Container[type[nn.Module]]) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything is called before or after a module's forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(hooks_of(module))
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -55,7 +55,7 @@ def masked(
     others = put_masks(net, masks or {})
     for module in list(net.modules()):
         if parametrize.is_parametrized(module):
-            _make_permanent(module)
+            make_permanent(module)
     gains = gains_of(net, put_masks(net, others), gates)
     refuse_diverged(net)
     return fold(net, gains, gates, unfolded)
@@ -137,7 +137,8 @@ def _of_features(key: str, mask: Tensor, width: int) -> Tensor:
     return mask.repeat_interleave(width // len(mask))
 
 
-def _make_permanent(module: nn.Module) -> None:
+def make_permanent(module: nn.Module) -> None:
+    """Replace the parametrizations of a module by the parameters that they give."""
     # torch's remove_parametrizations changes the class, which the user's own module shares.
     made = {}
     for name, parametrization in module.parametrizations.items():  # type: ignore[operator, union-attr]

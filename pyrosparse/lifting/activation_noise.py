@@ -13,6 +13,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from pyrosparse.lifting.layers import is_conv1d
 from pyrosparse.lifting.target import Target, locate
 from pyrosparse.lifting.watch import read_without_calls
+from pyrosparse.util.hooks import hooks_of
 from pyrosparse.util.modes import evaluating
 
 _PLAIN = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -101,7 +102,7 @@ def _reason_of(layer: nn.Module) -> str:
         )
     if "forward" in layer.__dict__ or "_conv_forward" in layer.__dict__:
         return "its layer has a forward of its own"
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    if hooks_of(layer):
         return "its layer has forward hooks, which may change what it computes"
     return ""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyrosparse.compaction.check import difference
 from pyrosparse.sparse.choices import Choice, Choices
 from pyrosparse.sparse.layers import candidates
+from pyrosparse.util.hooks import hooks_of
 from pyrosparse.util.timing import best_latency
 
 FASTER = 1.2  # how many times faster than the dense layer another kernel must be
@@ -81,7 +82,7 @@ def _activations(net: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
     activations: dict[str, Tensor] = {}
     handles = []
     for name, module in net.named_modules():
-        if type(module) not in _LAYERS or module._forward_hooks or module._forward_pre_hooks:
+        if type(module) not in _LAYERS or hooks_of(module):
             continue
         assert isinstance(module, _LAYERS)
         if bool((module.weight == 0).any()):

@@ -23,6 +23,7 @@ from pyrosparse.storage.plan import (
     own_tensors,
     refuse_hooks,
     set_modes,
+    without_parametrizations,
 )
 from pyrosparse.storage.storage import StorageError
 from pyrosparse.util.modes import forget
@@ -86,7 +87,7 @@ def in_place_network(
 
     Raises StorageError if neither makes the network, or the plan and tensors do not fit it.
     """
-    net = _made(plan, trusted) if into is None else copy_of(into)
+    net = without_parametrizations(_made(plan, trusted)) if into is None else copy_of(into)
     if qualified_name(type(net)) != plan["class"]:
         raise StorageError(
             f"it holds a network of class {plan['class']}, but `into` is a "

@@ -14,11 +14,13 @@ from pyrosparse.compaction.account import Account, Layer
 from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.compaction.copies import copied
 from pyrosparse.compaction.in_place.counts import numbers
+from pyrosparse.compaction.masked import make_permanent
 from pyrosparse.compaction.parts import PARTS, Gained
 from pyrosparse.storage import modules
 from pyrosparse.storage.graph import describe_graph, read_graph
 from pyrosparse.storage.modules import is_nameable, named_tensors, qualified_name
 from pyrosparse.storage.storage import StorageError
+from pyrosparse.util.hooks import hooks_of
 
 _DEPTH = 100
 
@@ -116,9 +118,18 @@ def copy_of(into: nn.Module) -> nn.Module:
 
     Raises StorageError if a copy would not compute what it does."""
     try:
-        return copied(into)
+        net = copied(into)
     except ValueError as error:
         raise StorageError(f"the network given as `into` cannot be used: {error}") from error
+    return without_parametrizations(net)
+
+
+def without_parametrizations(net: nn.Module) -> nn.Module:
+    """A network with what its parametrizations give in their place, as in compact networks."""
+    for module in net.modules():
+        if is_parametrized(module):
+            make_permanent(module)
+    return net
 
 
 def _original(name: str, module: nn.Module) -> dict[str, Any]:
@@ -280,8 +291,7 @@ def account_of(entry: Mapping[str, Any]) -> Account:
 def refuse_hooks(net: nn.Module) -> None:
     """Raise ValueError where a module has hooks."""
     for name, module in net.named_modules():
-        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        if any(getattr(module, kind) for kind in kinds):
+        if hooks_of(module) or module._backward_hooks or module._backward_pre_hooks:
             raise ValueError(
                 f"{name or 'the network'!r} has hooks, which a file cannot hold: remove them first"
             )

@@ -113,3 +113,21 @@ def test_gains_beside_modules_come_back(tmp_path: Path) -> None:
     for batch in (ids, ids[:1, :3]):
         assert torch.equal(again(batch), small(batch))
     assert ps.save(tmp_path / "again.safetensors", again).read_bytes() == path.read_bytes()
+
+
+def test_parametrizations_are_permanent_in_files(tmp_path: Path) -> None:
+    """As in the compact network: the network that is loaded into may have them."""
+
+    def parametrized() -> nn.Module:
+        net = randomise(Grouped(False))
+        nn.utils.parametrizations.weight_norm(net.o)
+        return net
+
+    net = parametrized()
+    net.o.parametrizations.weight.original1.data[:, 8:16] = 0
+    small = ps.compact(net, None, draw(2, 5, 8))
+    path = ps.save(tmp_path / "small.safetensors", small)
+    whole = parametrized()
+    again = ps.load(path, into=whole)
+    assert torch.equal(again(draw(3, 4, 8)), small(draw(3, 4, 8)))
+    assert nn.utils.parametrize.is_parametrized(whole.o)

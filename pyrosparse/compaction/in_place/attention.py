@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrosparse.util.hooks import hooks_of
+
 
 class MultiheadAttention(nn.Module):
     r"""What ``nn.MultiheadAttention`` computes, of any number of heads of any width.
@@ -175,5 +177,5 @@ def can_replace(module: nn.Module) -> bool:
         type(module) is nn.MultiheadAttention
         and module.bias_k is None
         and not module.add_zero_attn
-        and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+        and not (hooks_of(module) or "forward" in vars(module))
     )

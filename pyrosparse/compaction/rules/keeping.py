@@ -19,6 +19,7 @@ from pyrosparse.compaction.rules.over_features import Normalize
 from pyrosparse.compaction.rules.pieces import CALLS
 from pyrosparse.compaction.rules.rule import Flow, Rule, arguments
 from pyrosparse.compaction.rules.sizes import given_sizes, number, read_size
+from pyrosparse.util.hooks import hooks_of
 
 
 def note_dimensions(rules: Mapping[fx.Node, Rule], flow: Flow) -> None:
@@ -153,7 +154,7 @@ def _embedding(rule: Rule, flow: Flow) -> None:
     node, module = rule.node, rule.module
     assert module is not None
     known = type(module) in (nn.Embedding, nn.EmbeddingBag)
-    if not known or module._forward_hooks or module._forward_pre_hooks:
+    if not known or hooks_of(module):
         return
     rank = len(flow.shapes[node])
     flow.dimensions.fix((node, rank - 1))
