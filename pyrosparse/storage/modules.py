@@ -53,7 +53,7 @@ _TENSOR: dict[tuple[type[nn.Module], str], str] = {
 def is_nameable(module: nn.Module) -> bool:
     """Whether a file can name a layer's class: it is of torch.nn or ours, or has a rule.
 
-    >>> is_nameable(nn.Linear(2, 1)), is_nameable(nn.Transformer(8, 2, 1, 1, 8))
+    >>> is_nameable(nn.Linear(2, 1)), is_nameable(nn.Sequential())
     (True, False)
     """
     return type(module) in _NAME_OF or type(module) in REGISTERED
