@@ -12,6 +12,7 @@ from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.compaction.fastest import fastest
 from pyrosparse.compaction.graph import compacted_graph
 from pyrosparse.compaction.in_place.compacted import compacted_in_place, has_dead_layers
+from pyrosparse.compaction.in_place.configuration import is_pretrained
 from pyrosparse.compaction.in_place.probe import ProbeError
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.request import Network, Request
@@ -162,12 +163,16 @@ def compact(
 
 
 def _smallest(request: Request[Network]) -> CompactNet | Network:
-    """The smaller of two results: the network as a graph, and a copy that is cut in place."""
+    """The smaller of two results: the network as a graph, and a copy that is cut in place.
+
+    A Hugging Face model stays one, unless its graph is smaller than what is cut in place."""
     try:
         traced = compacted_graph(request)
     except (TraceError, SizeError) as error:  # a graph may have sizes of the example as numbers
         traced, reason = None, error
-    if traced is not None and not (traced.account.barriers and has_dead_layers(traced)):
+    keeps_class = is_pretrained(request.net)
+    complete = traced is not None and not (traced.account.barriers and has_dead_layers(traced))
+    if traced is not None and complete and not keeps_class:
         return traced
     try:
         in_place = compacted_in_place(request)
@@ -175,6 +180,7 @@ def _smallest(request: Request[Network]) -> CompactNet | Network:
         if traced is None:
             raise ValueError(f"{reason}. It cannot be cut in place either: {error}") from error
         return traced
-    if traced is not None and parameter_count(traced) <= parameter_count(in_place):
-        return traced
-    return in_place
+    if traced is None:
+        return in_place
+    counts = [parameter_count(one) for one in (traced, in_place)]
+    return in_place if counts[1] < counts[0] + keeps_class else traced

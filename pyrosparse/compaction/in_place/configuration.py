@@ -15,6 +15,16 @@ _OF_UNITS = ("head", "intermediate", "inner", "ffn", "mlp", "feed_forward", "hid
 _HEAD_SIZES = ("head_dim", "attention_head_size")
 
 
+def is_pretrained(net: nn.Module) -> bool:
+    """Whether a network is a Hugging Face model, which its class makes of a configuration.
+
+    >>> is_pretrained(nn.Linear(2, 1))
+    False
+    """
+    has_config = hasattr(getattr(net, "config", None), "to_dict")
+    return has_config and hasattr(type(net), "from_pretrained")
+
+
 def follow(small: nn.Module, net: nn.Module, cuts: Iterable[Sizes]) -> bool:
     """Give a smaller model the configuration that makes it, where all its layers agree.
 
@@ -25,9 +35,9 @@ def follow(small: nn.Module, net: nn.Module, cuts: Iterable[Sizes]) -> bool:
 
     Returns whether a configuration makes it.
     """
-    config = getattr(net, "config", None)
-    if not (hasattr(config, "to_dict") and hasattr(type(net), "from_pretrained")):
+    if not is_pretrained(net):
         return False
+    config: Any = net.config
     candidate: Any = copy.deepcopy(config)
     for cut in cuts:
         for name, value in cut.changes(vars(config), Counts()):

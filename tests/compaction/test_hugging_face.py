@@ -1,4 +1,4 @@
-"""Hugging Face's models keep hooks that only record: they are cut and saved as before."""
+"""Hugging Face's models stay such models; hooks of theirs that only record do not matter."""
 
 from __future__ import annotations
 
@@ -54,3 +54,17 @@ def test_gates_act_on_it() -> None:
     bnn = ps.lift(net, ps.BetaBernoulli(initial=0.5), ps.ffn(net)).eval()
     with torch.no_grad():
         assert not torch.equal(bnn(ids).logits, net(ids).logits)
+
+
+def test_a_model_that_torch_fx_can_trace_stays_one() -> None:
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", num_labels=3
+    )
+    net = transformers.ResNetForImageClassification(config).eval()
+    net.resnet.encoder.stages[1].layers[0].layer[1].convolution.weight.data[:, ::2] = 0
+    images = torch.randn(2, 3, 32, 32)
+    small = ps.compact(net, None, images)
+    assert type(small) is type(net)
+    assert small.account.parameters[1] < small.account.parameters[0]
+    with torch.no_grad():
+        torch.testing.assert_close(small(images).logits, net(images).logits, rtol=1e-4, atol=1e-5)
