@@ -86,7 +86,7 @@ def reads_only_sizes(node: fx.Node) -> bool:
     stack = [node]
     while stack:
         one = stack.pop()
-        read = one.target is getattr and one.args[1] in ("shape", "ndim", "dtype", "device")
+        read = one.target is getattr and one.args[1] in ("shape", "ndim")
         read |= one.op == "call_method" and one.target in ("size", "dim", "numel", "ndimension")
         plain = getattr(one.target, "__module__", None) in ("_operator", "builtins", "math")
         if read:

@@ -109,6 +109,7 @@ def test_where_other_sizes_are_welcome_the_network_keeps_its_class() -> None:
         lambda x: x[x > 0].shape[0] > 3,
         lambda x: len(x.nonzero()) > 3,
         lambda x: bool(x.max()),
+        lambda x: x.dtype == torch.float32,
     ],
 )
 def test_what_depends_on_values_is_not_traced(condition: Callable[[Tensor], bool]) -> None:
