@@ -127,6 +127,14 @@ BLOCKS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor], int]] = {
         C,
     ),
     "layer scale": (scale, lambda net, x: x * net.gamma[:, None, None], C),
+    "affine": (
+        lambda: {
+            "alpha": nn.Parameter(torch.rand(1, C, 1, 1)),
+            "beta": nn.Parameter(torch.zeros(C)),
+        },
+        lambda net, x: torch.addcmul(net.beta[:, None, None], net.alpha, x, value=2.0),
+        C,
+    ),
     "generalised mean": (
         nothing,
         lambda _, x: x.clamp(min=1e-6).pow(3).mean((2, 3), keepdim=True).pow(1 / 3) + x,

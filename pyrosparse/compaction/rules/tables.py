@@ -12,7 +12,7 @@ class OwnTensor(Rule):
     """A parameter or buffer that the network reads, such as a class token or positions.
 
     The features of a tensor of several dimensions are in that dimension in which some are zero;
-    where this is so in more than one, in the last.
+    where this is so in more than one, in the last. If all others have size 1, it is clear.
     """
 
     def learn(self, flow: Flow) -> Features | None:
@@ -25,9 +25,10 @@ class OwnTensor(Rule):
             for dim in reversed(range(zero.dim()))
         }
         dims = [dim for dim, silent in found.items() if silent.any() and not silent.all()]
-        if not dims and tensor.dim() > 1:
+        dims += [dim for dim in found if tensor.shape[dim] == tensor.numel()]
+        if not dims:
             return None
-        dim = dims[0] if dims else 0
+        dim = dims[0]
         return Features.of(dim, found[dim], torch.zeros(len(found[dim]), dtype=torch.float64))
 
     def want(self, flow: Flow) -> None:
