@@ -179,6 +179,11 @@ BLOCKS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor], int]] = {
         ),
         C,
     ),
+    "padded to a multiple": (
+        nothing,
+        lambda _, x: F.pad(x, (0, -x.shape[3] % 3, 0, x.shape[2] // 2)),
+        C,
+    ),
     "space to depth": (nothing, space_to_depth, 4 * C),
     "global pooling beside": (nothing, pooled, 2 * C),
 }

@@ -85,10 +85,13 @@ class Pad(Rule):
             return None
         rank = len(flow.shapes[self.source])
         pads = [*given["pad"], *[0] * (2 * rank - len(given["pad"]))]
-        if not all(isinstance(pad, int) and pad >= 0 for pad in pads):
-            return None
         at = 2 * (rank - 1 - x.dim)
-        self.before, self.after = pads[at : at + 2]
+        own = pads[at : at + 2]
+        # Of positions it may be computed from sizes.
+        known = (_is_number(flow, pad) and not (isinstance(pad, int) and pad < 0) for pad in pads)
+        if not all(known) or not all(isinstance(pad, int) for pad in own):
+            return None
+        self.before, self.after = own
         self.own_values = given["mode"] != "constant"
         if self.own_values:
             return None if self.before or self.after else replace(x)
@@ -123,6 +126,7 @@ class Pad(Rule):
         pads[self.at] = int(wanted[: self.before].sum())
         pads[self.at + 1] = int(wanted[inner:].sum())
         if any(pads):
+            pads = fx.map_arg(pads, lambda size: flow.new[size])
             operand = flow.graph.call_function(F.pad, (operand, pads), {"value": self.value})
         present = torch.cat([wanted[: self.before], self.takes, wanted[inner:]])
         return flow.narrow(operand, dim, present, wanted)

@@ -12,15 +12,15 @@ from torch import fx
 from pyrosparse.compaction.rules.pointwise import Pointwise
 from pyrosparse.compaction.rules.rule import Features, Flow, Rule
 
-_ARITHMETIC: tuple[Callable[..., Any], ...] = (
+_WHOLE: tuple[Callable[..., Any], ...] = (  # from integers these return an integer
     operator.add,
     operator.sub,
     operator.mul,
     operator.floordiv,
-    operator.truediv,
-    operator.pow,
+    operator.mod,
+    operator.neg,
 )
-_WHOLE = _ARITHMETIC[:4]  # from integers these return an integer
+_ARITHMETIC = (*_WHOLE, operator.truediv, operator.pow)
 _NO_SIZES = ("device", "dtype", "ndim")
 
 
