@@ -90,12 +90,12 @@ def rearranged(
         return None
     if any(axis not in sizes for axis in new):
         return None
-    for dim, group in reversed(list(enumerate(left))):
+    lengths = [tuple(1 if axis == "1" else sizes.get(axis, -1) for axis in g) for g in left]
+    if any(len(group) > 1 and group.count(-1) > 1 for group in lengths):
+        return None
+    for dim, group in reversed(list(enumerate(lengths))):
         if len(group) > 1:
-            lengths = [1 if axis == "1" else sizes.get(axis, -1) for axis in group]
-            if lengths.count(-1) > 1:
-                return None
-            x = graph.call_function(torch.unflatten, (x, dim, tuple(lengths)))
+            x = graph.call_function(torch.unflatten, (x, dim, group))
     for dim, axis in reversed(list(enumerate(before))):
         if axis == "1":
             x = graph.call_method("squeeze", (x, dim))

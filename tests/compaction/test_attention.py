@@ -260,3 +260,30 @@ def test_saved_and_loaded_and_cut_in_training(number, product, tmp_path) -> None
                 module.p = 0.0
         assert found.net.get_submodule("attention.out").in_features == 8
         assert same(found.net.train()(draw(3, 9, 5)), expected)
+
+
+def test_a_mask_of_numbers_in_a_buffer_has_no_features() -> None:
+    """Its first column is zero, as every position sees the first."""
+
+    class Causal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+            mask = torch.full((1, 1, 9, 9), -torch.inf).triu(1)
+            self.register_buffer("mask", mask)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            n, t, d = x.shape
+            q, k, v = self.qkv(x).chunk(3, -1)
+            q, k, v = (y.view(n, t, 3, d // 3).transpose(1, 2) for y in (q, k, v))
+            scores = q @ k.transpose(-2, -1) + self.mask[:, :, :t, :t]
+            return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, d))
+
+    net = Causal().double().eval()
+    net.out.weight.data[:, 4:8] = 0
+    x = torch.randn(2, 9, 12).double()
+    small = ps.compact(net, None, x)
+    assert not small.account.barriers and small.qkv.out_features == 24
+    for length in (9, 5, 1):
+        x = torch.randn(2, length, 12).double()
+        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-12)

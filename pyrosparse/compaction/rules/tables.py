@@ -11,7 +11,7 @@ from pyrosparse.compaction.rules.rule import Features, Flow, Rule, attribute
 class OwnTensor(Rule):
     """A parameter or buffer that the network reads, such as a class token or positions.
 
-    The features of a tensor of several dimensions are in that dimension in which some are zero;
+    The features of a parameter of several dimensions are in that dimension in which some are zero;
     where this is so in more than one, in the last. If all others have size 1, it is clear.
     """
 
@@ -25,6 +25,7 @@ class OwnTensor(Rule):
             for dim in reversed(range(zero.dim()))
         }
         dims = [dim for dim, silent in found.items() if silent.any() and not silent.all()]
+        dims = dims if isinstance(tensor, nn.Parameter) else []  # a mask has zeros of its own
         dims += [dim for dim in found if tensor.shape[dim] == tensor.numel()]
         if not dims:
             return None
