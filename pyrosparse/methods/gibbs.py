@@ -144,7 +144,8 @@ class GibbsPruning(MasksBySize):
         tensor([[ True,  True],
                 [False, False]])
         """
-        return super().magnitude_mask(weight)
+        # Squares of weights that weight decay made tiny are zero in float32: all would stay.
+        return super().magnitude_mask(weight.double())
 
     def field(self, weight: Tensor) -> Tensor:
         """b = Q_p - w^2, arranged in blocks, and -w^2 of n:m, where Q_p makes no difference;

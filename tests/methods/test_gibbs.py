@@ -494,3 +494,13 @@ def test_a_network_in_half_precision(dtype: torch.dtype, structure: str) -> None
     assert torch.equal(bnn.masks()["0.weight"], expected)
     out = bnn(torch.ones(2, 8, 5, 5, dtype=dtype))
     assert out.dtype == dtype and out.isfinite().all()
+
+
+@pytest.mark.parametrize("structure", ["weight", "filter"])
+def test_magnitudes_whose_squares_are_zero_in_float32(structure: Any) -> None:
+    """Weight decay makes such weights; with the quantile of the squares at zero all would stay."""
+    weight = torch.arange(1.0, 41.0).view(8, 5) * 1e-34
+    weight[0] = 1.0
+    mask = ps.GibbsPruning(0.5, structure).magnitude_mask(weight)
+    assert int(mask.sum()) == 20
+    assert mask[0].all() and mask[-1].all() and not mask[1].any()
