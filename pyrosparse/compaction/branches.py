@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pyrosparse.compaction.rules.rule import attribute
+from pyrosparse.compaction.rules.sizes import is_shape
+
 BRANCH = (
     "the forward of this network chooses by the sizes of its inputs, and for these sizes it "
     "chooses other operations than for those with which it was compacted: compact the original "
@@ -63,8 +66,7 @@ class ExampleValues:
     def _result(self, node: fx.Node) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._values.__getitem__)
         if node.op == "get_attr":
-            owner, _, name = str(node.target).rpartition(".")
-            return getattr(self._root.get_submodule(owner), name)
+            return attribute(self._root, str(node.target))
         if node.op == "call_module":
             return self._root.get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "call_method":
@@ -77,38 +79,36 @@ def whole_shape(node: fx.Node) -> fx.Node | None:
     """The node that reads the shape of a tensor of which a node is the whole or a part."""
     while node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         node = node.args[0]
-    by_name = node.target is getattr and node.args[1] == "shape"
-    return node if by_name or (node.target == "size" and len(node.args) == 1) else None
+    return node if is_shape(node) else None
 
 
 def reads_only_sizes(node: fx.Node) -> bool:
     """Whether a number is computed from sizes of tensors, and not from what is in them."""
+    return _is_number(node) and not _depends_on_values(node)
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a node is computed by Python from sizes of tensors."""
     stack = [node]
     while stack:
         one = stack.pop()
         read = one.target is getattr and one.args[1] in ("shape", "ndim")
         read |= one.op == "call_method" and one.target in ("size", "dim", "numel", "ndimension")
         plain = getattr(one.target, "__module__", None) in ("_operator", "builtins", "math")
-        if read:
-            if _has_size_of_values(one.args[0]):
-                return False
-        elif one.op == "call_function" and plain:
-            stack += one.all_input_nodes
-        else:
+        if not read and (one.op != "call_function" or not plain):
             return False
+        stack += [] if read else one.all_input_nodes
     return True
 
 
-def _has_size_of_values(node: Any) -> bool:
-    """Whether the size of a tensor may depend on what is in tensors, as that of ``unique``."""
-    seen, stack = {node}, [node]
+def _depends_on_values(number: fx.Node) -> bool:
+    """Whether a tensor behind a number may have a size that depends on what is in tensors, as that
+    of ``unique``."""
+    seen, stack = {number}, [number]
     while stack:
         one = stack.pop()
         name = str(getattr(one.target, "__name__", one.target))
-        picks = one.target is operator.getitem and any(
-            isinstance(index, fx.Node) and not reads_only_sizes(index)
-            for index in one.all_input_nodes[1:]
-        )
+        picks = one.target is operator.getitem and not all(map(_is_number, one.all_input_nodes[1:]))
         if name in _SIZED_BY_VALUES or picks:
             return True
         stack += [x for x in one.all_input_nodes if x not in seen]

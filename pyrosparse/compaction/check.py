@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pyrosparse.compaction.other_sizes import other_sizes
 from pyrosparse.util.modes import forget
 
+Network = TypeVar("Network", bound=nn.Module)
 SMALLEST = 1e-3  # differences are divided by the largest output or, if larger, by this
 OTHERS = 7_348_201
 """The seed of inputs beside the example. An example may have been drawn with a common seed, and the
@@ -55,13 +56,11 @@ def check(
     draws = [inputs, *(random_like(inputs, generator) for _ in range(2))]
     if _dtype(reference) != torch.float64:
         try:
-            double = copy.deepcopy(reference).double()
-            forget(double)
+            double = in_double(reference)
             with torch.no_grad():
-                double(*_double(inputs))
-            reference, small = double, copy.deepcopy(small).double()
-            forget(small)
-            draws = [_double(one) for one in draws]
+                double(*inputs_in_double(inputs))
+            reference, small = double, in_double(small)
+            draws = [inputs_in_double(one) for one in draws]
         except (RuntimeError, ValueError, TypeError):
             pass  # it creates tensors of a fixed type: compare in that
     reference, small = reference.eval(), small.eval()
@@ -89,6 +88,17 @@ def check(
             f"than {tolerance:.0e}: this is a defect of pyrosparse, please report it"
         )
     return max(worst, _at_other_sizes(reference, small, draws[0], tolerance)) if resize else worst
+
+
+def in_double(net: Network) -> Network:
+    """A copy of a network in float64.
+
+    >>> in_double(nn.Linear(1, 1)).weight.dtype
+    torch.float64
+    """
+    double = copy.deepcopy(net).double()
+    forget(double)
+    return double
 
 
 def tolerance_of(net: nn.Module) -> float:
@@ -182,7 +192,8 @@ def random_like(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[An
     return drawn
 
 
-def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def inputs_in_double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs of a network with numbers in float64; whole numbers stay as they are."""
     return tree_map(  # type: ignore[no-any-return]
         lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs
     )

@@ -127,7 +127,7 @@ def _product(graph: fx.Graph, node: fx.Node, ranks: Mapping[fx.Node, int]) -> fx
         return None
     if node.target is torch.einsum:
         equation, *operands = node.args
-        split: Any = lambda side: list(side.replace(" ", ""))  # noqa: E731
+        split: Any = _letters
     elif einops is not None and node.target is einops.einsum:
         *operands, equation = node.args
         split = str.split
@@ -140,6 +140,10 @@ def _product(graph: fx.Graph, node: fx.Node, ranks: Mapping[fx.Node, int]) -> fx
     inputs, result = equation.split("->")
     first, second = (split(side) for side in inputs.split(","))
     return product(graph, operands, (first, second), split(result))
+
+
+def _letters(axes: str) -> list[str]:
+    return list(axes.replace(" ", ""))
 
 
 def product(

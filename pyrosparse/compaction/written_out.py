@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from pyrosparse.compaction.patterns import write_patterns_out
-from pyrosparse.compaction.rules import write_sizes_out
+from pyrosparse.compaction.rules.sizes import write_sizes_out
 from pyrosparse.compaction.trace import shapes
 
 

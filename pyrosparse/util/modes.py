@@ -25,14 +25,14 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for net in networks for module in net.modules()]
     try:
         for net in networks:
-            net.train()
+            forget(net)
             net.eval()
         yield
     finally:
-        for net in networks:
-            net.train()
         for module, training in modes:
             module.training = training
+        for net in networks:
+            forget(net)
 
 
 def forget(net: nn.Module) -> None:

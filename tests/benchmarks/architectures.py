@@ -435,6 +435,8 @@ def by_torch_pruning(case: Case, net: nn.Module, zeroed: dict[str, list[int]]) -
             group = graph.get_pruning_group(layer, prune, gone)
             if graph.check_pruning_group(group):
                 group.prune()
+    except TimeoutError:
+        return "no end"
     except Exception as error:
         return f"fails ({type(error).__name__})"
     finally:

@@ -143,3 +143,16 @@ def test_conditions_are_decided_once_and_asserted() -> None:
     assert sum(BRANCH in node.args for node in graph.nodes) == 6
     with pytest.raises(TraceError):
         trace(net)
+
+
+def test_sizes_of_sizes_are_followed_once() -> None:
+    """Each slice has a size of the one before: to follow every path would never end."""
+
+    class Slices(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(60):
+                x = x[: x.shape[0], : x.shape[1]]
+            return x if x.shape[0] > 1 else -x
+
+    graph = trace(Slices(), 1, (torch.ones(4, 3),))
+    assert sum(BRANCH in node.args for node in graph.nodes) == 1

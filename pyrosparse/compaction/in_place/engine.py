@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from pyrosparse.compaction.account import Layer
+from pyrosparse.compaction.check import in_double, inputs_in_double
 from pyrosparse.compaction.in_place.attention import (
     MultiheadAttention,
     can_replace,
@@ -26,7 +25,6 @@ from pyrosparse.compaction.in_place.trials import Judge, Trials
 from pyrosparse.compaction.in_place.units import Unit, clusters, dead_inputs, divide, has_dead
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.rules.regular import level, round_up
-from pyrosparse.util.modes import forget
 
 
 @dataclass(frozen=True)
@@ -182,11 +180,7 @@ def _in_double(
     net: Called, reference: Called, inputs: tuple[Any, ...]
 ) -> tuple[Called, Called, tuple[Any, ...]]:
     """Both networks in float64, where they compute in it, so that rounding is not compared."""
-    double = copy.deepcopy(reference).double()
-    forget(double)
-    wider = tree_map(
-        lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs
-    )
+    double, wider = in_double(reference), inputs_in_double(inputs)
     try:
         with torch.no_grad():
             double(*wider)

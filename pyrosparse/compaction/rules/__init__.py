@@ -23,7 +23,7 @@ from pyrosparse.compaction.rules.pieces import write_as_slice
 from pyrosparse.compaction.rules.registry import REGISTERED
 from pyrosparse.compaction.rules.reshaped import Reshaped
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule, attribute
-from pyrosparse.compaction.rules.sizes import Size, with_size, write_own_numbers, write_sizes_out
+from pyrosparse.compaction.rules.sizes import Size, with_size, write_own_numbers
 from pyrosparse.compaction.rules.tables import Embedding, OwnTensor
 from pyrosparse.lifting.input_gate import InputGate
 
@@ -36,7 +36,6 @@ __all__ = [
     "find",
     "learn_node",
     "note_dimensions",
-    "write_sizes_out",
 ]
 
 _ACTIVATIONS = (

@@ -37,7 +37,7 @@ class Reshaped(Moved):
         if len(places) != 1:
             return None  # with sizes of 1 it may be this dimension or that
         self.old_dim, self.dim = x.dim, places[0]
-        if self.node.target in ("unflatten", torch.unflatten):
+        if self._unflattens():
             at = arguments(self.node, input=None, dim=None, sizes=None)["dim"]
             known = isinstance(at, int) and at % len(before) != x.dim
         elif self._flattens():
@@ -65,7 +65,10 @@ class Reshaped(Moved):
         return flow.graph.call_method("reshape", (operand, *sizes))
 
     def _keeps_arguments(self) -> bool:
-        return self._flattens() or self.node.target in ("unflatten", torch.unflatten)
+        return self._flattens() or self._unflattens()
+
+    def _unflattens(self) -> bool:
+        return self.node.target in ("unflatten", torch.unflatten)
 
     def _flattens(self) -> bool:
         return self.module is not None or self.node.target in ("flatten", torch.flatten)

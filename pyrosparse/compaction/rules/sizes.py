@@ -43,7 +43,7 @@ class Size(Rule):
         place = read_size(flow, node)
         if place is not None:
             return {place[1]}
-        return _taken(flow, node, dims) if _is_shape(node) else set(dims)
+        return _taken(flow, node, dims) if is_shape(node) else set(dims)
 
 
 class WithSize(Pointwise):
@@ -180,7 +180,7 @@ def read_size(flow: Flow, size: Any) -> tuple[fx.Node, int] | None:
 
 def _taken_from(size: fx.Node) -> tuple[fx.Node | None, list[Any]]:
     """The node with a shape, and the numbers and slices with which a size is read from it."""
-    if _is_shape(size):
+    if is_shape(size):
         return size, []
     if size.target == "size":
         dim = size.args[1] if len(size.args) == 2 else size.kwargs.get("dim")
@@ -244,10 +244,11 @@ def _is_plain(step: Any) -> bool:
 
 def _shaped(node: fx.Node) -> Any:
     """The tensor whose whole shape a node reads; None if it reads none."""
-    return node.args[0] if _is_shape(node) else None
+    return node.args[0] if is_shape(node) else None
 
 
-def _is_shape(node: fx.Node) -> bool:
+def is_shape(node: fx.Node) -> bool:
+    """Whether a node reads the whole shape of a tensor."""
     if node.target == "size":
         return len(node.args) == 1 and not node.kwargs
     return node.target is getattr and node.args[1:] == ("shape",)

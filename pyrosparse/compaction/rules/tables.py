@@ -32,9 +32,6 @@ class OwnTensor(Rule):
         dim = dims[0]
         return Features.of(dim, found[dim], torch.zeros(len(found[dim]), dtype=torch.float64))
 
-    def want(self, flow: Flow) -> None:
-        pass
-
     def rewrite(self, flow: Flow) -> fx.Node:
         new, wanted = flow.copy(self.node), flow.wanted[self.node]
         if not wanted.all():
