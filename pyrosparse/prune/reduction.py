@@ -17,6 +17,7 @@ from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.lifting.masks import Masks, largest
+from pyrosparse.models.latents import guide_of
 from pyrosparse.prune.pruner import check_weights, sparsity_of, weights_of
 
 Order = Literal["signal", "evidence"]
@@ -135,8 +136,8 @@ def prune_batch(
     ranked first stays in it.
 
     model, bnn, data: a Pyro model of the lifted network, and data, as for ``elbo``.
-    guide: the guide that the model was trained with; by default the lifted network's own. Another
-           guide must call it, because its tensors are pruned.
+    guide: the guide that the model was trained with; by default as for ``to_datatree``. It must
+           call the lifted network's own, whose tensors are pruned.
     fraction, rows, order: as for ``ranked``.
     draws, seed, batch_size, subset: as for ``elbo``; both ELBOs have the same random numbers.
     before: the current ELBO, if it is known for these draws, this seed and these data.
@@ -163,7 +164,7 @@ def prune_batch(
         "batch_size": batch_size,
         "subset": subset,
     }
-    data, trained = Repeated.of(data), bnn.guide if guide is None else guide
+    data, trained = Repeated.of(data), guide_of(model, bnn) if guide is None else guide
 
     def evidence() -> ElboEstimate:
         with calls_of(bnn.guide) as calls, evaluation_mode(bnn):

@@ -13,6 +13,7 @@ from pyrosparse.evidence.sites import known_data, log_density, observed_sites
 from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
 from pyrosparse.infer import Fit
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.models.latents import guide_of
 from pyrosparse.prune.keep import Scope
 from pyrosparse.prune.located import located_weights
 from pyrosparse.prune.run_criterion import RunCriterion
@@ -39,7 +40,7 @@ def connection_sensitivity(
 
     model, bnn: a Pyro model of the lifted network.
     batch:      one batch, passed on as ``model(*batch)``.
-    guide:      by default the lifted network's own.
+    guide:      by default the one with which the model is trained, as for ``to_datatree``.
 
     Returns scores of the targets that are weights, nats, each of its target's shape. It takes one
     forward and one backward pass; gradients, network and generators do not change.
@@ -57,7 +58,7 @@ def connection_sensitivity(
     {'weight': tensor([[0.7500, 1.5000]])}
     """
     weights = located_weights(bnn)
-    guide = bnn.guide if guide is None else guide
+    guide = guide_of(model, bnn) if guide is None else guide
     with torch.enable_grad(), evaluation_mode(model, guide, bnn):
         sites = observed_sites(trace_at_mean(model, guide, batch))
         loss = -torch.stack([log_density(site).sum() for site in sites]).sum()

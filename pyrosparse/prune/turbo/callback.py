@@ -126,7 +126,9 @@ class TurboPruner(Callback):
         prunes = progress >= self.prune_from
         if self.exchange.needs_curvature:
             seed = run.seed * 1_000_003 + run.epoch
-            self.exchange.estimate_curvature(run.model, run.data, examples=self.examples, seed=seed)
+            self.exchange.estimate_curvature(
+                run.model, run.data, examples=self.examples, seed=seed, guide=run.guide
+            )
         active = _at(self.active, progress)
         if active is not None and self.takes == "units":
             active *= self.exchange.kept

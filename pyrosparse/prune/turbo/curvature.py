@@ -13,13 +13,21 @@ from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.evidence.sites import observed_sites
 from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.models.latents import guide_of
 from pyrosparse.util.generators import generators_left_alone
 
 _BATCH = 50
 
 
 def curvature(
-    model: Any, bnn: Lifted, data: Any, names: Sequence[str], *, examples: int, seed: int
+    model: Any,
+    bnn: Lifted,
+    data: Any,
+    names: Sequence[str],
+    *,
+    examples: int,
+    seed: int,
+    guide: Any = None,
 ) -> dict[str, Tensor]:
     r"""The diagonal of the Fisher information of all data, at the posterior's mean.
 
@@ -36,6 +44,7 @@ def curvature(
     names:    of the weights, targets of ``bnn``.
     examples: how many data to take, the first ones; h is scaled up to all.
     seed:     of labels and signs; the caller's generator is left alone.
+    guide:    at whose mean the gradients are; by default as for ``to_datatree``.
 
     Returns h by name, each in the shape of its weight, in nats a squared weight. Raises ValueError
     if the model observes nothing.
@@ -54,7 +63,7 @@ def curvature(
     ]
     total = [torch.zeros_like(parameter) for parameter in parameters]
     taken = 0
-    repeated = Repeated.of(data)
+    repeated, guide = Repeated.of(data), guide_of(model, bnn) if guide is None else guide
     with generators_left_alone(), evaluation_mode(bnn, model), torch.enable_grad():
         torch.manual_seed(seed)
         count = sum(len(batch[0]) for batch in repeated.minibatches(_BATCH, model))
@@ -62,7 +71,7 @@ def curvature(
             if taken >= examples:
                 break
             signed = torch.zeros(())
-            for site in observed_sites(trace_at_mean(model, bnn.guide, batch)):
+            for site in observed_sites(trace_at_mean(model, guide, batch)):
                 drawn = site["fn"].log_prob(site["fn"].sample())
                 score = scale_and_mask(drawn, mask=site["mask"])
                 signs = torch.randint(0, 2, score.shape, device=score.device) * 2 - 1

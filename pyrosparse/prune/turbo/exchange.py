@@ -144,11 +144,17 @@ class MessageExchange:
         information."""
         return any(_informed(method) for _, method in self.entries.values())
 
-    def estimate_curvature(self, model: Any, data: Any, *, examples: int, seed: int) -> None:
+    def estimate_curvature(
+        self, model: Any, data: Any, *, examples: int, seed: int, guide: Any = None
+    ) -> None:
         """Set h, the diagonal of the Fisher information, for weights under
-        ``likelihood="curvature"``, and what follows from it for ``rates="information"``."""
+        ``likelihood="curvature"``, and what follows from it for ``rates="information"``.
+
+        guide: the model's; by default as for ``to_datatree``."""
         wanted = [key for key, (_, method) in self.entries.items() if _informed(method)]
-        found = curvature(model, self.bnn, data, wanted, examples=examples, seed=seed)
+        found = curvature(
+            model, self.bnn, data, wanted, examples=examples, seed=seed, guide=guide
+        )
         live = torch.cat([found[key][self.entries[key][0].mask] for key in found])
         mean = live[live > 0].double().log().mean().exp()
         for key, values in found.items():

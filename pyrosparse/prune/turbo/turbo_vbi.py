@@ -8,6 +8,7 @@ from pyro.infer import TraceMeanField_ELBO
 
 from pyrosparse.captured import CapturedSVI
 from pyrosparse.lifting.lift import Lifted
+from pyrosparse.models.latents import guide_of
 from pyrosparse.prune.turbo.exchange import MessageExchange
 from pyrosparse.supports.units import UnitFactor
 
@@ -20,6 +21,7 @@ class TurboVBI:
     optim:   as for ``CapturedSVI``.
     loss:    an ELBO; ``TraceMeanField_ELBO()`` by default.
     units:   a factor that makes whole units go; None for none.
+    guide:   a guide that calls the lifted network's own; by default as for ``to_datatree``.
 
     history: what each exchange returned.
 
@@ -49,10 +51,12 @@ class TurboVBI:
         loss: Any = None,
         *,
         units: UnitFactor | None = None,
+        guide: Any = None,
     ) -> None:
         self.model = model
         self.bnn = bnn
-        self.svi = CapturedSVI(model, bnn.guide, optim, loss or TraceMeanField_ELBO())
+        guide = guide_of(model, bnn) if guide is None else guide
+        self.svi = CapturedSVI(model, guide, optim, loss or TraceMeanField_ELBO())
         self.factor = units
         self.history: list[dict[str, Any]] = []
         self.module_b: MessageExchange | None = None
@@ -88,7 +92,9 @@ class TurboVBI:
                 "call step before exchange: the first step finds the units of the network"
             )
         if data is not None:
-            self.module_b.estimate_curvature(self.model, data, examples=examples, seed=seed)
+            self.module_b.estimate_curvature(
+                self.model, data, examples=examples, seed=seed, guide=self.svi.guide
+            )
         elif self.module_b.needs_curvature:
             raise ValueError("likelihood='curvature' needs the data: exchange(data)")
         record = self.module_b(**options)
