@@ -152,9 +152,7 @@ class MessageExchange:
 
         guide: the model's; by default as for ``to_datatree``."""
         wanted = [key for key, (_, method) in self.entries.items() if _informed(method)]
-        found = curvature(
-            model, self.bnn, data, wanted, examples=examples, seed=seed, guide=guide
-        )
+        found = curvature(model, self.bnn, data, wanted, examples=examples, seed=seed, guide=guide)
         live = torch.cat([found[key][self.entries[key][0].mask] for key in found])
         mean = live[live > 0].double().log().mean().exp()
         for key, values in found.items():
