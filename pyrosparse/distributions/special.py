@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyrosparse.distributions.elementwise import elementwise
+
 _EULER = 0.57721566490153286
 _LARGE = 16.0
 """Where Stirling's series with four terms is right to 1e-14."""
+_LARGER = 1e3
+"""Where the series of digamma differences with three terms is right to 1e-13."""
 
 
 def harmonic_number(n: Tensor) -> Tensor:
@@ -42,8 +46,31 @@ def log_binomial(n: Tensor, k: Tensor) -> Tensor:
     >>> log_binomial(torch.tensor(1e30), torch.tensor(1.0))  # the log of 1e30 + 1
     tensor(69.0776)
     """
+    return elementwise(_log_binomial, _its_derivatives, *torch.broadcast_tensors(n, k))
+
+
+def _log_binomial(n: Tensor, k: Tensor) -> Tensor:
     larger, smaller = torch.maximum(n, k), torch.minimum(n, k)
     return _log_gamma_difference(1 + larger, smaller) - torch.lgamma(1 + smaller)
+
+
+def _its_derivatives(n: Tensor, k: Tensor, _value: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\psi(1 + n + k) - \psi(1 + n)` by n, and so by k.
+
+    By the larger of the two it is small next to its terms, and taken from the series of
+    :math:`\psi(x) = \log x - 1 / 2x - 1 / 12x^2 + ...`, term by term."""
+    n_is_larger = n > k
+    x, d = 1 + torch.where(n_is_larger, n, k), torch.where(n_is_larger, k, n)
+    end = torch.digamma(x + d)
+    inverses = x.reciprocal(), (x + d).reciprocal()
+    ratio = d * inverses[0]
+    series = torch.log1p(ratio) + ratio * inverses[1] * (0.5 + (inverses[0] + inverses[1]) / 12)
+    by_larger = torch.where(x < _LARGER, end - torch.digamma(x), series)
+    by_smaller = end - torch.digamma(1 + d)
+    return (
+        torch.where(n_is_larger, by_larger, by_smaller),
+        torch.where(n_is_larger, by_smaller, by_larger),
+    )
 
 
 def _log_gamma_difference(x: Tensor, d: Tensor) -> Tensor:
