@@ -6,13 +6,13 @@ import math
 from typing import ClassVar
 
 import torch
-from pyro.distributions import Independent, Laplace, Normal, TorchDistribution
+from pyro.distributions import Independent, Laplace, Normal
 from torch import Size, Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 
-class IsotropicLaplace(TorchDistribution):
+class IsotropicLaplace(Independent):
     r"""Independent zero-mean Laplace laws with one scale, the whole tensor one event.
 
     .. math:: \log p(w) = -\frac{\lVert w \rVert_1}{b} - n \log(2 b)
@@ -30,8 +30,9 @@ class IsotropicLaplace(TorchDistribution):
     tensor(-12.)
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}  # type: ignore[misc]
     has_rsample = True
+    _validate_args = False  # its own: Pyro's Independent asks base_dist
 
     def __init__(
         self,
@@ -46,7 +47,15 @@ class IsotropicLaplace(TorchDistribution):
             raise ValueError(f"scale must be positive and finite, got {scale}")
         self.scale = scale
         self._zero = torch.zeros((), dtype=dtype, device=device)
-        super().__init__(Size(), Size(shape), validate_args=validate_args)
+        Distribution.__init__(self, Size(), Size(shape), validate_args=validate_args)
+
+    @property
+    def base_dist(self) -> Laplace:  # type: ignore[override]
+        return Laplace(self._zero, self.scale).expand(self.event_shape)
+
+    @property
+    def reinterpreted_batch_ndims(self) -> int:  # type: ignore[override]
+        return len(self.event_shape)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -75,11 +84,7 @@ class IsotropicLaplace(TorchDistribution):
         batch_shape = Size(batch_shape)
         if not batch_shape:
             return self
-        return (
-            Laplace(self._zero, self.scale)
-            .expand(batch_shape + self.event_shape)
-            .to_event(len(self.event_shape))
-        )
+        return self.base_dist.expand(batch_shape + self.event_shape).to_event(len(self.event_shape))
 
 
 @register_kl(Independent, IsotropicLaplace)

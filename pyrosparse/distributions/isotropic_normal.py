@@ -6,18 +6,19 @@ import math
 from typing import ClassVar
 
 import torch
-from pyro.distributions import Independent, Normal, TorchDistribution
+from pyro.distributions import Independent, Normal
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 
-class IsotropicNormal(TorchDistribution):
+class IsotropicNormal(Independent):
     r"""Independent zero-mean normals with one standard deviation, the whole tensor one event.
 
     .. math:: \log p(w) = -\frac{\lVert w \rVert^2}{2 s^2} - \frac{n}{2} \log(2 \pi s^2)
 
-    The same law as ``Normal(0, s).expand(shape).to_event()``, scored in one pass over the tensor.
+    The same law as ``Normal(0, s).expand(shape).to_event()``, scored in one pass over the tensor;
+    ``base_dist`` has the single normals, as Pyro's ``LocScaleReparam`` wants them.
 
     scale: the standard deviation s > 0, a number or a tensor without dimensions.
     shape: the event's shape; n is the number of its elements.
@@ -31,8 +32,9 @@ class IsotropicNormal(TorchDistribution):
     tensor(-10.4225)
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}  # type: ignore[misc]
     has_rsample = True
+    _validate_args = False  # its own: Pyro's Independent asks base_dist
 
     def __init__(
         self,
@@ -47,7 +49,16 @@ class IsotropicNormal(TorchDistribution):
             raise ValueError(f"scale must be positive and finite, got {scale}")
         self.scale = scale
         self._options = {"dtype": dtype, "device": device}
-        super().__init__(torch.Size(), torch.Size(shape), validate_args=validate_args)
+        Distribution.__init__(self, torch.Size(), torch.Size(shape), validate_args=validate_args)
+
+    @property
+    def base_dist(self) -> Normal:  # type: ignore[override]
+        scale = torch.as_tensor(self.scale, **self._options)  # type: ignore[arg-type]
+        return Normal(torch.zeros_like(scale), scale).expand(self.event_shape)
+
+    @property
+    def reinterpreted_batch_ndims(self) -> int:  # type: ignore[override]
+        return len(self.event_shape)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -77,12 +88,7 @@ class IsotropicNormal(TorchDistribution):
         batch_shape = torch.Size(batch_shape)
         if not batch_shape:
             return self
-        scale = torch.as_tensor(self.scale, **self._options)  # type: ignore[arg-type]
-        return (
-            Normal(torch.zeros_like(scale), scale)
-            .expand(batch_shape + self.event_shape)
-            .to_event(len(self.event_shape))
-        )
+        return self.base_dist.expand(batch_shape + self.event_shape).to_event(len(self.event_shape))
 
     def _log_normalizer(self) -> float | Tensor:
         log_scale = self.scale.log() if isinstance(self.scale, Tensor) else math.log(self.scale)

@@ -41,7 +41,7 @@ class Latents:
         variable belongs to single data and a batch does not have all data.
         """
         trace = poutine.trace(poutine.replay(self.model, trace=self.trace)).get_trace(*batch)
-        score_observed(trace)
+        score_observed(trace, len(batch[0]))
         observed_sites(trace)  # first, as an observed site without its data becomes latent
         check_covered(trace, self.trace)
         self._refuse_strangers(trace)

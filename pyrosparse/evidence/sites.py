@@ -34,10 +34,23 @@ def observed_sites(trace: poutine.Trace) -> list[Any]:
     return sites
 
 
-def score_observed(trace: poutine.Trace) -> None:
-    """Score the observed sites of a trace. Latent sites are scored by ``log_prob``, once and not
-    for every batch."""
+def score_observed(trace: poutine.Trace, n: int) -> None:
+    """Score the observed sites of a trace on n data. Latent sites are scored by ``log_prob``, once
+    and not for every batch.
+
+    Raises ValueError if a plate chooses some of the data: scales are left out here, so that the
+    others would not count."""
     trace.compute_log_prob(lambda _, site: bool(site["is_observed"]))
+    for site in sample_sites(trace, observed=True):
+        frames = site["cond_indep_stack"]
+        parts = [one for one in frames if one.size < min(n, one.full_size or one.size)]
+        if parts and not any(one.size == n for one in frames):
+            raise ValueError(
+                f"the model scores {parts[0].size} of the {n} data that it is given, those that "
+                f"the plate {parts[0].name!r} chooses: let it score all "
+                f'(pyro.plate("{parts[0].name}", n, subsample_size=len(x))), and fit and the '
+                "diagnostics choose minibatches by batch_size"
+            )
 
 
 def log_density(site: Any) -> Tensor:

@@ -59,15 +59,15 @@ def trace_at_mean(
     """The trace of a model on a batch, with latent sites at the means of the guide; its observed
     sites are scored.
 
-    Raises ValueError if the model observes nothing, if the guide does not draw a latent site, and
-    if it draws one from a discrete distribution.
+    Raises ValueError if the model observes nothing or a plate chooses some of its data, if the
+    guide does not draw a latent site, and if it draws one from a discrete distribution.
     """
     # Blocked, so that handlers around this call (or a training step) do not see it.
     with poutine.block(), _AtMean():
         guide_trace = poutine.trace(guide).get_trace(*batch)
     with poutine.block(), mean_gates():
         trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
-    score_observed(trace)
+    score_observed(trace, len(batch[0]))
     observed_sites(trace)  # first, as an observed site without its data becomes latent
     check_covered(trace, guide_trace)
     return trace

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import pyro.poutine as poutine
 import torch
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 from pyrosparse.lifting.guide import Entry
@@ -92,7 +94,7 @@ class Trained:
 
     def warn_of_free(self, entry: Entry, names: Sequence[str], source: sources) -> None:
         """Warn, once, of the parameters that HMC does not draw."""
-        if names and not self._warned_of_free and _differentiated(entry, source):
+        if names and not self._warned_of_free and _differentiated(entry, source) and not _in_svi():
             self._warned_of_free = True
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             warnings.warn(
@@ -108,6 +110,15 @@ def _differentiated(entry: Entry, source: sources) -> bool:
     """Whether the density is asked for at given weights, with its gradient."""
     site = entry.target.site
     return source.observed(site) and torch.is_grad_enabled() and source.value(site).requires_grad
+
+
+def _in_svi() -> bool:
+    """Whether a step of SVI runs, which trains the parameters. Weights are given and differentiated
+    there too, where ``poutine.reparam`` computes them from other sites."""
+    return any(
+        isinstance(handler, TraceMessenger) and handler.param_only
+        for handler in poutine.runtime._PYRO_STACK
+    )
 
 
 @dataclass(frozen=True)

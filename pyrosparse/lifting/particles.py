@@ -78,7 +78,8 @@ def current_particles() -> Particles | None:
         if plate.name not in _PLATES:
             raise ValueError(
                 f"a lifted network is called inside the plate {plate.name!r}, but takes one set "
-                "of weights in each call: call it before the plate of the data"
+                "of weights in each call: call it before the plate of the data (on "
+                "x[plate.indices], where the plate chooses some of them)"
             )
     if not plates:
         return None

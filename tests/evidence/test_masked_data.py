@@ -235,10 +235,13 @@ def test_what_cannot_be_counted_is_refused():
             likelihood = dist.Normal(mean[index], 0.5).to_event(1)
             pyro.sample("y", likelihood, obs=None if y is None else y[index])
 
-    with pytest.raises(ValueError, match=r"shape \(5,\) for 20 data: one for each datum"):
+    some = "scores 5 of the 20 data that it is given, those that the plate 'data' chooses"
+    with pytest.raises(ValueError, match=some):
         evaluate(itself, bnn.guide, (x, known, y))
-    with pytest.raises(ValueError, match=r"shape \(5,\) for 20 data; one for each datum"):
+    with pytest.raises(ValueError, match=some):
         ps.to_datatree(bnn, itself, (x, known, y), draws=2)
+    with pytest.raises(ValueError, match=some):
+        elbo(itself, bnn.guide, (x, known, y), draws=2)
 
     def penalised(x, known, y=None):
         pyro.factor("penalty", -x.new_ones(()))

@@ -453,3 +453,19 @@ def test_mean_gates_hold_in_every_particle(data):
         _, drawn = together(ps.classifier(bnn, 30), bnn.guide, data)
         found = [alone(bnn, drawn, n, data[:1]).nodes["_RETURN"]["value"] for n in range(2)]
     assert torch.equal(*found)
+
+
+def test_a_plate_that_chooses_data_has_its_indices_before_it(data):
+    """The way out that the refusal names."""
+    x, y = data
+    bnn = ps.lift(mlp(), NORMAL)
+
+    def model(x: Tensor, y: Tensor) -> None:
+        plate = pyro.plate("data", len(x), subsample_size=3)
+        logits = bnn(x[plate.indices])
+        with plate as index:
+            pyro.sample("y", dist.Categorical(logits=logits), obs=y[index])
+
+    trace = pyro.poutine.trace(model).get_trace(x, y)
+    assert trace.nodes["y"]["value"].shape == (3,)
+    assert trace.nodes["y"]["scale"] == len(x) / 3
