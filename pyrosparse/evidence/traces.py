@@ -107,6 +107,10 @@ def modules(*callables: Any) -> list[torch.nn.Module]:
     return found
 
 
+_SHORT = 100
+"""The most elements of a container of a program in which its networks are looked for."""
+
+
 def used_modules(*callables: Any) -> list[torch.nn.Module]:
     """The torch modules among the given callables, and those that functions among them use."""
     return list(dict.fromkeys([*modules(*callables), *_used(callables, set())]))
@@ -140,10 +144,11 @@ def _used(callables: Iterable[Any], seen: set[int]) -> Iterator[torch.nn.Module]
             yield from _used([one.func, *one.args, *one.keywords.values()], seen)
         elif isinstance(one, FunctionType):
             used = inspect.getclosurevars(one)
+            rest = (*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values())
             yield from _used(
                 [
                     other
-                    for other in (*used.nonlocals.values(), *used.globals.values())
+                    for other in _each((*used.nonlocals.values(), *used.globals.values(), *rest))
                     if isinstance(other, torch.nn.Module)
                     or getattr(other, "__module__", None) == one.__module__
                     or hasattr(other, "network")
@@ -152,5 +157,16 @@ def _used(callables: Iterable[Any], seen: set[int]) -> Iterator[torch.nn.Module]
             )
         else:
             yield from modules(one)
-            parts = getattr(one, "__dict__", {}).values()
+            parts = _each(getattr(one, "__dict__", {}).values())
             yield from _used([part for part in parts if isinstance(part, torch.nn.Module)], seen)
+            if isinstance(call := vars(type(one)).get("__call__"), FunctionType):
+                yield from _used([call], seen)
+
+
+def _each(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, and those within lists, tuples and dicts short enough to look through."""
+    for value in values:
+        if isinstance(value, dict | list | tuple) and len(value) <= _SHORT:
+            yield from _each(value.values() if isinstance(value, dict) else value)
+        else:
+            yield value

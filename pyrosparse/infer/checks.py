@@ -12,12 +12,16 @@ from pyro.infer import (
     JitTraceEnum_ELBO,
     JitTraceGraph_ELBO,
     JitTraceMeanField_ELBO,
+    RenyiELBO,
+    Trace_ELBO,
     TraceEnum_ELBO,
+    TraceGraph_ELBO,
 )
 
 from pyrosparse.evidence.latents import not_drawn, refuse_network
 from pyrosparse.evidence.sites import sample_sites
 from pyrosparse.infer.callback import Callback
+from pyrosparse.infer.schedules import check_schedule
 
 _JIT = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
@@ -65,11 +69,7 @@ def check_hooks(callbacks: Any, schedule: Any) -> None:
         raise TypeError(
             f"callbacks is a list of objects of subclasses of ps.infer.Callback; got {callbacks!r}"
         )
-    if not callable(schedule):
-        raise TypeError(
-            "schedule is a function of progress in [0, 1] that gives a factor on the learning "
-            f"rates, such as those of ps.infer.schedules; got {schedule!r}"
-        )
+    check_schedule("schedule", schedule)
 
 
 def check_gradients() -> None:
@@ -111,10 +111,12 @@ def check_guide(trace: poutine.Trace, guide_trace: poutine.Trace, elbo: Any) -> 
     if not sample_sites(trace, observed=True):
         return  # what should be observed is latent: ``check_observed`` says so
     sums = isinstance(elbo, TraceEnum_ELBO)
+    may_sum = not isinstance(elbo, Trace_ELBO | TraceGraph_ELBO | RenyiELBO)
     missing = [
         site
         for site in not_drawn(trace, guide_trace)
-        if not site["infer"].get("enumerate") and not (sums and site["fn"].has_enumerate_support)
+        if not (may_sum and site["infer"].get("enumerate"))
+        and not (sums and site["fn"].has_enumerate_support)
     ]
     if missing:
         names = ", ".join(repr(site["name"]) for site in missing)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrosparse.captured import CapturedSVI
-from pyrosparse.evidence.traces import evaluation_mode, modules, used_modules
+from pyrosparse.evidence.traces import calls_of, evaluation_mode, modules, used_modules
 from pyrosparse.infer.agreement import check_agreement
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.checks import check_guide
@@ -45,6 +46,7 @@ class Fit:
     capture, compile, clip_norm, checkpoint: as passed to ``fit``.
     finished:   whether all epochs are done or patience ran out.
     ranks:      the processes that train together.
+    drawn:      the lifted networks whose own guides the guide calls.
     """
 
     optimizer: Optimizer
@@ -80,6 +82,7 @@ class Fit:
         if self.minibatches.sampler is not None:
             self.data = OneShare()
         self.parameters: dict[str, Tensor] = {}
+        self.drawn: list[Lifted] = []
         self.epoch = self.minibatches.first_epoch
         self.step = first_step
         self.history: list[dict[str, Any]] = []
@@ -90,13 +93,21 @@ class Fit:
         loss = f", loss {self.history[-1]['loss']:,.1f} nats" if self.history else ""
         return f"Fit, {state}: epoch {self.epoch} of {self.epochs}, step {self.step:,}{loss}"
 
-    @property
+    @cached_property
     def lifted(self) -> Lifted:
-        """The lifted network under training.
+        """The lifted network under training: the one that the guide uses, or else the model.
 
-        Raises TypeError if there is none."""
-        for part in _lifted_in(modules(self.guide, self.model)):
-            return part
+        Raises TypeError if there is none, or several."""
+        for roots in ((self.guide,), (self.guide, self.model)):
+            found = list(dict.fromkeys(_lifted_in(used_modules(*roots))))
+            if len(found) > 1:
+                raise TypeError(
+                    f"this works on one lifted network, but guide and model use {len(found)}: "
+                    "train with a guide that uses one of them, or prune each between two "
+                    "trainings, as by bnn.freeze(prune.keep_largest(prune.magnitude(bnn), 0.5))"
+                )
+            if found:
+                return found[0]
         raise TypeError("this needs a lifted network: pass fit a guide that pyrosparse.lift made")
 
     def projected(self) -> list[Lifted]:
@@ -153,6 +164,7 @@ class Fit:
             raise ValueError("there are no data to train on")
         state = torch.get_rng_state()
         with (
+            self._noted_guides(),
             torch.no_grad(),
             evaluation_mode(self.model, self.guide),
             poutine.block(),
@@ -164,12 +176,25 @@ class Fit:
         check_guide(replayed, trace, self.elbo)
         return capture.trace, replayed, batch
 
+    @contextmanager
+    def _noted_guides(self) -> Iterator[None]:
+        """For a block, note which lifted networks have their own guides called."""
+        found = dict.fromkeys(_lifted_in(used_modules(self.guide, self.model)))
+        with ExitStack() as stack:
+            calls = {one: stack.enter_context(calls_of(one.guide)) for one in found}
+            yield
+        self.drawn = [one for one, called in calls.items() if called]
+
     def start(self, callbacks: Sequence[Callback], resumed: bool) -> None:
         """Prepare for the next step, be it the first or the first one after resuming."""
-        frozen = frozen_layers(part.net for part in _lifted_in(modules(self.model, self.guide)))
-        for module in (self.model, self.guide, *modules(self.model, self.guide)):
-            if isinstance(module, torch.nn.Module):
-                module.train()
+        # A function has the networks that it uses in modes of their own, such as a teacher's; but
+        # those that the guide draws are trained.
+        trained = dict.fromkeys(_lifted_in(used_modules(self.guide)))
+        parts = (self.model, self.guide, *modules(self.model, self.guide), *trained)
+        whole = [part for part in parts if isinstance(part, torch.nn.Module)]
+        frozen = frozen_layers(part.net for part in dict.fromkeys(_lifted_in(whole)))
+        for module in whole:
+            module.train()
         with self.ranks.together():
             for callback in callbacks:
                 callback.on_start(self)

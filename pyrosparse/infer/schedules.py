@@ -7,8 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 Schedule = Callable[[float], float]
+
+
+def check_schedule(name: str, schedule: Any) -> None:
+    """Raise TypeError if a schedule is no function.
+
+    >>> check_schedule("ramp", constant)
+    """
+    if not callable(schedule):
+        raise TypeError(
+            f"{name} is a function of progress in [0, 1], such as those of ps.infer.schedules or "
+            f"lambda progress: {schedule!r}; got {schedule!r}"
+        )
 
 
 def constant(progress: float) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from pyrosparse.infer.callback import Callback
-from pyrosparse.infer.schedules import Schedule
+from pyrosparse.infer.schedules import Schedule, check_schedule
 from pyrosparse.lifting.guide import Entry
 from pyrosparse.lifting.masks import Masks
 from pyrosparse.methods.masked_weights import MaskedWeights
@@ -50,6 +50,7 @@ class Annealing(Callback):
     def __init__(
         self, schedule: Schedule, *, per: Literal["epoch", "step"] = "epoch", finish: bool = True
     ) -> None:
+        check_schedule("schedule", schedule)
         if per not in ("epoch", "step"):
             raise ValueError(f"per must be 'epoch' or 'step', got {per!r}")
         self.schedule = schedule

@@ -12,7 +12,7 @@ from pyrosparse.evidence.improper import improper_methods, refuse_improper
 from pyrosparse.evidence.repeated import Repeated
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
-from pyrosparse.infer.schedules import Schedule, constant
+from pyrosparse.infer.schedules import Schedule, check_schedule, constant
 from pyrosparse.lifting.masks import Masks
 from pyrosparse.prune.criteria import Criterion
 from pyrosparse.prune.criteria import criterion as resolve
@@ -64,6 +64,7 @@ class Pruner(Callback):
             raise ValueError(f"likelihood must be 'mean' or 'sum', got {likelihood!r}")
         if at not in ("start", "epoch", "end"):
             raise ValueError(f"at must be 'start', 'epoch' or 'end', got {at!r}")
+        check_schedule("ramp", ramp)
         if at != "epoch" and ramp is not constant:
             raise ValueError(f"at={at!r} prunes once, so it has no ramp: leave ramp out")
         if at == "start" and not freeze:
@@ -152,10 +153,18 @@ class Pruner(Callback):
 def check_weights(run: Fit) -> None:
     """Raise ValueError if the weights of a run cannot be pruned by setting their locations to
     zero."""
-    # A model's guide that calls the network's own has it as ``lifted``, as that has itself.
-    if getattr(run.guide, "lifted", None) is not run.lifted:
-        raise ValueError("pruning needs the lifted network's own guide: pass bnn.guide to fit")
+    check_own_guide(run)
     located_weights(run.lifted)
+
+
+def check_own_guide(run: Fit) -> None:
+    """Raise ValueError if a run's guide does not call the lifted network's own, whose posterior
+    would not be trained."""
+    if run.lifted not in run.drawn:
+        raise ValueError(
+            "pruning needs the lifted network's own guide: pass bnn.guide to fit, or a guide that "
+            "calls it and draws the model's other latent variables"
+        )
 
 
 def weights_of(run: Fit) -> dict[str, Tensor]:

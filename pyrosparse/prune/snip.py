@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.evidence.sites import known_data, log_density, observed_sites
-from pyrosparse.evidence.traces import evaluation_mode, trace_at_mean
+from pyrosparse.evidence.traces import calls_of, evaluation_mode, trace_at_mean
 from pyrosparse.infer import Fit
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.models.latents import guide_of
@@ -46,7 +46,8 @@ def connection_sensitivity(
     forward and one backward pass; gradients, network and generators do not change.
 
     Raises ValueError if no target is a weight, if the mean of a posterior is not the network's own
-    weight, if the model observes nothing or nothing of the batch, and if the loss is not finite.
+    weight, if the guide does not call the network's own, if the model observes nothing or nothing
+    of the batch, and if the loss is not finite.
 
     Source: Lee et al. (2019), section 4.
 
@@ -59,8 +60,13 @@ def connection_sensitivity(
     """
     weights = located_weights(bnn)
     guide = guide_of(model, bnn) if guide is None else guide
-    with torch.enable_grad(), evaluation_mode(model, guide, bnn):
+    with torch.enable_grad(), evaluation_mode(model, guide, bnn), calls_of(bnn.guide) as calls:
         sites = observed_sites(trace_at_mean(model, guide, batch))
+        if not calls:
+            raise ValueError(
+                "the guide does not call the lifted network's own guide, bnn.guide, whose weights "
+                "are scored: give a guide that calls it"
+            )
         loss = -torch.stack([log_density(site).sum() for site in sites]).sum()
         n = int(torch.stack([known_data(site, len(batch[0])) for site in sites]).any(0).sum())
         if not n:

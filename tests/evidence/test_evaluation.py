@@ -73,6 +73,34 @@ def test_a_models_own_forward_is_in_evaluation_mode(wrap):
     assert model.training
 
 
+class Callable:
+    """A program that is an object, with its parts in a dict."""
+
+    def __init__(self, model):
+        self.parts = {"model": model}
+
+    def __call__(self, x, y=None):
+        return self.parts["model"](x, y)
+
+
+def in_a_tuple(model):
+    models = (model,)
+    return lambda x, y=None: models[0](x, y)
+
+
+def as_a_default(model):
+    return lambda x, y=None, model=model: model(x, y)
+
+
+@pytest.mark.parametrize("program", [Callable, in_a_tuple, as_a_default])
+def test_modules_are_found_wherever_a_program_has_them(program):
+    net = NETS["mlp"]()
+    model = Dropping(ps.lift(net, ps.Gaussian()))
+    x, y = batch("mlp", 20)
+    scores = evaluate(program(model), model.network.guide, (x, y))
+    assert scores["nll"] == pytest.approx(F.cross_entropy(net(x), y).item(), rel=1e-5)
+
+
 def test_a_models_own_forward_is_trained_in_training_mode():
     model = Dropping(ps.lift(NETS["mlp"](), ps.Gaussian())).eval()
     ps.fit(model, model.network.guide, batch("mlp", 20), epochs=1, progress=False)

@@ -45,6 +45,8 @@ def test_discrete_variables_need_an_elbo_that_sums_them_out():
     guide = AutoNormal(pyro.poutine.block(mixture, hide=["which"]))
     with pytest.raises(ValueError, match=r"does not draw 'which'.*TraceEnum_ELBO"):
         train(mixture, guide, elbo=Trace_ELBO())
+    with pytest.raises(ValueError, match=r"does not draw 'which'.*TraceEnum_ELBO"):
+        train(config_enumerate(mixture), guide)
     train(config_enumerate(mixture), guide, elbo=TraceEnum_ELBO(max_plate_nesting=1))
 
 

@@ -11,7 +11,8 @@ import torch
 from pyrosparse.infer.callback import Callback
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.infer.run import Fit
-from pyrosparse.infer.schedules import Schedule
+from pyrosparse.infer.schedules import Schedule, check_schedule
+from pyrosparse.prune.pruner import check_own_guide
 from pyrosparse.prune.turbo.exchange import MessageExchange
 from pyrosparse.supports.units import UnitFactor
 from pyrosparse.util.globs import first_match
@@ -50,7 +51,8 @@ class TurboPruner(Callback):
     frozen. At the end, weights without a path to the output or from the input are frozen too;
     ``Lifted.masks`` then returns the support.
 
-    Raises ValueError for shares out of range; at the start of training what ``MessageExchange``
+    Raises ValueError for shares out of range, TypeError for numbers in place of functions; at the
+    start of training what ``MessageExchange``
     raises, and ValueError with ``compact_every``.
 
     Source: Xia, Tsang and Lau (2023), algorithm 1; the path and the pruning along it are ours.
@@ -78,6 +80,10 @@ class TurboPruner(Callback):
             raise ValueError(f"prune_from is a share of training, in [0, 1], got {prune_from}")
         if takes not in ("inactive", "ranked", "units"):
             raise ValueError(f"takes must be 'inactive', 'ranked' or 'units', got {takes!r}")
+        named = {"active": active, "contrast": contrast, "strength": strength}
+        for name, schedule in named.items():
+            if schedule is not None:
+                check_schedule(name, schedule)
         if units is None and (takes == "units" or units_until is not None):
             raise ValueError(
                 "takes='units' and units_until need a unit factor: pass units=UnitFactor(...)"
@@ -114,6 +120,7 @@ class TurboPruner(Callback):
                 "compact_every would remove weights between which messages are exchanged: leave "
                 "it out, and use ps.compact after training"
             )
+        check_own_guide(run)
         # Data that shuffle themselves draw from a generator that a resumed run has put back.
         with torch.random.fork_rng(devices=[]):
             batch = next(iter(run.batches()))
