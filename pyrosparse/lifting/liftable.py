@@ -50,10 +50,26 @@ def refused_at(net: nn.Module, name: str) -> tuple[str, nn.Module, str] | None:
     return None
 
 
-def normalised(net: nn.Module, name: str) -> bool:
-    """Whether a parameter is divided by its own norm before the network computes with it."""
+def no_weight(net: nn.Module, name: str) -> str | None:
+    """Why a prior on a parameter is none on the weights that the network computes with, or None."""
     owner_name, _, leaf = name.rpartition(".")
     owner = net.get_submodule(owner_name)
+    if _normalised(owner, leaf):
+        return (
+            "is divided by its own norm before the network computes with it (weight_norm, "
+            "spectral_norm): a prior on its size has no effect, and rows of zeros give NaN"
+        )
+    if isinstance(owner, ParametrizationList) and any(
+        isinstance(one, parametrizations._Orthogonal) for one in owner
+    ):
+        return (
+            "makes an orthogonal matrix: its diagonal holds signs, and a prior that moves them "
+            "from -1 and 1 makes the weight zero"
+        )
+    return None
+
+
+def _normalised(owner: nn.Module, leaf: str) -> bool:
     if isinstance(owner, ParametrizationList):
         # Of weight_norm's two, the first is the norm itself.
         return any(

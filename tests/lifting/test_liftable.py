@@ -170,6 +170,12 @@ def test_what_is_divided_by_its_own_norm_is_refused(name, parameter):
         ps.lift(net, ps.Gaussian(), ps.weights(net, parameter))
 
 
+def test_what_makes_an_orthogonal_matrix_is_refused():
+    net = with_first(parametrizations.orthogonal(nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match=r"orthogonal matrix.*remove_parametrizations"):
+        ps.lift(net, ps.Gaussian(), ps.weights(net, "body.parametrizations.weight.original"))
+
+
 @pytest.mark.parametrize(
     ("name", "parameter"),
     [
