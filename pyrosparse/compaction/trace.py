@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute
 from torch.nn import functional as F
 
 from pyrosparse.compaction.branches import BRANCH, ExampleValues, reads_only_sizes, whole_shape
@@ -179,16 +180,25 @@ class _Tracer(fx.Tracer):
         node = obj.node
         count = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks")
         if node.target not in ("chunk", torch.chunk) or not isinstance(count, int):
-            shape = whole_shape(node)
-            if self._values is None or shape is None:
+            count = self.length(node)
+            if count is None:
                 return super().iter(obj)
-            count = len(self._values.of(node))
-            tensor = self.proxy(shape.args[0])  # type: ignore[arg-type]
-            rank = self.create_proxy("call_function", getattr, (tensor, "ndim"), {})
-            of_rank = (rank, len(self._values.of(shape)))
-            same = self.create_proxy("call_function", operator.eq, of_rank, {})
-            self.create_proxy("call_function", torch._assert, (same, BRANCH), {})
         return iter([obj[place] for place in range(count)])  # type: ignore[index]
+
+    def length(self, node: fx.Node) -> int | None:
+        """How many sizes a shape, or a part of it, has; the graph asserts it. None for others."""
+        shape = whole_shape(node)
+        if self._values is None or shape is None:
+            return None
+        tensor = self.proxy(shape.args[0])  # type: ignore[arg-type]
+        rank = self.create_proxy("call_function", getattr, (tensor, "ndim"), {})
+        of_rank = (rank, len(self._values.of(shape)))
+        same = self.create_proxy("call_function", operator.eq, of_rank, {})
+        self.create_proxy("call_function", torch._assert, (same, BRANCH), {})
+        return len(self._values.of(node))
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def _forget(self, nodes: set[fx.Node]) -> None:
         for name in [name for name, proxy in self._proxies.items() if proxy.node in nodes]:
@@ -196,6 +206,23 @@ class _Tracer(fx.Tracer):
         for node in reversed(self.graph.nodes):
             if node in nodes:
                 self.graph.erase_node(node)
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that knows how many sizes a shape has, for ``len(x.shape)`` and ``list(x.shape)``."""
+
+    def __getattr__(self, k: str) -> Any:
+        found = super().__getattr__(k)
+        return _Attribute(self, k) if isinstance(found, Attribute) else found
+
+    def __len__(self) -> int:
+        assert isinstance(self.tracer, _Tracer)
+        found = self.tracer.length(self.node)
+        return super().__len__() if found is None else found
+
+
+class _Attribute(_Proxy, Attribute):
+    """An attribute of a proxy, such as its shape."""
 
 
 class _Shapes(fx.Interpreter):

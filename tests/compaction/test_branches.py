@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,7 +54,14 @@ def unpacked(_: nn.Module, x: Tensor) -> Tensor:
     return F.interpolate(torch.cat([second, first], 1), size=half)
 
 
-BETWEEN = {"refused": refused, "asserted": asserted, "unpacked": unpacked}
+def counted(_: nn.Module, x: Tensor) -> Tensor:
+    if len(x.shape) == 3:
+        x = x.unsqueeze(0)
+    sizes = [*x.shape[:-2], -1]
+    return x.reshape(sizes).reshape(x.size()) * len(x.size())
+
+
+BETWEEN = {"refused": refused, "asserted": asserted, "unpacked": unpacked, "counted": counted}
 
 
 def network(between: Callable[[nn.Module, Tensor], Tensor]) -> Branching:
@@ -143,6 +151,21 @@ def test_conditions_are_decided_once_and_asserted() -> None:
     assert sum(BRANCH in node.args for node in graph.nodes) == 6
     with pytest.raises(TraceError):
         trace(net)
+
+
+def test_a_masked_autoencoder_of_pyros_is_cut() -> None:
+    torch.manual_seed(0)
+    net = AutoRegressiveNN(4, [16, 16], [1, 1]).double().eval()
+    x = draw(5, 4)
+    masks = {f"layers.{n}.weight": torch.arange(16)[:, None] % 2 == 0 for n in range(2)}
+    masks = {name: mask.expand_as(net.get_parameter(name)) for name, mask in masks.items()}
+    small = ps.compact(net, masks, x)
+    for layer in (net.layers[0], net.layers[1]):
+        layer.weight.data[1::2] = 0
+    assert sum(p.numel() for p in small.parameters()) < 0.5 * sum(
+        p.numel() for p in net.parameters()
+    )
+    assert all(same(*pair) for pair in zip(small(x), net(x), strict=True))
 
 
 def test_sizes_of_sizes_are_followed_once() -> None:

@@ -187,6 +187,27 @@ def test_an_empty_unit_is_refused_or_kept() -> None:
     assert small.down.in_features == 2 and same(small(draw(2, 3, 6)), net(draw(2, 3, 6)))
 
 
+def test_layers_of_kinds_that_are_not_cut_are_named() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 2
+
+    class Looping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = Doubled(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(int(x.isfinite().all())):  # torch.fx does not trace it
+                x = self.first(x).relu()
+            return self.last(x)
+
+    net = Looping()
+    net.first.weight.data[::2] = 0
+    account = ps.compact(net, None, torch.ones(3, 4)).account
+    assert account.barriers == {"first": "Doubled is of no kind that is cut where it stands"}
+
+
 def test_blocks_that_meet_are_one() -> None:
     net = randomise(nn.Sequential(nn.Linear(3, 6), nn.Softmax(-1), nn.Linear(6, 2)))
     net[2].weight.data[:, :3] = 0

@@ -19,7 +19,7 @@ from pyrosparse.compaction.in_place.attention import (
 )
 from pyrosparse.compaction.in_place.called import Called
 from pyrosparse.compaction.in_place.counts import Sizes
-from pyrosparse.compaction.in_place.layers import weight_of
+from pyrosparse.compaction.in_place.layers import is_mixing, weight_of
 from pyrosparse.compaction.in_place.probe import Constants, observe, other_parameters, probe
 from pyrosparse.compaction.in_place.trials import Judge, Trials
 from pyrosparse.compaction.in_place.units import Unit, clusters, dead_inputs, divide, has_dead
@@ -77,6 +77,7 @@ def cut_in_place(
     before = {name: _sizes(module) for name, module in found.items()}
     trials = Trials(net, called, judge, constants, choose)
     barriers |= trials.run(units)
+    barriers |= _of_other_kinds(net)
     whole = _put_back(net, ours)
     without_nested_tensors(net)
     layers = [
@@ -112,6 +113,20 @@ def _units(
                 elif unit.dead.any():
                     units.append(unit)
     return units, barriers, found, constants
+
+
+def _of_other_kinds(net: nn.Module) -> dict[str, str]:
+    """Modules with weights that nothing reads or that give zeros, but of no kind that is cut."""
+    found = {}
+    for name, module in net.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is None or weight.dim() < 2 or is_mixing(module):
+            continue
+        used = (weight != 0).flatten(2).any(2) if weight.dim() > 2 else weight != 0
+        rows = isinstance(module, nn.Embedding | nn.EmbeddingBag) or bool(used.any(1).all())
+        if not (rows and used.any(0).all()):
+            found[name] = f"{type(module).__name__} is of no kind that is cut where it stands"
+    return found
 
 
 def _kept(unit: Unit, at_least: int, round_to: int) -> Tensor:
