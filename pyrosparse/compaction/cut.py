@@ -19,7 +19,7 @@ from pyrosparse.compaction.masked import fold, gains_of
 from pyrosparse.compaction.rules import find
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
-from pyrosparse.compaction.trace import trace
+from pyrosparse.compaction.trace import refuse_other_programs, trace
 from pyrosparse.compaction.written_out import written_out
 from pyrosparse.util.modes import copy_modes
 
@@ -77,6 +77,7 @@ def cut(
     others = put_masks(working, {k: m != 0 for k, m in masks.items() if _can_cut(net, k)})
     working = fold(working, gains_of(working, others))
     _refuse_modes(working, len(inputs))
+    refuse_other_programs(net, exact_inputs(inputs))
     graph = trace(working, len(inputs))
     with torch.no_grad():
         found = written_out(working, graph, exact_inputs(inputs))

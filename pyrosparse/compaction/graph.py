@@ -22,7 +22,7 @@ from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
-from pyrosparse.compaction.trace import TraceError, trace
+from pyrosparse.compaction.trace import TraceError, refuse_other_program, trace
 from pyrosparse.compaction.written_out import written_out
 from pyrosparse.util.modes import copy_modes
 
@@ -65,6 +65,7 @@ def _compacted(
         working = masked(net, masks, gates, unfolded=elsewhere)
         graph = trace(working, len(inputs), example)
         as_modules(graph, working, inputs)
+    refuse_other_program(request.expected, working, graph, inputs)
     _refuse_second_calls(graph, gates or {})
     resize = reads_sizes(graph)
     found = written_out(working, graph, inputs)

@@ -14,7 +14,7 @@ from pyrosparse.compaction.graph import learn
 from pyrosparse.compaction.rules import find
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Features, Flow, Heads, Rule
-from pyrosparse.compaction.trace import trace
+from pyrosparse.compaction.trace import refuse_other_programs, trace
 from pyrosparse.compaction.written_out import written_out
 
 
@@ -64,6 +64,7 @@ def unit_ties(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tie]:
     """
     plain = generic(net)
     inputs = exact_inputs(inputs)
+    refuse_other_programs(net, inputs)
     with torch.no_grad():
         graph = trace(plain, len(inputs))
         sizes = written_out(plain, graph, inputs)

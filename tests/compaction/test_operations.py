@@ -137,6 +137,16 @@ KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "instances, affine": randomise(nn.InstanceNorm2d(6, affine=True)),
     "instances, running": randomise(nn.InstanceNorm2d(6, track_running_stats=True)).eval(),
     "random slopes": nn.RReLU().eval(),
+    "compared": lambda x: (x > 0.5) * x + torch.le(x, 0) * x.square(),
+    "compared to another": lambda x: x * (x >= x.square()),
+    "chosen": lambda x: torch.where(x > 0, x, -0.1 * x),
+    "chosen or a number": lambda x: x.where(x.gt(0.2), 0.2),
+    "larger": lambda x: torch.maximum(x, torch.zeros_like(x)).minimum(torch.full_like(x, 2.0)),
+    "ones": lambda x: x + torch.ones_like(x),
+    "interpolated": lambda x: torch.lerp(x, x.relu(), 0.3),
+    "finite": lambda x: torch.nan_to_num(x).sign() * x,
+    "flipped": lambda x: x.flip(2, 3).flip(-1).flip([2]),
+    "rolled": lambda x: torch.roll(x, (1, 2), (2, 3)).roll(1, -1),
 }
 
 
@@ -238,11 +248,17 @@ SHAPED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "padded mean": (lambda x: F.avg_pool2d(x, 3, 1, 1), 5),
     "padded mean after a ReLU": (lambda x: F.avg_pool2d(F.relu(x), 3, 1, 1), 4),
     "a tensor of ours": (lambda x: x * torch.ones((), device=x.device, dtype=x.dtype), 5),
+    "sums along a side": (lambda x: F.relu(x).cumsum(2), 4),
+    "filled": (lambda x: F.relu(x).masked_fill(x < 0.5, 0.0), 4),
+    "pieces": (lambda x: x.tensor_split(3, 1)[0] * x.tensor_split(3, 1)[1], 4),
+    "uneven pieces": (lambda x: torch.tensor_split(x, 4, 1)[0] + torch.tensor_split(x, 4, 1)[1], 2),
     "two copies": (lambda x: torch.cat([x, x[:, :3], F.relu(x)], 1), 4),
     # Barriers of a graph, behind which the network is cut in place.
     "heights": (lambda x: torch.cat([x, x], dim=-1), 3),
     "an example": (lambda x: x.cumsum(0), 5),  # what is constant for each is not for their sum
     "softmax": (lambda x: x.softmax(1), 6),
+    "rolled features": (lambda x: x.roll(1, 1), 3),
+    "flipped features": (lambda x: x.flip(1), 4),
     "shuffled": (lambda x: x.view(2, 2, 3, 4, 4).transpose(1, 2).reshape(2, 6, 4, 4), 6),
     "last": (lambda x: x.permute(0, 2, 3, 1).transpose(1, 2).transpose(1, -1), 3),
 }

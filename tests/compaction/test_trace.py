@@ -1,10 +1,13 @@
 """Tracing: buffers, and modules that cannot be traced."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pyrosparse as ps
+from pyrosparse.compaction.ties import unit_ties
+from pyrosparse.compaction.trace import TraceError
 from tests.compaction.attention_nets import (
     Block,
     Heads,
@@ -34,6 +37,32 @@ def test_a_mask_that_is_a_buffer_is_cut_to_the_length_inside_a_block() -> None:
         masks = {"attention.out.weight": rows(12, 3, 4, 5).T}
         small = compacted(net, masks, draw(2, 5, 5))
         assert small.attention.q.out_features == 9 and not small.account.barriers
+
+
+class Suspicious(nn.Module):
+    """It asks whether its input is a tensor, which is not true while torch.fx traces it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        return self.last(hidden.relu() if torch.is_tensor(hidden) else hidden)
+
+
+def test_a_graph_that_computes_something_else_is_not_used() -> None:
+    net, x = Suspicious().eval(), torch.randn(5, 4)
+    net.first.weight.data[::2], net.first.bias.data[::2] = 0, 0
+    small = ps.compact(net, None, x)
+    assert type(small) is Suspicious and small.first.out_features == 4
+    torch.testing.assert_close(small(x), net(x))
+    with pytest.raises(TraceError, match=r"another program of Suspicious.*isinstance"):
+        unit_ties(net, (x,))
+    bnn = ps.lift(net, ps.Gaussian())
+    model, data = ps.classifier(bnn, 5), (x, torch.arange(5) % 3)
+    with pytest.raises(TraceError, match="another program"):
+        ps.fit(model, bnn.guide, data, epochs=1, compact_every=1, progress=False)
 
 
 class Branching(nn.Module):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pyrosparse.compaction.layers import BATCH_NORMS, MIXING, TRANSPOSED, is_plain
 from pyrosparse.compaction.parts import Gain, Scatter, Select
-from pyrosparse.compaction.rules import attention, joining, pointwise, shaping
+from pyrosparse.compaction.rules import attention, choosing, joining, pointwise, shaping
 from pyrosparse.compaction.rules.heads import Split, with_heads
 from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.layer_norm import LayerNorm, RMSNorm
@@ -45,7 +45,7 @@ _ACTIVATIONS = (
 )  # fmt: skip
 _FUNCTIONS = (
     "abs", "neg", "exp", "square", "sqrt", "clamp", "erf", "clamp_min", "clamp_max", "pow", "log",
-    "log1p", "reciprocal", "rsqrt", "sign", "sin", "cos", "floor", "ceil", "round",
+    "log1p", "reciprocal", "rsqrt", "sign", "sin", "cos", "floor", "ceil", "round", "nan_to_num",
 )  # fmt: skip
 _POOLS = [
     f"{kind}_pool{rank}d"
@@ -156,6 +156,10 @@ _CALLS: dict[Any, type[Rule]] = {
     ),
     **dict.fromkeys(["softmax", torch.softmax, F.softmax], attention.Softmax),
     **dict.fromkeys(["masked_fill", torch.masked_fill], attention.Fill),
+    **dict.fromkeys(["where", "lerp", torch.where, torch.lerp], choosing.Three),
+    **dict.fromkeys([torch.zeros_like, torch.ones_like, torch.full_like], choosing.Filled),
+    **dict.fromkeys(["flip", "roll", torch.flip, torch.roll], choosing.Reordered),
+    **dict.fromkeys(["cumsum", torch.cumsum], choosing.Cumulated),
     F.scaled_dot_product_attention: attention.ScaledDotProduct,
     **dict.fromkeys(["to", "type_as", "float", "double", "half", "bfloat16"], pointwise.Cast),
     F.pad: shaping.Pad,
@@ -166,11 +170,22 @@ _CALLS: dict[Any, type[Rule]] = {
     operator.getitem: shaping.Slice,
 }
 
+_COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
+
 _ARITHMETIC: dict[Any, type[Rule]] = {
     **dict.fromkeys(["add", operator.add, torch.add], joining.Sum),
     **dict.fromkeys(["mul", operator.mul, torch.mul], joining.Product),
     **dict.fromkeys(["sub", operator.sub, torch.sub], joining.Together),
     **dict.fromkeys(["div", operator.truediv, torch.div], joining.Together),
+    **dict.fromkeys(["maximum", "minimum", torch.maximum, torch.minimum], joining.Together),
+    **dict.fromkeys(
+        [
+            one
+            for name in _COMPARISONS
+            for one in (name, getattr(operator, name), getattr(torch, name))
+        ],
+        joining.Together,
+    ),
 }  # fmt: skip
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)

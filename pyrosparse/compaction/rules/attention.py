@@ -225,7 +225,7 @@ class Fill(Together):
         if flow.shapes[self.node] != flow.shapes[self.source] or args[1] not in flow.shapes:
             return None
         self.dim = x.dim
-        return Features.varying(x.dim, len(x.constant))
+        return Features.of(x.dim, x.constant & (x.value == args[2]), x.value)
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:

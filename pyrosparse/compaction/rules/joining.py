@@ -15,6 +15,8 @@ from pyrosparse.compaction.rules.sizes import is_own
 class Together(Rule):
     """Elementwise arithmetic of two tensors, with broadcasting: both keep the same features."""
 
+    count = 2
+
     def learn(self, flow: Flow) -> Features | None:
         operands = self.node.all_input_nodes
         if self.node not in flow.shapes or any(x not in flow.shapes for x in operands):
@@ -25,7 +27,7 @@ class Together(Rule):
             for operand in operands
             if operand in flow.features and len(flow.shapes[operand]) == len(shape)
         }
-        if len(operands) != 2 or len(self.node.args) != 2 or self.node.kwargs or len(dims) != 1:
+        if not self._has_operands() or len(dims) != 1:
             return None
         self.dim = dims.pop()
         places = {x: dim for x in operands if (dim := self._dim(flow, x)) is not None}
@@ -34,17 +36,26 @@ class Together(Rule):
         spread = shape[self.dim] == 1 and not all(is_own(flow, x, places[x]) for x in places)
         if spread or not known:
             return None
-        first, second = (self._read(flow, operand) for operand in self.node.args)
-        return self.combine(first, second)
+        return self.combine(*(self._read(flow, operand) for operand in self.node.args))
 
     def combine(self, first: Features, second: Features) -> Features:
         """The features of the result, from those of the operands."""
+        both = first.constant & second.constant
+        return Features.of(self.dim, both, self.function(first.value, second.value))
+
+    @property
+    def function(self) -> Callable[..., Tensor]:
+        """What computes the result."""
         target = self.node.target
         function = getattr(Tensor, target) if isinstance(target, str) else target
         assert callable(function)
-        both = first.constant & second.constant
-        value = function(first.value, second.value)
-        return Features.of(self.dim, both, value)
+        return function
+
+    def _has_operands(self) -> bool:
+        """Whether there are as many as the operation takes, of which two or more are tensors."""
+        args, tensors = self.node.args, self.node.all_input_nodes
+        numbers = all(isinstance(one, fx.Node | int | float) for one in args)
+        return len(args) == self.count and numbers and len(tensors) > 1 and not self.node.kwargs
 
     def want(self, flow: Flow) -> None:
         wanted = flow.wanted[self.node]
@@ -72,10 +83,14 @@ class Together(Rule):
         return dim if dim >= 0 and shape[dim] == features else None
 
     def _read(self, flow: Flow, operand: object) -> Features:
+        count = flow.shapes[self.node][self.dim]
+        if isinstance(operand, int | float):
+            value = torch.full((count,), float(operand), dtype=torch.float64)
+            return Features.of(self.dim, torch.ones(count, dtype=torch.bool), value)
         assert isinstance(operand, fx.Node)
         dim = self._dim(flow, operand)
         if dim is None:
-            return Features.varying(self.dim, flow.shapes[self.node][self.dim])
+            return Features.varying(self.dim, count)
         return flow.read(operand, dim)
 
 

@@ -13,6 +13,8 @@ from pyrosparse.compaction.rules.rule import Flow, arguments
 CALLS: dict[Any, str] = {
     "chunk": "chunk",
     torch.chunk: "chunk",
+    "tensor_split": "tensor_split",
+    torch.tensor_split: "tensor_split",
     "split": "split",
     torch.split: "split",
     "unbind": "unbind",
@@ -54,5 +56,7 @@ def _ends(kind: str, by: Any, total: int) -> list[int] | None:
         return [sum(by[: n + 1]) for n in range(len(by))]
     if not isinstance(by, int) or by < 1:
         return None
+    if kind == "tensor_split":  # the first pieces are one longer than the others
+        return [total // by * n + min(n, total % by) for n in range(1, by + 1)]
     size = -(-total // by) if kind == "chunk" else by
     return [min(end, total) for end in range(size, total + size, size)]

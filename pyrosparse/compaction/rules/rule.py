@@ -57,7 +57,7 @@ class Features:
     @classmethod
     def of(cls, dim: int, constant: Tensor, value: Tensor) -> Features:
         """Features some of which are constant; one whose value is not finite is not constant."""
-        constant = constant & value.isfinite()
+        constant, value = constant & value.isfinite(), value.double()  # of comparisons, it is bool
         return cls(dim, constant, torch.where(constant, value, 0.0))
 
 
