@@ -20,6 +20,7 @@ from pyrosparse.compaction.branches import BRANCH, ExampleValues, reads_only_siz
 from pyrosparse.compaction.layers import has_hooks
 from pyrosparse.compaction.parts import PARTS
 from pyrosparse.compaction.rules.registry import REGISTERED
+from pyrosparse.util.generators import generators_left_alone
 from pyrosparse.util.modes import forget
 
 _IN_PLACE: dict[Any, Any] = {
@@ -123,7 +124,7 @@ def refuse_other_program(
     results = []
     for program in (reference, fx.GraphModule(net, graph)):
         forget(program)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), generators_left_alone():
             torch.manual_seed(0)  # for what the forward draws
             copies = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, example)
             try:

@@ -32,7 +32,7 @@ class IsotropicLaplace(Independent):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}  # type: ignore[misc]
     has_rsample = True
-    _validate_args = False  # its own: Pyro's Independent asks base_dist
+    _validate_args = False  # its own: Pyro's Independent has that of ``base_dist``
 
     def __init__(
         self,
@@ -47,7 +47,8 @@ class IsotropicLaplace(Independent):
             raise ValueError(f"scale must be positive and finite, got {scale}")
         self.scale = scale
         self._zero = torch.zeros((), dtype=dtype, device=device)
-        Distribution.__init__(self, Size(), Size(shape), validate_args=validate_args)
+        checks = Distribution._validate_args if validate_args is None else validate_args
+        Distribution.__init__(self, Size(), Size(shape), validate_args=checks)
 
     @property
     def base_dist(self) -> Laplace:  # type: ignore[override]

@@ -163,10 +163,11 @@ def _used(callables: Iterable[Any], seen: set[int]) -> Iterator[torch.nn.Module]
                 yield from _used([call], seen)
 
 
-def _each(values: Iterable[Any]) -> Iterator[Any]:
+def _each(values: Iterable[Any], depth: int = 3) -> Iterator[Any]:
     """The values, and those within lists, tuples and dicts short enough to look through."""
     for value in values:
-        if isinstance(value, dict | list | tuple) and len(value) <= _SHORT:
-            yield from _each(value.values() if isinstance(value, dict) else value)
+        if depth and isinstance(value, dict | list | tuple) and len(value) <= _SHORT:
+            inner = value.values() if isinstance(value, dict) else value
+            yield from _each(inner, depth - 1)
         else:
             yield value

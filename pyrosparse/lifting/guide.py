@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyrosparse.lifting.activation_noise import check_noise
 from pyrosparse.lifting.layers import features
-from pyrosparse.lifting.liftable import no_weight, refused_at
+from pyrosparse.lifting.liftable import refused_at, refused_parameter
 from pyrosparse.lifting.method import Method, Posterior
 from pyrosparse.lifting.origin import Origin, signed, sources
 from pyrosparse.lifting.param_store import announce
@@ -271,7 +271,7 @@ def check_target(net: nn.Module, method: Method, target: Target, taken: list[Tar
             f"which cannot be lifted: {reason}. Leave it out of the targets, or write the layer "
             "with nn.Linear"
         )
-    if target.kind == "weight" and (why := no_weight(net, target.name)) is not None:
+    if target.kind == "weight" and (why := refused_parameter(net, target.name)) is not None:
         raise ValueError(
             f"{target.name!r} {why}. Make the weight an ordinary parameter first, with "
             "torch.nn.utils.parametrize.remove_parametrizations, remove_weight_norm or "

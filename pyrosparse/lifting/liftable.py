@@ -50,7 +50,7 @@ def refused_at(net: nn.Module, name: str) -> tuple[str, nn.Module, str] | None:
     return None
 
 
-def no_weight(net: nn.Module, name: str) -> str | None:
+def refused_parameter(net: nn.Module, name: str) -> str | None:
     """Why a prior on a parameter is none on the weights that the network computes with, or None."""
     owner_name, _, leaf = name.rpartition(".")
     owner = net.get_submodule(owner_name)

@@ -17,7 +17,7 @@ class Three(Together):
 
     def combine(self, *operands: Features) -> Features:
         values = [one.value for one in operands]
-        if str(getattr(self.node.target, "__name__", self.node.target)) == "where":
+        if _name(self.node) == "where":
             # The method is called on what is taken where the condition holds.
             place = 0 if self.node.target is torch.where else 1
             values[place] = values[place] != 0
@@ -30,9 +30,8 @@ class Filled(Pointwise):
 
     def learn(self, flow: Flow) -> Features | None:
         x = flow.features.get(self.source)
-        given = arguments(self.node, input=None, fill_value=0.0)
-        name = str(getattr(self.node.target, "__name__", self.node.target))
-        number = {"zeros_like": 0.0, "ones_like": 1.0}.get(name, given.get("fill_value"))
+        given = arguments(self.node, input=None, fill_value=None)["fill_value"]
+        number = {"zeros_like": 0.0, "ones_like": 1.0}.get(_name(self.node), given)
         if x is None or not isinstance(number, int | float):
             return None
         value = torch.full_like(x.value, number)
@@ -44,9 +43,10 @@ class Reordered(Pointwise):
 
     def learn(self, flow: Flow) -> Features | None:
         x = super().learn(flow)
-        defaults = {"dims": None} if _is(self.node, "flip") else {"shifts": 0, "dims": None}
+        flips = _name(self.node) == "flip"
+        defaults = {"dims": None} if flips else {"shifts": 0, "dims": None}
         dims = arguments(self.node, input=None, **defaults)["dims"]
-        if _is(self.node, "flip") and len(self.node.args) > 2:
+        if flips and len(self.node.args) > 2:
             dims = self.node.args[1:]  # as in x.flip(1, 2)
         dims = [dims] if isinstance(dims, int) else dims
         if x is None or not isinstance(dims, list | tuple):
@@ -57,7 +57,7 @@ class Reordered(Pointwise):
         return x
 
 
-class Cumulated(Reordered):
+class Cumulated(Pointwise):
     """Sums along positions, which leave zeros zero: ``cumsum``."""
 
     def learn(self, flow: Flow) -> Features | None:
@@ -68,5 +68,5 @@ class Cumulated(Reordered):
         return Features.of(x.dim, x.constant & (x.value == 0), torch.zeros_like(x.value))
 
 
-def _is(node: fx.Node, name: str) -> bool:
-    return name == str(getattr(node.target, "__name__", node.target))
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
