@@ -124,9 +124,9 @@ def check_guide(trace: poutine.Trace, guide_trace: poutine.Trace, elbo: Any) -> 
             "sum it out with elbo=pyro.infer.TraceEnum_ELBO()"
             if all(site["fn"].has_enumerate_support for site in missing)
             else "give a guide that draws every latent variable: model.guide for the models of "
-            "pyrosparse, whose likelihood may have latent variables beside the network's; "
-            "an AutoGuideList for your own, which is the attribute `guide` of a model for "
-            "ps.compress"
+            "pyrosparse, whose likelihood may have latent variables beside the network's; for your "
+            "own a function that calls bnn.guide and draws the others, or an AutoGuideList. "
+            "ps.compress takes a model whose attribute `guide` is a ps.models.ModelGuide"
         )
         if any(site["name"].endswith("_unobserved") for site in missing):
             way = "for data that are partly observed use poutine.mask in place of obs_mask"
