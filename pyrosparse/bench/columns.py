@@ -174,10 +174,11 @@ def columns_of(cells: Sequence[Cell]) -> tuple[list[Column], list[Cell]]:
     if any("predictive" in line for cell in cells for line in cell.lines):
         unknown = [one for one in _ON_NEWER_LINES if not any(map(one[1], cells))]
         return [one for one in PREDICTIVE if one not in unknown], list(cells)
+    if any("structure" in cell.paper for cell in cells):
+        return STRUCTURE, list(cells)
     if any(cell.kept for cell in cells):
         return SIZE, along_the_knob(cells)
-    structured = any("structure" in cell.paper for cell in cells)
-    return (STRUCTURE if structured else ACCURACY), list(cells)
+    return ACCURACY, list(cells)
 
 
 def along_the_knob(cells: Sequence[Cell]) -> list[Cell]:

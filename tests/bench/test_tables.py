@@ -50,3 +50,10 @@ def test_table_that_fits_is_one_with_whole_names():
     text = lines(None)
     assert any("mnist-lenet5-independent-support" in line for line in text)
     assert lines(max(map(len, text))) == text
+
+
+def test_rows_of_gates_do_not_hide_what_the_paper_prints():
+    gated = line(0.97, 5.0)
+    gated["compact"] = {"active": {"a": 3.0}, **gated["compact"]}
+    (alone,), (mixed,) = suite(ROWS), suite([*ROWS, Cell("mnist-lenet5-gates", [gated], {})])
+    assert [one.header for one in mixed.columns] == [one.header for one in alone.columns]
