@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pyrosparse.compaction.calls import call_name
 from pyrosparse.compaction.rules.rule import attribute
 from pyrosparse.compaction.rules.sizes import is_shape
 
@@ -107,9 +108,8 @@ def _depends_on_values(number: fx.Node) -> bool:
     seen, stack = {number}, [number]
     while stack:
         one = stack.pop()
-        name = str(getattr(one.target, "__name__", one.target))
         picks = one.target is operator.getitem and not all(map(_is_number, one.all_input_nodes[1:]))
-        if name in _SIZED_BY_VALUES or picks:
+        if call_name(one) in _SIZED_BY_VALUES or picks:
             return True
         stack += [x for x in one.all_input_nodes if x not in seen]
         seen |= {*one.all_input_nodes}

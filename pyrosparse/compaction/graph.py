@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from pyrosparse.compaction.account import Account, Layer
 from pyrosparse.compaction.branches import is_branch
+from pyrosparse.compaction.calls import call_name
 from pyrosparse.compaction.check import SizeError, check
 from pyrosparse.compaction.compact_net import CompactNet
 from pyrosparse.compaction.functional import as_modules
@@ -22,7 +23,7 @@ from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.mixing import Mixing
 from pyrosparse.compaction.rules.rule import Flow, Rule
 from pyrosparse.compaction.rules.sizes import Size
-from pyrosparse.compaction.trace import TraceError, refuse_other_program, trace
+from pyrosparse.compaction.trace import TraceError, refuse_other_program, result_of, trace
 from pyrosparse.compaction.written_out import written_out
 from pyrosparse.util.modes import copy_modes
 
@@ -65,7 +66,7 @@ def _compacted(
         working = masked(net, masks, gates, unfolded=elsewhere)
         graph = trace(working, len(inputs), example)
         as_modules(graph, working, inputs)
-    refuse_other_program(request.expected, working, graph, inputs)
+    refuse_other_program(result_of(request.expected, inputs), working, graph, inputs)
     _refuse_second_calls(graph, gates or {})
     resize = reads_sizes(graph)
     found = written_out(working, graph, inputs)
@@ -105,7 +106,7 @@ def learn(
 def _operation(node: fx.Node, rule: Rule) -> str:
     if rule.module is not None:
         return type(rule.module).__name__
-    return str(getattr(node.target, "__name__", node.target))
+    return call_name(node)
 
 
 def want(graph: fx.Graph, rules: dict[fx.Node, Rule], flow: Flow) -> set[fx.Node]:

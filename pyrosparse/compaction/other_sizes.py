@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from pyrosparse.compaction.calls import call_name
+
 _READ = (
     "arange", "eye", "expand", "full", "interpolate", "linspace", "narrow", "nelement", "new_full",
     "new_ones", "new_zeros", "numel", "ones", "repeat", "reshape", "size", "squeeze", "unflatten",
@@ -31,7 +33,7 @@ def reads_sizes(graph: fx.Graph) -> bool:
             return False
         if node.target is getattr:
             return node.args[1] in ("shape", "nbytes")
-        return str(getattr(node.target, "__name__", node.target)) in _READ
+        return call_name(node) in _READ
 
     return any(map(reads, graph.nodes))
 

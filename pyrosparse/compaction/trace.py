@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyrosparse.compaction.branches import BRANCH, ExampleValues, reads_only_sizes, whole_shape
+from pyrosparse.compaction.check import difference
 from pyrosparse.compaction.layers import has_hooks
 from pyrosparse.compaction.parts import PARTS
 from pyrosparse.compaction.rules.registry import REGISTERED
@@ -114,26 +115,39 @@ def shapes(net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> dict[fx
     return {node: run.found[node.name] for node in graph.nodes if node.name in run.found}
 
 
+_ROUNDING = 1e-3
+"""How far a graph may be from its network, of the largest output, also in half precision."""
+
+
+def result_of(program: nn.Module, example: tuple[Any, ...]) -> Any:
+    """What a network or a graph gives on an example; None where it fails, which ``shapes`` says."""
+    forget(program)
+    copies = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, example)
+    with torch.no_grad(), generators_left_alone():
+        torch.manual_seed(0)  # for what the forward draws
+        try:
+            return program(*copies)
+        except Exception:
+            return None
+
+
 def refuse_other_program(
-    reference: nn.Module, net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]
+    expected: Any, net: nn.Module, graph: fx.Graph, example: tuple[Any, ...]
 ) -> None:
     """Raise TraceError if a graph computes something else on an example than the network of which
     it was made, as where the forward asks whether its input is a tensor.
 
-    reference: the network before it was traced; net: that in which the graph finds its parts."""
-    results = []
-    for program in (reference, fx.GraphModule(net, graph)):
-        forget(program)
-        with torch.no_grad(), generators_left_alone():
-            torch.manual_seed(0)  # for what the forward draws
-            copies = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, example)
-            try:
-                results.append(program(*copies))
-            except Exception:  # ``shapes`` says which of the two it is
-                return
-    if not _agree(*results):
+    expected: ``result_of`` the network before it was traced.
+    net:      that in which the graph finds its parts."""
+    found = result_of(fx.GraphModule(net, graph), example)
+    if expected is None or found is None:
+        return
+    first, second = (
+        [leaf for leaf in tree_leaves(one) if isinstance(leaf, Tensor)] for one in (expected, found)
+    )
+    if len(first) != len(second) or difference(first, second) > _ROUNDING:
         raise TraceError(
-            f"torch.fx makes another program of {type(reference).__name__} than the one that it "
+            f"torch.fx makes another program of {type(net).__name__} than the one that it "
             "runs, as where a forward asks isinstance(x, Tensor), which is not true while it is "
             "traced: leave such questions out"
         )
@@ -144,25 +158,9 @@ def refuse_other_programs(net: nn.Module, example: tuple[Any, ...]) -> None:
     which does not change.
 
     example: in float64, on the CPU."""
-    reference, traced = (copy.deepcopy(net).cpu().double().eval() for _ in range(2))
-    refuse_other_program(reference, traced, trace(traced, len(example)), example)
-
-
-def _agree(expected: Any, found: Any) -> bool:
-    """Whether a graph gives what the network gives, but for rounding."""
-    pairs = [tree_leaves(one) for one in (expected, found)]
-    if len(pairs[0]) != len(pairs[1]):
-        return False
-    for first, second in zip(*pairs, strict=True):
-        if isinstance(first, Tensor) and isinstance(second, Tensor):
-            first, second = first.double(), second.double()
-            finite = first[first.isfinite()]
-            reach = 1e-3 * float(finite.abs().max()) if finite.numel() else 0.0
-            if first.shape != second.shape or not torch.allclose(
-                first, second, rtol=1e-3, atol=reach, equal_nan=True
-            ):
-                return False
-    return True
+    traced = copy.deepcopy(net).cpu().double().eval()
+    expected = result_of(traced, example)
+    refuse_other_program(expected, traced, trace(traced, len(example)), example)
 
 
 class _Tracer(fx.Tracer):

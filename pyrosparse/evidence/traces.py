@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyrosparse.evidence.latents import check_covered
 from pyrosparse.evidence.sites import observed_sites, score_observed
-from pyrosparse.lifting.lift import mean_gates
+from pyrosparse.lifting.lift import Lifted, mean_gates
 from pyrosparse.util.modes import evaluating
 
 
@@ -83,6 +83,22 @@ def calls_of(guide: torch.nn.Module) -> Iterator[list[bool]]:
         yield calls
     finally:
         handle.remove()
+
+
+@contextmanager
+def own_guide_called(bnn: Lifted, used: str) -> Iterator[None]:
+    """For a block in which a guide must call the guide of a lifted network, also within another.
+
+    used: what is done with its weights.
+
+    Raises ValueError if it does not."""
+    with calls_of(bnn.guide) as calls:
+        yield
+    if not calls:
+        raise ValueError(
+            "the guide does not call the lifted network's own guide, bnn.guide, whose weights are "
+            f"{used}: train with a guide that calls it"
+        )
 
 
 def evaluation_mode(*callables: Any) -> AbstractContextManager[None]:

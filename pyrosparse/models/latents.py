@@ -131,15 +131,17 @@ class ModelGuide(nn.Module):
             latent.guide()  # type: ignore[operator]
 
 
-def guide_of(model: Any, network: Any) -> Any:
-    """The guide with which a model is trained: its own ``guide`` if it has latent variables beside
-    the network, else that of the lifted network.
+def guide_of(model: Any, network: Any, guide: Any = None) -> Any:
+    """The guide with which a model is trained: the one that is given, or else the model's own
+    ``guide`` if it has latent variables beside the network, or else that of the lifted network.
 
     >>> import pyrosparse as ps
     >>> bnn = ps.lift(nn.Linear(4, 1), ps.Gaussian())
     >>> guide_of(ps.regressor(bnn, 10, noise=0.1), bnn) is bnn.guide
     True
     """
+    if guide is not None:
+        return guide
     own = getattr(model, "guide", None)
     return own if isinstance(own, ModelGuide) else network.guide
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrosparse.evidence import ElboEstimate, elbo, elbo_difference, normal_posteriors, reductions
 from pyrosparse.evidence.repeated import Repeated
-from pyrosparse.evidence.traces import calls_of, evaluation_mode
+from pyrosparse.evidence.traces import evaluation_mode, own_guide_called
 from pyrosparse.infer import Callback, Fit
 from pyrosparse.infer.momentum import forget_momentum
 from pyrosparse.lifting.lift import Lifted
@@ -164,17 +164,11 @@ def prune_batch(
         "batch_size": batch_size,
         "subset": subset,
     }
-    data, trained = Repeated.of(data), guide_of(model, bnn) if guide is None else guide
+    data, trained = Repeated.of(data), guide_of(model, bnn, guide)
 
     def evidence() -> ElboEstimate:
-        with calls_of(bnn.guide) as calls, evaluation_mode(bnn):
-            found = elbo(model, trained, data, **options)
-        if not calls:
-            raise ValueError(
-                "the guide does not call the lifted network's own guide, bnn.guide, whose weights "
-                "are ranked and pruned: train with a guide that calls it"
-            )
-        return found
+        with own_guide_called(bnn, "ranked and pruned"), evaluation_mode(bnn):
+            return elbo(model, trained, data, **options)
 
     state = {key: value.clone() for key, value in bnn.state_dict().items()}
     batch = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrosparse.evidence.sites import known_data, log_density, observed_sites
-from pyrosparse.evidence.traces import calls_of, evaluation_mode, trace_at_mean
+from pyrosparse.evidence.traces import evaluation_mode, own_guide_called, trace_at_mean
 from pyrosparse.infer import Fit
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.models.latents import guide_of
@@ -59,14 +59,10 @@ def connection_sensitivity(
     {'weight': tensor([[0.7500, 1.5000]])}
     """
     weights = located_weights(bnn)
-    guide = guide_of(model, bnn) if guide is None else guide
-    with torch.enable_grad(), evaluation_mode(model, guide, bnn), calls_of(bnn.guide) as calls:
-        sites = observed_sites(trace_at_mean(model, guide, batch))
-        if not calls:
-            raise ValueError(
-                "the guide does not call the lifted network's own guide, bnn.guide, whose weights "
-                "are scored: give a guide that calls it"
-            )
+    guide = guide_of(model, bnn, guide)
+    with torch.enable_grad(), evaluation_mode(model, guide, bnn):
+        with own_guide_called(bnn, "scored"):
+            sites = observed_sites(trace_at_mean(model, guide, batch))
         loss = -torch.stack([log_density(site).sum() for site in sites]).sum()
         n = int(torch.stack([known_data(site, len(batch[0])) for site in sites]).any(0).sum())
         if not n:

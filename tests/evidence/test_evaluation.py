@@ -73,7 +73,7 @@ def test_a_models_own_forward_is_in_evaluation_mode(wrap):
     assert model.training
 
 
-class Callable:
+class Program:
     """A program that is an object, with its parts in a dict."""
 
     def __init__(self, model):
@@ -92,7 +92,7 @@ def as_a_default(model):
     return lambda x, y=None, model=model: model(x, y)
 
 
-@pytest.mark.parametrize("program", [Callable, in_a_tuple, as_a_default])
+@pytest.mark.parametrize("program", [Program, in_a_tuple, as_a_default])
 def test_modules_are_found_wherever_a_program_has_them(program):
     net = NETS["mlp"]()
     model = Dropping(ps.lift(net, ps.Gaussian()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import pyrosparse as ps
@@ -60,6 +61,16 @@ def test_turbo_vbi_learns_the_noise():
         turbo.step(*data())
     turbo.exchange(data())
     assert not torch.equal(before, model.noise.loc)
+
+
+def test_turbo_vbi_refuses_a_guide_that_does_not_train_its_posterior():
+    bnn, model = regression(ps.GammaSpikeAndSlab())
+    guide = AutoNormal(model)
+    guide(*data())
+    adam = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=1e-2)
+    turbo = TurboVBI(model, bnn, adam, guide=guide)
+    with pytest.raises(ValueError, match="does not call the lifted network's own guide"):
+        turbo.step(*data())
 
 
 @pytest.mark.parametrize(

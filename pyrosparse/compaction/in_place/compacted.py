@@ -11,7 +11,7 @@ from pyrosparse.compaction.check import check
 from pyrosparse.compaction.in_place.called import Called
 from pyrosparse.compaction.in_place.configuration import follow
 from pyrosparse.compaction.in_place.engine import cut_in_place
-from pyrosparse.compaction.in_place.layers import is_mixing, weight_of
+from pyrosparse.compaction.in_place.layers import is_mixing, used, weight_of
 from pyrosparse.compaction.layers import parameter_count
 from pyrosparse.compaction.masked import masked
 from pyrosparse.compaction.read_elsewhere import read_elsewhere
@@ -63,12 +63,7 @@ def has_dead_layers(net: nn.Module) -> bool:
     """
     for module in net.modules():
         if is_mixing(module):
-            used = (
-                (weight_of(module) != 0).flatten(2)
-                if weight_of(module).dim() > 2
-                else (weight_of(module) != 0).unsqueeze(2)
-            )
-            used = used.any(2)
-            if not (used.any(0).all() and used.any(1).all()):
+            paths = used(weight_of(module))
+            if not (paths.any(0).all() and paths.any(1).all()):
                 return True
     return False

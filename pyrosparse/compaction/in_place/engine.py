@@ -19,7 +19,7 @@ from pyrosparse.compaction.in_place.attention import (
 )
 from pyrosparse.compaction.in_place.called import Called
 from pyrosparse.compaction.in_place.counts import Sizes
-from pyrosparse.compaction.in_place.layers import is_mixing, weight_of
+from pyrosparse.compaction.in_place.layers import is_mixing, used, weight_of
 from pyrosparse.compaction.in_place.probe import Constants, observe, other_parameters, probe
 from pyrosparse.compaction.in_place.trials import Judge, Trials
 from pyrosparse.compaction.in_place.units import Unit, clusters, dead_inputs, divide, has_dead
@@ -122,9 +122,9 @@ def _of_other_kinds(net: nn.Module) -> dict[str, str]:
         weight = module._parameters.get("weight")
         if weight is None or weight.dim() < 2 or is_mixing(module):
             continue
-        used = (weight != 0).flatten(2).any(2) if weight.dim() > 2 else weight != 0
-        rows = isinstance(module, nn.Embedding | nn.EmbeddingBag) or bool(used.any(1).all())
-        if not (rows and used.any(0).all()):
+        paths = used(weight.detach())
+        rows = isinstance(module, nn.Embedding | nn.EmbeddingBag) or bool(paths.any(1).all())
+        if not (rows and paths.any(0).all()):
             found[name] = f"{type(module).__name__} is of no kind that is cut where it stands"
     return found
 

@@ -35,6 +35,17 @@ def weight_of(module: nn.Module) -> Tensor:
     return weight.detach().T if is_transposed_linear(module) else weight.detach()
 
 
+def used(weight: Tensor) -> Tensor:
+    """Between which outputs and inputs a weight is not zero, boolean, (outputs, inputs).
+
+    >>> import torch
+    >>> used(torch.tensor([[[0.0, 2.0]], [[0.0, 0.0]]]))
+    tensor([[ True],
+            [False]])
+    """
+    return (weight != 0).reshape(*weight.shape[:2], -1).any(2)
+
+
 def weight_dim(module: nn.Module, entering: bool) -> int:
     """The dimension of the weight that holds the inputs, or the outputs.
 

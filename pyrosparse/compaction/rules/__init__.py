@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pyrosparse.compaction.calls import call_name
 from pyrosparse.compaction.layers import BATCH_NORMS, MIXING, TRANSPOSED, is_plain
 from pyrosparse.compaction.parts import Gain, Scatter, Select
-from pyrosparse.compaction.rules import attention, choosing, joining, pointwise, shaping
+from pyrosparse.compaction.rules import attention, joining, pointwise, shaping
 from pyrosparse.compaction.rules.heads import Split, with_heads
 from pyrosparse.compaction.rules.keeping import note_dimensions
 from pyrosparse.compaction.rules.layer_norm import LayerNorm, RMSNorm
@@ -156,10 +157,10 @@ _CALLS: dict[Any, type[Rule]] = {
     ),
     **dict.fromkeys(["softmax", torch.softmax, F.softmax], attention.Softmax),
     **dict.fromkeys(["masked_fill", torch.masked_fill], attention.Fill),
-    **dict.fromkeys(["where", "lerp", torch.where, torch.lerp], choosing.Three),
-    **dict.fromkeys([torch.zeros_like, torch.ones_like, torch.full_like], choosing.Filled),
-    **dict.fromkeys(["flip", "roll", torch.flip, torch.roll], choosing.Reordered),
-    **dict.fromkeys(["cumsum", torch.cumsum], choosing.Cumulated),
+    **dict.fromkeys(["where", "lerp", torch.where, torch.lerp], joining.ThreeTogether),
+    **dict.fromkeys([torch.zeros_like, torch.ones_like, torch.full_like], pointwise.Filled),
+    **dict.fromkeys(["flip", "roll", torch.flip, torch.roll], pointwise.Reordered),
+    **dict.fromkeys(["cumsum", torch.cumsum], pointwise.Cumulated),
     F.scaled_dot_product_attention: attention.ScaledDotProduct,
     **dict.fromkeys(["to", "type_as", "float", "double", "half", "bfloat16"], pointwise.Cast),
     F.pad: shaping.Pad,
@@ -220,8 +221,7 @@ def find(
             rule = OwnTensor
         elif node.op in ("call_function", "call_method"):
             rule = _rule_of_call(node)
-            name = getattr(node.target, "__name__", node.target)
-            why = f"{name} has no rule"
+            why = f"{call_name(node)} has no rule"
             if layers_only:
                 rule, why = None, "its result at other input sizes is not understood"
         if rule is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from pyrosparse.compaction.calls import call_name
 from pyrosparse.compaction.parts import Scatter
 from pyrosparse.compaction.rules.rule import Features, Flow, Rule, arguments
 from pyrosparse.compaction.rules.sizes import is_own
@@ -134,6 +135,21 @@ class Sum(Together):
         if len(operands) == 1:
             return operands[0]
         return flow.copy(self.node, dict(zip(self.node.all_input_nodes, operands, strict=True)))
+
+
+class ThreeTogether(Together):
+    """Of three operands, tensors or numbers: ``where``, ``lerp``."""
+
+    count = 3
+
+    def combine(self, *operands: Features) -> Features:
+        values = [one.value for one in operands]
+        if call_name(self.node) == "where":
+            # The method is called on what is taken where the condition holds.
+            place = 0 if self.node.target is torch.where else 1
+            values[place] = values[place] != 0
+        constant = torch.stack([one.constant for one in operands]).all(0)
+        return Features.of(self.dim, constant, self.function(*values))
 
 
 class Scattered(Rule):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pyrosparse.compaction.calls import call_name
 from pyrosparse.compaction.parts import Gain
 from pyrosparse.compaction.rules.rule import Features, Flow, Rule, arguments, with_parameters
 from pyrosparse.lifting.input_gate import InputGate
@@ -116,6 +117,49 @@ class Pool(Resized):
         padded = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
         averaged = given.get("divisor_override") is None
         return averaged and not (padded and given.get("count_include_pad", True))
+
+
+class Filled(Pointwise):
+    """A tensor of the size of another, filled with a number."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        given = arguments(self.node, input=None, fill_value=None)["fill_value"]
+        number = {"zeros_like": 0.0, "ones_like": 1.0}.get(call_name(self.node), given)
+        if x is None or not isinstance(number, int | float):
+            return None
+        value = torch.full_like(x.value, number)
+        return Features.of(x.dim, torch.ones_like(x.constant), value)
+
+
+class Reordered(Pointwise):
+    """Positions in another order, of each feature alone: ``flip`` and ``roll``."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = super().learn(flow)
+        flips = call_name(self.node) == "flip"
+        defaults = {"dims": None} if flips else {"shifts": 0, "dims": None}
+        dims = arguments(self.node, input=None, **defaults)["dims"]
+        if flips and len(self.node.args) > 2:
+            dims = self.node.args[1:]  # as in x.flip(1, 2)
+        dims = [dims] if isinstance(dims, int) else dims
+        if x is None or not isinstance(dims, list | tuple):
+            return None
+        rank = len(flow.shapes[self.source])
+        if not all(isinstance(dim, int) and dim % rank != x.dim for dim in dims):
+            return None
+        return x
+
+
+class Cumulated(Pointwise):
+    """Sums along positions, which leave zeros zero: ``cumsum``."""
+
+    def learn(self, flow: Flow) -> Features | None:
+        x = flow.features.get(self.source)
+        dim = arguments(self.node, input=None, dim=None)["dim"]
+        if x is None or not isinstance(dim, int) or dim % len(flow.shapes[self.source]) == x.dim:
+            return None
+        return Features.of(x.dim, x.constant & (x.value == 0), torch.zeros_like(x.value))
 
 
 class Parametric(Pointwise):

@@ -52,8 +52,8 @@ class TurboPruner(Callback):
     ``Lifted.masks`` then returns the support.
 
     Raises ValueError for shares out of range, TypeError for numbers in place of functions; at the
-    start of training what ``MessageExchange``
-    raises, and ValueError with ``compact_every``.
+    start of training what ``MessageExchange`` raises, and ValueError with ``compact_every`` or if
+    the guide does not call the lifted network's own.
 
     Source: Xia, Tsang and Lau (2023), algorithm 1; the path and the pruning along it are ours.
 

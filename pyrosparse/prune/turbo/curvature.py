@@ -63,7 +63,7 @@ def curvature(
     ]
     total = [torch.zeros_like(parameter) for parameter in parameters]
     taken = 0
-    repeated, guide = Repeated.of(data), guide_of(model, bnn) if guide is None else guide
+    repeated, guide = Repeated.of(data), guide_of(model, bnn, guide)
     with generators_left_alone(), evaluation_mode(bnn, model), torch.enable_grad():
         torch.manual_seed(seed)
         count = sum(len(batch[0]) for batch in repeated.minibatches(_BATCH, model))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from pyro.infer import TraceMeanField_ELBO
 
 from pyrosparse.captured import CapturedSVI
+from pyrosparse.evidence.traces import own_guide_called
 from pyrosparse.lifting.lift import Lifted
 from pyrosparse.models.latents import guide_of
 from pyrosparse.prune.turbo.exchange import MessageExchange
@@ -55,7 +57,7 @@ class TurboVBI:
     ) -> None:
         self.model = model
         self.bnn = bnn
-        guide = guide_of(model, bnn) if guide is None else guide
+        guide = guide_of(model, bnn, guide)
         self.svi = CapturedSVI(model, guide, optim, loss or TraceMeanField_ELBO())
         self.factor = units
         self.history: list[dict[str, Any]] = []
@@ -66,11 +68,16 @@ class TurboVBI:
 
     def step(self, *batch: Any) -> float:
         """One step of SVI on q(w); returns the negative ELBO in nats, but for what q(precision,
-        support) adds."""
+        support) adds.
+
+        Raises ValueError at the first step if the guide does not call the lifted network's own."""
         if self.module_b is None:
             # Where the units lie is seen from what the network is called with.
             self.module_b = MessageExchange(self.bnn, units=self.factor, example=(batch[0][:1],))
-        loss = float(self.svi.step(*batch))
+        # The first step runs guide and model as they are; later ones may be captured.
+        first = not self.history and not self._losses
+        with own_guide_called(self.bnn, "pruned") if first else nullcontext():
+            loss = float(self.svi.step(*batch))
         self._losses.append(loss)
         return loss
 
